@@ -1,0 +1,132 @@
+"""What a cluster is made of, as frozen values in SI units: accelerator, node, fabric, cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+NumberFormat = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "fp4"]
+ScaleUpKind = Literal["nvswitch", "mesh", "cube_mesh"]
+FabricKind = Literal["rail_optimized", "clos", "multi_plane", "dragonfly", "torus", "single_switch", "custom"]
+
+
+@dataclass(frozen=True, slots=True)
+class Accelerator:
+    """One GPU as its vendor ships it.
+
+    `peak_flops_per_s` holds dense peaks by number format; a missing format is one the part cannot compute in.
+    `kernels` names the measured kernel set that prices its operators and `kernel_scale` says by how much that
+    set's compute throughput is scaled where the set was measured on a sibling part (1.0: on this very part).
+    """
+
+    name: str
+    generation: str
+    peak_flops_per_s: Mapping[str, float]
+    memory_capacity_bytes: float
+    memory_bandwidth_bytes_per_s: float
+    sm_count: int
+    tdp_w: float
+    idle_w: float
+    host_bandwidth_bytes_per_s: float
+    kernels: str
+    kernel_scale: float = 1.0
+    price_usd_per_hour: float | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleUp:
+    """The fast domain that joins `domain_gpus` GPUs: NVSwitch, an all-to-all mesh, or a cube mesh.
+
+    Bandwidth is per GPU and per direction. `multicast` says whether the switches reduce and replicate (NVLS).
+    """
+
+    kind: ScaleUpKind
+    domain_gpus: int
+    bandwidth_bytes_per_s: float
+    latency_s: float
+    multicast: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Nic:
+    """The scale-out port of one GPU: bandwidth per GPU and per direction, one-way latency of the NIC pair."""
+
+    technology: Literal["infiniband", "roce", "efa", "omnipath"]
+    bandwidth_bytes_per_s: float
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A server (operating-system image): its GPUs, their scale-up domain, their NICs, and what else draws power.
+
+    `gpus` counts the GPUs of one server; `scale_up.domain_gpus` may span several servers (NVL72).
+    """
+
+    name: str
+    accelerator: Accelerator
+    gpus: int
+    scale_up: ScaleUp
+    nic: Nic
+    overhead_power_w: float
+    cpu_vendor: Literal["intel", "amd", "nvidia"] = "intel"
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """One layer of switches, lowest first.
+
+    `oversubscription` is downlink over uplink capacity (1.0: non-blocking); `latency_s` is what crossing this
+    tier and coming back down adds one way; `reach_gpus` how many GPUs sit below one block of this tier.
+    """
+
+    name: str
+    radix: int
+    port_bandwidth_bytes_per_s: float
+    oversubscription: float
+    latency_s: float
+    reach_gpus: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fabric:
+    """The scale-out network by tiers. `planes` separate networks carry equal shares (multi-plane fat trees).
+
+    `rails`: leaf switches join equal local indices of many nodes. `adaptive_routing`: packets are sprayed over
+    equal paths; otherwise flows are hashed. `in_network_reduction`: the switches reduce (SHARP).
+    """
+
+    name: str
+    kind: FabricKind
+    tiers: tuple[Tier, ...]
+    rails: bool
+    planes: int
+    adaptive_routing: bool
+    in_network_reduction: bool
+    cost_usd_per_endpoint: float | None = None
+    power_w_per_endpoint: float = 0.0
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """`gpus` GPUs in equal nodes on one fabric."""
+
+    name: str
+    gpus: int
+    node: Node
+    fabric: Fabric
+    storage_write_bytes_per_s: float | None = None
+    storage_read_bytes_per_s: float | None = None
+    pue: float = 1.0
+
+    @property
+    def accelerator(self) -> Accelerator:
+        return self.node.accelerator
+
+    @property
+    def nodes(self) -> int:
+        return -(-self.gpus // self.node.gpus)

@@ -1,0 +1,129 @@
+"""How a training job is laid out: parallel degrees, batch, schedule, precision, recompute, overlap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Precision = Literal[
+    "fp32", "fp16", "bf16", "fp8-delayed", "fp8-tensorwise", "fp8-blockwise", "mxfp8", "nvfp4"
+]
+Dtype = Literal["fp32", "bf16", "fp16", "fp8"]
+OptimizerKind = Literal["adamw", "adafactor", "lamb", "sgd", "muon"]
+Sharding = Literal["none", "optimizer", "optimizer_gradients", "full"]
+Dispatcher = Literal["allgather", "alltoall", "deepep", "hybridep"]
+CpComm = Literal["p2p", "allgather", "a2a"]
+ScheduleName = Literal[
+    "none", "gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v", "dualpipe", "dualpipe-v"
+]
+Granularity = Literal["none", "selective", "full"]
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer:
+    """The optimizer and the number formats it keeps; `main_params` None: no master copy beside the weights."""
+
+    kind: OptimizerKind = "adamw"
+    main_params: Dtype | None = "fp32"
+    moments: Dtype = "fp32"
+    grads: Dtype = "fp32"
+    grad_reduce: Dtype = "fp32"
+
+
+@dataclass(frozen=True, slots=True)
+class Recompute:
+    """What is thrown away after forward and computed again before backward.
+
+    `granularity` "full" recomputes whole layers: all (`method` "uniform") or the first `layers` of each stage
+    ("block"). "selective" recomputes the named Megatron modules (core_attn, mlp, moe, moe_act, layernorm,
+    mla_up_proj, shared_experts).
+    """
+
+    granularity: Granularity = "none"
+    method: Literal["uniform", "block"] = "uniform"
+    layers: int = 1
+    modules: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Which communication is hidden behind which computation (Megatron's switches)."""
+
+    grad_reduce: bool = True
+    param_gather: bool = True
+    tp_comm: bool = False
+    p2p: bool = True
+    moe_ep: bool = False
+    shared_experts: bool = False
+    delay_wgrad: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """What the software does by itself: kernels fused or not, how attention runs, how the host launches."""
+
+    framework: Literal["megatron-core", "torchtitan", "fsdp", "deepspeed", "deepseek", "ddp"] = (
+        "megatron-core"
+    )
+    flash_attention: bool = True
+    dropout: bool = False
+    fused_kernels: bool = True
+    cuda_graphs: Literal["none", "partial", "full"] = "none"
+    deterministic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One parallelism plan; degrees carry Megatron-Core's names and meaning.
+
+    `dp` counts data-parallel replicas of the dense part: GPUs / (tp cp pp). Experts are folded into tp x cp x dp:
+    expert data parallelism is tp cp dp / (ep etp). `layout` is a Megatron pipeline layout string.
+    `expert_imbalance` is the hottest rank's share of routed tokens over the mean (1.0: balanced).
+    `sharding` "full" is ZeRO-3 / FSDP; `shard_group` limits it to so many ranks (HSDP; None: all of dp x cp).
+    """
+
+    dp: int
+    micro_batch_size: int
+    global_batch_size: int
+    tp: int = 1
+    cp: int = 1
+    pp: int = 1
+    vpp: int = 1
+    ep: int = 1
+    etp: int = 1
+    sequence_parallel: bool = False
+    cp_comm: CpComm = "p2p"
+    schedule: ScheduleName = "none"
+    microbatch_group_size: int | None = None
+    layout: str | None = None
+    first_stage_layers: int | None = None
+    last_stage_layers: int | None = None
+    account_for_embedding: bool = False
+    account_for_loss: bool = False
+    sharding: Sharding = "optimizer"
+    shard_group: int | None = None
+    optimizer: Optimizer = Optimizer()
+    precision: Precision = "bf16"
+    fp8_param_gather: bool = False
+    recompute: Recompute = Recompute()
+    overlap: Overlap = Overlap()
+    dispatcher: Dispatcher = "alltoall"
+    dispatch_fp8: bool = False
+    expert_imbalance: float = 1.0
+    capacity_factor: float | None = None
+    vocab_divisible_by: int = 128
+    stack: Stack = Stack()
+
+    @property
+    def microbatches(self) -> int:
+        """Micro-batches per data-parallel replica and step."""
+        return self.global_batch_size // (self.micro_batch_size * self.dp)
+
+    @property
+    def gpus(self) -> int:
+        return self.tp * self.cp * self.pp * self.dp
+
+    @property
+    def expert_dp(self) -> int:
+        """Replicas of each routed expert's weights."""
+        return self.tp * self.cp * self.dp // (self.ep * self.etp)
