@@ -62,9 +62,7 @@ def floor(name: str, floors: list[list[str]]) -> int | None:
     return None
 
 
-@pytest.mark.parametrize(
-    ("module", "path"), modules(), ids=lambda value: value if isinstance(value, str) else ""
-)
+@pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
 def test_imports_go_down(module: str, path: Path) -> None:
     own = floor(module, FLOORS)
     for name, lazy in imports(path, module):
@@ -83,6 +81,4 @@ def test_heavy_libraries_stay_home(library: str) -> None:
     for module, path in modules():
         for name, _ in imports(path, module):
             if name.split(".")[0] == library:
-                assert floor(module, [[home] for home in ONLY_HOMES[library]]) is not None, (
-                    f"{module} imports {name}"
-                )
+                assert floor(module, [[home] for home in ONLY_HOMES[library]]) is not None, f"{module} imports {name}"

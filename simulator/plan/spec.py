@@ -5,17 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Precision = Literal[
-    "fp32", "fp16", "bf16", "fp8-delayed", "fp8-tensorwise", "fp8-blockwise", "mxfp8", "nvfp4"
-]
+Precision = Literal["fp32", "fp16", "bf16", "fp8-delayed", "fp8-tensorwise", "fp8-blockwise", "mxfp8", "nvfp4"]
 Dtype = Literal["fp32", "bf16", "fp16", "fp8"]
 OptimizerKind = Literal["adamw", "adafactor", "lamb", "sgd", "muon"]
 Sharding = Literal["none", "optimizer", "optimizer_gradients", "full"]
 Dispatcher = Literal["allgather", "alltoall", "deepep", "hybridep"]
 CpComm = Literal["p2p", "allgather", "a2a"]
-ScheduleName = Literal[
-    "none", "gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v", "dualpipe", "dualpipe-v"
-]
+ScheduleName = Literal["none", "gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v", "dualpipe", "dualpipe-v"]
 Granularity = Literal["none", "selective", "full"]
 
 
@@ -62,9 +58,7 @@ class Overlap:
 class Stack:
     """What the software does by itself: kernels fused or not, how attention runs, how the host launches."""
 
-    framework: Literal["megatron-core", "torchtitan", "fsdp", "deepspeed", "deepseek", "ddp"] = (
-        "megatron-core"
-    )
+    framework: Literal["megatron-core", "torchtitan", "fsdp", "deepspeed", "deepseek", "ddp"] = "megatron-core"
     flash_attention: bool = True
     dropout: bool = False
     fused_kernels: bool = True
