@@ -129,7 +129,7 @@ def attention(keys: Keys, family: Family, hidden: int, kind: str, indexer: Index
         qk_norm=qk_norm(keys, family),
         qkv_bias=bias,
         out_bias=bias and family.out_bias,
-        output_gate=keys.flag("attn_output_gate", "attention_output_gate", default=False),
+        output_gate=keys.flag("attn_output_gate", "attention_output_gate", default=family.output_gate),
         sinks=sinks(keys, family, kind),
         indexer=indexer,
     )
