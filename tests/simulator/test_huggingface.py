@@ -1,4 +1,4 @@
-"""The Hugging Face reader against counts made independently from the same public configs, and against broken configs."""
+"""The Hugging Face reader: counts made independently from the same public configs, and broken configs."""
 
 from __future__ import annotations
 
