@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from simulator.model import ffns, mixers
@@ -23,12 +24,15 @@ def from_huggingface(config: Mapping[str, Any], name: str, source: str = "") -> 
     family_name = keys.word("model_type", allowed=FAMILIES)
     if keys.problems:
         finish(name, keys.problems)
-    family = FAMILIES[family_name]
+    family = conventions(keys, FAMILIES[family_name])
     layers = read_layers(keys, family)
     mtp = read_mtp(keys, family, layers)
+    hidden = hidden_size(keys)
+    if keys.whole("word_embed_proj_dim", default=hidden) != hidden:
+        keys.problem("word_embed_proj_dim", "an embedding of another width than the layers is not modelled")
     model = Model(
         name=name,
-        hidden=hidden_size(keys),
+        hidden=hidden,
         vocab=keys.whole("vocab_size"),
         layers=layers,
         mtp=mtp,
@@ -42,6 +46,15 @@ def from_huggingface(config: Mapping[str, Any], name: str, source: str = "") -> 
     keys.leftovers(HARMLESS)
     finish(name, keys.problems)
     return model
+
+
+def conventions(keys: Keys, family: Family) -> Family:
+    """The family as this config bends it: MPT's no_bias drops the biases of matrices and norms alike."""
+    keys.word("norm_type", allowed={"layernorm", "low_precision_layernorm"}, default="layernorm")
+    keys.word("position_embedding_type", allowed={"absolute"}, default="absolute")
+    if keys.flag("no_bias"):
+        return replace(family, attention_bias=False, mlp_bias=False, norm="rms")
+    return family
 
 
 def text_part(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,15 +73,18 @@ def hidden_size(keys: Keys) -> int:
 
 
 def positions(keys: Keys, family: Family) -> int:
-    """Rows of learned position tables (and of a token-type table)."""
-    learned = family.positions
+    """Rows of learned position tables, and of a token-type table."""
+    learned = family.positions and keys.flag("learned_pos_emb", default=True)
     if keys.has("attn_config"):
-        learned = not keys.inner("attn_config").flag("alibi")
-    rows = keys.whole("max_position_embeddings", "n_positions", "max_seq_len", default=0, least=0)
+        attention = keys.inner("attn_config")
+        attention.word("attn_type", allowed={"multihead_attention"}, default="multihead_attention")
+        learned = learned and not attention.flag("alibi")
     keys.has("n_ctx")
+    rows = keys.whole("max_position_embeddings", "n_positions", "max_seq_len", default=0, least=0)
+    extra = keys.whole("type_vocab_size", default=family.extra_positions, least=0)
     if learned and not rows:
         keys.problem("max_position_embeddings", "missing; a learned position table needs its length")
-    return rows + family.extra_positions if learned else 0
+    return rows + extra if learned else 0
 
 
 def block_pattern(keys: Keys) -> list[str]:

@@ -27,6 +27,7 @@ class Keys:
         self.place = place
         self.asked: set[str] = set()
         self.problems: list[tuple[str, str]] = [] if problems is None else problems
+        self.children: dict[str, Keys] = {}
 
     def problem(self, key: str, message: str) -> None:
         entry = (f"{self.place}{key}", message)
@@ -100,17 +101,22 @@ class Keys:
 
     def inner(self, name: str) -> Keys:
         """A nested mapping, noting problems in the same list (empty where it is absent or no mapping)."""
+        if name in self.children:
+            return self.children[name]
         _, value = self.find([name])
         if value is not None and not isinstance(value, Mapping):
             self.problem(name, "must be a mapping")
             value = None
-        return Keys(value or {}, f"{self.place}{name}.", self.problems)
+        self.children[name] = Keys(value or {}, f"{self.place}{name}.", self.problems)
+        return self.children[name]
 
     def leftovers(self, harmless: Collection[str] = ()) -> None:
-        """Note every key that nobody asked for; one that is null or false switches nothing on and passes."""
+        """Note every key that nobody asked for, nested ones too; one that is null or false switches nothing on."""
         for name, value in self.values.items():
             if name not in self.asked and name not in harmless and value is not None and value is not False:
                 self.problem(str(name), "not understood, and it may change the model's size or work")
+        for child in self.children.values():
+            child.leftovers(harmless)
 
 
 def other(names: Sequence[str]) -> str:
