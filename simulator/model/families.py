@@ -30,6 +30,7 @@ class Family:
     chunked: bool = False
     one_shared_expert: bool = False
     shared_gate: bool = False
+    output_gate: bool = False
     expert_bias: bool = False
     sinks: bool = False
 
@@ -60,8 +61,7 @@ FAMILIES: dict[str, Family] = {
     "minimax_m3": Family(),
     "mistral": Family(),
     "mixtral": Family(),
-    # no_bias (the default) drops the norms' biases as well.
-    "mpt": Family(gated=False, tied=True),
+    "mpt": CLASSIC,
     "nemotron": Family(gated=False, norm="layer"),
     "nemotron_h": Family(gated=False),
     # OPT offsets its positions by two.
@@ -71,8 +71,8 @@ FAMILIES: dict[str, Family] = {
     "qwen2_moe": Family(attention_bias=True, out_bias=False, window_off=True, shared_gate=True),
     "qwen3": Family(qk_norm="head", window_off=True),
     "qwen3_moe": Family(qk_norm="head", window_off=True),
-    "qwen3_next": Family(qk_norm="head", shared_gate=True),
-    "qwen3_5_moe_text": Family(qk_norm="head", shared_gate=True),
+    "qwen3_next": Family(qk_norm="head", shared_gate=True, output_gate=True),
+    "qwen3_5_moe_text": Family(qk_norm="head", shared_gate=True, output_gate=True),
 }  # fmt: skip
 
 GATED_ACTIVATIONS = frozenset({"silu", "situ", "swigluoai"})

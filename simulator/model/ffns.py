@@ -13,6 +13,8 @@ SHARED_WIDTHS = (
     "shared_intermediate_size",
     "share_expert_dim",
 )
+# A dense width apart from the experts' first, then the general key.
+DENSE_WIDTHS = (("intermediate_size_mlp",), ("dense_intermediate_size",), ("intermediate_size", "n_inner", "ffn_dim"))
 
 
 def read_ffns(keys: Keys, family: Family, hidden: int, count: int) -> list[FFN]:
@@ -20,7 +22,7 @@ def read_ffns(keys: Keys, family: Family, hidden: int, count: int) -> list[FFN]:
     placed = moe_layers(keys, count)
     sparse = moe(keys, family, hidden) if any(placed) else None
     thick = dense(keys, family, hidden) if not all(placed) else None
-    keys.asked.update({"intermediate_size", "moe_intermediate_size"})
+    keys.asked.update({"intermediate_size", "moe_intermediate_size", *(name for names in DENSE_WIDTHS for name in names)})
     return [sparse if is_moe else thick for is_moe in placed]  # type: ignore[misc]
 
 
@@ -63,8 +65,7 @@ def gated(keys: Keys, family: Family) -> bool:
 
 
 def dense(keys: Keys, family: Family, hidden: int) -> DenseFFN:
-    widths = [("intermediate_size_mlp",), ("dense_intermediate_size",), ("intermediate_size", "n_inner", "ffn_dim")]
-    named = next((names for names in widths if keys.has(*names)), widths[-1])
+    named = next((names for names in DENSE_WIDTHS if keys.has(*names)), DENSE_WIDTHS[-1])
     if not family.gated and not keys.has(*named):
         width = hidden * keys.whole("expansion_ratio", default=4)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from simulator.model import ffns, mixers
@@ -23,7 +24,7 @@ def from_huggingface(config: Mapping[str, Any], name: str, source: str = "") -> 
     family_name = keys.word("model_type", allowed=FAMILIES)
     if keys.problems:
         finish(name, keys.problems)
-    family = FAMILIES[family_name]
+    family = without_biases(FAMILIES[family_name]) if keys.flag("no_bias") else FAMILIES[family_name]
     layers = read_layers(keys, family)
     mtp = read_mtp(keys, family, layers)
     model = Model(
@@ -42,6 +43,11 @@ def from_huggingface(config: Mapping[str, Any], name: str, source: str = "") -> 
     keys.leftovers(HARMLESS)
     finish(name, keys.problems)
     return model
+
+
+def without_biases(family: Family) -> Family:
+    """MPT's no_bias drops the biases of matrices and norms alike."""
+    return replace(family, attention_bias=False, mlp_bias=False, norm="rms")
 
 
 def text_part(config: Mapping[str, Any]) -> dict[str, Any]:

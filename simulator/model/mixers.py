@@ -113,9 +113,10 @@ def attention(keys: Keys, family: Family, hidden: int, kind: str, indexer: Index
     plain = not prefix
     heads = keys.whole(f"{prefix}num_attention_heads", *(("n_head", "n_heads") if plain else ()))
     kv_heads = keys.whole(f"{prefix}num_key_value_heads", default=heads)
-    if not keys.has(f"{prefix}head_dim") and hidden % heads:
+    head_dim_names = (f"{prefix}head_dim", *(("attention_head_dim",) if plain else ()))
+    if not keys.has(*head_dim_names) and hidden % heads:
         keys.problem("head_dim", f"missing, and hidden_size {hidden} is not a multiple of {heads} heads")
-    head_dim = keys.whole(f"{prefix}head_dim", default=max(1, hidden // heads))
+    head_dim = keys.whole(*head_dim_names, default=max(1, hidden // heads))
     if heads % kv_heads:
         keys.problem("num_key_value_heads", f"{kv_heads} does not divide {heads} heads")
     bias = keys.flag("attention_bias", "qkv_bias", default=family.attention_bias)
@@ -129,7 +130,7 @@ def attention(keys: Keys, family: Family, hidden: int, kind: str, indexer: Index
         qk_norm=qk_norm(keys, family),
         qkv_bias=bias,
         out_bias=bias and family.out_bias,
-        output_gate=keys.flag("attn_output_gate", "attention_output_gate", default=False),
+        output_gate=keys.flag("attn_output_gate", "attention_output_gate", default=family.output_gate),
         sinks=sinks(keys, family, kind),
         indexer=indexer,
     )
