@@ -6,24 +6,26 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from hardware.problems import InputError, Place
 from simulator.model import ffns, mixers
 from simulator.model.families import FAMILIES, HARMLESS, Family
-from simulator.model.keys import Keys, finish
+from simulator.model.keys import Keys
 from simulator.model.spec import FFN, Layer, Mixer, Model
 
 MOST_LAYERS = 10_000
 BLOCKS = {"M": "mamba", "*": "attention", "E": "moe", "-": "mlp"}
 
 
-def from_huggingface(config: Mapping[str, Any], name: str, source: str = "") -> Model:
+def from_huggingface(config: Mapping[str, Any], name: str, place: Place | None = None, source: str = "") -> Model:
     """The language model that `config` (a parsed config.json, perhaps with a nested text_config) describes.
 
-    Raises ValueError listing every unknown family, missing key, contradiction, and key that is not understood.
+    `place` says where it was read, for messages (None: `name`). Raises InputError listing every problem: an unknown
+    family, a missing key, a contradiction, a key that is not understood.
     """
-    keys = Keys(text_part(config))
+    keys = Keys(text_part(config), place or Place(name))
     family_name = keys.word("model_type", allowed=FAMILIES)
     if keys.problems:
-        finish(name, keys.problems)
+        raise InputError(keys.problems)
     family = conventions(keys, FAMILIES[family_name])
     layers = read_layers(keys, family)
     mtp = read_mtp(keys, family, layers)
@@ -43,8 +45,7 @@ def from_huggingface(config: Mapping[str, Any], name: str, source: str = "") -> 
         hyper_connections=keys.whole("hc_mult", default=1),
         source=source,
     )
-    keys.leftovers(HARMLESS)
-    finish(name, keys.problems)
+    keys.finish(HARMLESS)
     return model
 
 
