@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import hardware.collectives
 from hardware.collectives import combine_s, dispatch_s
 
-from simulator.cost.price import Price, Prices, collective_price_s, price
+from simulator.cost.price import Price, Prices, price
 from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.plan.spec import Plan
 from simulator.workload.operators import CoreAttention, Exchange, Matmul, Number, Operator, Routing, Work
@@ -66,44 +67,15 @@ def is_recomputed(modules: tuple[str, ...], again: frozenset[str] | None) -> boo
 
 
 def routing_price(op: Routing, prices: Prices) -> tuple[Number, Number]:
-    """Forward and backward seconds of dispatch or combine; backward runs the opposite way with its own bytes."""
-    forward_s = ROUTERS[prices.plan.dispatcher](op, op.name, op.forward_element_bytes, prices)
-    opposite = "combine" if op.name == "dispatch" else "dispatch"
-    backward_s = ROUTERS[prices.plan.dispatcher](op, opposite, op.backward_element_bytes, prices)
-    return forward_s, backward_s
-
-
-def deduplicated_s(op: Routing, direction: str, element_bytes: float, prices: Prices) -> Number:
-    """DeepEP and HybridEP: one copy per destination node over the network, fan-out inside the fast domain."""
-    move = dispatch_s if direction == "dispatch" else combine_s
-    seconds = move(
-        prices.cluster,
-        prices.groups["ep"],
-        tokens=op.tokens,
-        hidden=op.width,
-        top_k=op.top_k,
-        experts=op.experts,
-        element_bytes=element_bytes,
-        expert_groups=op.groups,
-        group_top_k=op.group_top_k,
-        backend=prices.plan.dispatcher,
-    )
-    return seconds * prices.plan.expert_imbalance / prices.comm_fraction
-
-
-def alltoall_s(op: Routing, direction: str, element_bytes: float, prices: Prices) -> Number:
-    """NCCL all-to-all of every token copy (no deduplication, theory 5.4)."""
-    copies = op.tokens * op.top_k * (prices.plan.capacity_factor or prices.plan.expert_imbalance)
-    return collective_price_s("all_to_all", copies * op.width * element_bytes, "ep", prices)
-
-
-def allgather_s(op: Routing, direction: str, element_bytes: float, prices: Prices) -> Number:
-    """Every rank receives every token of its expert group, and reduce-scatters the outputs."""
-    total = op.tokens * op.width * element_bytes * prices.plan.ep
-    return collective_price_s("all_gather" if direction == "dispatch" else "reduce_scatter", total, "ep", prices)
-
-
-ROUTERS = {"deepep": deduplicated_s, "hybridep": deduplicated_s, "alltoall": alltoall_s, "allgather": allgather_s}
+    """Forward and backward seconds of dispatch or combine: the backward of one travels like the other."""
+    plan, group = prices.plan, prices.groups["ep"]
+    # Expert groups sit on whole domains, so limiting a token's groups limits its domains (node-limited routing).
+    limit = op.group_top_k * np.maximum(1.0, group.domains / op.groups) if op.groups > 1 else None
+    load = plan.expert_imbalance if plan.capacity_factor is None else plan.capacity_factor
+    moved = hardware.collectives.Exchange(op.tokens, op.width, op.experts, op.top_k, limit, load)
+    out_s = dispatch_s(moved, group, prices.cluster, plan.dispatcher, op.fp8).seconds / prices.comm_fraction
+    home_s = combine_s(moved, group, prices.cluster, plan.dispatcher).seconds / prices.comm_fraction
+    return (out_s, home_s) if op.name == "dispatch" else (home_s, out_s)
 
 
 def block_cost(work: Work, prices: Prices, whole_layer_again: bool) -> BlockCost:

@@ -16,7 +16,7 @@ from simulator.model.spec import (
     Mamba2,
     Mixer,
 )
-from simulator.workload.linears import casts, column_input, matmul, norm, row_output
+from simulator.workload.linears import addition, casts, column_input, matmul, norm, row_output
 from simulator.workload.operators import (
     CoreAttention,
     Exchange,
@@ -100,7 +100,7 @@ def attention_work(mixer: Attention, shape: Shape) -> Work:
         operators.append(norm("qk_norm", q_width + kv_width / 2, shape.tokens, shape))
     operators += [rope(q_width + kv_width / 2, shape), *core]
     out = matmul(products["out"], shape)
-    operators += [*casts(out, shape), out, row_output("attention_output", h, shape), *dropout("attention", shape)]
+    operators += [*casts(out, shape), out, row_output("attention_output", h, shape), *residual("attention", shape)]
     saved = [
         Tensor("residual_1", element * h * shape.sharded_tokens),
         Tensor("qkv_input", shape.input_bytes * h * shape.sharded_tokens, until_wgrad=True),
@@ -127,14 +127,19 @@ def rope(width: Number, shape: Shape) -> Pass:
     return Pass("rope", "elementwise", moved, moved)
 
 
-def dropout(name: str, shape: Shape) -> tuple[Operator, ...]:
-    """Bias, dropout and residual addition in one kernel where fused, in three where not (2021-22 software)."""
+def residual(name: str, shape: Shape) -> tuple[Operator, ...]:
+    """The block's output joins the residual stream; with dropout in the same kernel where fused, in three where
+    not (bias, dropout, addition of 2021-22 software)."""
+    joined = addition(f"{name}_residual", shape.hidden, shape.sharded_tokens, shape)
     if not shape.plan.stack.dropout:
-        return ()
-    rows, element = shape.sharded_tokens * shape.hidden, shape.element_bytes
-    kernels = 1 if shape.plan.stack.fused_kernels else 3
-    moved = rows * (element * 2 * kernels + 1)
-    return (Pass(f"{name}_dropout", "elementwise", moved, moved, kernels, kernels),)
+        return (joined,)
+    mask = 1.0 * shape.sharded_tokens * shape.hidden
+    if shape.plan.stack.fused_kernels:
+        return (
+            replace(joined, forward_bytes=joined.forward_bytes + mask, backward_bytes=joined.backward_bytes + mask),
+        )
+    unfused = 2 * shape.sharded_tokens * shape.hidden * shape.element_bytes * 2 + mask
+    return (joined, Pass(f"{name}_dropout", "elementwise", unfused, unfused, 2, 2))
 
 
 def latent_attention_work(mixer: LatentAttention, shape: Shape) -> Work:
@@ -156,9 +161,17 @@ def latent_attention_work(mixer: LatentAttention, shape: Shape) -> Work:
             product = matmul(linear, shape, up)
             operators += [*casts(product, shape), product]
     heads = mixer.heads / t
-    operators.append(replace(rope(2 * heads * qk_dim, shape), modules=up))
+    # Queries are rotated in place in their rotary part; keys are put together from content and one rotary key.
+    rotated = 2 * heads * mixer.rope_head_dim + heads * (mixer.nope_head_dim + qk_dim)
+    operators.append(replace(rope(rotated / 2, shape), modules=up))
     out = matmul(products["out"], shape)
-    operators += [*core, *casts(out, shape), out, row_output("attention_output", h, shape)]
+    operators += [
+        *core,
+        *casts(out, shape),
+        out,
+        row_output("attention_output", h, shape),
+        *residual("attention", shape),
+    ]
     # Latents are kept as they leave the down-projections and, normed, as inputs of the up-projections.
     latents = element * (latent + mixer.rope_head_dim) + shape.input_bytes * latent
     saved = [
@@ -197,7 +210,7 @@ def compressed_attention_work(mixer: CompressedAttention, shape: Shape) -> Work:
     for product in products:
         operators += [*casts(product, shape), product]
     operators += [rope(width + mixer.head_dim, shape), *context_exchange(core, kv_bytes, shape), core]
-    operators.append(row_output("attention_output", h, shape))
+    operators += [row_output("attention_output", h, shape), *residual("attention", shape)]
     saved = (
         Tensor("residual_1", element * h * shape.sharded_tokens),
         Tensor("qkv_input", shape.input_bytes * h * shape.sharded_tokens, until_wgrad=True),
@@ -237,7 +250,7 @@ def recurrent_work(mixer: LinearAttention | Mamba2, shape: Shape) -> Work:
         norm("gated_norm", inner / t, shape.tokens, shape),
     ]
     out = matmul(products["out"], shape)
-    operators += [*casts(out, shape), out, row_output("mixer_output", h, shape)]
+    operators += [*casts(out, shape), out, row_output("mixer_output", h, shape), *residual("mixer", shape)]
     width = sum(np.asarray(product.n) for product in entering)
     saved = (
         Tensor("residual_1", element * h * shape.sharded_tokens),

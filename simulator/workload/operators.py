@@ -93,7 +93,11 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """Expert dispatch or combine: `tokens` on this rank, each of `width` elements, to `top_k` of `experts`."""
+    """Expert dispatch or combine: `tokens` on this rank, `width` wide, to `top_k` of `experts`.
+
+    A token's experts lie in at most `group_top_k` of `groups` equal expert groups. `fp8`: towards the experts
+    (forward dispatch, gradient of combine) tokens travel in FP8, home always in 16 bit.
+    """
 
     name: Literal["dispatch", "combine"]
     tokens: Number
@@ -102,8 +106,7 @@ class Routing:
     experts: int
     groups: int
     group_top_k: int
-    forward_element_bytes: float
-    backward_element_bytes: float
+    fp8: bool
     modules: Modules = ("moe",)
 
 
