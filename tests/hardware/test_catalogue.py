@@ -308,6 +308,7 @@ def test_unreadable_files_are_refused_in_words(tmp_path: Path) -> None:
     assert "is a directory" in problems(catalogue.node, str(tmp_path / "dir.yaml"))[0]
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\xd8")
     assert "not UTF-8" in problems(catalogue.node, str(tmp_path / "binary.yaml"))[0]
+    assert "null character" in problems(catalogue.node, "a\0.yaml")[0]
 
 
 def test_cluster_of_a_published_run() -> None:
@@ -324,6 +325,7 @@ def test_cluster_of_a_published_run() -> None:
         ((32768, "h800", "mpft"), ["fabric: deepseek-8plane joins at most 16384 GPUs"]),
         ((16, "h100", "none"), ["fabric: none joins at most 8 GPUs"]),
         ((0, "h100", "none"), ["gpus: must be a whole number"]),
+        ((8, 7, ["none"]), ["node: must be a catalogue name, a file or a mapping", "fabric: must be"]),
         ((True, "h10", "mpf"), ["node: node 'h10' is not known", "fabric: fabric 'mpf' is not known", "gpus: must"]),
     ],
 )
