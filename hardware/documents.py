@@ -36,8 +36,8 @@ class Document:
 def read_document(path: str | Path) -> Document:
     """The values of a YAML (or JSON) file, numbers and booleans as YAML 1.2 has them.
 
-    Raises InputError, naming file and line, for a file that cannot be read, is no UTF-8 text or too large, breaks
-    YAML's rules, repeats a key, uses aliases (a small file could unfold to a huge one), nests too deep or holds too many values.
+    Raises InputError, naming file and line, for a file that cannot be read, is no UTF-8 text, breaks YAML's rules,
+    repeats a key, uses aliases (a small file could unfold to a huge one), is too large, too deep or too full.
     """
     name = str(path)
     try:
