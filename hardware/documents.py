@@ -11,13 +11,18 @@ import yaml
 
 from hardware.problems import InputError, Place, Problem
 
-MAX_BYTES = 4 << 20
+MAX_BYTES = 1 << 20
 MAX_DEPTH = 40
+MAX_VALUES = 100_000
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _REAL = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _QUOTED = ("'", '"', "|", ">")
-_WORDS: dict[str, Any] = {"": None, "~": None, "null": None, "true": True, "false": False, "True": True, "False": False}
+_WORDS: dict[str, Any] = {"": None, "~": None} | {
+    form: value
+    for word, value in (("null", None), ("true", True), ("false", False))
+    for form in (word, word.capitalize(), word.upper())
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +36,8 @@ class Document:
 def read_document(path: str | Path) -> Document:
     """The values of a YAML (or JSON) file, numbers and booleans as YAML 1.2 has them.
 
-    Raises InputError, naming file and line, for a file that cannot be read, is no UTF-8 text or too large, breaks
-    YAML's rules, repeats a key, uses aliases (a small file could unfold to a huge one), or nests too deep.
+    Raises InputError, naming file and line, for a file that cannot be read, is no UTF-8 text, breaks YAML's rules,
+    repeats a key, uses aliases (a small file could unfold to a huge one), is too large, too deep or too full.
     """
     name = str(path)
     try:
@@ -46,6 +51,8 @@ def read_document(path: str | Path) -> Document:
         raise InputError([Problem(name, None, "", f"cannot be read: {reason}")]) from None
     except UnicodeDecodeError:
         raise InputError([Problem(name, None, "", "is not UTF-8 text")]) from None
+    except ValueError:
+        raise InputError([Problem(repr(name), None, "", "cannot be read: its name holds a null character")]) from None
     return parse_document(text, name)
 
 
@@ -63,7 +70,8 @@ def parse_document(text: str, name: str = "text") -> Document:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         message = f"is not valid YAML: {getattr(error, 'problem', None) or getattr(error, 'reason', None) or error}"
-        raise InputError([Problem(name, mark.line + 1 if mark else None, "", message)]) from None
+        line = min(mark.line, text.count("\n")) + 1 if mark else None
+        raise InputError([Problem(name, line, "", message)]) from None
     data = _value(root, Place(name, "", lines), lines, problems) if root is not None else None
     if problems:
         raise InputError(problems)
@@ -71,9 +79,9 @@ def parse_document(text: str, name: str = "text") -> Document:
 
 
 def _check_events(text: str, name: str) -> None:
-    """Refuses aliases and deep nesting before anything is built."""
+    """Refuses aliases, deep nesting and masses of values before anything is built."""
     depth = 0
-    for event in yaml.parse(text, Loader=_LOADER):
+    for number, event in enumerate(yaml.parse(text, Loader=_LOADER)):
         line = event.start_mark.line + 1 if event.start_mark else None
         if isinstance(event, yaml.AliasEvent):
             raise InputError([Problem(name, line, "", f"alias *{event.anchor}: write the value out instead")])
@@ -81,6 +89,8 @@ def _check_events(text: str, name: str) -> None:
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
+        if number > MAX_VALUES:
+            raise InputError([Problem(name, line, "", f"holds more than {MAX_VALUES} values")])
         if depth > MAX_DEPTH:
             raise InputError([Problem(name, line, "", f"is nested deeper than {MAX_DEPTH} levels")])
 
