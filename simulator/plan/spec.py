@@ -73,6 +73,7 @@ class Plan:
     `dp` counts data-parallel replicas of the dense part: GPUs / (tp cp pp). Experts are folded into tp x cp x dp:
     expert data parallelism is tp cp dp / (ep etp). `layout` is a Megatron pipeline layout string.
     `expert_imbalance` is the hottest rank's share of routed tokens over the mean (1.0: balanced).
+    `rank_order` names the axes of the rank line, fastest first, as Megatron's order string does.
     `sharding` "full" is ZeRO-3 / FSDP; `shard_group` limits it to so many ranks (HSDP; None: all of dp x cp).
     """
 
@@ -106,6 +107,7 @@ class Plan:
     expert_imbalance: float = 1.0
     capacity_factor: float | None = None
     vocab_divisible_by: int = 128
+    rank_order: str = "tp-cp-ep-dp-pp"
     stack: Stack = Stack()
 
     @property
