@@ -120,7 +120,7 @@ def fit_curve(rows: pd.DataFrame, operation: str, algorithm: str, bandwidth: flo
     """Five coefficients of one algorithm and protocol inside a node, by robust least squares on log times."""
     from scipy.optimize import least_squares
 
-    n, steps, _, share, _ = _demands(rows, operation, algorithm)
+    n, steps, _, share, *_ = _demands(rows, operation, algorithm)
     size, measured = rows["size_bytes"].to_numpy(float), rows["measured_s"].to_numpy(float)
 
     def residual(x: np.ndarray) -> np.ndarray:
