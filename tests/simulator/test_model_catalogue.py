@@ -74,7 +74,7 @@ def test_inline_stack_of_different_layers() -> None:
         }
     )
     assert [type(layer.mixer) for layer in model.layers] == [LinearAttention] * 3 + [Attention]
-    assert model.layers.0.ffn == DenseFFN(256, gated=False)
+    assert model.layers[0].ffn == DenseFFN(256, gated=False)
     assert model.layers[3].ffn == MoE(8, 2, 32, shared_width=32)
     assert model.layers[3].mixer == Attention(4, 4, 16, 16, window=128, qk_norm="head")
     assert len(model.mtp) == 1
