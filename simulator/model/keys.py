@@ -8,6 +8,14 @@ from typing import Any, Final
 MOST = 10**8
 
 
+class ModelError(ValueError):
+    """A model that cannot be read; `problems` holds every (dotted key, message)."""
+
+    def __init__(self, name: str, problems: Sequence[tuple[str, str]]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(f"{name}: {key}: {message}" for key, message in problems))
+
+
 class Required:
     """Marks a key without a default."""
 
@@ -120,4 +128,4 @@ def other(names: Sequence[str]) -> str:
 def finish(name: str, problems: Sequence[tuple[str, str]]) -> None:
     """Raise one error with all problems of the model called `name`, if there are any."""
     if problems:
-        raise ValueError("\n".join(f"{name}: {key}: {message}" for key, message in problems))
+        raise ModelError(name, problems)
