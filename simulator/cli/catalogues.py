@@ -1,50 +1,49 @@
-"""`traincast hardware`, `traincast models`, `traincast schema`: what is known by name, and what files must look like."""
+"""`traincast hardware`, `models` and `schema`: what is known by name, and what the files must look like."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from simulator.cli.common import AsJson, print_json, refused
+from simulator.cli.common import AsJson, check_known, print_json
 
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="One entry in full; all of them when left out.")]
 
 
 def models(name: Name = None, as_json: AsJson = False) -> None:
-    """The model catalogue: sizes, and one model layer by layer."""
-    from simulator.report.catalogues import model_document, models_document, print_model, print_models
+    """The models known by name, or one layer by layer."""
+    from simulator.model import catalogue
+    from simulator.report import catalogues as report
 
     if name is None:
-        document = models_document()
-        show: Any = print_models
+        listing = report.models_document()
+        print_json(listing) if as_json else report.print_models(listing)
     else:
-        document = model_document(name)
-        show = print_model
-    print_json(document) if as_json else show(document)
+        check_known("model", name, catalogue.names())
+        document = report.model_document(catalogue.load(name))
+        print_json(document) if as_json else report.print_model(document)
 
 
 def hardware(name: Name = None, as_json: AsJson = False) -> None:
-    """The hardware catalogue: accelerators, nodes and fabrics, and one entry with the source of every value."""
-    from simulator.report.catalogues import hardware_document, part_document, print_hardware, print_part
+    """The hardware known by name, or one part with sources."""
+    from simulator.report import catalogues as report
 
     if name is None:
-        document = hardware_document()
-        show: Any = print_hardware
+        listing = report.hardware_document()
+        print_json(listing) if as_json else report.print_hardware(listing)
     else:
-        document = part_document(name)
-        show = print_part
-    print_json(document) if as_json else show(document)
+        check_known("hardware", name, report.part_names())
+        parts = report.part_document(name)
+        print_json({"parts": parts}) if as_json else report.print_parts(parts)
 
 
 def schema(
     what: Annotated[str, typer.Argument(metavar="WHAT", help="scenario (the input file), or a verb's JSON document.")],
 ) -> None:
-    """Prints the JSON Schema of scenario files (for editors) or of a verb's --json document."""
-    from simulator.report.document import document_schemas
+    """The JSON Schema of scenario files or of a document."""
+    from simulator.report.document import document_schema, documented_verbs
     from simulator.scenario.schema import scenario_schema
 
-    known = {"scenario": scenario_schema, **document_schemas()}
-    if what not in known:
-        raise refused("schema", what, known)
-    print_json(known[what]())
+    check_known("schema", what, ["scenario", *documented_verbs()])
+    print_json(scenario_schema() if what == "scenario" else document_schema(what))

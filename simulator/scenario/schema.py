@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,7 +54,10 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One question: this model, on this cluster, laid out by this plan, for this run."""
+    """One question: this model, on this cluster, laid out by this plan, for this run.
+
+    `file` is where it was read and `written` its data with the overrides applied.
+    """
 
     name: str
     question: str
@@ -64,6 +67,8 @@ class Scenario:
     run: Run
     source: str | None = None
     published: Published | None = None
+    file: str = "scenario"
+    written: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
@@ -99,7 +104,7 @@ def read_scenario(document: Document, name: str) -> Scenario:
         top.problems += legality(model, cluster, plan, run, top.place)
     top.raise_problems()
     assert model and cluster and plan and run
-    return Scenario(title, question, model, cluster, plan, run, source, published)
+    return Scenario(title, question, model, cluster, plan, run, source, published, document.place.file, document.data)
 
 
 def _whole(top: Section, read: Callable[[], T]) -> T | None:
