@@ -1,4 +1,4 @@
-"""The matrices and vectors every mixer and ffn is made of: the one list that parameters, FLOPs and GEMM shapes follow."""
+"""The matrices and vectors of every mixer and ffn: the one list that parameters, FLOPs and GEMM shapes follow."""
 
 from __future__ import annotations
 

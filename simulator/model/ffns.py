@@ -22,7 +22,9 @@ def read_ffns(keys: Keys, family: Family, hidden: int, count: int) -> list[FFN]:
     placed = moe_layers(keys, count)
     sparse = moe(keys, family, hidden) if any(placed) else None
     thick = dense(keys, family, hidden) if not all(placed) else None
-    keys.asked.update({"intermediate_size", "moe_intermediate_size", *(name for names in DENSE_WIDTHS for name in names)})
+    keys.asked.update(
+        {"intermediate_size", "moe_intermediate_size", *(name for names in DENSE_WIDTHS for name in names)}
+    )
     return [sparse if is_moe else thick for is_moe in placed]  # type: ignore[misc]
 
 

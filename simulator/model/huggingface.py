@@ -6,30 +6,35 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from hardware.problems import InputError, Place
 from simulator.model import ffns, mixers
 from simulator.model.families import FAMILIES, HARMLESS, Family
-from simulator.model.keys import Keys, finish
+from simulator.model.keys import Keys
 from simulator.model.spec import FFN, Layer, Mixer, Model
 
 MOST_LAYERS = 10_000
 BLOCKS = {"M": "mamba", "*": "attention", "E": "moe", "-": "mlp"}
 
 
-def from_huggingface(config: Mapping[str, Any], name: str, source: str = "") -> Model:
+def from_huggingface(config: Mapping[str, Any], name: str, place: Place | None = None, source: str = "") -> Model:
     """The language model that `config` (a parsed config.json, perhaps with a nested text_config) describes.
 
-    Raises ValueError listing every unknown family, missing key, contradiction, and key that is not understood.
+    `place` says where it was read, for messages (None: `name`). Raises InputError listing every problem: an unknown
+    family, a missing key, a contradiction, a key that is not understood.
     """
-    keys = Keys(text_part(config))
+    keys = Keys(text_part(config), place or Place(name))
     family_name = keys.word("model_type", allowed=FAMILIES)
     if keys.problems:
-        finish(name, keys.problems)
-    family = without_biases(FAMILIES[family_name]) if keys.flag("no_bias") else FAMILIES[family_name]
+        raise InputError(keys.problems)
+    family = conventions(keys, FAMILIES[family_name])
     layers = read_layers(keys, family)
     mtp = read_mtp(keys, family, layers)
+    hidden = hidden_size(keys)
+    if keys.whole("word_embed_proj_dim", default=hidden) != hidden:
+        keys.problem("word_embed_proj_dim", "an embedding of another width than the layers is not modelled")
     model = Model(
         name=name,
-        hidden=hidden_size(keys),
+        hidden=hidden,
         vocab=keys.whole("vocab_size"),
         layers=layers,
         mtp=mtp,
@@ -40,14 +45,17 @@ def from_huggingface(config: Mapping[str, Any], name: str, source: str = "") -> 
         hyper_connections=keys.whole("hc_mult", default=1),
         source=source,
     )
-    keys.leftovers(HARMLESS)
-    finish(name, keys.problems)
+    keys.finish(HARMLESS)
     return model
 
 
-def without_biases(family: Family) -> Family:
-    """MPT's no_bias drops the biases of matrices and norms alike."""
-    return replace(family, attention_bias=False, mlp_bias=False, norm="rms")
+def conventions(keys: Keys, family: Family) -> Family:
+    """The family as this config bends it: MPT's no_bias drops the biases of matrices and norms alike."""
+    keys.word("norm_type", allowed={"layernorm", "low_precision_layernorm"}, default="layernorm")
+    keys.word("position_embedding_type", allowed={"absolute"}, default="absolute")
+    if keys.flag("no_bias"):
+        return replace(family, attention_bias=False, mlp_bias=False, norm="rms")
+    return family
 
 
 def text_part(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,15 +74,18 @@ def hidden_size(keys: Keys) -> int:
 
 
 def positions(keys: Keys, family: Family) -> int:
-    """Rows of learned position tables (and of a token-type table)."""
-    learned = family.positions
+    """Rows of learned position tables, and of a token-type table."""
+    learned = family.positions and keys.flag("learned_pos_emb", default=True)
     if keys.has("attn_config"):
-        learned = not keys.inner("attn_config").flag("alibi")
-    rows = keys.whole("max_position_embeddings", "n_positions", "max_seq_len", default=0, least=0)
+        attention = keys.inner("attn_config")
+        attention.word("attn_type", allowed={"multihead_attention"}, default="multihead_attention")
+        learned = learned and not attention.flag("alibi")
     keys.has("n_ctx")
+    rows = keys.whole("max_position_embeddings", "n_positions", "max_seq_len", default=0, least=0)
+    extra = keys.whole("type_vocab_size", default=family.extra_positions, least=0)
     if learned and not rows:
         keys.problem("max_position_embeddings", "missing; a learned position table needs its length")
-    return rows + family.extra_positions if learned else 0
+    return rows + extra if learned else 0
 
 
 def block_pattern(keys: Keys) -> list[str]:

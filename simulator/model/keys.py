@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
+from hardware.problems import InputError, Place, Problem, one_of
+
 MOST = 10**8
-
-
-class ModelError(ValueError):
-    """A model that cannot be read; `problems` holds every (dotted key, message)."""
-
-    def __init__(self, name: str, problems: Sequence[tuple[str, str]]) -> None:
-        self.problems = tuple(problems)
-        super().__init__("\n".join(f"{name}: {key}: {message}" for key, message in problems))
 
 
 class Required:
@@ -27,19 +21,20 @@ class Keys:
     """One mapping being read.
 
     Look-ups take the key and its dialects' other names; a null counts as absent. A look-up that fails notes the
-    problem and returns a harmless stand-in, so that one reading finds every problem; call `finish` at the end.
+    problem and returns a harmless stand-in, so that one reading finds every problem; `finish` raises them all.
     """
 
-    def __init__(self, values: Mapping[str, Any], place: str = "", problems: list[tuple[str, str]] | None = None):
+    def __init__(self, values: Mapping[str, Any], place: Place, problems: list[Problem] | None = None):
         self.values = values
         self.place = place
         self.asked: set[str] = set()
-        self.problems: list[tuple[str, str]] = [] if problems is None else problems
+        self.problems: list[Problem] = [] if problems is None else problems
+        self.children: dict[str, Keys] = {}
 
     def problem(self, key: str, message: str) -> None:
-        entry = (f"{self.place}{key}", message)
-        if entry not in self.problems:
-            self.problems.append(entry)
+        found = self.place.under(key).problem(message)
+        if found not in self.problems:
+            self.problems.append(found)
 
     def has(self, *names: str) -> bool:
         """Whether any of these keys is there and not null."""
@@ -88,7 +83,7 @@ class Keys:
         if value is None and not isinstance(default, Required):
             return default
         if not isinstance(value, str) or value not in allowed:
-            self.problem(name, f"{value!r} is not known; known: {', '.join(sorted(allowed))}")
+            self.problem(name, one_of(value, allowed))
             return sorted(allowed)[0]
         return value
 
@@ -108,24 +103,37 @@ class Keys:
 
     def inner(self, name: str) -> Keys:
         """A nested mapping, noting problems in the same list (empty where it is absent or no mapping)."""
+        if name in self.children:
+            return self.children[name]
         _, value = self.find([name])
         if value is not None and not isinstance(value, Mapping):
             self.problem(name, "must be a mapping")
             value = None
-        return Keys(value or {}, f"{self.place}{name}.", self.problems)
+        self.children[name] = Keys(value or {}, self.place.under(name), self.problems)
+        return self.children[name]
 
-    def leftovers(self, harmless: Collection[str] = ()) -> None:
-        """Note every key that nobody asked for; one that is null or false switches nothing on and passes."""
+    def finish(self, harmless: Collection[str] | None = None) -> None:
+        """Raise one InputError with every problem found, keys that nobody asked for among them."""
+        self.leftovers(harmless)
+        if self.problems:
+            raise InputError(self.problems)
+
+    def leftovers(self, harmless: Collection[str] | None = None) -> None:
+        """Note every key that nobody asked for, nested ones too.
+
+        In a config from elsewhere, known by its list of `harmless` keys, one that is null or false switches nothing
+        on and passes.
+        """
         for name, value in self.values.items():
-            if name not in self.asked and name not in harmless and value is not None and value is not False:
+            if name in self.asked:
+                continue
+            if harmless is None:
+                self.problem(str(name), one_of(name, self.asked))
+            elif name not in harmless and value is not None and value is not False:
                 self.problem(str(name), "not understood, and it may change the model's size or work")
+        for child in self.children.values():
+            child.leftovers(harmless)
 
 
 def other(names: Sequence[str]) -> str:
     return "or " + ", ".join(names[1:])
-
-
-def finish(name: str, problems: Sequence[tuple[str, str]]) -> None:
-    """Raise one error with all problems of the model called `name`, if there are any."""
-    if problems:
-        raise ModelError(name, problems)

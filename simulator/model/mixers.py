@@ -178,7 +178,7 @@ def compressed(keys: Keys, count: int) -> list[CompressedAttention]:
     """DeepSeek-V4 mixers: one ratio per layer and prediction depth; 4-fold compression picks keys by an indexer."""
     depth = keys.whole("num_nextn_predict_layers", default=0, least=0)
     keys.asked.update({"num_key_value_heads", "attention_bias", "index_n_heads", "index_head_dim", "index_topk"})
-    ratios = keys.each("compress_ratios", count + depth, range(0, 4097)) or [0] * (count + depth)
+    ratios = keys.each("compress_ratios", count + depth, range(4097)) or [0] * (count + depth)
     built = {ratio: compressed_attention(keys, ratio) for ratio in sorted(set(ratios))}
     return [built[ratio] for ratio in ratios]
 

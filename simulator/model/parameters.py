@@ -32,9 +32,7 @@ class Split:
         return self.sharded + self.replicated + self.expert
 
     def __add__(self, other: Split) -> Split:
-        return Split(
-            self.sharded + other.sharded, self.replicated + other.replicated, self.expert + other.expert
-        )
+        return Split(self.sharded + other.sharded, self.replicated + other.replicated, self.expert + other.expert)
 
 
 @dataclass(frozen=True, slots=True)

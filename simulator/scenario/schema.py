@@ -19,7 +19,6 @@ from simulator.model.catalogue import load
 from simulator.model.catalogue import names as model_names
 from simulator.model.huggingface import from_huggingface
 from simulator.model.inline import from_mapping
-from simulator.model.keys import ModelError
 from simulator.model.spec import Model
 from simulator.plan.spec import Plan
 from simulator.scenario.fields import json_schema, read_fields
@@ -122,19 +121,15 @@ def _read_model(written: Any, at: Place) -> Model | None:
     """A catalogue name, {huggingface: path to a config.json beside the scenario}, or a model written out."""
     if written is None:
         return None
-    try:
-        if isinstance(written, str) and written not in model_names():
+    if isinstance(written, str):
+        if written not in model_names():
             raise InputError([at.problem(f"model {one_of(written, model_names())}")])
-        if isinstance(written, str):
-            return load(written)
-        if isinstance(written, Mapping) and "huggingface" in written:
-            return _read_huggingface(Section(written, at))
-        if isinstance(written, Mapping):
-            return from_mapping(written, "model")
-    except ModelError as error:
-        keys = [(key.replace("[", ".").replace("]", ""), message) for key, message in error.problems]
-        raise InputError([at.under(key).problem(message) for key, message in keys]) from None
-    raise InputError([at.problem("must be a catalogue name, {huggingface: path} or a model written out")])
+        return load(written)
+    if not isinstance(written, Mapping):
+        raise InputError([at.problem("must be a catalogue name, {huggingface: path} or a model written out")])
+    if "huggingface" in written:
+        return _read_huggingface(Section(written, at))
+    return from_mapping(written, "model", at)
 
 
 def _read_huggingface(section: Section) -> Model:
@@ -148,10 +143,7 @@ def _read_huggingface(section: Section) -> Model:
     config = read_document(file)
     if not isinstance(config.data, Mapping):
         raise InputError([config.place.problem("holds no mapping; a Hugging Face config.json is one")])
-    try:
-        return from_huggingface(config.data, name or file.parent.name or file.stem, str(path))
-    except ModelError as error:
-        raise InputError([config.place.under(key).problem(message) for key, message in error.problems]) from None
+    return from_huggingface(config.data, name or file.parent.name or file.stem, config.place, str(path))
 
 
 def _read_cluster(section: Section) -> Cluster | None:

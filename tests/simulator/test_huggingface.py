@@ -1,4 +1,4 @@
-"""The Hugging Face reader against counts made independently from the same public configs, and against broken configs."""
+"""The Hugging Face reader: counts made independently from the same public configs, and broken configs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from hardware.problems import InputError
 from simulator.model import catalogue
 from simulator.model.families import FAMILIES
 from simulator.model.huggingface import from_huggingface
@@ -52,7 +53,7 @@ def config(name: str) -> dict[str, Any]:
 
 
 def refused(values: dict[str, Any]) -> str:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(InputError) as caught:
         from_huggingface(values, "config.json")
     return str(caught.value)
 

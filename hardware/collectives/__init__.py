@@ -1,0 +1,18 @@
+"""Times of collectives: NCCL's algorithms and choices, expert exchanges, and the bounds that no answer may beat."""
+
+from hardware.collectives.algorithms import ALGORITHMS, OPERATIONS, PROTOCOLS
+from hardware.collectives.closed_form import BelowBound, CollectiveTime, collective_s
+from hardware.collectives.group import Group, Links, links_of, strided_group
+
+__all__ = [
+    "ALGORITHMS",
+    "OPERATIONS",
+    "PROTOCOLS",
+    "BelowBound",
+    "CollectiveTime",
+    "Group",
+    "Links",
+    "collective_s",
+    "links_of",
+    "strided_group",
+]
