@@ -315,7 +315,7 @@ def test_problems_of_a_fabric_name_the_tier(tmp_path: Path) -> None:
         ("name: a\nname: b", "given twice, first on line 1"),
         ("a: &x [1]\nb: *x", "alias"),
         ("[" * 2000, "nested deeper"),
-        ("tdp: !!python/object/apply:os.system ['true']", "tdp"),
+        ("tdp: !!python/object/apply:os.system ['true']", "tags are not read"),
         ("\x00", "not valid YAML"),
         ("base: h10", "did you mean"),
         ("base: {}", "must be a catalogue name"),
