@@ -82,18 +82,19 @@ def parse_document(text: str, name: str = "text") -> Document:
         finally:
             loader.dispose()
     except yaml.YAMLError as error:
-        raise InputError([_syntax_problem(error, name)]) from None
+        raise InputError([_syntax_problem(error, text, name)]) from None
     data = _value(root, Place(name, "", lines), lines, problems) if root is not None else None
     if problems:
         raise InputError(problems)
     return Document(data, Place(name, "", lines))
 
 
-def _syntax_problem(error: yaml.YAMLError, name: str) -> Problem:
+def _syntax_problem(error: yaml.YAMLError, text: str, name: str) -> Problem:
     mark = getattr(error, "problem_mark", None)
     what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     remedy = "; indent with spaces, a tab is none" if "cannot start any token" in what else ""
-    return Problem(name, mark.line + 1 if mark else None, "", f"is not valid YAML: {what}{remedy}")
+    line = min(mark.line, text.count("\n")) + 1 if mark else None
+    return Problem(name, line, "", f"is not valid YAML: {what}{remedy}")
 
 
 def _check_events(text: str, name: str) -> None:
