@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simulator.step.graph import KIND, STREAM, WORLD, Floats, Ints, TaskGraph, Tasks, assemble, join
 from simulator.step.schedules import BACKWARD, FORWARD, Schedule
 from simulator.step.times import SLOT_CAUSES, StageTimes, check
 
+Bools = NDArray[np.bool_]
+Links = list[tuple[Ints, Ints, bool, bool]]  # before, after, whether each counts within the new tasks
 AFTER_SLOT = 1 << 20  # order within a slot's place: its pieces first, then its blocking sends
 
 
@@ -29,12 +32,6 @@ class _Slots:
     def __len__(self) -> int:
         return len(self.kind)
 
-    def is_kind(self, kinds: frozenset[str]) -> NDArrayBool:
-        return np.isin(self.kind, [KIND[kind] for kind in kinds])
-
-
-NDArrayBool = np.ndarray[tuple[int], np.dtype[np.bool_]]
-
 
 def build_graph(schedule: Schedule, times: StageTimes) -> TaskGraph:
     """The step's task graph. Raises ValueError when times and schedule do not fit each other or the schedule
@@ -44,7 +41,8 @@ def build_graph(schedule: Schedule, times: StageTimes) -> TaskGraph:
     seconds = _slot_seconds(slots, times)
     gathers, reduces = _buckets(slots, times)
     pieces = np.ones(len(slots), dtype=np.int64)
-    for slot, row in gathers + reduces:
+    data = times.data_parallel
+    for slot, row in (gathers if data.gather_overlap else []) + (reduces if data.reduce_overlap else []):
         pieces[slot] = max(pieces[slot], len(row))
     first = np.concatenate([[0], np.cumsum(pieces)])
     entry, leave = first[:-1], first[1:] - 1
@@ -80,13 +78,12 @@ def _flatten(schedule: Schedule) -> _Slots:
     runs_backward = np.isin(kind, [KIND[k] for k in BACKWARD])
     backward_microbatch = np.where(pair, work[:, 2], work[:, 0])
     backward = _index(runs_backward, backward_microbatch, backward_stage, shape, "backward")
-    late = np.flatnonzero((position[forward] >= position[backward]) & (forward != backward).all())
-    if len(late):
+    if (position[forward] >= position[backward]).any():
         raise ValueError(f"schedule {schedule.name!r}: a backward stands before its forward on its rank")
     return _Slots(kind, work, rank, position, forward_stage, backward_stage, forward, backward)
 
 
-def _index(mask: NDArrayBool, microbatch: Ints, stage: Ints, shape: tuple[int, int], what: str) -> Ints:
+def _index(mask: Bools, microbatch: Ints, stage: Ints, shape: tuple[int, int], what: str) -> Ints:
     """[microbatches, stages] -> the slot that does it. A stage held by two ranks still sees each micro-batch once."""
     slots = np.flatnonzero(mask)
     key = microbatch[slots] * shape[1] + stage[slots]
@@ -121,9 +118,7 @@ def _compute_tasks(slots: _Slots, seconds: Floats, pieces: Ints) -> Tasks:
     return Tasks((whole / pieces)[of], slots.rank[of], compute, slots.kind[of], slots.work[of], place, fraction[of])
 
 
-def _hand_over(
-    slots: _Slots, times: StageTimes, entry: Ints, leave: Ints, forward: bool
-) -> tuple[Tasks, list[tuple[Ints, Ints, bool, bool]]]:
+def _hand_over(slots: _Slots, times: StageTimes, entry: Ints, leave: Ints, forward: bool) -> tuple[Tasks, Links]:
     """Activations (or gradients) from stage to stage: the sends between ranks, and who waits for whom.
 
     Links are (before, after, before is new, after is new): "new" numbers count within the sends.
@@ -160,23 +155,21 @@ def _hand_over(
     ]
 
 
-def _shift_new(links: list[tuple[Ints, Ints, bool, bool]], offset: int) -> Ints:
+def _shift_new(links: Links, offset: int) -> Ints:
     """Edges [e, 2] once the new tasks are numbered from `offset`."""
     shifted = [(before + new * offset, after + late * offset) for before, after, new, late in links]
     return np.concatenate([np.stack(pair, axis=1) for pair in shifted])
 
 
-def _blocking(slots: _Slots, times: StageTimes) -> NDArrayBool:
+def _blocking(slots: _Slots, times: StageTimes) -> Bools:
     """Which slots' sends hold the compute stream."""
     if times.p2p != "steady":
         return np.full(len(slots), times.p2p == "blocking")
-    after_last = np.full(len(slots), len(slots))
     ranks = slots.rank.max() + 1
     first_backward, last_forward = np.full(ranks, len(slots)), np.full(ranks, -1)
     backward, forward = slots.backward_stage >= 0, slots.forward_stage >= 0
     np.minimum.at(first_backward, slots.rank[backward], slots.position[backward])
     np.maximum.at(last_forward, slots.rank[forward], slots.position[forward])
-    del after_last
     return (slots.position < first_backward[slots.rank]) | (slots.position > last_forward[slots.rank])
 
 
@@ -212,53 +205,45 @@ def _at(users: list[tuple[int, int]], seconds: tuple[tuple[float, ...], ...]) ->
     return [(slot, seconds[stage]) for slot, stage in users if seconds and seconds[stage]]
 
 
-def _dp_tasks(
-    slots: _Slots, times: StageTimes, buckets: tuple[Buckets, Buckets], first: Ints
-) -> tuple[Tasks, list[tuple[Ints, Ints, bool, bool]]]:
-    """Parameter gathers and gradient reductions on each rank's dp stream, and whom they wait for.
-
-    A gather may run at most one compute task ahead of its use when parameters are gathered every micro-batch.
-    """
+def _dp_tasks(slots: _Slots, times: StageTimes, buckets: tuple[Buckets, Buckets], first: Ints) -> tuple[Tasks, Links]:
+    """Parameter gathers and gradient reductions on each rank's dp stream, and whom they wait for."""
     data = times.data_parallel
     begin, end = _rank_span(slots, first)
-    rows: list[tuple[float, int, str, int]] = []  # seconds, compute task, kind, slot
-    before_new, after_new, limits = [], [], []
-    for name, group, overlap in (
-        ("gather", buckets[0], data.gather_overlap),
-        ("reduce", buckets[1], data.reduce_overlap),
-    ):
-        for slot, row in group:
-            rank, count = slots.rank[slot], first[slot + 1] - first[slot]
-            for index, seconds in enumerate(row):
-                piece = index * count // len(row) if name == "gather" else -(-(index + 1) * count // len(row)) - 1
-                task = int(first[slot] + piece if overlap else (begin if name == "gather" else end)[rank])
-                if name == "gather":
-                    after_new.append((len(rows), task))
-                    if data.every_microbatch and overlap and task - 2 >= begin[rank]:
-                        limits.append((task - 2, len(rows)))
-                else:
-                    before_new.append((task, len(rows)))
-                rows.append((seconds, task, name, slot))
-    slot = np.array([row[3] for row in rows], dtype=np.int64)
-    task = np.array([row[1] for row in rows], dtype=np.int64)
-    is_reduce = np.array([row[2] == "reduce" for row in rows], dtype=np.int64)
+    gathered, used_by = _spread(buckets[0], first, before=True)
+    reduced, made_by = _spread(buckets[1], first, before=False)
+    if not data.gather_overlap:
+        used_by = begin[slots.rank[gathered]]
+    if not data.reduce_overlap:
+        made_by = end[slots.rank[reduced]]
+    slot, task = np.concatenate([gathered, reduced]), np.concatenate([used_by, made_by])
+    new, reduces = np.arange(len(slot)), np.arange(len(slot)) >= len(gathered)
     # A rank's dp stream: what task i + 1 gathers, then what task i reduces, then what task i + 2 gathers.
-    place = np.stack([2 * task + np.where(is_reduce, 1, -2), np.arange(len(rows))], axis=1)
+    place = np.stack([2 * task + np.where(reduces, 1, -2), new], axis=1)
     tasks = Tasks(
-        duration_s=np.array([row[0] for row in rows], dtype=np.float64),
+        duration_s=np.array([second for group in buckets for _, row in group for second in row], dtype=np.float64),
         rank=slots.rank[slot],
-        stream=np.full(len(rows), STREAM["dp"]),
-        kind=np.array([KIND[row[2]] for row in rows], dtype=np.int64),
+        stream=np.full(len(slot), STREAM["dp"]),
+        kind=np.where(reduces, KIND["reduce"], KIND["gather"]),
         work=slots.work[slot],
         place=place,
-        cause_fraction=np.zeros((len(rows), len(SLOT_CAUSES))),
+        cause_fraction=np.zeros((len(slot), len(SLOT_CAUSES))),
     )
-    into = [(_pairs(before_new + limits), False, True), (_pairs(after_new), True, False)]
-    return tasks, [(pairs[:, 0], pairs[:, 1], *new) for pairs, *new in into]
+    links: Links = [(used := new[~reduces], used_by, True, False), (made_by, new[reduces], False, True)]
+    if data.every_microbatch and data.gather_overlap:
+        # Memory for gathered parameters is for the layer in use and the next one only.
+        ahead = np.flatnonzero(used_by - 2 >= begin[slots.rank[gathered]])
+        links.append((used_by[ahead] - 2, used[ahead], False, True))
+    return tasks, links
 
 
-def _pairs(pairs: list[tuple[int, int]]) -> Ints:
-    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+def _spread(buckets: Buckets, first: Ints, before: bool) -> tuple[Ints, Ints]:
+    """Slot of every single bucket, and the piece of the slot it is needed before (or filled after)."""
+    slot = np.array([slot for slot, row in buckets for _ in row], dtype=np.int64)
+    of = np.array([len(row) for _, row in buckets for _ in row], dtype=np.int64)
+    index = np.array([index for _, row in buckets for index in range(len(row))], dtype=np.int64)
+    pieces = first[slot + 1] - first[slot]
+    piece = index * pieces // of if before else -(-(index + 1) * pieces // of) - 1
+    return slot, first[slot] + piece
 
 
 def _rank_span(slots: _Slots, first: Ints) -> tuple[Ints, Ints]:

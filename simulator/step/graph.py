@@ -74,7 +74,9 @@ class Tasks:
 
 
 def join(parts: list[Tasks]) -> Tasks:
-    columns = zip(*((p.duration_s, p.rank, p.stream, p.kind, p.work, p.place, p.cause_fraction) for p in parts), strict=True)
+    columns = zip(
+        *((p.duration_s, p.rank, p.stream, p.kind, p.work, p.place, p.cause_fraction) for p in parts), strict=True
+    )
     return Tasks(*(np.concatenate(column) for column in columns))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def play(graph: TaskGraph) -> Timeline:
                 done[task].succeed()
 
     starts = stream_starts(graph).tolist()
-    for first, last in zip(starts, starts[1:], strict=False):
+    for first, last in pairwise(starts):
         env.process(work(first, last))
     env.run()
     end_s = np.array(ended)

@@ -10,7 +10,7 @@ DualPipeV (arXiv 2412.19437 and the deepseek-ai/DualPipe reference).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -402,10 +402,3 @@ def peak_in_flight(schedule: Schedule, rank: int, with_deferred: bool = True) ->
     """
     whole, waiting = live_counts(schedule.ranks[rank], schedule.stage_of_chunk.shape[1])
     return int((whole + with_deferred * waiting).sum(axis=1).max())
-
-
-def walk(schedule: Schedule) -> Iterator[tuple[int, int, Slot]]:
-    """Every slot with its rank and its position on that rank."""
-    for rank, slots in enumerate(schedule.ranks):
-        for position, slot in enumerate(slots):
-            yield rank, position, slot

@@ -37,14 +37,14 @@ class Timeline:
         spent = {cause: np.zeros(graph.ranks) for cause in CAUSES}
         on_compute = np.flatnonzero(graph.stream == STREAM["compute"])
         self._own_work(spent, on_compute)
-        before = np.where(graph.rank[on_compute] == np.roll(graph.rank[on_compute], 1), np.roll(on_compute, 1), -1)
-        before[:1] = -1
-        idle_from = np.where(before >= 0, self.end_s[before], 0.0)
+        own_rank = graph.rank[on_compute]
+        idle_from = np.zeros(len(on_compute))
+        follows = 1 + np.flatnonzero(own_rank[1:] == own_rank[:-1])
+        idle_from[follows] = self.end_s[on_compute[follows - 1]]
         gap = self.start_s[on_compute] - idle_from
         cause = self._awaited(on_compute)
-        own_rank = graph.rank[on_compute]
         optimizer = graph.kind[on_compute] == KIND["optimizer"]
-        moved = np.where(cause >= 0, np.minimum(self.graph.duration_s[cause], gap), 0.0)
+        moved = np.where(cause >= 0, np.minimum((self.end_s - self.start_s)[cause], gap), 0.0)
         awaits_pp = (cause >= 0) & np.isin(graph.kind[cause], SENDS) & ~optimizer
         awaits_dp = (cause >= 0) & (graph.kind[cause] == KIND["gather"]) & ~optimizer
         np.add.at(spent["pp"], own_rank[awaits_pp], moved[awaits_pp])

@@ -100,7 +100,9 @@ def check(times: StageTimes, stages: int, ranks: int) -> None:
     tables = {"forward_s": times.forward_s, "input_backward_s": times.input_backward_s,
               "weight_backward_s": times.weight_backward_s, "backward_s": times.backward_s or {},
               "send": {"send_forward_s": times.send_forward_s, "send_backward_s": times.send_backward_s}}  # fmt: skip
-    wanted = [(f"{name}[{key}]", np.asarray(v), (stages,)) for name, table in tables.items() for key, v in table.items()]
+    wanted: list[tuple[str, Floats, tuple[int, ...]]] = [
+        (f"{name}[{key}]", np.asarray(v), (stages,)) for name, table in tables.items() for key, v in table.items()
+    ]
     wanted += [(f"pair_s[{key}]", np.asarray(v), (stages, stages)) for key, v in (times.pair_s or {}).items()]
     data = times.data_parallel
     wrong = [f"{name}: shape {v.shape}, expected {shape}" for name, v, shape in wanted if v.shape != shape]
