@@ -63,12 +63,12 @@ def layer_kinds(keys: Keys, family: Family, count: int) -> list[str]:
 
 def kda_kinds(inner: Keys, count: int) -> list[str]:
     """Kimi writes two lists of layer numbers that count from one."""
-    lists = [inner.values.get("kda_layers") or [], inner.values.get("full_attn_layers") or []]
-    inner.asked.update({"kda_layers", "full_attn_layers"})
-    if not all(isinstance(item, list) for item in lists) or sorted(lists[0] + lists[1]) != list(range(1, count + 1)):
+    linear, full = inner.wholes("kda_layers"), inner.wholes("full_attn_layers")
+    if sorted(linear + full) != list(range(1, count + 1)):
         inner.problem("kda_layers", f"with full_attn_layers must name each layer from 1 to {count} once")
         return ["full_attention"] * count
-    return ["linear_attention" if layer + 1 in set(lists[0]) else "full_attention" for layer in range(count)]
+    named = set(linear)
+    return ["linear_attention" if layer + 1 in named else "full_attention" for layer in range(count)]
 
 
 def windowed_kinds(keys: Keys, family: Family, count: int) -> list[str]:

@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hardware.problems import InputError
 from simulator.model import catalogue
@@ -152,3 +154,27 @@ def test_every_family_has_a_catalogued_model_or_reads_a_plain_one(family: str) -
     plain = {"model_type": family, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
              "intermediate_size": 128, "vocab_size": 100}  # fmt: skip
     assert len(from_huggingface(plain, family).layers) == 2
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+FUZZED = ["deepseek-v3", "deepseek-v4-flash", "kimi-k3", "minimax-m3", "nemotron-3-ultra-550b-a55b", "mpt-7b",
+          "nemotron-3-super-120b-a12b", "mimo-v2-flash", "llama-4-scout", "qwen3.5-397b-a17b", "glm-5.2"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUZZED)
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_any_junk_is_read_or_refused_politely(name: str, data: st.DataObject) -> None:
+    values = config(name)
+    for key in data.draw(st.lists(st.sampled_from(sorted(values)), min_size=1, max_size=3)):
+        values[key] = data.draw(JUNK)
+    try:
+        model = from_huggingface(values, "config.json")
+    except InputError as error:
+        assert all(problem.key and problem.message for problem in error.problems)
+    else:
+        assert total_parameters(model) > 0
