@@ -72,6 +72,34 @@ def test_prediction_modules_of_public_models(name: str) -> None:
     assert sum(depth.total for depth in model_parameters(catalogue.load(name)).mtp) == MTP[name]
 
 
+# Configs and counts as the model hubs state them.
+OTHERS: list[tuple[int, dict[str, Any]]] = [
+    (20_554_567_680, {"model_type": "gpt_neox", "hidden_size": 6144, "num_hidden_layers": 44, "vocab_size": 50432,
+                      "num_attention_heads": 64, "intermediate_size": 24576, "hidden_act": "gelu_fast",
+                      "rotary_pct": 0.25}),
+    (3_821_079_552, {"model_type": "phi3", "hidden_size": 3072, "num_hidden_layers": 32, "vocab_size": 32064,
+                     "num_attention_heads": 32, "num_key_value_heads": 32, "intermediate_size": 8192}),
+    (6_919_161_856, {"model_type": "olmoe", "hidden_size": 2048, "num_hidden_layers": 16, "vocab_size": 50304,
+                     "num_attention_heads": 16, "num_key_value_heads": 16, "intermediate_size": 1024,
+                     "num_experts": 64, "num_experts_per_tok": 8}),
+    (16_375_728_128, {"model_type": "deepseek", "hidden_size": 2048, "num_hidden_layers": 28, "vocab_size": 102400,
+                      "num_attention_heads": 16, "num_key_value_heads": 16, "intermediate_size": 10944,
+                      "moe_intermediate_size": 1408, "n_routed_experts": 64, "n_shared_experts": 2,
+                      "num_experts_per_tok": 6, "first_k_dense_replace": 1, "moe_layer_freq": 1}),
+    (124_439_808, {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024,
+                   "n_ctx": 1024, "vocab_size": 50257, "activation_function": "gelu_new"}),
+    (494_032_768, {"model_type": "qwen2", "hidden_size": 896, "num_hidden_layers": 24, "vocab_size": 151936,
+                   "num_attention_heads": 14, "num_key_value_heads": 2, "intermediate_size": 4864,
+                   "tie_word_embeddings": True, "use_sliding_window": False, "sliding_window": 32768,
+                   "max_window_layers": 24}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("count", "values"), OTHERS, ids=[values["model_type"] for _, values in OTHERS])
+def test_models_outside_the_catalogue_to_the_parameter(count: int, values: dict[str, Any]) -> None:
+    assert total_parameters(from_huggingface(values, values["model_type"])) == count
+
+
 def test_routing_bias_is_the_only_difference_for_deepseek_v3() -> None:
     assert COUNTS["deepseek-v3"][0] - total_parameters(catalogue.load("deepseek-v3")) == 58 * 256
 
