@@ -83,6 +83,9 @@ class Keys:
         name, value = self.find(names)
         if value is None and not isinstance(default, Required):
             return default
+        if value is None:
+            self.problem(name, f"missing; choose from {', '.join(sorted(allowed))}")
+            return sorted(allowed)[0]
         if not isinstance(value, str) or value not in allowed:
             self.problem(name, one_of(value, allowed))
             return sorted(allowed)[0]
@@ -98,7 +101,7 @@ class Keys:
             return []
         wrong = [item for item in value if allowed is not None and not is_one_of(item, allowed)]
         if wrong:
-            self.problem(name, f"{repr(wrong[0])} is not known; known: {', '.join(map(str, sorted(allowed or [])))}")
+            self.problem(name, f"{repr(wrong[0])} is not known; known: {listed(allowed or [])}")
             return []
         return value
 
@@ -153,3 +156,9 @@ def other(names: Sequence[str]) -> str:
 def is_one_of(item: object, allowed: Collection[Any]) -> bool:
     """Whether a plain word or number is among those allowed."""
     return type(item) in (str, int) and item in allowed
+
+
+def listed(allowed: Collection[Any]) -> str:
+    """The allowed values in words; of many only the first and the last."""
+    values = sorted(allowed)
+    return ", ".join(map(str, values)) if len(values) <= 12 else f"{values[0]} to {values[-1]}"
