@@ -66,7 +66,7 @@ def test_pair_is_between_its_bounds(deepseek: Scenario) -> None:
     computing = computing + cost.ffn.forward + cost.ffn.input + cost.ffn.weight
     traffic = cost.ffn.routing_forward.total_s + cost.ffn.routing_backward.total_s
     serial = forward(cost, plan) + input_gradient(cost, plan) + weight_gradient(cost)
-    assert max(computing.total_s, traffic) <= together <= serial.total_s
+    assert max(computing.total_s, traffic) * (1 - 1e-12) <= together <= serial.total_s * (1 + 1e-12)
 
 
 def test_tp_overlap_leaves_the_last_chunk(deepseek: Scenario) -> None:
