@@ -51,7 +51,8 @@ class GemmCurve:
 
     `k_half` is the reduction length at which half the sustained rate is lost to prologue and epilogue, `ramp` in
     [0, 1] how much of a partly filled last wave is lost, `tile_penalty` what small tiles lose to operand traffic,
-    `overlap` the exponent that joins compute and memory time (large: perfect overlap).
+    `overlap` the exponent that joins compute and memory time (large: perfect overlap), `epilogue_bytes` what an
+    element of the output costs beyond its own bytes.
     """
 
     sustained_flops_per_s: float
@@ -61,6 +62,7 @@ class GemmCurve:
     ramp: float
     overlap: float
     tile_penalty: float
+    epilogue_bytes: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,7 @@ def tiled_s(
         work = np.minimum(work, waves * (rows * columns * loss))
     compute_s = 2 * work * sm_count * (k + curve.k_half) / flops_per_s
     operand_bytes, output_bytes = bytes_per_element
-    moved = groups * (operand_bytes * k * (m + n) + output_bytes * m * n)
+    moved = groups * (operand_bytes * k * (m + n) + (output_bytes + curve.epilogue_bytes) * m * n)
     memory_s = moved / (bytes_per_s * curve.bandwidth_fraction)
     longest_s = np.maximum(compute_s, memory_s)
     shorter = np.minimum(compute_s, memory_s) / longest_s
