@@ -73,7 +73,9 @@ class Plan:
     `dp` counts data-parallel replicas of the dense part: GPUs / (tp cp pp). Experts are folded into tp x cp x dp:
     expert data parallelism is tp cp dp / (ep etp). `layout` is a Megatron pipeline layout string.
     `expert_imbalance` is the hottest rank's share of routed tokens over the mean (1.0: balanced).
-    `sharding` "full" is ZeRO-3 / FSDP; `shard_group` limits it to so many ranks (HSDP; None: all of dp x cp).
+    `rank_order` names the axes of the rank line, fastest first, as Megatron's order string does.
+    `fp8_param_gather` keeps the weights themselves in FP8; `activation_fp8_input_store` saves activation-function
+    inputs in FP8. `sharding` "full" is ZeRO-3 / FSDP; `shard_group` limits it to so many ranks (HSDP; None: all of dp x cp).
     """
 
     dp: int
@@ -99,6 +101,7 @@ class Plan:
     optimizer: Optimizer = Optimizer()
     precision: Precision = "bf16"
     fp8_param_gather: bool = False
+    activation_fp8_input_store: bool = False
     recompute: Recompute = Recompute()
     overlap: Overlap = Overlap()
     dispatcher: Dispatcher = "alltoall"
@@ -106,6 +109,7 @@ class Plan:
     expert_imbalance: float = 1.0
     capacity_factor: float | None = None
     vocab_divisible_by: int = 128
+    rank_order: str = "tp-cp-ep-dp-pp"
     stack: Stack = Stack()
 
     @property
