@@ -8,6 +8,7 @@ from typing import Literal
 
 NumberFormat = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "fp4"]
 ScaleUpKind = Literal["nvswitch", "mesh", "cube_mesh"]
+NicTechnology = Literal["infiniband", "roce", "efa", "efa_v1", "tcpx", "omnipath"]
 FabricKind = Literal["rail_optimized", "clos", "multi_plane", "dragonfly", "torus", "single_switch", "custom"]
 
 
@@ -16,6 +17,7 @@ class Accelerator:
     """One GPU as its vendor ships it.
 
     `peak_flops_per_s` holds dense peaks by number format; a missing format is one the part cannot compute in.
+    `memory_capacity_bytes` is what a framework can allocate from, a little below what the label says.
     `kernels` names the measured kernel set that prices its operators and `kernel_scale` says by how much that
     set's compute throughput is scaled where the set was measured on a sibling part (1.0: on this very part).
     """
@@ -53,7 +55,7 @@ class ScaleUp:
 class Nic:
     """The scale-out port of one GPU: bandwidth per GPU and per direction, one-way latency of the NIC pair."""
 
-    technology: Literal["infiniband", "roce", "efa", "omnipath"]
+    technology: NicTechnology
     bandwidth_bytes_per_s: float
     latency_s: float
 

@@ -8,17 +8,22 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Indexer:
-    """Lightning indexer of sparse attention: scores all keys cheaply, attends to the `top_k` best."""
+    """Lightning indexer of sparse attention: scores all keys cheaply, attends to the `top_k` best.
+
+    `weights`: each head's score has a learned weight per token (DeepSeek); otherwise scores are merged by maximum.
+    """
 
     heads: int
     head_dim: int
     top_k: int
+    weights: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Multi-head, grouped-query or multi-query attention; `window` limits the keys seen (None: all, causal).
+    """Multi-head, grouped-query or multi-query attention.
 
+    `window` limits the keys seen to the last so many, `chunk` to those of the same chunk (None: no limit).
     `head_dim` is the width of a query and key head, `v_head_dim` of a value head. `qk_norm` is "head" (one gain
     per head dimension), "layer" (one per whole projection) or None. `sinks` adds one logit per head.
     """
@@ -28,6 +33,7 @@ class Attention:
     head_dim: int
     v_head_dim: int
     window: int | None = None
+    chunk: int | None = None
     qk_norm: Literal["head", "layer"] | None = None
     qkv_bias: bool = False
     out_bias: bool = False
@@ -70,7 +76,10 @@ class CompressedAttention:
 
 @dataclass(frozen=True, slots=True)
 class LinearAttention:
-    """Gated DeltaNet ("gdn") and Kimi delta attention ("kda"): a recurrent state instead of a score matrix."""
+    """Gated DeltaNet ("gdn") and Kimi delta attention ("kda"): a recurrent state instead of a score matrix.
+
+    `full_rank_gate`: the output gate of kda is one full matrix, not a low-rank pair.
+    """
 
     kind: Literal["gdn", "kda"]
     key_heads: int
@@ -78,6 +87,7 @@ class LinearAttention:
     key_head_dim: int
     value_head_dim: int
     conv_kernel: int
+    full_rank_gate: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,299 @@
+"""The hardware that ships with the project and the user's own: accelerators, nodes, fabrics and whole clusters.
+
+Everything takes the same three forms: a catalogue name ("h100"), a YAML file ("my/gpu.yaml"), or a mapping, which may
+change an entry: {base: hgx-h100, nic: {bandwidth: 50 GB/s}}. Values carry their unit; a source may stand beside each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from hardware.documents import Document, read_document
+from hardware.problems import InputError, Place, Problem, one_of
+from hardware.sections import Section
+from hardware.specs import (
+    Accelerator,
+    Cluster,
+    Fabric,
+    FabricKind,
+    Nic,
+    NicTechnology,
+    Node,
+    NumberFormat,
+    ScaleUp,
+    ScaleUpKind,
+    Tier,
+)
+
+Kind = Literal["accelerators", "nodes", "fabrics"]
+DATA = Path(__file__).parent / "data"
+INLINE = Place("inline")
+# The sets of measured kernels that price operators; a part that was not measured names a sibling's and a scale.
+KERNEL_SETS = (
+    "a100-sxm-80gb",
+    "h100-sxm-80gb",
+    "h200-sxm-141gb",
+    "b200-sxm-180gb",
+    "b300-sxm-288gb",
+    "gb200-nvl72",
+    "gb300-nvl72",
+)
+
+
+def accelerator(what: str | Mapping[str, Any], at: Place = INLINE) -> Accelerator:
+    """A GPU by catalogue name, file or mapping; `at` is where the question stands, for messages and relative files.
+
+    Raises InputError with every problem found.
+    """
+    return _read_accelerator(_entry("accelerators", what, at))
+
+
+def node(what: str | Mapping[str, Any], at: Place = INLINE) -> Node:
+    """A server by catalogue name, file or mapping; its accelerator again by name, file or mapping."""
+    return _read_node(_entry("nodes", what, at))
+
+
+def fabric(what: str | Mapping[str, Any], at: Place = INLINE) -> Fabric:
+    """A scale-out network by catalogue name, file or mapping."""
+    return _read_fabric(_entry("fabrics", what, at))
+
+
+def cluster(
+    gpus: int,
+    node: str | Mapping[str, Any] | Node,
+    fabric: str | Mapping[str, Any] | Fabric,
+    storage_write_bytes_per_s: float | None = None,
+    storage_read_bytes_per_s: float | None = None,
+    pue: float = 1.0,
+    name: str | None = None,
+    at: Place = INLINE,
+) -> Cluster:
+    """`gpus` GPUs in servers of one kind on one fabric. Raises InputError where they do not go together."""
+    problems: list[Problem] = []
+    server: Node | None = None
+    network: Fabric | None = None
+    try:
+        server = node if isinstance(node, Node) else _read_node(_entry("nodes", node, at.under("node")))
+    except InputError as error:
+        problems += error.problems
+    try:
+        network = fabric if isinstance(fabric, Fabric) else _read_fabric(_entry("fabrics", fabric, at.under("fabric")))
+    except InputError as error:
+        problems += error.problems
+    if isinstance(gpus, bool) or not isinstance(gpus, int) or gpus < 1:
+        problems.append(at.under("gpus").problem(f"must be a whole number above zero, not {gpus!r}"))
+    elif server and network:
+        problems += [at.under(key).problem(text) for key, text in _misfits(gpus, server, network)]
+    if not pue >= 1.0:
+        problems.append(at.under("pue").problem(f"is total over IT power and cannot be below 1, not {pue!r}"))
+    if problems:
+        raise InputError(problems)
+    server, network = cast(Node, server), cast(Fabric, network)
+    title = name or f"{gpus} x {server.accelerator.name}"
+    return Cluster(title, gpus, server, network, storage_write_bytes_per_s, storage_read_bytes_per_s, pue)
+
+
+def names(kind: Kind) -> list[str]:
+    """The catalogue's names of one kind, sorted."""
+    return sorted(path.stem for path in (DATA / kind).glob("*.yaml"))
+
+
+def aliases(kind: Kind) -> dict[str, str]:
+    """Other names by which entries of one kind are known, each with the catalogue name."""
+    return dict(_aliases()[kind])
+
+
+def _misfits(gpus: int, server: Node, network: Fabric) -> list[tuple[str, str]]:
+    """What keeps a node and a fabric from making a cluster of so many GPUs, as (key, words)."""
+    if gpus > server.gpus and gpus % server.gpus:
+        return [("gpus", f"{gpus} do not fill servers of {server.gpus}; {gpus - gpus % server.gpus} or "
+                 f"{gpus - gpus % server.gpus + server.gpus} would")]  # fmt: skip
+    reach = network.tiers[-1].reach_gpus if network.tiers else server.scale_up.domain_gpus
+    if gpus > reach:
+        return [("fabric", f"{network.name} joins at most {reach} GPUs of {server.name}, {gpus} are wanted; take one "
+                 f"with more tiers, or planes")]  # fmt: skip
+    return []
+
+
+def _entry(kind: Kind, what: object, at: Place) -> Section:
+    """The raw mapping that a name, file or mapping stands for, bases merged, ready to be read."""
+    if isinstance(what, str):
+        document = _named(kind, what, at)
+    elif isinstance(what, Mapping):
+        document = Document(what, at)
+    else:
+        raise InputError([at.problem(f"must be a catalogue name, a file or a mapping, not {what!r}")])
+    section = Section(_cited(document.data), document.place)
+    base = section.data.get("base")
+    if base is None:
+        return section
+    if not isinstance(base, str):
+        raise InputError([section.place.under("base").problem(f"must be a catalogue name, not {base!r}")])
+    below = _entry(kind, base, section.place.under("base"))
+    changes = {key: value for key, value in section.data.items() if key != "base"}
+    changes.setdefault("name", f"{below.data['name']} (changed)")
+    return Section(_merge(below.data, changes), section.place)
+
+
+def _named(kind: Kind, name: str, at: Place) -> Document:
+    if name.endswith((".yaml", ".yml", ".json")):
+        return read_document(Path(at.file).parent / name)
+    stem = name.strip().lower().replace(" ", "-").replace("_", "-")
+    known = names(kind)
+    if stem not in known:
+        stem = _aliases()[kind].get(stem, stem)
+    if stem not in known:
+        raise InputError([at.problem(f"{kind[:-1]} {one_of(name, [*known, *_aliases()[kind]])}")])
+    return _shipped(kind, stem)
+
+
+@cache
+def _shipped(kind: Kind, stem: str) -> Document:
+    return read_document(DATA / kind / f"{stem}.yaml")
+
+
+@cache
+def _aliases() -> dict[str, dict[str, str]]:
+    return cast("dict[str, dict[str, str]]", read_document(DATA / "aliases.yaml").data)
+
+
+def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The base with the changes on top: mappings go key by key, anything else (a value with its source too) whole."""
+    merged = dict(base)
+    for key, new in changes.items():
+        old = merged.get(key)
+        if isinstance(new, Mapping) and "value" not in new and isinstance(old, Mapping) and "value" not in old:
+            merged[key] = _merge(old, new)
+        elif isinstance(new, Mapping) and isinstance(old, str) and "base" not in new:
+            merged[key] = {"base": old, **new}
+        else:
+            merged[key] = new
+    return merged
+
+
+def _cited(data: Any, references: Mapping[str, Any] | None = None) -> Any:
+    """The data with each source that names one of the entry's references written out, and the references gone."""
+    if isinstance(data, list):
+        return [_cited(item, references) for item in data]
+    if not isinstance(data, Mapping):
+        return data
+    if references is None:
+        found = data.get("references")
+        if not isinstance(found, Mapping):
+            return data
+        references, data = found, {key: value for key, value in data.items() if key != "references"}
+    cited = {key: _cited(value, references) for key, value in data.items()}
+    if "value" in cited and "source" in cited:
+        cited["source"] = references.get(str(cited["source"]), cited["source"])
+    return cited
+
+
+def _open(section: Section) -> str:
+    """Reads what every entry has, and returns its name."""
+    section.text("about", None)
+    return cast(str, section.text("name"))
+
+
+def _read_accelerator(section: Section) -> Accelerator:
+    name = _open(section)
+    peaks = section.section("peak")
+    peak = {str(key): peaks.quantity(str(key), "flops_per_s") for key in peaks.data if key in get_args(NumberFormat)}
+    for key in peaks.data:
+        if key not in peak:
+            peaks.report(str(key), one_of(key, get_args(NumberFormat)))
+    if not peak and not peaks.broken:
+        peaks.report("bf16", "is missing: give the dense peak of at least one number format")
+    found = Accelerator(
+        name=name,
+        generation=section.text("generation"),
+        peak_flops_per_s=peak,
+        memory_capacity_bytes=section.quantity("memory_capacity", "bytes"),
+        memory_bandwidth_bytes_per_s=section.quantity("memory_bandwidth", "bytes_per_s"),
+        sm_count=section.count("sm_count"),
+        tdp_w=section.quantity("tdp", "w"),
+        idle_w=section.quantity("idle", "w", zero=True),
+        host_bandwidth_bytes_per_s=section.quantity("host_bandwidth", "bytes_per_s"),
+        kernels=section.choice("kernels", KERNEL_SETS),
+        kernel_scale=section.quantity("kernel_scale", "fraction", 1.0),
+        price_usd_per_hour=section.quantity("price", "usd_per_hour", None, zero=True),
+        sources=section.sources,
+    )
+    section.done()
+    section.raise_problems()
+    return found
+
+
+def _read_node(section: Section) -> Node:
+    name = _open(section)
+    part = section.take("accelerator")
+    gpu: Accelerator | None = None
+    if isinstance(part, (str, Mapping)):
+        try:
+            gpu = accelerator(part, section.place.under("accelerator"))
+        except InputError as error:
+            section.problems += error.problems
+    elif part is not None:
+        section.report("accelerator", "must be a catalogue name, a file or a mapping")
+    gpus = section.count("gpus")
+    up, port = section.section("scale_up"), section.section("nic")
+    scale_up = ScaleUp(
+        kind=up.choice("kind", get_args(ScaleUpKind)),
+        domain_gpus=up.count("domain_gpus"),
+        bandwidth_bytes_per_s=up.quantity("bandwidth", "bytes_per_s"),
+        latency_s=up.quantity("latency", "s", zero=True),
+        multicast=up.flag("multicast", False),
+    )
+    nic = Nic(
+        technology=port.choice("technology", get_args(NicTechnology)),
+        bandwidth_bytes_per_s=port.quantity("bandwidth", "bytes_per_s"),
+        latency_s=port.quantity("latency", "s", zero=True),
+    )
+    overhead_w = section.quantity("overhead_power", "w", zero=True)
+    cpu = section.choice("cpu_vendor", ("intel", "amd", "nvidia"), "intel")
+    if isinstance(gpus, int) and isinstance(scale_up.domain_gpus, int) and scale_up.domain_gpus % gpus:
+        up.report("domain_gpus", f"must be a multiple of the server's {gpus} GPUs, not {scale_up.domain_gpus}")
+    for each in (up, port, section):
+        each.done()
+    section.raise_problems()
+    return Node(name, cast(Accelerator, gpu), gpus, scale_up, nic, overhead_w, cpu, section.sources)
+
+
+def _read_fabric(section: Section) -> Fabric:
+    name = _open(section)
+    kind = section.choice("kind", get_args(FabricKind))
+    parts = section.sections("tiers")
+    tiers = tuple(_read_tier(part) for part in parts)
+    found = Fabric(
+        name=name,
+        kind=kind,
+        tiers=tiers,
+        rails=section.flag("rails", False),
+        planes=section.count("planes", 1),
+        adaptive_routing=section.flag("adaptive_routing", False),
+        in_network_reduction=section.flag("in_network_reduction", False),
+        cost_usd_per_endpoint=section.quantity("cost_per_endpoint", "usd", None, zero=True),
+        power_w_per_endpoint=section.quantity("power_per_endpoint", "w", 0.0, zero=True),
+        sources=section.sources,
+    )
+    reaches = [tier.reach_gpus for tier in tiers if tier.reach_gpus]
+    if reaches != sorted(reaches):
+        section.report("tiers", f"must be listed lowest first, reaching ever more GPUs, not {reaches}")
+    section.done()
+    section.raise_problems()
+    return found
+
+
+def _read_tier(part: Section) -> Tier:
+    tier = Tier(
+        name=part.text("name"),
+        radix=part.count("radix"),
+        port_bandwidth_bytes_per_s=part.quantity("port_bandwidth", "bytes_per_s"),
+        oversubscription=part.quantity("oversubscription", "fraction", 1.0),
+        latency_s=part.quantity("latency", "s", zero=True),
+        reach_gpus=part.count("reach_gpus"),
+    )
+    part.done()
+    return tier

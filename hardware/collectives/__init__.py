@@ -1,0 +1,24 @@
+"""Times of collectives: NCCL's algorithms and choices, expert exchanges, and the bounds that no answer may beat."""
+
+from hardware.collectives.algorithms import ALGORITHMS, OPERATIONS, PROTOCOLS
+from hardware.collectives.closed_form import BelowBound, CollectiveTime, collective_s
+from hardware.collectives.experts import Exchange, ExchangeTime, combine_s, dispatch_s, expected_distinct
+from hardware.collectives.group import Group, Links, links_of, strided_group
+
+__all__ = [
+    "ALGORITHMS",
+    "OPERATIONS",
+    "PROTOCOLS",
+    "BelowBound",
+    "CollectiveTime",
+    "Exchange",
+    "ExchangeTime",
+    "Group",
+    "Links",
+    "collective_s",
+    "combine_s",
+    "dispatch_s",
+    "expected_distinct",
+    "links_of",
+    "strided_group",
+]

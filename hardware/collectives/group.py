@@ -1,0 +1,107 @@
+"""How one communicator lies in a cluster, and the few link numbers that its collectives depend on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hardware.specs import Cluster
+
+# A float, or a NumPy array of any shape that broadcasts with the others.
+Number = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One communicator. Every field may be a NumPy array: many groups of the same cluster, priced at once.
+
+    `ranks_per_domain` members share one scale-up domain; `tier` is the index of the highest fabric tier that
+    the group crosses; `domains_per_block` of its domains sit below one block of the tier underneath (1: every
+    hop between domains climbs to `tier`); `nic_share` is the fraction of its NIC that each rank may use while
+    other groups of the plan send at the same time.
+    """
+
+    ranks: Number
+    ranks_per_domain: Number = 1
+    tier: Number = 0
+    domains_per_block: Number = 1
+    nic_share: Number = 1.0
+
+    @property
+    def domains(self) -> Number:
+        return np.maximum(self.ranks / self.ranks_per_domain, 1.0)
+
+    @property
+    def is_scalar(self) -> bool:
+        return not any(
+            isinstance(value, np.ndarray)
+            for value in (self.ranks, self.ranks_per_domain, self.tier, self.domains_per_block, self.nic_share)
+        )
+
+
+def strided_group(cluster: Cluster, ranks: Number, stride: Number = 1, nic_share: Number = 1.0) -> Group:
+    """The group of `ranks` GPUs that are `stride` apart in the global order (Megatron's rank order).
+
+    `stride` is the product of the degrees that vary faster. Accepts arrays. ValueError where a group reaches
+    past the end of the cluster.
+    """
+    span = np.asarray(ranks, dtype=float) * stride
+    if np.any(span - stride >= cluster.gpus):
+        raise ValueError(
+            f"cluster {cluster.name}: a group of {np.max(ranks):g} ranks {np.max(stride):g} apart "
+            f"does not fit its {cluster.gpus} GPUs"
+        )
+    reaches = np.array([tier.reach_gpus for tier in cluster.fabric.tiers] or [cluster.gpus], dtype=float)
+    tier = np.minimum(np.searchsorted(reaches, np.minimum(span, reaches[-1])), len(reaches) - 1)
+    per_domain = np.minimum(ranks, np.maximum(1, cluster.node.scale_up.domain_gpus // np.asarray(stride)))
+    # Members of one domain come in whole shares: 12 ranks over domains of 8 lie as 6 + 6 in the model.
+    per_domain = np.asarray(ranks) / np.ceil(np.asarray(ranks) / per_domain)
+    below = np.where(tier > 0, reaches[np.maximum(tier - 1, 0)], 1.0)
+    per_block = np.maximum(1.0, np.floor(below / (np.asarray(stride) * per_domain)))
+    fields = (np.asarray(ranks, dtype=float), per_domain, tier, per_block, np.asarray(nic_share, dtype=float))
+    if all(np.ndim(field) == 0 for field in fields):
+        n, g, t, b, share = (field.item() for field in fields)
+        return Group(n, g, int(t), b, share)
+    return Group(*fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """What collectives see of a cluster: link speeds per GPU and direction, latencies, and what reduces."""
+
+    generation: str
+    cpu_vendor: str
+    scale_up_bytes_per_s: float
+    scale_up_latency_s: float
+    multicast: bool
+    nic_bytes_per_s: float
+    nic_technology: str
+    tier_latencies_s: tuple[float, ...]
+    tier_oversubscription: tuple[float, ...]
+    in_network_reduction: bool
+
+
+def links_of(cluster: Cluster) -> Links:
+    """`tier_latencies_s[t]` is one way between NICs that meet at tier t; oversubscription is of the way there."""
+    node, fabric = cluster.node, cluster.fabric
+    latencies, slowdowns = [], []
+    latency_s, slowdown = node.nic.latency_s, 1.0
+    for tier in fabric.tiers:
+        latency_s += tier.latency_s
+        latencies.append(latency_s)
+        slowdowns.append(slowdown)
+        slowdown *= tier.oversubscription
+    return Links(
+        node.accelerator.generation.lower(),
+        node.cpu_vendor,
+        node.scale_up.bandwidth_bytes_per_s,
+        node.scale_up.latency_s,
+        node.scale_up.multicast,
+        node.nic.bandwidth_bytes_per_s,
+        node.nic.technology,
+        tuple(latencies) or (latency_s,),
+        tuple(slowdowns) or (1.0,),
+        fabric.in_network_reduction,
+    )

@@ -1,0 +1,61 @@
+"""What is wrong with an input, where, and what would be right: collected, then raised all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong in one input: the file, its line where known, the dotted key, and the remedy in words."""
+
+    file: str
+    line: int | None
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}: {self.key}: {self.message}" if self.key else f"{place}: {self.message}"
+
+
+class InputError(Exception):
+    """Input that cannot be used; `problems` holds every reason found, in the order of the file."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value stands: its file, its dotted key, and the line of every key of that file."""
+
+    file: str
+    key: str = ""
+    lines: Mapping[str, int] = field(default_factory=dict)
+
+    def under(self, key: object) -> Place:
+        return Place(self.file, f"{self.key}.{key}" if self.key else str(key), self.lines)
+
+    def problem(self, message: str) -> Problem:
+        return Problem(self.file, self.line, self.key, message)
+
+    @property
+    def line(self) -> int | None:
+        """The line of the key, or of the nearest key above it that has one; `a[1]` is `a.1`."""
+        key = self.key.replace("[", ".").replace("]", "")
+        while key and key not in self.lines:
+            key = key.rpartition(".")[0]
+        return self.lines.get(key)
+
+
+def one_of(value: object, choices: Iterable[str]) -> str:
+    """Words for a value that is none of the choices: the close matches, else all of them."""
+    names = sorted(choices)
+    close = get_close_matches(str(value).lower(), names, n=4, cutoff=0.5)
+    if close:
+        return f"{value!r} is not known; did you mean {' or '.join(close)}?"
+    return f"{value!r} is not known; choose from {', '.join(names)}"

@@ -1,0 +1,45 @@
+"""What the verbs share: their common arguments, and how problems and documents are written out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from hardware.problems import InputError
+
+ScenarioFile = Annotated[Path, typer.Argument(metavar="SCENARIO", help="The scenario file (YAML).")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one key, as plan.tp=2; may be given many times."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+OutDir = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Also write result.json, scenario.yaml and report.txt here.")
+]
+
+
+def explain(error: InputError) -> str:
+    """Every problem on a line of its own: `file:line: key: what is wrong and what would be right`."""
+    count = len(error.problems)
+    lines = [str(problem).replace("\n", " ") for problem in error.problems]
+    return "\n".join([*lines, f"{count} {'problem' if count == 1 else 'problems'}; nothing was run", ""])
+
+
+def check_known(kind: str, name: str, known: Sequence[str]) -> None:
+    """Raises InputError with the nearest names unless `name` is known."""
+    from hardware.problems import InputError, Problem, one_of
+
+    if name not in known:
+        raise InputError([Problem(kind, None, "", one_of(name, known))])
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """The document on stdout; NaN and infinity would not be JSON and are refused."""
+    from simulator.report.folder import json_text
+
+    sys.stdout.write(json_text(document))

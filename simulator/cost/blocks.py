@@ -1,0 +1,159 @@
+"""Half a layer (mixer or ffn) in seconds: its operators priced and put together by what runs beside what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import hardware.collectives
+from hardware.collectives import combine_s, dispatch_s
+
+from simulator.cost.price import Price, Prices, price
+from simulator.cost.seconds import NO_TIME, Seconds
+from simulator.plan.spec import Plan
+from simulator.workload.operators import CoreAttention, Exchange, Matmul, Number, Operator, Routing, Work
+
+# TransformerEngine's pipelined overlap leaves the last of `num_splits` = 4 chunks of a collective exposed.
+TP_OVERLAP_EXPOSED_FRACTION = 1 / 4
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanges:
+    """Expert traffic of one direction: `out_s` towards the experts, `home_s` back."""
+
+    out_s: Number = 0.0
+    home_s: Number = 0.0
+
+    @property
+    def total_s(self) -> Number:
+        return self.out_s + self.home_s
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCost:
+    """Seconds of half a layer for one micro-batch, expert traffic apart.
+
+    `forward`, `input` (input gradient, recomputation included), `weight`: everything else by cause.
+    `routing_forward` / `routing_backward` / `routing_recompute`: expert traffic before any overlap; `shared_s` the
+    forward and backward time of the shared expert, behind which it may hide. `evidence_s`: seconds by how they
+    are known. Kernels are counted for the host's launch rate.
+    """
+
+    forward: Seconds = NO_TIME
+    input: Seconds = NO_TIME
+    weight: Seconds = NO_TIME
+    routing_forward: Exchanges = Exchanges()
+    routing_backward: Exchanges = Exchanges()
+    routing_recompute_s: Number = 0.0
+    shared_s: tuple[Number, Number] = (0.0, 0.0)
+    forward_kernels: int = 0
+    backward_kernels: int = 0
+    evidence_s: tuple[tuple[str, Number], ...] = ()
+
+
+NO_COST = BlockCost()
+
+
+def recomputed_modules(plan: Plan, whole_layer: bool) -> frozenset[str] | None:
+    """Modules computed again before backward; None: all of the layer."""
+    if plan.recompute.granularity == "full" and whole_layer:
+        return None
+    return frozenset(plan.recompute.modules) if plan.recompute.granularity == "selective" else frozenset()
+
+
+def is_recomputed(modules: tuple[str, ...], again: frozenset[str] | None) -> bool:
+    return again is None or not again.isdisjoint(modules)
+
+
+def routing_price(op: Routing, prices: Prices) -> tuple[Number, Number]:
+    """Forward and backward seconds of dispatch or combine: the backward of one travels like the other."""
+    plan, group = prices.plan, prices.groups["ep"]
+    # Expert groups sit on whole domains, so limiting a token's groups limits its domains (node-limited routing).
+    limit = op.group_top_k * np.maximum(1.0, group.domains / op.groups) if op.groups > 1 else None
+    load = plan.expert_imbalance if plan.capacity_factor is None else plan.capacity_factor
+    moved = hardware.collectives.Exchange(op.tokens, op.width, op.experts, op.top_k, limit, load)
+    out_s = dispatch_s(moved, group, prices.cluster, plan.dispatcher, op.fp8).seconds / prices.comm_fraction
+    home_s = combine_s(moved, group, prices.cluster, plan.dispatcher).seconds / prices.comm_fraction
+    return (out_s, home_s) if op.name == "dispatch" else (home_s, out_s)
+
+
+def block_cost(work: Work, prices: Prices, whole_layer_again: bool) -> BlockCost:
+    """Price every operator of `work` once and add them up by phase, cause and evidence."""
+    plan = prices.plan
+    again = recomputed_modules(plan, whole_layer_again)
+    priced = [(op, price(op, prices)) for op in work.operators if not isinstance(op, Routing)]
+    routed = [(op, *routing_price(op, prices)) for op in work.operators if isinstance(op, Routing)]
+    repeated = [(op, cost) for op, cost in priced if is_recomputed(op.modules, again)]
+    forward = forward_seconds(priced, plan)
+    backward = backward_seconds(priced, plan) + forward_seconds(repeated, plan)
+    computing = [(op, cost) for op, cost in priced if not isinstance(op, Exchange)]
+    shared = [cost for op, cost in computing if "shared_experts" in op.modules]
+    return BlockCost(
+        forward=forward,
+        input=backward,
+        weight=Seconds(compute_s=sum(cost.weight_s for _, cost in computing)),
+        routing_forward=exchanges({op.name: forward_s for op, forward_s, _ in routed}, "dispatch", "combine"),
+        routing_backward=exchanges({op.name: backward_s for op, _, backward_s in routed}, "combine", "dispatch"),
+        routing_recompute_s=sum(forward_s for op, forward_s, _ in routed if is_recomputed(op.modules, again)),
+        shared_s=(sum(cost.forward_s for cost in shared), sum(cost.input_s + cost.weight_s for cost in shared)),
+        forward_kernels=sum(cost.forward_kernels for _, cost in computing),
+        backward_kernels=sum(cost.backward_kernels for _, cost in computing)
+        + sum(cost.forward_kernels for op, cost in repeated if not isinstance(op, Exchange)),
+        evidence_s=by_evidence(computing),
+    )
+
+
+def exchanges(seconds: Mapping[str, Number], first: str, last: str) -> Exchanges:
+    return Exchanges(seconds.get(first, 0.0), seconds.get(last, 0.0))
+
+
+def by_evidence(priced: list[tuple[Operator, Price]]) -> tuple[tuple[str, Number], ...]:
+    kinds = sorted({cost.evidence for _, cost in priced})
+    return tuple(
+        (kind, sum(c.forward_s + c.input_s + c.weight_s for _, c in priced if c.evidence == kind)) for kind in kinds
+    )
+
+
+def forward_seconds(priced: list[tuple[Operator, Price]], plan: Plan) -> Seconds:
+    """Forward compute, and what of its communication no operator hides."""
+    compute_s = sum(cost.forward_s for op, cost in priced if not isinstance(op, Exchange))
+    products_s = sum(cost.forward_s for op, cost in priced if isinstance(op, Matmul))
+    attention_s = sum(cost.forward_s for op, cost in priced if isinstance(op, CoreAttention))
+    tp_s = sum(cost.forward_s for op, cost in priced if isinstance(op, Exchange) and op.group == "tp")
+    etp_s = sum(cost.forward_s for op, cost in priced if isinstance(op, Exchange) and op.group == "etp")
+    return Seconds(
+        compute_s=compute_s,
+        tp_s=exposed_tp_s(tp_s, products_s, plan) + etp_s,
+        cp_s=exposed_cp_s([(op, cost.forward_s) for op, cost in priced if isinstance(op, Exchange)], attention_s),
+    )
+
+
+def backward_seconds(priced: list[tuple[Operator, Price]], plan: Plan) -> Seconds:
+    """Input-gradient compute and its exposed communication; re-gathering hides behind input-gradient products."""
+    compute_s = sum(cost.input_s for op, cost in priced if not isinstance(op, Exchange))
+    products_s = sum(cost.input_s for op, cost in priced if isinstance(op, Matmul))
+    attention_s = sum(cost.input_s for op, cost in priced if isinstance(op, CoreAttention))
+    moved = [(op, cost) for op, cost in priced if isinstance(op, Exchange)]
+    tp_s = sum(cost.input_s for op, cost in moved if op.group == "tp")
+    etp_s = sum(cost.input_s for op, cost in moved if op.group == "etp")
+    regather_s = sum(cost.regather_s for _, cost in moved)
+    return Seconds(
+        compute_s=compute_s,
+        tp_s=exposed_tp_s(tp_s, products_s, plan) + np.maximum(0.0, regather_s - products_s) + etp_s,
+        cp_s=exposed_cp_s([(op, cost.input_s) for op, cost in moved], attention_s),
+    )
+
+
+def exposed_tp_s(tp_s: Number, products_s: Number, plan: Plan) -> Number:
+    """Without tp_comm_overlap all of it; with it the last chunk, and whatever outlasts the products beside it."""
+    if not plan.overlap.tp_comm:
+        return tp_s
+    return np.maximum(TP_OVERLAP_EXPOSED_FRACTION * tp_s, tp_s - products_s)
+
+
+def exposed_cp_s(moved: list[tuple[Exchange, Number]], attention_s: Number) -> Number:
+    """Ring steps hide behind attention on the block at hand; gathers and head exchanges do not."""
+    hidden_s = sum(seconds for op, seconds in moved if op.group == "cp" and op.behind_attention)
+    open_s = sum(seconds for op, seconds in moved if op.group == "cp" and not op.behind_attention)
+    return open_s + np.maximum(0.0, hidden_s - attention_s)

@@ -1,0 +1,60 @@
+"""A whole layer in seconds, alone or as an overlapped pair of one micro-batch's forward and another's backward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from simulator.cost.blocks import NO_COST, BlockCost
+from simulator.cost.seconds import Seconds
+from simulator.plan.spec import Plan
+from simulator.workload.operators import Number
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCost:
+    """Mixer and ffn halves; an embedding, a head or MTP glue is a layer with only a mixer half."""
+
+    mixer: BlockCost = NO_COST
+    ffn: BlockCost = NO_COST
+
+
+def exposed_routing_s(total_s: Number, shared_s: Number, plan: Plan) -> Number:
+    """Expert traffic that remains when the shared expert computes beside it (moe_shared_expert_overlap)."""
+    return np.maximum(0.0, total_s - shared_s) if plan.overlap.shared_experts else total_s
+
+
+def forward(layer: LayerCost, plan: Plan) -> Seconds:
+    """One forward with its expert traffic exposed."""
+    routing_s = exposed_routing_s(layer.ffn.routing_forward.total_s, layer.ffn.shared_s[0], plan)
+    return layer.mixer.forward + layer.ffn.forward + Seconds(ep_s=routing_s)
+
+
+def input_gradient(layer: LayerCost, plan: Plan) -> Seconds:
+    """The input half of one backward, recomputation included."""
+    routing_s = exposed_routing_s(layer.ffn.routing_backward.total_s, layer.ffn.shared_s[1], plan)
+    return layer.mixer.input + layer.ffn.input + Seconds(ep_s=routing_s + layer.ffn.routing_recompute_s)
+
+
+def weight_gradient(layer: LayerCost) -> Seconds:
+    """The weight half of one backward."""
+    return layer.mixer.weight + layer.ffn.weight
+
+
+def pair(ahead: LayerCost, back: LayerCost) -> Seconds:
+    """Forward of `ahead` beside the backward of `back`: compute on one stream, expert traffic on the other.
+
+    Compute: attention forward | experts backward, experts' weights, experts forward | attention backward and its
+    weights. Traffic: combine's gradient out | dispatch forward and dispatch's gradient home | combine forward.
+    Each | is a dependency between the streams (combined 1F1B of Megatron-Core; DualPipe), theory 4.4.
+    """
+    out, home = ahead.ffn.routing_forward, back.ffn.routing_backward
+    mixer_ahead, mixer_back = ahead.mixer.forward, back.mixer.input + back.mixer.weight
+    experts = back.ffn.input + back.ffn.weight + ahead.ffn.forward
+    exposed_s = (
+        np.maximum(0.0, home.out_s - mixer_ahead.total_s)
+        + np.maximum(0.0, out.out_s + home.home_s - experts.total_s)
+        + np.maximum(0.0, out.home_s - mixer_back.total_s)
+    )
+    return mixer_ahead + experts + mixer_back + Seconds(ep_s=exposed_s + back.ffn.routing_recompute_s)

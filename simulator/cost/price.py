@@ -1,0 +1,157 @@
+"""What each operator costs on this hardware: forward, input gradient, weight gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from hardware.collectives import Group, collective_s
+from hardware.kernels import (
+    attention_s,
+    evidence,
+    gemm_s,
+    grouped_gemm_s,
+    streaming_s,
+)
+
+from hardware.specs import Cluster
+from simulator.plan.spec import Plan
+from simulator.workload.operators import (
+    CoreAttention,
+    Exchange,
+    Matmul,
+    Number,
+    Operator,
+    Pass,
+    Recurrence,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What operators are priced on. `sm_fraction` is the share of SMs left to compute beside communication kernels,
+    `comm_fraction` the share of bandwidth left to communication beside compute (both 1.0: alone)."""
+
+    cluster: Cluster
+    plan: Plan
+    groups: Mapping[str, Group]
+    sm_fraction: float = 1.0
+    comm_fraction: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Seconds of one operator. `regather_s`: communication in backward that may run beside the input gradient."""
+
+    forward_s: Number = 0.0
+    input_s: Number = 0.0
+    weight_s: Number = 0.0
+    regather_s: Number = 0.0
+    forward_kernels: int = 1
+    backward_kernels: int = 1
+    evidence: str = "fitted"
+
+
+def matmul_price(op: Matmul, prices: Prices) -> Price:
+    """Forward [m, k][k, n], input gradient [m, n][n, k], weight gradient [n, m][m, k]."""
+    accelerator, plan = prices.cluster.accelerator, prices.plan
+    precision = plan.precision if op.quantized else high_precision(plan)
+    roles = (("forward", op.m, op.n, op.k), ("dgrad", op.m, op.k, op.n), ("wgrad", op.n, op.k, op.m))
+    beside = prices.sm_fraction
+    if op.name.startswith("expert_"):
+        family = "grouped_gemm"
+        seconds = [
+            grouped_gemm_s(accelerator, precision, op.groups, m, n, k, role=role, sm_fraction=beside)
+            for role, m, n, k in roles
+        ]
+    else:
+        family = "gemm"
+        seconds = [
+            op.groups * gemm_s(accelerator, precision, m, n, k, role=role, sm_fraction=beside)
+            for role, m, n, k in roles
+        ]
+    return Price(*seconds, forward_kernels=1, backward_kernels=2, evidence=evidence(accelerator, family, precision))
+
+
+def high_precision(plan: Plan) -> str:
+    """The format of what is not quantised: 16 bit wherever the plan computes in 16 bit or less."""
+    return plan.precision if plan.precision in ("fp32", "fp16") else "bf16"
+
+
+def attention_price(op: CoreAttention, prices: Prices) -> Price:
+    """Attention over a context-parallel ring: the causal block at home, then half a block for every other rank.
+
+    With the zig-zag split every rank sees half of each foreign block, so all ranks do the same work; the sum is
+    the causal triangle over cp (Megatron-Core's ring; one block when nothing is split).
+    """
+    precision = high_precision(prices.plan)
+    ring = op.keys / op.queries
+    seconds = []
+    for backward in (False, True):
+        home_s = _attention_s(op, prices, op.queries, op.causal, backward)
+        foreign_s = _attention_s(op, prices, op.queries / 2 if op.causal else op.queries, False, backward)
+        seconds.append(home_s + (ring - 1) * foreign_s)
+    kernels = (1, 3) if prices.plan.stack.flash_attention else (5, 8)
+    return Price(*seconds, 0.0, 0.0, *kernels, evidence=evidence(prices.cluster.accelerator, "attention", precision))
+
+
+def _attention_s(op: CoreAttention, prices: Prices, keys: Number, causal: bool, backward: bool) -> Number:
+    return attention_s(
+        prices.cluster.accelerator,
+        high_precision(prices.plan),
+        batch=op.batch,
+        queries=op.queries,
+        keys=keys,
+        heads=op.heads,
+        kv_heads=op.kv_heads,
+        qk_dim=op.qk_dim,
+        v_dim=op.v_dim,
+        causal=causal,
+        backward=backward,
+        window=op.window,
+        sm_fraction=prices.sm_fraction,
+        flash=prices.plan.stack.flash_attention,
+    )
+
+
+def recurrence_price(op: Recurrence, prices: Prices) -> Price:
+    """Chunked scans reach a small part of the matrix peak: assumed 0.25, until a profile says otherwise."""
+    accelerator = prices.cluster.accelerator
+    peak = accelerator.peak_flops_per_s[high_precision(prices.plan)]
+    compute_s = op.flops / (0.25 * peak * prices.sm_fraction)
+    forward_s = compute_s + streaming_s(accelerator, op.bytes, "elementwise")
+    return Price(forward_s, 2 * forward_s, forward_kernels=4, backward_kernels=6, evidence="assumed")
+
+
+def pass_price(op: Pass, prices: Prices) -> Price:
+    accelerator = prices.cluster.accelerator
+    forward_s = op.forward_kernels * streaming_s(accelerator, op.forward_bytes / op.forward_kernels, op.kind)
+    backward_s = op.backward_kernels * streaming_s(accelerator, op.backward_bytes / op.backward_kernels, op.kind)
+    return Price(forward_s, backward_s, 0.0, 0.0, op.forward_kernels, op.backward_kernels)
+
+
+def collective_price_s(operation: str | None, size_bytes: Number, group: str, prices: Prices) -> Number:
+    if operation is None:
+        return 0.0
+    return collective_s(operation, size_bytes, prices.groups[group], prices.cluster).seconds / prices.comm_fraction
+
+
+def exchange_price(op: Exchange, prices: Prices) -> Price:
+    return Price(
+        collective_price_s(op.forward, op.forward_bytes, op.group, prices),
+        collective_price_s(op.backward, op.backward_bytes, op.group, prices),
+        regather_s=collective_price_s("all_gather", op.regather_bytes, op.group, prices),
+    )
+
+
+PRICES: dict[type, Callable[..., Price]] = {
+    Matmul: matmul_price,
+    CoreAttention: attention_price,
+    Recurrence: recurrence_price,
+    Pass: pass_price,
+    Exchange: exchange_price,
+}
+
+
+def price(op: Operator, prices: Prices) -> Price:
+    return PRICES[type(op)](op, prices)

@@ -1,0 +1,129 @@
+"""Every virtual stage in seconds: its layers, embedding, MTP and head; forward, backward halves, overlapped pairs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import zip_longest
+
+import numpy as np
+
+from simulator.cost.blocks import NO_COST, BlockCost, block_cost
+from simulator.cost.layers import LayerCost, forward, input_gradient, pair, weight_gradient
+from simulator.cost.price import Prices
+from simulator.cost.seconds import NO_TIME, Seconds
+from simulator.model.spec import FFN, Layer, Mixer, Model
+from simulator.plan.layout import StageLayers
+from simulator.plan.spec import Plan
+from simulator.workload.ends import embedding_work, head_work, mtp_glue_work
+from simulator.workload.ffns import ffn_work
+from simulator.workload.mixers import mixer_work
+from simulator.workload.operators import Number
+from simulator.workload.shape import Shape
+
+# Host seconds per kernel launched from PyTorch: module, autograd and launch together (theory 6.5: a launch takes
+# 2-5 us where the CPU keeps ahead; a whole eager operator 10-30 us over its several kernels).
+HOST_S_PER_KERNEL = 6e-6
+# Share of kernels that CUDA graphs launch for the host: attention, router and preprocessing, or all.
+CAPTURED_FRACTION = {"none": 0.0, "partial": 0.6, "full": 1.0}
+
+PriceLayer = Callable[[Layer, bool], LayerCost]
+
+
+@dataclass(frozen=True, slots=True)
+class StageCost:
+    """One virtual stage for one micro-batch: its layers in order and their sums, host waits included."""
+
+    layers: tuple[LayerCost, ...]
+    forward: Seconds
+    input: Seconds
+    weight: Seconds
+    evidence_s: dict[str, Number]
+
+
+def stage_costs(model: Model, shape: Shape, prices: Prices, stages: Sequence[StageLayers]) -> tuple[StageCost, ...]:
+    """Price every distinct half of a layer once and put the stages together from them."""
+    plan = prices.plan
+
+    @cache
+    def half(part: Mixer | FFN, is_mixer: bool, again: bool) -> BlockCost:
+        return block_cost(mixer_work(part, shape) if is_mixer else ffn_work(part, shape), prices, again)
+
+    def layer(spec: Layer, again: bool) -> LayerCost:
+        mixer = half(spec.mixer, True, again) if spec.mixer else NO_COST
+        return LayerCost(mixer, half(spec.ffn, False, again) if spec.ffn else NO_COST)
+
+    @cache
+    def end(name: str) -> LayerCost:
+        return LayerCost(block_cost(ENDS[name](model, shape), prices, False))
+
+    @cache
+    def alike(content: tuple[object, ...], example: int) -> StageCost:
+        return stage_cost(stage_layers(model, plan, stages[example], layer, end), plan)
+
+    first: dict[tuple[object, ...], int] = {}
+    contents = [(s.embedding, tuple(model.layers[i] for i in s.layers), s.mtp, s.head) for s in stages]
+    return tuple(alike(content, first.setdefault(content, index)) for index, content in enumerate(contents))
+
+
+ENDS = {"embedding": embedding_work, "head": head_work, "mtp": mtp_glue_work}
+
+
+def stage_layers(
+    model: Model, plan: Plan, stage: StageLayers, layer: PriceLayer, end: Callable[[str], LayerCost]
+) -> list[LayerCost]:
+    """What a stage does, in order: embedding, decoder layers, MTP modules (each with its own head), head.
+
+    With full recompute by "block" only the first layers of each stage are computed again.
+    """
+    limit = plan.recompute.layers if plan.recompute.method == "block" else stage.layer_count
+    done = [end("embedding")] if stage.embedding else []
+    done += [layer(model.layers[index], position < limit) for position, index in enumerate(stage.layers)]
+    for module in model.mtp[: stage.mtp]:
+        done += [end("mtp"), layer(module, plan.recompute.method == "uniform"), end("head")]
+    return [*done, end("head")] if stage.head else done
+
+
+def stage_cost(layers: list[LayerCost], plan: Plan) -> StageCost:
+    """Sums over the stage's layers; the host bounds each direction as a whole, since it runs ahead of the GPU."""
+    blocks = [block for layer in layers for block in (layer.mixer, layer.ffn)]
+    ahead = sum((forward(layer, plan) for layer in layers), NO_TIME)
+    back = sum((input_gradient(layer, plan) for layer in layers), NO_TIME)
+    weight = sum((weight_gradient(layer) for layer in layers), NO_TIME)
+    evidence: Counter[str] = Counter()
+    for block in blocks:
+        evidence.update(dict(block.evidence_s))
+    return StageCost(
+        tuple(layers),
+        with_host(ahead, sum(block.forward_kernels for block in blocks), plan),
+        with_host(back, sum(block.backward_kernels for block in blocks), plan, beside_s=weight.total_s),
+        weight,
+        dict(evidence),
+    )
+
+
+def with_host(busy: Seconds, kernels: Number, plan: Plan, beside_s: Number = 0.0) -> Seconds:
+    """Adds what the host needs beyond the GPU's own time to launch so many kernels."""
+    launch_s = kernels * HOST_S_PER_KERNEL * (1 - CAPTURED_FRACTION[plan.stack.cuda_graphs])
+    return replace(busy, host_s=busy.host_s + np.maximum(0.0, launch_s - busy.total_s - beside_s))
+
+
+def paired_stages(ahead: StageCost, back: StageCost, plan: Plan) -> Seconds:
+    """One stage's forward beside another's backward, layer by layer: first of the one with last of the other.
+
+    Layers left without a partner run alone. Both stages must be priced beside communication (`sm_fraction`).
+    """
+    done = NO_TIME
+    kernels: Number = 0
+    for first, last in zip_longest(ahead.layers, reversed(back.layers)):
+        if first is None:
+            done = done + input_gradient(last, plan) + weight_gradient(last)
+        elif last is None:
+            done = done + forward(first, plan)
+        else:
+            done = done + pair(first, last)
+        kernels += sum(cost.mixer.forward_kernels + cost.ffn.forward_kernels for cost in [first] if cost)
+        kernels += sum(cost.mixer.backward_kernels + cost.ffn.backward_kernels for cost in [last] if cost)
+    return with_host(done, kernels, plan)

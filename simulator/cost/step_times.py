@@ -1,0 +1,116 @@
+"""From a model on a cluster under a plan to the seconds of every slot of its pipeline schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from hardware.collectives import collective_s, strided_group
+
+from hardware.specs import Cluster
+from simulator.cost.groups import plan_groups, shard_groups
+from simulator.cost.price import Prices
+from simulator.cost.seconds import Seconds
+from simulator.cost.stages import StageCost, paired_stages, stage_costs
+from simulator.cost.updates import gather_and_reduce, newton_schulz_s, optimizer_s
+from simulator.model.spec import Model
+from simulator.plan.layout import StageLayers, stages_of_ranks
+from simulator.plan.spec import Plan
+from simulator.workload.shape import Shape, padded_vocab
+from simulator.workload.states import DTYPE_BYTES, StageParameters, shard_count
+
+# SMs that expert communication kernels occupy while they run beside compute: DeepEP's default in Megatron-Core 20,
+# HybridEP 16, NCCL's channels of an all-to-all 24 (theory 5.4, 5.5).
+COMMUNICATION_SMS = {"deepep": 20, "hybridep": 16, "alltoall": 24, "allgather": 24}
+# Bandwidth that expert communication keeps beside compute: 25-35 of 50 GB/s in DeepSeek's H800 profile (theory 5.7).
+COMMUNICATION_FRACTION = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateTimes:
+    """Once-a-step seconds: per virtual stage the buckets gathered and reduced, per pipeline rank the optimizer,
+    and what every rank waits for (gradient norm, tied embeddings)."""
+
+    gather_s: tuple[tuple[float, ...], ...]
+    reduce_s: tuple[tuple[float, ...], ...]
+    optimizer_s: tuple[float, ...]
+    barrier_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlotTimes:
+    """Costs of every virtual stage, alone and (where the schedule pairs) beside communication, and of its sends."""
+
+    stages: tuple[StageCost, ...]
+    beside: tuple[StageCost, ...] | None
+    send_s: float
+
+
+def is_paired(plan: Plan) -> bool:
+    """Forward and backward of different micro-batches overlap to hide expert traffic."""
+    return plan.overlap.moe_ep or plan.schedule in ("dualpipe", "dualpipe-v")
+
+
+def slot_times(model: Model, shape: Shape, cluster: Cluster, stages: Sequence[StageLayers]) -> SlotTimes:
+    """Price every stage, twice where it also runs beside communication kernels."""
+    plan = shape.plan
+    prices = Prices(cluster, plan, plan_groups(plan, cluster))
+    beside = None
+    if is_paired(plan):
+        left = 1 - COMMUNICATION_SMS[plan.dispatcher] / cluster.accelerator.sm_count
+        beside = stage_costs(
+            model, shape, replace(prices, sm_fraction=left, comm_fraction=COMMUNICATION_FRACTION), stages
+        )
+    sent = shape.sharded_tokens * shape.hidden * shape.element_bytes
+    neighbours = strided_group(cluster, 2, cluster.gpus // plan.pp) if plan.pp > 1 else None
+    send_s = collective_s("send_recv", sent, neighbours, cluster).seconds if neighbours else 0.0
+    return SlotTimes(stage_costs(model, shape, prices, stages), beside, float(send_s))
+
+
+def pair_seconds(times: SlotTimes, plan: Plan) -> dict[str, np.ndarray] | None:
+    """Seconds by cause of an overlapped pair, arrays [forward stage, backward stage]; only pairs of one rank."""
+    if times.beside is None:
+        return None
+    count = len(times.stages)
+    found = {cause: np.zeros((count, count)) for cause in Seconds().by_cause()}
+    known: dict[tuple[int, int], dict[str, float]] = {}
+    for held in stages_of_ranks(plan):
+        for ahead in held:
+            for back in held:
+                key = (id(times.beside[ahead]), id(times.beside[back]))
+                if key not in known:
+                    known[key] = paired_stages(times.beside[ahead], times.beside[back], plan).by_cause()
+                for cause, seconds in known[key].items():
+                    found[cause][ahead, back] = seconds
+    return found
+
+
+def update_times(
+    model: Model, plan: Plan, cluster: Cluster, stages: Sequence[StageLayers], parameters: Sequence[StageParameters]
+) -> UpdateTimes:
+    """Gradient reduction, optimizer and parameter gathering of every stage and rank."""
+    groups = shard_groups(plan, cluster)
+    moved = [
+        gather_and_reduce(held.layers, plan, groups, cluster, whole=stage.index > 0 and plan.sharding != "full")
+        for stage, held in zip(stages, parameters, strict=True)
+    ]
+    updates = [optimizer_s(held, plan, groups, cluster) for held in parameters]
+    if plan.optimizer.kind == "muon":
+        shards = shard_count(plan, groups["dense"].ranks)
+        updates = [
+            seconds + newton_schulz_s(model, stage, plan, shards, cluster)
+            for seconds, stage in zip(updates, stages, strict=True)
+        ]
+    held = [sorted(set(ranks)) for ranks in stages_of_ranks(plan)]
+    barrier_s = collective_s("all_reduce", 4.0, strided_group(cluster, cluster.gpus), cluster).seconds
+    if model.tied_embeddings and plan.pp > 1:
+        table = padded_vocab(model.vocab, plan) * model.hidden / plan.tp * DTYPE_BYTES[plan.optimizer.grads]
+        ends = strided_group(cluster, 2, cluster.gpus // plan.pp * (plan.pp - 1))
+        barrier_s += collective_s("all_reduce", table, ends, cluster).seconds
+    return UpdateTimes(
+        gather_s=tuple(gathers for gathers, _ in moved),
+        reduce_s=tuple(reduces for _, reduces in moved),
+        optimizer_s=tuple(float(sum(updates[stage] for stage in ranks)) for ranks in held),
+        barrier_s=float(barrier_s),
+    )

@@ -1,0 +1,117 @@
+"""Once a step: gradients reduced, parameters updated and gathered, per pipeline rank."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from hardware.collectives import Group, collective_s
+from hardware.kernels import gemm_s, streaming_s
+
+from hardware.specs import Cluster
+from simulator.model.components import layer_linears
+from simulator.model.spec import Model
+from simulator.plan.layout import StageLayers
+from simulator.plan.spec import Plan
+from simulator.workload.operators import Number
+from simulator.workload.states import DTYPE_BYTES, StageParameters, optimizer_bytes, parameter_bytes, shard_count
+
+# Megatron-Core's bucket: the larger of 40 M parameters and 1 M per data-parallel rank (theory 5.5).
+BUCKET_PARAMETERS = 40e6
+
+
+def optimizer_s(parameters: StageParameters, plan: Plan, groups: Mapping[str, Group], cluster: Cluster) -> Number:
+    """Gradient norm, clipping, update and zeroing of the gradient buffer, all memory-bound (theory 6.4).
+
+    Per parameter of the local shard: gradient read for the norm, read and written for clipping, read for the
+    update; master copy and moments read and written; the new parameter written. The whole local gradient buffer
+    is zeroed. A Muon step adds its Newton-Schulz products, left to `newton_schulz_s`.
+    """
+    grad = DTYPE_BYTES[plan.optimizer.grads]
+    touched = 4 * grad + 2 * optimizer_bytes(plan.optimizer) + parameter_bytes(plan)
+    shard = parameters.dense / shard_count(plan, groups["dense"].ranks) + parameters.expert / shard_count(
+        plan, groups["expert"].ranks
+    )
+    zeroed = (parameters.dense + parameters.expert) * grad
+    return streaming_s(cluster.accelerator, shard * touched + zeroed, "optimizer")
+
+
+def newton_schulz_s(model: Model, stage: StageLayers, plan: Plan, shards: Number, cluster: Cluster) -> Number:
+    """Muon: five Newton-Schulz steps per matrix, each 2 (2 r^2 c) + 2 r^3 FLOPs for r x c, r <= c (theory 3.1).
+
+    Matrices are dealt whole to the ranks of the shard group; tp ranks repeat the work ("duplicated").
+    """
+    linears = [linear for index in stage.layers for linear in layer_linears(model, model.layers[index])]
+    seconds: Number = 0.0
+    for linear, count in Counter(linears).items():
+        rows, columns = sorted((linear.inputs, linear.outputs))
+        held = linear.copies / plan.ep if linear.parallel.startswith("expert") else linear.copies
+        products_s = 2 * gemm_s(cluster.accelerator, "bf16", rows, rows, columns)
+        products_s += gemm_s(cluster.accelerator, "bf16", rows, rows, rows)
+        seconds = seconds + count * held * 5 * products_s
+    return seconds / shards
+
+
+def gather_and_reduce(
+    layers: Sequence[tuple[Number, Number]], plan: Plan, groups: Mapping[str, Group], cluster: Cluster, whole: bool
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Durations of a stage's parameter all-gathers and gradient reductions, bucket by bucket.
+
+    `whole`: one bucket for the stage (Megatron-Core beyond the first stage); otherwise buckets of the usual size,
+    or of a layer where everything is sharded. Dense and expert parameters reduce over their own groups.
+    """
+    parts = [(sum(d for d, _ in layers), sum(e for _, e in layers))] if whole else buckets(layers, plan, groups)
+    gathers, reduces = [], []
+    for dense, expert in parts:
+        gathers.append(sum(gather_s(n, groups[k], plan, cluster) for n, k in ((dense, "dense"), (expert, "expert"))))
+        reduces.append(sum(reduce_s(n, groups[k], plan, cluster) for n, k in ((dense, "dense"), (expert, "expert"))))
+    return tuple(gathers), tuple(reversed(reduces))
+
+
+def buckets(
+    layers: Sequence[tuple[Number, Number]], plan: Plan, groups: Mapping[str, Group]
+) -> list[tuple[Number, Number]]:
+    """Layers gathered into buckets of Megatron's size, in forward order; fully sharded plans bucket by layer."""
+    limit = max(BUCKET_PARAMETERS, 1e6 * float(groups["dense"].ranks)) if plan.sharding != "full" else 0.0
+    found: list[tuple[Number, Number]] = []
+    for dense, expert in layers:
+        if found and sum(found[-1]) < limit:
+            found[-1] = (found[-1][0] + dense, found[-1][1] + expert)
+        else:
+            found.append((dense, expert))
+    return found
+
+
+def gather_s(count: Number, group: Group, plan: Plan, cluster: Cluster) -> Number:
+    """All-gather of updated parameters; none where the optimizer is not sharded."""
+    if plan.sharding == "none":
+        return 0.0
+    return collective_s("all_gather", count * parameter_bytes(plan), sharded_over(group, plan), cluster).seconds
+
+
+def reduce_s(count: Number, group: Group, plan: Plan, cluster: Cluster) -> Number:
+    """Reduce-scatter of gradients to their shards, or an all-reduce where nothing is sharded.
+
+    HSDP reduce-scatters inside the shard group and all-reduces the shard across its replicas.
+    """
+    size = count * DTYPE_BYTES[plan.optimizer.grad_reduce]
+    if plan.sharding == "none":
+        return collective_s("all_reduce", size, group, cluster).seconds
+    shards = sharded_over(group, plan)
+    inside_s = collective_s("reduce_scatter", size, shards, cluster).seconds
+    if shards is group:
+        return inside_s
+    return inside_s + collective_s("all_reduce", size / shards.ranks, replicas(group, shards), cluster).seconds
+
+
+def sharded_over(group: Group, plan: Plan) -> Group:
+    """The shard group inside a data-parallel group."""
+    if not plan.shard_group or plan.shard_group >= group.ranks:
+        return group
+    inside = min(plan.shard_group, group.ranks_per_domain)
+    return Group(plan.shard_group, inside, group.tier, group.domains_per_block, group.nic_share)
+
+
+def replicas(group: Group, shards: Group) -> Group:
+    """The ranks that hold the same shard, one per shard group."""
+    return Group(group.ranks / shards.ranks, 1, group.tier, 1, group.nic_share)

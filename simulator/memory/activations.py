@@ -1,0 +1,97 @@
+"""What one micro-batch leaves on a stage between forward and backward, and what backward needs for a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from simulator.model.spec import Layer, Model
+from simulator.plan.layout import StageLayers
+from simulator.plan.spec import Plan
+from simulator.workload.ends import embedding_work, head_work, logits_transient_bytes, mtp_glue_work
+from simulator.workload.ffns import ffn_work
+from simulator.workload.mixers import mixer_work
+from simulator.workload.operators import NOTHING, Matmul, Number, Tensor, Work
+from simulator.workload.shape import Shape
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Bytes of one micro-batch on one stage (or one layer of it).
+
+    `until_backward` stays from forward to the input gradient, of which `until_wgrad` stays until the weight
+    gradient where that comes later. `working` is what the backward of one layer allocates for a moment:
+    recomputed tensors, gradients of the widest product, and at the head the logits' copies.
+    """
+
+    until_backward: Number = 0.0
+    until_wgrad: Number = 0.0
+    working: Number = 0.0
+
+    def __add__(self, other: Kept) -> Kept:
+        return Kept(
+            self.until_backward + other.until_backward,
+            self.until_wgrad + other.until_wgrad,
+            np.maximum(self.working, other.working),
+        )
+
+
+def layer_kept(work: Work, plan: Plan, whole_layer_again: bool) -> Kept:
+    """Tensors of one layer that survive recomputation, and its working set in backward.
+
+    Full recompute keeps the input of every `layers`-th layer (uniform) or of each recomputed layer (block).
+    """
+    if whole_layer_again:
+        every = plan.recompute.layers if plan.recompute.method == "uniform" else 1
+        kept = [Tensor(t.name, t.bytes / every) for t in work.saved if t.name == "residual_1"]
+        again = [t for t in work.saved if t.name != "residual_1"]
+        again_bytes = total(again) * every
+    else:
+        modules = set(plan.recompute.modules) if plan.recompute.granularity == "selective" else set()
+        kept = [t for t in work.saved if modules.isdisjoint(t.modules)]
+        again_bytes = total(t for t in work.saved if not modules.isdisjoint(t.modules))
+    return Kept(total(kept), total(t for t in kept if t.until_wgrad), again_bytes + widest_gradients(work))
+
+
+def total(tensors: Iterable[Tensor]) -> Number:
+    return sum((tensor.bytes for tensor in tensors), start=0.0)
+
+
+def widest_gradients(work: Work) -> Number:
+    """16-bit gradients of the output and input of the widest product of a layer, alive together in backward."""
+    widest: Number = 0.0
+    for op in work.operators:
+        if isinstance(op, Matmul):
+            widest = np.maximum(widest, 2.0 * op.groups * op.m * (op.n + op.k))
+    return widest
+
+
+def stage_kept(model: Model, shape: Shape, stages: Sequence[StageLayers]) -> tuple[Kept, ...]:
+    """`Kept` of one micro-batch on every virtual stage."""
+    plan = shape.plan
+    full = plan.recompute.granularity == "full"
+
+    @cache
+    def layer(spec: Layer, again: bool) -> Kept:
+        mixer = mixer_work(spec.mixer, shape) if spec.mixer else NOTHING
+        ffn = ffn_work(spec.ffn, shape) if spec.ffn else NOTHING
+        return layer_kept(mixer + ffn, plan, again)
+
+    def held(stage: StageLayers) -> Kept:
+        limit = plan.recompute.layers if plan.recompute.method == "block" else stage.layer_count
+        sums = Kept()
+        for position, index in enumerate(stage.layers):
+            sums = sums + layer(model.layers[index], full and position < limit)
+        head = layer_kept(head_work(model, shape), plan, False)
+        head = Kept(head.until_backward, head.until_wgrad, logits_transient_bytes(model, shape))
+        for module in model.mtp[: stage.mtp]:
+            glue = layer_kept(mtp_glue_work(model, shape), plan, False)
+            sums = sums + glue + layer(module, full and plan.recompute.method == "uniform") + head
+        if stage.embedding:
+            sums = sums + layer_kept(embedding_work(model, shape), plan, False)
+        return sums + head if stage.head else sums
+
+    return tuple(held(stage) for stage in stages)

@@ -1,0 +1,147 @@
+"""Peak memory of every pipeline rank by owner: what the allocator holds, and what the device shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from simulator.memory.activations import Kept, stage_kept
+from simulator.model.spec import Model
+from simulator.plan.layout import StageLayers, stages_of_ranks
+from simulator.plan.spec import Plan
+from simulator.workload.operators import Number
+from simulator.workload.shape import SAVED_INPUT_BYTES, Shape, is_quantized
+from simulator.workload.states import (
+    DTYPE_BYTES,
+    StageParameters,
+    optimizer_bytes,
+    parameter_bytes,
+    replica_ranks,
+    shard_count,
+)
+
+GIB = 2**30
+# Outside the allocator (theory 3.6): CUDA context with cuBLAS and cuDNN handles, from memory 0.5-1.2 GiB; NCCL
+# buffers per communicator, 544-688 MB on one node of A100 (NVIDIA/nccl#964); DeepEP's NVLink and RDMA buffers,
+# from memory 1-2 GB.
+CONTEXT_BYTES = 0.8 * GIB
+COMMUNICATOR_BYTES = 0.5 * GIB
+EXPERT_BUFFER_BYTES = 1.5 * GIB
+# Reserved but not allocated: 3-10 % with the default allocator (torchtitan reports max reserved), little with
+# expandable segments.
+FRAGMENTATION_FRACTION = 0.03
+
+
+class ScheduleSlot(Protocol):
+    """What the memory walk needs of a schedule's slot."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def chunk(self) -> int: ...
+    @property
+    def backward_chunk(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RankMemory:
+    """One pipeline rank at its peak: `owners` add up to `allocated_bytes`; `device_bytes` adds what lies outside
+    the allocator (`outside`)."""
+
+    rank: int
+    stages: tuple[int, ...]
+    owners: dict[str, float]
+    outside: dict[str, float]
+
+    @property
+    def allocated_bytes(self) -> float:
+        return sum(self.owners.values())
+
+    @property
+    def device_bytes(self) -> float:
+        return self.allocated_bytes + sum(self.outside.values())
+
+
+def memory_report(
+    model: Model,
+    shape: Shape,
+    stages: Sequence[StageLayers],
+    parameters: Sequence[StageParameters],
+    ranks: Sequence[Sequence[ScheduleSlot]],
+) -> tuple[RankMemory, ...]:
+    """Memory of every pipeline rank, given the slots it works through (`ranks`, one sequence per rank)."""
+    plan = shape.plan
+    kept = stage_kept(model, shape, stages)
+    result = []
+    for rank, (held, slots) in enumerate(zip(stages_of_ranks(plan), ranks, strict=True)):
+        owners = state_bytes([parameters[stage] for stage in dict.fromkeys(held)], plan)
+        peak, working = peak_activations(slots, [kept[stage] for stage in held])
+        owners |= {"activations": float(peak), "working": float(working)}
+        result.append(RankMemory(rank, tuple(held), owners, outside_bytes(plan, sum(owners.values()))))
+    return tuple(result)
+
+
+def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]:
+    """Weights, gradients and optimizer state of one rank (theory 3.1)."""
+    copies = replica_ranks(plan)
+    dense: Number = sum(stage.dense for stage in held)
+    expert: Number = sum(stage.expert for stage in held)
+    shards = (shard_count(plan, copies["dense"]), shard_count(plan, copies["expert"]))
+    whole = dense + expert
+    sharded = dense / shards[0] + expert / shards[1]
+    weights = sharded if plan.sharding == "full" else whole
+    grads = sharded if plan.sharding in ("full", "optimizer_gradients") else whole
+    states = whole if plan.sharding == "none" else sharded
+    found = {
+        "weights": weights * parameter_bytes(plan),
+        "gradients": grads * DTYPE_BYTES[plan.optimizer.grads],
+        "optimizer": states * optimizer_bytes(plan.optimizer),
+    }
+    if caches_quantized_weights(plan):
+        # Row- and column-wise copies, kept over the step's micro-batches so that each weight is cast once.
+        found["quantized weights"] = 2 * weights * SAVED_INPUT_BYTES[plan.precision]
+    if plan.sharding == "full":
+        layer = max(d + e for stage in held for d, e in stage.layers)
+        found["gathered layers"] = 2 * layer * parameter_bytes(plan) + layer * DTYPE_BYTES[plan.optimizer.grad_reduce]
+    return {owner: float(size) for owner, size in found.items()}
+
+
+def caches_quantized_weights(plan: Plan) -> bool:
+    """TransformerEngine keeps low-precision copies beside 16-bit weights unless the weights themselves are FP8."""
+    return is_quantized(plan.precision) and not plan.fp8_param_gather and plan.microbatches > 1
+
+
+def peak_activations(slots: Sequence[ScheduleSlot], kept: Sequence[Kept]) -> tuple[float, float]:
+    """Walk a rank's slots: highest bytes of live micro-batches, and the largest working set of a backward.
+
+    A forward adds its stage's tensors; a full backward or input gradient frees them, except the inputs of linears,
+    which wait for their weight gradient. In an overlapped pair the backward frees while the forward fills.
+    """
+    live = peak = 0.0
+    for slot in slots:
+        if slot.kind in ("B", "I", "FB"):
+            done = kept[slot.backward_chunk if slot.kind == "FB" else slot.chunk]
+            live -= done.until_backward - (done.until_wgrad if slot.kind == "I" else 0.0)
+        if slot.kind in ("F", "FB"):
+            live += kept[slot.chunk].until_backward
+        if slot.kind == "W":
+            live -= kept[slot.chunk].until_wgrad
+        peak = max(peak, live)
+    return peak, max(float(stage.working) for stage in kept)
+
+
+def outside_bytes(plan: Plan, allocated: float) -> dict[str, float]:
+    """What the device shows beyond the allocator's peak."""
+    sizes = (plan.tp, plan.cp, plan.dp * plan.cp, plan.pp, plan.ep * plan.etp, plan.expert_dp)
+    communicators = sum(1 for size in sizes if np.any(np.asarray(size) > 1))
+    found = {
+        "context": CONTEXT_BYTES,
+        "communicators": communicators * COMMUNICATOR_BYTES,
+        "fragmentation": FRAGMENTATION_FRACTION * allocated,
+    }
+    if plan.dispatcher in ("deepep", "hybridep") and plan.ep > 1:
+        found["expert buffers"] = EXPERT_BUFFER_BYTES
+    return found

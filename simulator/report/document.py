@@ -1,0 +1,82 @@
+"""A prediction as one plain document: the contract behind `--json`, `--out` and every rendered report.
+
+Its keys and units are described by schemas/evaluate.schema.json; nothing in a document depends on when or where it
+was made, so that equal scenarios give equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from simulator.evaluate import Prediction
+    from simulator.scenario.schema import Scenario
+
+SCHEMAS = Path(__file__).parent / "schemas"
+
+
+def evaluate_document(prediction: Prediction) -> dict[str, Any]:
+    """The document of one evaluated scenario."""
+    figures = [spec.name for spec in fields(prediction) if spec.name != "scenario"]
+    return {
+        "scenario": scenario_document(prediction.scenario),
+        **{name: plain(getattr(prediction, name)) for name in figures},
+    }
+
+
+def scenario_document(scenario: Scenario) -> dict[str, Any]:
+    """The scenario as understood: names and sizes of model and cluster, the whole plan, the run."""
+    model, cluster = scenario.model, scenario.cluster
+    return {
+        "name": scenario.name,
+        "question": scenario.question,
+        "source": scenario.source,
+        "model": {
+            "name": model.name,
+            "layers": len(model.layers),
+            "mtp_layers": len(model.mtp),
+            "hidden": model.hidden,
+            "vocab": model.vocab,
+        },
+        "cluster": {
+            "name": cluster.name,
+            "gpus": cluster.gpus,
+            "nodes": cluster.nodes,
+            "gpus_per_node": cluster.node.gpus,
+            "node": cluster.node.name,
+            "accelerator": cluster.accelerator.name,
+            "fabric": cluster.fabric.name,
+            "scale_up_gpus": cluster.node.scale_up.domain_gpus,
+            "scale_up_bytes_per_s": cluster.node.scale_up.bandwidth_bytes_per_s,
+            "scale_out_bytes_per_s": cluster.node.nic.bandwidth_bytes_per_s,
+        },
+        "plan": {**plain(scenario.plan), "microbatches": scenario.plan.microbatches},
+        "run": {"seq_length": scenario.run.seq_length, "tokens": scenario.run.tokens},
+        "published": plain(scenario.published),
+    }
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, mappings, sequences and NumPy scalars as dict, list, str, int, float, bool and None."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {spec.name: plain(getattr(value, spec.name)) for spec in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value.item() if hasattr(value, "item") else value
+
+
+def documented_verbs() -> list[str]:
+    """The verbs whose documents have a schema."""
+    return sorted(path.name.removesuffix(".schema.json") for path in SCHEMAS.glob("*.schema.json"))
+
+
+def document_schema(verb: str) -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a verb's document."""
+    schema: dict[str, Any] = json.loads((SCHEMAS / f"{verb}.schema.json").read_text(encoding="utf-8"))
+    return schema

@@ -1,0 +1,272 @@
+"""An evaluation for people: 100 columns, colours on a terminal, plain text elsewhere.
+
+Works from the document, so that a stored result.json renders as the run did.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from typing import IO, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from hardware.units import (
+    format_bytes,
+    format_count,
+    format_flops_rate,
+    format_fraction,
+    format_rate,
+    format_seconds,
+)
+
+WIDTH = 100
+BAR = 34
+GIB = 2**30
+# Owners of memory whose names are too long for a column of five.
+SHORT = {
+    "gradients": "grads",
+    "optimizer": "optim",
+    "activations": "activ",
+    "communication": "comm",
+    "temporary": "temp",
+    "context": "ctx",
+}
+ZERO = {"none": "replicated", "optimizer": "ZeRO-1", "optimizer_gradients": "ZeRO-2", "full": "ZeRO-3"}
+# What may be known of a published run: the document's key, its words, how people write it.
+ANSWERS = {
+    "step_time_s": ("step time", format_seconds),
+    "tokens_per_s_per_gpu": ("tokens/s/GPU", "{:,.1f}".format),
+    "model_flops_per_s_per_gpu": ("per GPU", format_flops_rate),
+    "mfu_fraction": ("MFU", format_fraction),
+    "training_time_s": ("training time", format_seconds),
+    "peak_memory_bytes": ("peak memory", format_bytes),
+}
+
+
+def print_evaluation(document: Mapping[str, Any], stream: IO[str] | None = None) -> None:
+    """Prints the report on stdout, or on `stream`."""
+    console = Console(file=stream, highlight=False, soft_wrap=False)
+    width = min(WIDTH, console.width) if console.is_terminal else WIDTH
+    console = Console(file=stream, highlight=False, width=max(width, 60))
+    console.print(evaluation(document, blocks=_can_print_blocks(console)))
+
+
+def evaluation_text(document: Mapping[str, Any]) -> str:
+    """The report as plain text, for a file."""
+    stream = io.StringIO()
+    Console(file=stream, highlight=False, width=WIDTH, no_color=True).print(evaluation(document))
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def evaluation(document: Mapping[str, Any], blocks: bool = True) -> Group:
+    """The whole report; `blocks` False draws bars in ASCII."""
+    parts: list[RenderableType] = [
+        _title(document["scenario"]),
+        _understood(document),
+        _step(document, blocks),
+        _figures(document),
+        _memory(document, blocks),
+        _footer(document),
+    ]
+    return Group(*parts)
+
+
+def _can_print_blocks(console: Console) -> bool:
+    try:
+        "█░".encode(console.encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def _title(scenario: Mapping[str, Any]) -> RenderableType:
+    title = Text(scenario["name"], style="bold cyan")
+    question = [Text(scenario["question"].strip(), style="italic")] if scenario["question"] else []
+    return Group(title, *question, "")
+
+
+def _understood(document: Mapping[str, Any]) -> RenderableType:
+    scenario = document["scenario"]
+    model, cluster, plan, run = (scenario[name] for name in ("model", "cluster", "plan", "run"))
+    parameters = document["parameters"]
+    mtp = f" + {model['mtp_layers']} MTP" if model["mtp_layers"] else ""
+    tokens = plan["global_batch_size"] * run["seq_length"]
+    replicas = f"{plan['microbatches']:,} micro-batches of {plan['micro_batch_size']} on each of {plan['dp']:,} replicas"
+    return _pairs(
+        [
+            (
+                "Model",
+                f"{model['name']}: {format_count(parameters['total'])} parameters, "
+                f"{format_count(parameters['active'])} active, {model['layers']}{mtp} layers",
+            ),
+            (
+                "Cluster",
+                f"{cluster['gpus']:,} x {cluster['accelerator']} in {cluster['nodes']:,} nodes of "
+                f"{cluster['gpus_per_node']}; {cluster['fabric']}",
+            ),
+            (
+                "Links",
+                f"{format_rate(cluster['scale_up_bytes_per_s'])} within {cluster['scale_up_gpus']} GPUs, "
+                f"{format_rate(cluster['scale_out_bytes_per_s'])} beyond (per GPU and direction)",
+            ),
+            ("Plan", ", ".join(_layout(plan))),
+            (
+                "Batch",
+                f"{plan['global_batch_size']:,} sequences of {run['seq_length']:,} = {format_count(tokens)} tokens; "
+                f"{replicas}",
+            ),
+        ]
+    )
+
+
+def _layout(plan: Mapping[str, Any]) -> Iterable[str]:
+    """The plan in the field's short words, defaults left out."""
+    for degree in ("tp", "cp", "ep", "etp", "pp", "vpp"):
+        if plan[degree] > 1:
+            yield f"{degree} {plan[degree]}"
+    yield f"dp {plan['dp']}"
+    if plan["sequence_parallel"]:
+        yield "sequence parallel"
+    if plan["pp"] > 1:
+        yield plan["schedule"]
+    yield plan["precision"]
+    yield ZERO[plan["sharding"]] + (f" over {plan['shard_group']}" if plan["shard_group"] else "")
+    yield plan["optimizer"]["kind"]
+    if plan["ep"] > 1:
+        yield f"{plan['dispatcher']} dispatch" + (" in fp8" if plan["dispatch_fp8"] else "")
+    recompute = plan["recompute"]
+    if recompute["granularity"] == "full":
+        yield "full recompute"
+    elif recompute["granularity"] == "selective":
+        yield f"recompute {'+'.join(recompute['modules'])}"
+
+
+def _step(document: Mapping[str, Any], blocks: bool) -> RenderableType:
+    total = document["step_time_s"]
+    low, high = document["step_time_interval_s"]
+    head = Text.assemble(
+        ("Step time  ", "bold"),
+        (format_seconds(total), "bold green"),
+        f"   between {format_seconds(low)} and {format_seconds(high)}",
+    )
+    table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
+    for _ in range(2):
+        table.add_column()
+    table.add_column(justify="right")
+    table.add_column(justify="right")
+    done = 0.0
+    for cause, seconds in document["breakdown_s"].items():
+        if abs(seconds) < 5e-5 * total:
+            continue
+        table.add_row(cause, _waterfall(done / total, seconds / total, blocks), format_seconds(seconds),
+                      format_fraction(seconds / total))  # fmt: skip
+        done += seconds
+    return Group("", head, Padding(table, (0, 0, 0, 2)))
+
+
+def _waterfall(start: float, share: float, blocks: bool) -> Text:
+    """A bar that begins where the one above ended."""
+    full, empty = ("█", " ") if blocks else ("#", " ")
+    begin = min(round(start * BAR), BAR - 1)
+    end = min(max(round((start + share) * BAR), begin + 1), BAR)
+    return Text(empty * begin + full * (end - begin) + empty * (BAR - end), style="blue")
+
+
+def _figures(document: Mapping[str, Any]) -> RenderableType:
+    per_gpu = document["tokens_per_s_per_gpu"]
+    mfu = f"{format_fraction(document['mfu_fraction'])} MFU ({document['flops_convention']})"
+    tokens = document["scenario"]["run"]["tokens"]
+    rows = [
+        ("Throughput", f"{format_count(document['tokens_per_s'])} tokens/s, {per_gpu:,.1f} tokens/s/GPU"),
+        ("Model FLOPs", f"{format_flops_rate(document['model_flops_per_s_per_gpu'])} per GPU, {mfu}"),
+        ("Cost in time", f"{document['gpu_hours_per_1e12_tokens']:,.0f} GPU-hours per 10^12 tokens"),
+        ("Training", f"{format_count(tokens)} tokens in {format_seconds(document['training_time_s'])}, without failures"),
+    ]
+    return Group("", _pairs(rows))
+
+
+def _memory(document: Mapping[str, Any], blocks: bool) -> RenderableType:
+    capacity = document["memory_capacity_bytes"]
+    peak = document["peak_memory_bytes"]
+    verdict = ("fits", "bold green") if document["fits"] else ("does not fit", "bold red")
+    spare = f"{format_bytes(abs(capacity - peak))} {'to spare' if document['fits'] else 'too much'}"
+    head = Text.assemble(
+        ("Memory  ", "bold"),
+        verdict,
+        f": peak {format_bytes(peak)} of {format_bytes(capacity)} per GPU, {spare}; GiB by owner",
+    )
+    owners = list(dict.fromkeys(owner for stage in document["stages"] for owner in stage["memory_bytes"]))
+    owners = [owner for owner in owners if any(s["memory_bytes"].get(owner) for s in document["stages"])]
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("stage", no_wrap=True)
+    table.add_column("layers", max_width=14, no_wrap=True, overflow="ellipsis")
+    for owner in owners:
+        table.add_column(SHORT.get(owner, owner.replace("_", " ")), justify="right", no_wrap=True)
+    table.add_column("used", justify="right")
+    table.add_column("of capacity", no_wrap=True)
+    for stages in _alike(document["stages"]):
+        table.add_row(*_memory_row(stages, owners, capacity, blocks))
+    return Group("", head, Padding(table, (0, 0, 0, 2)))
+
+
+def _memory_row(
+    stages: list[Mapping[str, Any]], owners: list[str], capacity: float, blocks: bool
+) -> Iterable[RenderableType]:
+    first, last, used = stages[0], stages[-1], stages[0]["device_memory_bytes"]
+    yield str(first["stage"]) + (f"-{last['stage']}" if last is not first else "")
+    yield str(first["layers"])
+    for owner in owners:
+        held = first["memory_bytes"].get(owner, 0)
+        yield f"{held / GIB:.1f}" if held else "-"
+    yield f"{used / GIB:.1f}"
+    yield _gauge(used / capacity, blocks)
+
+
+def _alike(stages: list[Mapping[str, Any]]) -> Iterable[list[Mapping[str, Any]]]:
+    """Consecutive stages that hold and use the same, together."""
+    for _, group in groupby(stages, key=lambda s: (s["layers"], s["memory_bytes"], s["device_memory_bytes"])):
+        yield list(group)
+
+
+def _gauge(used: float, blocks: bool, width: int = 8) -> Text:
+    full, empty = ("█", "░") if blocks else ("#", ".")
+    filled = min(round(used * width), width)
+    style = "red" if used > 1 else "yellow" if used > 0.9 else "green"
+    return Text.assemble((full * filled, style), (empty * (width - filled), "dim"), f" {100 * used:3.0f}%")
+
+
+def _footer(document: Mapping[str, Any]) -> RenderableType:
+    shares = sorted(document["evidence"].items(), key=lambda item: -item[1])
+    evidence = ", ".join(f"{format_fraction(share)} {kind}" for kind, share in shares if share >= 5e-4)
+    rows = [("Evidence", f"step time rests on {evidence}")]
+    published = document["scenario"]["published"]
+    if published:
+        rows += [("Published", text) for text in _against(published, document)]
+    rows += [("Warning", warning) for warning in document["warnings"]]
+    return Group("", _pairs(rows))
+
+
+def _against(published: Mapping[str, Any], document: Mapping[str, Any]) -> Iterable[str]:
+    """The known answers, each with how far the prediction is off, then their source."""
+    for name, (words, written) in ANSWERS.items():
+        if published[name] is not None:
+            error = document[name] / published[name] - 1
+            yield f"{words} {written(published[name])}, predicted {written(document[name])} ({100 * error:+.1f} %)"
+    yield f"source: {published['source']}"
+
+
+def _pairs(rows: Iterable[tuple[str, str]]) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
+    table.add_column(style="bold", no_wrap=True, min_width=12)
+    table.add_column(overflow="fold")
+    last = ""
+    for name, text in rows:
+        table.add_row("" if name == last else name, Text(text))
+        last = name
+    return table

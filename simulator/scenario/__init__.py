@@ -1,0 +1,1 @@
+"""Scenario files: reading them, and every problem in them at once."""

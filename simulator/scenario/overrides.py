@@ -1,0 +1,60 @@
+"""Applies `--set a.b=value` to a read document; the value follows the same YAML rules as the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from hardware.documents import parse_document
+from hardware.problems import InputError, Problem
+
+
+def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> None:
+    """Writes each `key=value` into `data`, in order.
+
+    Unknown keys are found later, with the file's own, when the sections are read. Raises InputError with every
+    override that has no `=`, no value that can be read, or that reaches into something that is not a mapping.
+    """
+    problems: list[Problem] = []
+    for override in overrides:
+        try:
+            _apply(data, override)
+        except InputError as error:
+            problems += error.problems
+    if problems:
+        raise InputError(problems)
+
+
+def attributed(problem: Problem, overrides: Sequence[str]) -> Problem:
+    """The problem, laid at the door of the last override that wrote its key, if one did."""
+    for override in reversed(overrides):
+        key = override.partition("=")[0].strip()
+        if problem.key == key or problem.key.startswith(f"{key}."):
+            return Problem(f"--set {override}", None, problem.key, problem.message)
+    return problem
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    key, file = key.strip(), f"--set {override}"
+    names = key.split(".")
+    if not equals or not all(names):
+        raise InputError([Problem(file, None, key, "needs the form section.key=value, as in plan.tp=2")])
+    target: Any = data
+    for depth, name in enumerate(names[:-1], start=1):
+        if target.get(name) is None:
+            target[name] = {}
+        target = target[name]
+        if not isinstance(target, dict):
+            message = f"is {target!r}, a single value with nothing below it to set"
+            raise InputError([Problem(file, None, ".".join(names[:depth]), message)])
+    target[names[-1]] = _value(text, file, key)
+
+
+def _value(text: str, file: str, key: str) -> Any:
+    if not text.strip():
+        return None
+    try:
+        return parse_document(text, file).data
+    except InputError as error:
+        raise InputError([Problem(file, None, key, problem.message) for problem in error.problems]) from None

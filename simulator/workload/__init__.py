@@ -1,0 +1,1 @@
+"""What one pipeline stage does with one micro-batch: operators with shapes, and the tensors they leave behind."""

@@ -1,0 +1,73 @@
+"""The two ends of the model on one rank: embedding, multi-token-prediction glue, head and loss."""
+
+from __future__ import annotations
+
+from simulator.model.spec import Model
+from simulator.workload.linears import column_input, norm, row_output
+from simulator.workload.operators import Exchange, Matmul, Operator, Pass, Tensor, Work
+from simulator.workload.shape import Shape, padded_vocab
+
+
+def embedding_work(model: Model, shape: Shape) -> Work:
+    """Vocabulary-parallel lookup; backward adds fp32 gradients row by row, so no matrix product (theory 2.2)."""
+    element, h = shape.element_bytes, shape.hidden
+    looked_up = Pass("embedding", "copy", 2 * element * h * shape.tokens, (element + 8.0) * h * shape.tokens, 2, 2)
+    return Work((looked_up, row_output("embedding_output", h, shape)), ())
+
+
+def head_work(model: Model, shape: Shape) -> Work:
+    """Final norm, output projection over the padded vocabulary in 16 bit, vocabulary-parallel cross-entropy.
+
+    Cross-entropy: 16-bit logits are cast to fp32, reduced to maximum and sum, exponentiated in place, and turned
+    into the gradient in place (theory 3.5): five to eight passes over the logits, two thirds of them when fused.
+    """
+    element, h, plan = shape.element_bytes, shape.hidden, shape.plan
+    columns = padded_vocab(model.vocab, plan) / plan.tp
+    logits = shape.tokens * columns
+    fused = plan.stack.fused_kernels
+    loss = Pass(
+        "cross_entropy",
+        "softmax_cross_entropy",
+        forward_bytes=logits * (14.0 if fused else 26.0),
+        backward_bytes=logits * (8.0 if fused else 14.0),
+        forward_kernels=4 if fused else 9,
+        backward_kernels=2 if fused else 4,
+    )
+    operators: tuple[Operator, ...] = (
+        norm("final_norm", h, shape.sharded_tokens, shape),
+        column_input("head_input", h, shape),
+        Matmul("head", shape.tokens, columns, h, quantized=False),
+        # Maximum, predicted logit and sum of exponentials, one fp32 value per token each.
+        Exchange("loss_reduction", "tp", "all_reduce", None, forward_bytes=3 * 4.0 * shape.tokens),
+        loss,
+    )
+    saved = (
+        Tensor("final_norm_input", element * h * shape.sharded_tokens),
+        Tensor("head_input", element * h * shape.sharded_tokens, until_wgrad=True),
+        Tensor("logits", 4.0 * logits),
+    )
+    return Work(operators, saved)
+
+
+def logits_transient_bytes(model: Model, shape: Shape) -> float:
+    """16-bit logits beside their fp32 copy, and the 16-bit gradient, at the moment of the loss (theory 3.5)."""
+    return 2 * shape.element_bytes * shape.tokens * padded_vocab(model.vocab, shape.plan) / shape.plan.tp
+
+
+def mtp_glue_work(model: Model, shape: Shape) -> Work:
+    """Joins hidden state and next token's embedding: two norms, concatenation, a 2h x h projection."""
+    element, h = shape.element_bytes, shape.hidden
+    rows = shape.sharded_tokens
+    return Work(
+        (
+            *embedding_work(model, shape).operators,
+            norm("mtp_embedding_norm", h, rows, shape),
+            norm("mtp_hidden_norm", h, rows, shape),
+            column_input("mtp_input", 2 * h, shape),
+            Matmul("mtp_projection", shape.tokens, h / shape.plan.tp, 2 * h, quantized=shape.quantized),
+        ),
+        (
+            Tensor("mtp_norm_inputs", 2 * element * h * rows),
+            Tensor("mtp_projection_input", shape.input_bytes * 2 * h * rows, until_wgrad=True),
+        ),
+    )

@@ -1,0 +1,275 @@
+"""The mixer half of a layer on one rank: norm, projections, core attention or recurrence, residual."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from simulator.model.components import linears
+from simulator.model.spec import (
+    Attention,
+    CompressedAttention,
+    LatentAttention,
+    LinearAttention,
+    Mamba2,
+    Mixer,
+)
+from simulator.workload.linears import addition, casts, column_input, matmul, norm, row_output
+from simulator.workload.operators import (
+    CoreAttention,
+    Exchange,
+    Modules,
+    Number,
+    Operator,
+    Pass,
+    Recurrence,
+    Tensor,
+    Work,
+)
+from simulator.workload.shape import Shape
+
+
+def core_attention(mixer: Attention | LatentAttention, shape: Shape) -> tuple[tuple[Operator, ...], tuple[Tensor, ...]]:
+    """Core attention under tensor and context parallelism with its exchanges, and what it saves."""
+    plan, t = shape.plan, shape.plan.tp
+    if isinstance(mixer, Attention):
+        kv_heads: Number = np.maximum(1, mixer.kv_heads / t)
+        qk_dim, v_dim, window = mixer.head_dim, mixer.v_head_dim, mixer.window
+    else:
+        kv_heads = mixer.heads / t
+        qk_dim, v_dim, window = mixer.nope_head_dim + mixer.rope_head_dim, mixer.v_head_dim, None
+    heads = mixer.heads / t
+    ulysses = plan.cp if plan.cp_comm == "a2a" else 1
+    core = CoreAttention(
+        "core_attention",
+        batch=shape.batch,
+        queries=shape.seq / plan.cp * ulysses,
+        keys=shape.seq,
+        heads=heads / ulysses,
+        kv_heads=np.maximum(1, kv_heads / ulysses),
+        qk_dim=qk_dim,
+        v_dim=v_dim,
+        causal=shape.causal,
+        window=window,
+    )
+    element = shape.element_bytes
+    kv_bytes = shape.tokens * kv_heads * (qk_dim + v_dim) * element
+    operators: tuple[Operator, ...] = (*context_exchange(core, kv_bytes, shape), core)
+    if shape.plan.stack.flash_attention:
+        scores = Tensor("attention_lse", 4 * heads * shape.tokens, ("core_attn",))
+    else:
+        # Korthikanti et al. 2022: softmax output, dropout mask and dropout output, 5 bytes per score (2 without it).
+        per_score = 5 if plan.stack.dropout else 2
+        scores = Tensor("attention_scores", per_score * heads * shape.tokens * shape.seq, ("core_attn",))
+    return operators, (scores,)
+
+
+def context_exchange(core: CoreAttention, kv_bytes: Number, shape: Shape) -> tuple[Exchange, ...]:
+    """Keys and values around the context-parallel group: ring (hidden), all-gather, or head all-to-all."""
+    plan = shape.plan
+    if plan.cp_comm == "a2a":
+        queries_and_outputs = core.heads * plan.cp * (core.qk_dim + core.v_dim)
+        moved = shape.tokens * queries_and_outputs * shape.element_bytes + kv_bytes
+        return (Exchange("ulysses", "cp", "all_to_all", "all_to_all", moved, moved),)
+    gathered = kv_bytes * plan.cp
+    # Backward passes keys and values around again and brings their gradients home: twice the bytes.
+    return (
+        Exchange(
+            "kv_ring", "cp", "all_gather", "all_gather", gathered, 2 * gathered, behind_attention=plan.cp_comm == "p2p"
+        ),
+    )
+
+
+def attention_work(mixer: Attention, shape: Shape) -> Work:
+    element, t, h = shape.element_bytes, shape.plan.tp, shape.hidden
+    products = {linear.name: linear for linear in linears(mixer, h)}
+    kv_width = np.maximum(1, mixer.kv_heads / t) * (mixer.head_dim + mixer.v_head_dim)
+    q_width = mixer.heads / t * mixer.head_dim
+    out_width = mixer.heads / t * mixer.v_head_dim
+    core, core_saved = core_attention(mixer, shape)
+    projections = [matmul(products[name], shape) for name in products if name != "out"]
+    operators: list[Operator] = [
+        norm("input_norm", h, shape.sharded_tokens, shape),
+        column_input("qkv_input", h, shape),
+    ]
+    for index, product in enumerate(projections):
+        operators += [*casts(product, shape, cast_input=index == 0), product]
+    if mixer.qk_norm:
+        operators.append(norm("qk_norm", q_width + kv_width / 2, shape.tokens, shape))
+    operators += [rope(q_width + kv_width / 2, shape), *core]
+    out = matmul(products["out"], shape)
+    operators += [*casts(out, shape), out, row_output("attention_output", h, shape), *residual("attention", shape)]
+    saved = [
+        Tensor("residual_1", element * h * shape.sharded_tokens),
+        Tensor("qkv_input", shape.input_bytes * h * shape.sharded_tokens, until_wgrad=True),
+        Tensor("qkv", element * (q_width + kv_width) * shape.tokens),
+        *core_saved,
+        *output_saved(out_width, shape),
+    ]
+    return Work(tuple(operators), tuple(saved))
+
+
+def output_saved(width: Number, shape: Shape) -> tuple[Tensor, ...]:
+    """The attention output, kept once for attention's backward and, quantised, once more for its projection."""
+    kept = (Tensor("attention_output", shape.element_bytes * width * shape.tokens, until_wgrad=True),)
+    if shape.quantized:
+        kept += (Tensor("projection_input", shape.input_bytes * width * shape.tokens, until_wgrad=True),)
+    if shape.plan.stack.dropout:
+        kept += (Tensor("attention_dropout_mask", 1.0 * shape.hidden * shape.sharded_tokens),)
+    return kept
+
+
+def rope(width: Number, shape: Shape) -> Pass:
+    """Rotary embedding of queries and keys: reads and writes them (theory 6.4)."""
+    moved = 2 * shape.element_bytes * width * shape.tokens
+    return Pass("rope", "elementwise", moved, moved)
+
+
+def residual(name: str, shape: Shape) -> tuple[Operator, ...]:
+    """The block's output joins the residual stream; with dropout in the same kernel where fused, in three where
+    not (bias, dropout, addition of 2021-22 software)."""
+    joined = addition(f"{name}_residual", shape.hidden, shape.sharded_tokens, shape)
+    if not shape.plan.stack.dropout:
+        return (joined,)
+    mask = 1.0 * shape.sharded_tokens * shape.hidden
+    if shape.plan.stack.fused_kernels:
+        return (
+            replace(joined, forward_bytes=joined.forward_bytes + mask, backward_bytes=joined.backward_bytes + mask),
+        )
+    unfused = 2 * shape.sharded_tokens * shape.hidden * shape.element_bytes * 2 + mask
+    return (joined, Pass(f"{name}_dropout", "elementwise", unfused, unfused, 2, 2))
+
+
+def latent_attention_work(mixer: LatentAttention, shape: Shape) -> Work:
+    """MLA: replicated down-projections on the token shard, gathered latents, then heads split over tp."""
+    element, t, h = shape.element_bytes, shape.plan.tp, shape.hidden
+    up: Modules = ("mla_up_proj",)
+    products = {linear.name: linear for linear in linears(mixer, h)}
+    qk_dim = mixer.nope_head_dim + mixer.rope_head_dim
+    latent = (mixer.q_lora_rank or 0) + mixer.kv_lora_rank
+    core, core_saved = core_attention(mixer, shape)
+    operators: list[Operator] = [norm("input_norm", h, shape.sharded_tokens, shape, ("layernorm",))]
+    down = [matmul(linear, shape) for linear in products.values() if linear.parallel == "replicated"]
+    for index, product in enumerate(down):
+        operators += [*casts(product, shape, cast_input=index == 0), product]
+    gathered = latent + mixer.rope_head_dim if mixer.q_lora_rank else h + mixer.kv_lora_rank + mixer.rope_head_dim
+    operators += [column_input("latents", gathered, shape), norm("latent_norm", latent, shape.tokens, shape, up)]
+    for linear in products.values():
+        if linear.parallel == "column":
+            product = matmul(linear, shape, up)
+            operators += [*casts(product, shape), product]
+    heads = mixer.heads / t
+    # Queries are rotated in place in their rotary part; keys are put together from content and one rotary key.
+    rotated = 2 * heads * mixer.rope_head_dim + heads * (mixer.nope_head_dim + qk_dim)
+    operators.append(replace(rope(rotated / 2, shape), modules=up))
+    out = matmul(products["out"], shape)
+    operators += [
+        *core,
+        *casts(out, shape),
+        out,
+        row_output("attention_output", h, shape),
+        *residual("attention", shape),
+    ]
+    # Latents are kept as they leave the down-projections and, normed, as inputs of the up-projections.
+    latents = element * (latent + mixer.rope_head_dim) + shape.input_bytes * latent
+    saved = [
+        Tensor("residual_1", element * h * shape.sharded_tokens),
+        Tensor("qkv_input", shape.input_bytes * h * shape.sharded_tokens, ("layernorm",), until_wgrad=True),
+        Tensor("latents", latents * shape.tokens, until_wgrad=True),
+        Tensor("qkv", element * heads * (2 * qk_dim + mixer.v_head_dim) * shape.tokens, up),
+        *core_saved,
+        *output_saved(heads * mixer.v_head_dim, shape),
+    ]
+    return Work(tuple(operators), tuple(saved))
+
+
+def compressed_attention_work(mixer: CompressedAttention, shape: Shape) -> Work:
+    """DeepSeek-V4 attention: low-rank queries, one shared key/value head, window plus compressed keys."""
+    element, t, h = shape.element_bytes, shape.plan.tp, shape.hidden
+    heads = mixer.heads / t
+    width = heads * mixer.head_dim
+    products = [matmul(linear, shape) for linear in linears(mixer, h)]
+    compressed = shape.seq / mixer.compress_ratio if mixer.compress_ratio else 0
+    selected = min(compressed, mixer.indexer.top_k) if mixer.indexer and compressed else compressed
+    core = CoreAttention(
+        "core_attention",
+        batch=shape.batch,
+        queries=shape.seq / shape.plan.cp,
+        keys=shape.seq,
+        heads=heads,
+        kv_heads=1,
+        qk_dim=mixer.head_dim,
+        v_dim=mixer.head_dim,
+        causal=shape.causal,
+        window=int(mixer.window + selected),
+    )
+    kv_bytes = shape.tokens * mixer.head_dim * element
+    operators: list[Operator] = [norm("input_norm", h, shape.sharded_tokens, shape), column_input("latents", h, shape)]
+    for product in products:
+        operators += [*casts(product, shape), product]
+    operators += [rope(width + mixer.head_dim, shape), *context_exchange(core, kv_bytes, shape), core]
+    operators += [row_output("attention_output", h, shape), *residual("attention", shape)]
+    saved = (
+        Tensor("residual_1", element * h * shape.sharded_tokens),
+        Tensor("qkv_input", shape.input_bytes * h * shape.sharded_tokens, until_wgrad=True),
+        Tensor("latents", 2 * element * (mixer.q_lora_rank + mixer.head_dim) * shape.tokens, until_wgrad=True),
+        Tensor("qkv", element * (width + mixer.head_dim) * shape.tokens),
+        Tensor("attention_lse", 4 * heads * shape.tokens, ("core_attn",)),
+        *output_saved(width, shape),
+        Tensor("output_latent", element * mixer.o_groups / t * mixer.o_lora_rank * shape.tokens, until_wgrad=True),
+    )
+    return Work(tuple(operators), saved)
+
+
+def recurrent_work(mixer: LinearAttention | Mamba2, shape: Shape) -> Work:
+    """Gated DeltaNet, KDA and Mamba2: projections around a convolution and a chunked scan, heads split over tp."""
+    element, t, h = shape.element_bytes, shape.plan.tp, shape.hidden
+    if isinstance(mixer, LinearAttention):
+        inner = mixer.value_heads * mixer.value_head_dim
+        convolved = 2 * mixer.key_heads * mixer.key_head_dim + inner
+        # Megatron-LM counts 4 products of head_dim^2 per value head and token (theory 2.1).
+        flops_per_token = 8 * mixer.value_heads * mixer.value_head_dim**2
+    else:
+        inner = mixer.heads * mixer.head_dim
+        convolved = inner + 2 * mixer.groups * mixer.state
+        flops_per_token = 7 * inner * mixer.state
+    products = {linear.name: linear for linear in linears(mixer, h)}
+    operators: list[Operator] = [
+        norm("input_norm", h, shape.sharded_tokens, shape),
+        column_input("mixer_input", h, shape),
+    ]
+    entering = [matmul(linear, shape) for name, linear in products.items() if name != "out"]
+    for index, product in enumerate(entering):
+        operators += [*casts(product, shape, cast_input=index == 0), product]
+    moved = 2 * element * convolved / t * shape.tokens
+    operators += [
+        Pass("convolution", "elementwise", moved, 2 * moved, 1, 2),
+        Recurrence("scan", flops_per_token / t * shape.tokens, moved + element * inner / t * shape.tokens),
+        norm("gated_norm", inner / t, shape.tokens, shape),
+    ]
+    out = matmul(products["out"], shape)
+    operators += [*casts(out, shape), out, row_output("mixer_output", h, shape), *residual("mixer", shape)]
+    width = sum(np.asarray(product.n) for product in entering)
+    saved = (
+        Tensor("residual_1", element * h * shape.sharded_tokens),
+        Tensor("mixer_input", shape.input_bytes * h * shape.sharded_tokens, until_wgrad=True),
+        Tensor("projected", element * width * shape.tokens),
+        Tensor("convolved", element * convolved / t * shape.tokens),
+        Tensor("scan_output", 2 * element * inner / t * shape.tokens, until_wgrad=True),
+    )
+    return Work(tuple(operators), saved)
+
+
+MIXERS: dict[type, Callable[..., Work]] = {
+    Attention: attention_work,
+    LatentAttention: latent_attention_work,
+    CompressedAttention: compressed_attention_work,
+    LinearAttention: recurrent_work,
+    Mamba2: recurrent_work,
+}
+
+
+def mixer_work(mixer: Mixer, shape: Shape) -> Work:
+    return MIXERS[type(mixer)](mixer, shape)

@@ -1,0 +1,80 @@
+"""The shape of one micro-batch on one rank: what every operator's dimensions derive from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from simulator.model.spec import Model
+from simulator.plan.spec import Plan, Precision
+from simulator.workload.operators import Number
+
+# Bytes of one element of a linear's input as kept for its weight gradient, scales included: one scale per tensor,
+# per 128 elements (blockwise, fp32), per 32 (mxfp8, 1 byte), per 16 (nvfp4, 1 byte).
+SAVED_INPUT_BYTES: dict[Precision, float] = {
+    "fp32": 4.0,
+    "fp16": 2.0,
+    "bf16": 2.0,
+    "fp8-delayed": 1.0,
+    "fp8-tensorwise": 1.0,
+    "fp8-blockwise": 1.0 + 4 / 128,
+    "mxfp8": 1.0 + 1 / 32,
+    "nvfp4": 0.5 + 1 / 16,
+}
+
+
+def is_quantized(precision: Precision) -> bool:
+    return precision.startswith(("fp8", "mxfp8", "nvfp4"))
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Tokens and degrees of one micro-batch.
+
+    `tokens`: tokens of the micro-batch on one context-parallel rank; `sharded_tokens`: of these, what one
+    tensor-parallel rank holds between the linears (all of them without sequence parallelism).
+    """
+
+    hidden: int
+    batch: Number
+    seq: int
+    tokens: Number
+    sharded_tokens: Number
+    plan: Plan
+    causal: bool
+
+    @property
+    def element_bytes(self) -> float:
+        return 4.0 if self.plan.precision == "fp32" else 2.0
+
+    @property
+    def input_bytes(self) -> float:
+        """Bytes per element of a linear's saved input."""
+        return SAVED_INPUT_BYTES[self.plan.precision]
+
+    @property
+    def activation_bytes(self) -> float:
+        """Bytes per element of a saved activation-function input (activation_func_fp8_input_store: FP8)."""
+        return 1.0 if self.plan.activation_fp8_input_store else self.element_bytes
+
+    @property
+    def quantized(self) -> bool:
+        return is_quantized(self.plan.precision)
+
+
+def shape_of(model: Model, plan: Plan, seq_length: int) -> Shape:
+    tokens = plan.micro_batch_size * seq_length / plan.cp
+    return Shape(
+        hidden=model.hidden,
+        batch=plan.micro_batch_size,
+        seq=seq_length,
+        tokens=tokens,
+        sharded_tokens=tokens / plan.tp if plan.sequence_parallel else tokens,
+        plan=plan,
+        causal=model.causal,
+    )
+
+
+def padded_vocab(vocab: int, plan: Plan) -> Number:
+    """Vocabulary rows after Megatron's padding to a multiple of `vocab_divisible_by` x tp."""
+    multiple = plan.vocab_divisible_by * plan.tp
+    return -(-vocab // multiple) * multiple

@@ -1,0 +1,98 @@
+"""Parameters that one rank of each virtual stage holds, by how data parallelism shards them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from simulator.model.components import norm_size
+from simulator.model.parameters import (
+    Split,
+    embedding_parameters,
+    head_parameters,
+    layer_parameters,
+    mtp_parameters,
+)
+from simulator.model.spec import Model
+from simulator.plan.layout import StageLayers
+from simulator.plan.spec import Optimizer, Plan
+from simulator.workload.operators import Number
+from simulator.workload.shape import padded_vocab
+
+DTYPE_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0}
+# Moments kept per parameter: Adam and LAMB two, SGD with momentum and Muon one, Adafactor (factored) next to none.
+MOMENTS = {"adamw": 2, "lamb": 2, "sgd": 1, "muon": 1, "adafactor": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class StageParameters:
+    """Parameters on one rank of a stage: `dense` are replicated over dp x cp, `expert` over expert data parallelism.
+
+    `layers`: the same, layer by layer (embedding first, head last), as fully sharded plans gather them.
+    """
+
+    dense: Number
+    expert: Number
+    layers: tuple[tuple[Number, Number], ...]
+
+
+def local(split: Split, plan: Plan) -> tuple[Number, Number]:
+    """Dense and expert parameters on one rank."""
+    return split.sharded / plan.tp + split.replicated, split.expert / (plan.ep * plan.etp)
+
+
+def stage_parameters(model: Model, plan: Plan, stages: Sequence[StageLayers]) -> tuple[StageParameters, ...]:
+    """One entry per virtual stage."""
+    vocab = padded_vocab(model.vocab, plan)
+    embedding, head = embedding_parameters(model, vocab), head_parameters(model, vocab)
+    known = {layer: layer_parameters(model, layer).all for layer in set(model.layers)}
+    result = []
+    for stage in stages:
+        held = [embedding] if stage.embedding or has_embedding_copy(model, plan, stage) else []
+        held += [known[model.layers[index]] for index in stage.layers]
+        held += [mtp_parameters(model, module).all for module in model.mtp[: stage.mtp]]
+        if stage.head:
+            held.append(head + Split(replicated=norm_size(model)))
+        layers = tuple(local(split, plan) for split in held)
+        result.append(StageParameters(sum(d for d, _ in layers), sum(e for _, e in layers), layers))
+    return tuple(result)
+
+
+def has_embedding_copy(model: Model, plan: Plan, stage: StageLayers) -> bool:
+    """A tied head or an MTP module away from the first stage keeps its own copy of the embedding (theory 3.1).
+
+    DualPipe holds first and last stage on the same ranks, which share it.
+    """
+    needs = (stage.head and model.tied_embeddings) or stage.mtp > 0
+    return needs and not stage.embedding and plan.schedule not in ("dualpipe", "dualpipe-v")
+
+
+def parameter_bytes(plan: Plan) -> float:
+    """Bytes of one parameter as the forward reads it and the all-gather moves it."""
+    if plan.precision == "fp32":
+        return 4.0
+    return 1.0 if plan.fp8_param_gather and plan.precision.startswith("fp8") else 2.0
+
+
+def optimizer_bytes(optimizer: Optimizer) -> float:
+    """Optimizer state per parameter: master copy and moments."""
+    main = DTYPE_BYTES[optimizer.main_params] if optimizer.main_params else 0.0
+    return main + MOMENTS[optimizer.kind] * DTYPE_BYTES[optimizer.moments]
+
+
+def replica_ranks(plan: Plan) -> dict[str, Number]:
+    """Ranks that hold the same dense and the same expert parameters.
+
+    DualPipe's mirrored ranks hold the same stages, so every parameter has twice the replicas (theory 4.3).
+    """
+    copies = 2 if plan.schedule == "dualpipe" else 1
+    return {"dense": copies * plan.dp * plan.cp, "expert": copies * plan.expert_dp}
+
+
+def shard_count(plan: Plan, ranks: Number) -> Number:
+    """Ranks that share the optimizer state of one parameter; HSDP limits them to its shard group."""
+    if plan.sharding == "none":
+        return 1
+    return np.minimum(ranks, plan.shard_group) if plan.shard_group else ranks

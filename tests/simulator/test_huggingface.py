@@ -1,0 +1,154 @@
+"""The Hugging Face reader: counts made independently from the same public configs, and broken configs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from hardware.problems import InputError
+from simulator.model import catalogue
+from simulator.model.families import FAMILIES
+from simulator.model.huggingface import from_huggingface
+from simulator.model.parameters import active_parameters, model_parameters, total_parameters
+from simulator.model.spec import Attention, CompressedAttention, LatentAttention, LinearAttention, Mamba2, MoE
+
+# name -> (total, active with the input embedding, active without it), made by another formula over the same configs
+# (main model, text tower; it also counts the routing bias, a buffer that is balanced and not trained).
+COUNTS = {
+    "deepseek-v3": (671026419200, 37552297472, 36625618432),
+    "deepseek-v3.2": (671877944064, 38403822336, 37477143296),
+    "deepseek-v4-pro": (1572997088222, 49778967518, 48852288478),
+    "deepseek-v4-flash": (284332175698, 13799567698, 13270036818),
+    "kimi-k2": (1026408232448, 32861500928, 31687095808),
+    "kimi-k3": (2779481449984, 105360991744, 104186586624),
+    "glm-4.5": (352797829024, 33632266144, 32856319904),
+    "glm-5": (743911218432, 41784728832, 40833146112),
+    "glm-5.2": (743377019904, 41250530304, 40298947584),
+    "qwen3-235b-a22b": (235093634560, 22190763520, 21568433664),
+    "qwen3-coder-480b-a35b": (480154875392, 35474765312, 34541270528),
+    "qwen3-30b-a3b": (30532122624, 3353032704, 3041867776),
+    "qwen3.5-397b-a17b": (396346350336, 17349040896, 16331922176),
+    "mixtral-8x7b": (46702792704, 12879925248, 12748853248),
+    "mixtral-8x22b": (140620634112, 39152031744, 38955423744),
+    "llama-3.1-405b": (405853388800, 405853388800, 403752042496),
+    "llama-4-maverick": (400711848960, 17184691200, 16150205440),
+    "gpt-oss-120b": (116829156672, 5711982912, 5132849472),
+    "gpt-oss-20b": (20914757184, 4187440704, 3608307264),
+    "minimax-m2.5": (228689764864, 11030553088, 10415956480),
+    "minimax-m3": (426174558336, 25962459264, 24733266048),
+    "nemotron-3-nano-30b-a3b": (31577940288, 3580076352, 3227754816),
+    "nemotron-3-super-120b-a12b": (120668707840, 12770237440, 12233366528),
+    "nemotron-3-ultra-550b-a55b": (549308993536, 56058843136, 54985101312),
+    "mimo-v2-flash": (308778778368, 15445933824, 14820982528),
+    "ling-1t": (999705328640, 51054427136, 49766775808),
+}
+MTP = {"deepseek-v3": 11610067968, "deepseek-v3.2": 11624027392, "glm-5": 9952920320}
+
+
+def config(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((catalogue.DATA / f"{name}.json").read_text())["config"]
+    return loaded
+
+
+def refused(values: dict[str, Any]) -> str:
+    with pytest.raises(InputError) as caught:
+        from_huggingface(values, "config.json")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameters_of_public_models(name: str) -> None:
+    model = catalogue.load(name)
+    counted = total_parameters(model), active_parameters(model), active_parameters(model, input_embedding=False)
+    assert counted == pytest.approx(COUNTS[name], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", MTP)
+def test_prediction_modules_of_public_models(name: str) -> None:
+    assert sum(depth.total for depth in model_parameters(catalogue.load(name)).mtp) == MTP[name]
+
+
+def test_routing_bias_is_the_only_difference_for_deepseek_v3() -> None:
+    assert COUNTS["deepseek-v3"][0] - total_parameters(catalogue.load("deepseek-v3")) == 58 * 256
+
+
+def test_layers_of_mixed_models() -> None:
+    kimi = catalogue.load("kimi-k3").layers
+    assert [type(layer.mixer) for layer in kimi[:4]] == [LinearAttention] * 3 + [LatentAttention]
+    assert sum(isinstance(layer.mixer, LatentAttention) for layer in kimi) == 24
+    nemotron = catalogue.load("nemotron-3-super-120b-a12b")
+    kinds = [type(layer.mixer or layer.ffn) for layer in nemotron.layers]
+    assert (kinds.count(Mamba2), kinds.count(Attention), kinds.count(MoE)) == (40, 8, 40)
+    assert len(nemotron.mtp) == 1
+    v4 = catalogue.load("deepseek-v4-flash")
+    ratios = [layer.mixer.compress_ratio for layer in v4.layers if isinstance(layer.mixer, CompressedAttention)]
+    assert ratios[:4] == [0, 0, 4, 128]
+    assert len(ratios) == 43
+    assert v4.hyper_connections == 4
+    llama4 = catalogue.load("llama-4-maverick").layers
+    assert [layer.mixer.chunk for layer in llama4[:4] if isinstance(layer.mixer, Attention)] == [8192] * 3 + [None]
+    assert [isinstance(layer.ffn, MoE) for layer in llama4[:4]] == [False, True, False, True]
+    glm = catalogue.load("glm-5.2").layers
+    assert sum(getattr(layer.mixer, "indexer", None) is not None for layer in glm) == 21
+
+
+def test_nested_text_config_and_outer_tie() -> None:
+    inner = config("qwen3-30b-a3b")
+    inner.pop("tie_word_embeddings")
+    model = from_huggingface({"text_config": inner, "vision_config": {"x": 1}, "tie_word_embeddings": True}, "nested")
+    assert model.tied_embeddings
+    assert model.layers == catalogue.load("qwen3-30b-a3b").layers
+
+
+@pytest.mark.parametrize("name", ["deepseek-v3", "qwen3.5-397b-a17b", "nemotron-3-ultra-550b-a55b"])
+def test_unknown_key_is_refused_by_name(name: str) -> None:
+    assert "wondrous_width" in refused({**config(name), "wondrous_width": 7})
+
+
+def test_every_problem_at_once() -> None:
+    values = config("deepseek-v3")
+    del values["kv_lora_rank"], values["moe_intermediate_size"]
+    values |= {"hidden_size": -1, "num_attention_heads": "many", "hidden_act": "tanh", "q_lora_rank": True}
+    message = refused({**values, "n_group": 7})
+    for key in ("hidden_size", "num_attention_heads", "hidden_act", "n_group", "q_lora_rank"):
+        assert key in message
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"model_type": "alien"}, "model_type"),
+        ({"model_type": None}, "model_type"),
+        ({"num_hidden_layers": 10**12}, "num_hidden_layers"),
+        ({"num_hidden_layers": 61.5}, "num_hidden_layers"),
+        ({"vocab_size": float("inf")}, "vocab_size"),
+        ({"vocab_size": float("nan")}, "vocab_size"),
+        ({"num_experts_per_tok": 300}, "num_experts_per_tok"),
+        ({"num_experts": 128}, "num_experts"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings"),
+        ({"moe_layer_freq": [1, 0]}, "moe_layer_freq"),
+        ({"attention_bias": True}, "attention_bias"),
+        ({"num_nextn_predict_layers": 10**9}, "num_nextn_predict_layers"),
+    ],
+)
+def test_broken_configs_name_the_key(change: dict[str, Any], key: str) -> None:
+    assert f"config.json: {key}" in refused({**config("deepseek-v3"), **change})
+
+
+@pytest.mark.parametrize("values", [{}, {"model_type": "llama"}, {"text_config": 3, "model_type": "llama"}])
+def test_empty_configs(values: dict[str, Any]) -> None:
+    assert refused(values)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_a_catalogued_model_or_reads_a_plain_one(family: str) -> None:
+    catalogued = [name for name in catalogue.names() if json.loads((catalogue.DATA / f"{name}.json").read_text())
+                  .get("config", {}).get("model_type") == family]  # fmt: skip
+    if catalogued:
+        assert all(total_parameters(catalogue.load(name)) > 0 for name in catalogued)
+        return
+    plain = {"model_type": family, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "intermediate_size": 128, "vocab_size": 100}  # fmt: skip
+    assert len(from_huggingface(plain, family).layers) == 2

@@ -1,0 +1,167 @@
+"""Transfers, data parallelism and the accounting of every second of a step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from simulator.step.build import build_graph
+from simulator.step.graph import KIND
+from simulator.step.player import play
+from simulator.step.schedules import SCHEDULES, make_schedule
+from simulator.step.sweep import sweep_timeline
+from simulator.step.times import DataParallel, StageTimes
+
+
+def uniform(stages: int, send_s: float = 0.0, **more: object) -> StageTimes:
+    one = np.ones(stages)
+    times = StageTimes({"compute": one}, {"compute": one}, {"compute": one}, send_s * one, send_s * one)
+    return replace(times, **more)  # type: ignore[arg-type]
+
+
+def counts(name: str) -> tuple[int, int, int]:
+    return (1 if name.startswith("none") else 4), (2 if name.startswith("interleaved") else 1), 12
+
+
+def random_times(stages: int, ranks: int, seed: int) -> StageTimes:
+    rng = np.random.default_rng(seed)
+    return StageTimes(
+        {"compute": rng.random(stages), "ep": rng.random(stages)},
+        {"compute": rng.random(stages), "tp": rng.random(stages)},
+        {"compute": rng.random(stages)},
+        rng.random(stages) / 5,
+        rng.random(stages) / 5,
+        pair_s={"compute": rng.random((stages, stages)), "host": rng.random((stages, stages))},
+        data_parallel=DataParallel(
+            gather_s=tuple(tuple(rng.random(3)) for _ in range(stages)),
+            reduce_s=tuple(tuple(rng.random(1 + 3 * (stage == 0))) for stage in range(stages)),
+            grad_norm_s=0.05,
+            optimizer_s=tuple(rng.random(ranks)),
+        ),
+    )
+
+
+@pytest.mark.parametrize("p2p", ["overlapped", "steady", "blocking"])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_second_is_accounted_for(name: str, p2p: str) -> None:
+    pp, vpp, m = counts(name)
+    schedule = make_schedule(name, pp, vpp, m)
+    times = replace(random_times(schedule.stages, pp, 3), p2p=p2p)  # type: ignore[arg-type]
+    graph = build_graph(schedule, times)
+    timeline = play(graph)
+    spent = timeline.by_rank()
+    assert sum(spent.values()) == pytest.approx(np.full(pp, timeline.step_time_s), rel=1e-12)
+    assert min(seconds.min() for seconds in spent.values()) > -1e-9
+    assert sum(timeline.breakdown().values()) == pytest.approx(timeline.step_time_s, rel=1e-12)
+    np.testing.assert_array_equal(timeline.end_s, sweep_timeline(graph).end_s)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_transfers_cross_every_boundary_once(name: str) -> None:
+    """One send per micro-batch, boundary and direction, except between two chunks of one rank."""
+    pp, vpp, m = counts(name)
+    schedule = make_schedule(name, pp, vpp, m)
+    graph = build_graph(schedule, uniform(schedule.stages, 0.1))
+    within = {"zb-v": 1, "dualpipe-v": 1}.get(name, 0)
+    expected = m * (schedule.stages - 1 - within)
+    assert (graph.kind == KIND["send_forward"]).sum() == expected
+    assert (graph.kind == KIND["send_backward"]).sum() == expected
+
+
+def test_blocking_sends_of_one_f_one_b() -> None:
+    """Two stages: every micro-batch pays its round trip. The critical cycle F0 > F1 B1 > B0 holds two micro-batches,
+    so at m micro-batches the step takes (m + 1)(F + B) plus the exposed transfers."""
+    x, m = 0.25, 8
+    free = play(build_graph(make_schedule("1f1b", 2, 1, m), uniform(2))).step_time_s
+    overlapped = play(build_graph(make_schedule("1f1b", 2, 1, m), uniform(2, x))).step_time_s
+    blocking = play(build_graph(make_schedule("1f1b", 2, 1, m), uniform(2, x, p2p="blocking"))).step_time_s
+    assert free == 3.0 * (m + 1)
+    # Without blocking two micro-batches share one round trip (2 x); with blocking the last stage also holds
+    # its stream for each gradient it sends.
+    assert overlapped == pytest.approx(free + 2 * x * (m / 2))
+    assert free + 2 * x * (m / 2) < blocking <= free + 2 * x * m
+
+
+def test_steady_hides_sends_between_warmup_and_cooldown() -> None:
+    schedule = make_schedule("interleaved", 4, 2, 16)
+    seconds = {
+        p2p: play(build_graph(schedule, uniform(8, 0.05, p2p=p2p))) for p2p in ("overlapped", "steady", "blocking")
+    }
+    pp = {name: timeline.breakdown()["pp"] for name, timeline in seconds.items()}
+    assert pp["overlapped"] < pp["steady"] < pp["blocking"]
+    assert seconds["overlapped"].step_time_s <= seconds["steady"].step_time_s < seconds["blocking"].step_time_s
+
+
+def step_s(data: DataParallel, pp: int = 1, m: int = 2) -> float:
+    schedule = make_schedule("none" if pp == 1 else "1f1b", pp, 1, m)
+    return play(build_graph(schedule, uniform(pp, data_parallel=data))).step_time_s
+
+
+def test_gradient_buckets_hide_behind_the_last_backward() -> None:
+    """Backward (2 s) in 4 pieces of 0.5 s: bucket k starts when piece k ends, so buckets of 0.5 s leave one exposed,
+    buckets of 1 s leave 0.5 + 4 - 2 s. One bucket is wholly exposed; without overlap all of them are."""
+    work = 6.0
+    assert step_s(DataParallel(reduce_s=((0.5,) * 4,))) == pytest.approx(work + 0.5)
+    assert step_s(DataParallel(reduce_s=((1.0,) * 4,))) == pytest.approx(work + 2.5)
+    assert step_s(DataParallel(reduce_s=((2.0,),))) == pytest.approx(work + 2.0)
+    assert step_s(DataParallel(reduce_s=((0.5,) * 4,), reduce_overlap=False)) == pytest.approx(work + 2.0)
+
+
+def test_parameter_buckets_hide_behind_the_first_forward() -> None:
+    """Forward (1 s) in 4 pieces of 0.25 s: the first bucket is exposed, later ones run behind the pieces."""
+    assert step_s(DataParallel(gather_s=((0.25,) * 4,))) == pytest.approx(6.25)
+    assert step_s(DataParallel(gather_s=((0.5,) * 4,))) == pytest.approx(6.0 + 4 * 0.5 + 0.25 - 1.0)
+    assert step_s(DataParallel(gather_s=((1.0,),))) == pytest.approx(7.0)
+    assert step_s(DataParallel(gather_s=((0.25,) * 4,), gather_overlap=False)) == pytest.approx(7.0)
+
+
+def test_gradient_reduction_of_later_stages_hides_in_the_drain() -> None:
+    """1F1B of 4 stages: rank r ends r (I + W) before rank 0, so up to 2 r s of its reduction cost nothing."""
+    base = step_s(DataParallel(), pp=4, m=8)
+    assert step_s(DataParallel(reduce_s=((), (2.0,), (4.0,), (6.0,))), pp=4, m=8) == pytest.approx(base)
+    assert step_s(DataParallel(reduce_s=((), (2.0,), (4.0,), (6.5,))), pp=4, m=8) == pytest.approx(base + 0.5)
+
+
+def test_fully_sharded_gathers_for_every_micro_batch() -> None:
+    """ZeRO-3, 2 micro-batches of forward 1 s and backward 2 s in 4 layers; communication-bound when a layer's gather
+    and reduction outlast its compute."""
+    data = DataParallel(gather_s=((0.1,) * 4,), reduce_s=((0.1,) * 4,), every_microbatch=True)
+    assert step_s(data) == pytest.approx(6.0 + 0.1 + 0.1)
+    heavy = replace(data, gather_s=((1.0,) * 4,), reduce_s=((1.0,) * 4,))
+    # 4 layers x 2 micro-batches x (2 gathers + 1 reduction) of 1 s on one stream; compute hides in it but for ends.
+    assert 24.0 <= step_s(heavy) <= 26.0
+
+
+def test_optimizer_waits_for_all_and_the_slowest_ends_the_step() -> None:
+    data = DataParallel(grad_norm_s=0.1, optimizer_s=(0.2, 0.5))
+    timeline = play(build_graph(make_schedule("1f1b", 2, 1, 4), uniform(2, data_parallel=data)))
+    spent = timeline.by_rank()
+    assert timeline.step_time_s == pytest.approx(3.0 * 5 + 0.1 + 0.5)
+    assert spent["barrier"] == pytest.approx([0.3, 0.0])
+    assert spent["dp"] == pytest.approx([0.1, 0.1])
+    assert spent["bubble"] == pytest.approx([3.0, 3.0])
+
+
+def test_wrong_times_are_named_all_at_once() -> None:
+    times = replace(uniform(4), forward_s={"compute": np.ones(3)}, data_parallel=DataParallel(optimizer_s=(1.0,)))
+    times = replace(times, weight_backward_s={"compute": np.array([1.0, 1.0, np.nan, 1.0])})
+    with pytest.raises(ValueError) as error:
+        build_graph(make_schedule("1f1b", 4, 1, 4), times)
+    for words in (
+        "forward_s[compute]: shape (3,), expected (4,)",
+        "weight_backward_s[compute]",
+        "optimizer_s: 1 ranks",
+    ):
+        assert words in str(error.value)
+    with pytest.raises(ValueError, match="causes coffee are not slot time"):
+        build_graph(make_schedule("1f1b", 2, 1, 4), replace(uniform(2), forward_s={"coffee": np.ones(2)}))
+
+
+def test_incomplete_schedules_are_refused() -> None:
+    whole = make_schedule("1f1b", 2, 1, 4)
+    with pytest.raises(ValueError, match="one backward of each micro-batch and stage; micro-batch 3 on stage 1"):
+        build_graph(replace(whole, ranks=(whole.ranks[0], whole.ranks[1][:-1])), uniform(2))
+    with pytest.raises(ValueError, match="a backward stands before its forward"):
+        build_graph(replace(whole, ranks=(whole.ranks[0], whole.ranks[1][::-1])), uniform(2))
