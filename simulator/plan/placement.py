@@ -203,7 +203,11 @@ def _groups_per_block(line: tuple[tuple[int, int, bool], ...], block: int, even:
     if even and world % block == 0:
         return block // count
     period = math.lcm(block, max((size * stride for size, stride, inside in line if inside), default=1))
-    ranks = np.arange(min(period, world))
-    group = sum((ranks // stride % size * stride for size, stride, inside in line if not inside), np.zeros_like(ranks))
-    touching = np.unique(np.stack([ranks // block, group]), axis=1)[0]
-    return int(np.bincount(touching).max())
+    size = min(period, world)
+    ranks = np.minimum(np.arange(-(-size // block) * block), size - 1).reshape(-1, block)
+    group = np.zeros_like(ranks)
+    for axis_size, stride, inside in line:
+        if not inside:
+            group += ranks // stride % axis_size * stride
+    group.sort(axis=1)
+    return 1 + int((np.diff(group, axis=1) != 0).sum(axis=1).max())

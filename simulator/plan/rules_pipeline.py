@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from simulator.plan.case import Case, Check, Fault, divisors, near
-from simulator.plan.layout import V_SHAPED, parse_layout
+from simulator.plan.layout import TWO_CHUNKS, parse_layout, stage_count
 
 _MEGATRON_SCHEDULES = ("none", "1f1b", "interleaved")
 _MIRRORED = ("dualpipe", "dualpipe-v")
@@ -22,9 +22,11 @@ def pipeline_has_schedule(case: Case) -> Fault | None:
 
 def chunks_match_schedule(case: Case) -> Fault | None:
     plan = case.plan
-    if plan.schedule in V_SHAPED:
-        if plan.vpp != 2:
-            return Fault("plan.vpp", plan.vpp, f"{plan.schedule} holds two chunks per rank", "vpp 2")
+    if plan.schedule in TWO_CHUNKS:
+        if plan.vpp > 2:
+            return Fault(
+                "plan.vpp", plan.vpp, f"{plan.schedule} always holds two chunks per rank", "vpp 2, or leave it out"
+            )
     elif plan.schedule == "interleaved":
         if plan.vpp == 1:
             return Fault("plan.vpp", 1, "interleaved needs at least two chunks per rank", "vpp 2, or schedule 1f1b")
@@ -136,9 +138,10 @@ def pinned_ends_leave_even_middle(case: Case) -> Fault | None:
         why = f"leaves {layers} layers for {ranks} middle ranks"
         return Fault(f"plan.{name}", getattr(plan, name), why, "values that leave an equal share for each middle rank")
     shares = [share for share in (first, last, layers // ranks if ranks else None) if share is not None]
-    if any(share % plan.vpp for share in shares):
-        why = f"the ranks' shares {shares} do not divide into vpp = {plan.vpp} chunks"
-        return Fault(f"plan.{name}", getattr(plan, name), why, f"multiples of {plan.vpp}")
+    chunks = stage_count(plan) // plan.pp
+    if any(share % chunks for share in shares):
+        why = f"the ranks' shares {shares} do not divide into {chunks} chunks"
+        return Fault(f"plan.{name}", getattr(plan, name), why, f"multiples of {chunks}")
     return None
 
 
@@ -153,7 +156,7 @@ def layout_is_whole(case: Case) -> Fault | None:
         return Fault("plan.layout", plan.layout, str(problem), "for example Et|(tt|)*30mL")
     line = "".join(stages)
     problems = [
-        (len(stages) != plan.pp * plan.vpp, f"has {len(stages)} stages, pp x vpp is {plan.pp * plan.vpp}"),
+        (len(stages) != stage_count(plan), f"has {len(stages)} stages, the plan {stage_count(plan)} (pp x chunks)"),
         (line.count("E") != 1 or not stages[0].startswith("E"), "must begin with its only E (embedding)"),
         (line.count("L") != 1 or not stages[-1].endswith("L"), "must end with its only L (loss)"),
         (line.count("t") != facts.layers, f"places {line.count('t')} layers, the model has {facts.layers}"),
