@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from simulator.model.spec import Attention, LatentAttention
+from simulator.model.spec import Attention, CompressedAttention, LatentAttention, Mamba2
 from simulator.plan.case import Case, Check, Fault, divisors, near, near_multiple
 
 _COUNTS = ("dp", "tp", "cp", "pp", "vpp", "ep", "etp", "micro_batch_size", "global_batch_size", "vocab_divisible_by")
@@ -83,7 +83,7 @@ def batch_divides(case: Case) -> Fault | None:
 def heads_divide(case: Case) -> Fault | None:
     tp = case.plan.tp
     for mixer in case.facts.mixers:
-        if isinstance(mixer, Attention | LatentAttention) and mixer.heads % tp:
+        if isinstance(mixer, Attention | LatentAttention | CompressedAttention) and mixer.heads % tp:
             why = f"does not divide the model's {mixer.heads} attention heads"
             return Fault("plan.tp", tp, why, f"tp {near(tp, divisors(mixer.heads))}")
     return None
@@ -106,6 +106,15 @@ def linear_heads_divide(case: Case) -> Fault | None:
             common = math.gcd(mixer.key_heads, mixer.value_heads)
             why = f"tp x cp = {plan.tp * plan.cp} does not divide {mixer.key_heads} and {mixer.value_heads} heads"
             return Fault("plan.tp", plan.tp, why, f"tp x cp of {near(plan.tp * plan.cp, divisors(common))}")
+    return None
+
+
+def state_space_heads_divide(case: Case) -> Fault | None:
+    tp = case.plan.tp
+    for mixer in case.facts.mixers:
+        if isinstance(mixer, Mamba2) and (mixer.heads % tp or mixer.groups % tp):
+            why = f"does not divide the Mamba layers' {mixer.heads} heads and {mixer.groups} groups"
+            return Fault("plan.tp", tp, why, f"tp {near(tp, divisors(math.gcd(mixer.heads, mixer.groups)))}")
     return None
 
 
@@ -202,6 +211,7 @@ UNIVERSAL: dict[str, Check] = {
     "heads_divide": heads_divide,
     "query_groups_divide": query_groups_divide,
     "linear_heads_divide": linear_heads_divide,
+    "state_space_heads_divide": state_space_heads_divide,
     "all_to_all_heads_divide": all_to_all_heads_divide,
     "widths_divide": widths_divide,
     "sequence_divides_context": sequence_divides_context,

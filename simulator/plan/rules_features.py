@@ -169,6 +169,13 @@ def shared_experts_overlap_or_recompute(case: Case) -> Fault | None:
     return Fault("plan.recompute.modules", case.plan.recompute.modules, why, "one of the two")
 
 
+def stored_input_is_gated(case: Case) -> Fault | None:
+    if not case.plan.activation_fp8_input_store or all(ffn.gated for ffn in case.facts.dense + case.facts.moe):
+        return None
+    why = "only a gated (SwiGLU) activation can store its input in fp8"
+    return Fault("plan.activation_fp8_input_store", True, why, "false")
+
+
 def delayed_scaling_keeps_activations(case: Case) -> Fault | None:
     clash = [module for module in ("moe_act", "layernorm") if module in _selected(case)]
     if case.plan.precision != "fp8-delayed" or not clash:
@@ -355,6 +362,7 @@ MEGATRON: dict[str, Check] = {
     "dispatch_in_fp8_is_possible": dispatch_in_fp8_is_possible,
     "expert_bias_needs_whole_experts": expert_bias_needs_whole_experts,
     "shared_experts_overlap_or_recompute": shared_experts_overlap_or_recompute,
+    "stored_input_is_gated": stored_input_is_gated,
     "delayed_scaling_keeps_activations": delayed_scaling_keeps_activations,
     "optimizer_is_offered": optimizer_is_offered,
     "optimizer_formats_are_offered": optimizer_formats_are_offered,

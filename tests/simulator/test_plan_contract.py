@@ -11,6 +11,7 @@ from simulator.model.spec import (
     LatentAttention,
     Layer,
     LinearAttention,
+    Mamba2,
     Mixer,
     Model,
     MoE,
@@ -57,6 +58,7 @@ BREAKERS: dict[str, tuple[Model, Plan]] = {
         model_of(LinearAttention("gdn", 4, 8, 64, 64, 4)),
         plan_with(dp=1, tp=8, sequence_parallel=True),
     ),
+    "state_space_heads_divide": (model_of(Mamba2(16, 64, 2, 128, 4)), plan_with(dp=2, tp=4, sequence_parallel=True)),
     "all_to_all_heads_divide": (MOE, plan_with(dp=1, cp=8, cp_comm="a2a")),
     "widths_divide": (model_of(ffn=DenseFFN(3070)), plan_with(dp=2, tp=4)),
     "sequence_divides_context": (MOE, plan_with(dp=4, cp=2)),
@@ -106,6 +108,10 @@ BREAKERS: dict[str, tuple[Model, Plan]] = {
     "shared_experts_overlap_or_recompute": (
         MOE,
         plan_with(recompute=selective("shared_experts"), overlap=Overlap(shared_experts=True)),
+    ),
+    "stored_input_is_gated": (
+        model_of(ffn=DenseFFN(3072, gated=False)),
+        plan_with(activation_fp8_input_store=True),
     ),
     "delayed_scaling_keeps_activations": (MOE, plan_with(precision="fp8-delayed", recompute=selective("moe_act"))),
     "optimizer_is_offered": (MOE, plan_with(optimizer=Optimizer("lamb"))),
