@@ -110,8 +110,8 @@ def _understood(document: Mapping[str, Any]) -> RenderableType:
             ),
             (
                 "Cluster",
-                f"{cluster['gpus']:,} x {cluster['accelerator']} in {cluster['nodes']:,} nodes of "
-                f"{cluster['gpus_per_node']}; {cluster['fabric']}",
+                f"{cluster['gpus']:,} x {cluster['accelerator']} in {cluster['nodes']:,} "
+                f"node{'s' if cluster['nodes'] > 1 else ''} of {cluster['gpus_per_node']}; {cluster['fabric']}",
             ),
             (
                 "Links",
