@@ -13,13 +13,18 @@ import yaml
 
 from hardware.problems import InputError, Place, Problem
 
-MAX_BYTES = 4 << 20
+MAX_BYTES = 1 << 20
 MAX_DEPTH = 40
+MAX_VALUES = 100_000
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _REAL = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _QUOTED = ("'", '"', "|", ">")
-_WORDS: dict[str, Any] = {"": None, "~": None, "null": None, "true": True, "false": False, "True": True, "False": False}
+_WORDS: dict[str, Any] = {"": None, "~": None} | {
+    form: value
+    for word, value in (("null", None), ("true", True), ("false", False))
+    for form in (word, word.capitalize(), word.upper())
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,24 +82,25 @@ def parse_document(text: str, name: str = "text") -> Document:
         finally:
             loader.dispose()
     except yaml.YAMLError as error:
-        raise InputError([_syntax_problem(error, name)]) from None
+        raise InputError([_syntax_problem(error, text, name)]) from None
     data = _value(root, Place(name, "", lines), lines, problems) if root is not None else None
     if problems:
         raise InputError(problems)
     return Document(data, Place(name, "", lines))
 
 
-def _syntax_problem(error: yaml.YAMLError, name: str) -> Problem:
+def _syntax_problem(error: yaml.YAMLError, text: str, name: str) -> Problem:
     mark = getattr(error, "problem_mark", None)
     what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     remedy = "; indent with spaces, a tab is none" if "cannot start any token" in what else ""
-    return Problem(name, mark.line + 1 if mark else None, "", f"is not valid YAML: {what}{remedy}")
+    line = min(mark.line, text.count("\n")) + 1 if mark else None
+    return Problem(name, line, "", f"is not valid YAML: {what}{remedy}")
 
 
 def _check_events(text: str, name: str) -> None:
-    """Refuses aliases, tags, a second document and deep nesting before anything is built."""
+    """Refuses aliases, tags, a second document, deep nesting and masses of values before anything is built."""
     depth = documents = 0
-    for event in yaml.parse(text, Loader=_LOADER):
+    for number, event in enumerate(yaml.parse(text, Loader=_LOADER)):
         line = event.start_mark.line + 1 if event.start_mark else None
         if isinstance(event, yaml.AliasEvent):
             raise InputError([Problem(name, line, "", f"alias *{event.anchor}: write the value out instead")])
@@ -107,6 +113,8 @@ def _check_events(text: str, name: str) -> None:
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
+        if number > MAX_VALUES:
+            raise InputError([Problem(name, line, "", f"holds more than {MAX_VALUES} values")])
         if depth > MAX_DEPTH:
             raise InputError([Problem(name, line, "", f"is nested deeper than {MAX_DEPTH} levels")])
 

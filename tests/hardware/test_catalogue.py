@@ -297,9 +297,9 @@ def test_problems_of_a_fabric_name_the_tier(tmp_path: Path) -> None:
     for words in (
         f"{path}:2: kind: 'close' is not known; did you mean clos?",
         f"{path}:3: rails: must be true or false, not 'maybe'",
-        f"{path}:4: planes: must be above zero",
+        f"{path}:4: planes: must be a whole number of at least 1, not 0",
         f"{path}:5: tiers: must be listed lowest first, reaching ever more GPUs, not [64, 32]",
-        f"{path}:7: tiers.1.radix: 'many' is not a finite number",
+        f"{path}:7: tiers.1.radix: must be a whole number of at least 1, not 'many'",
         f"{path}:7: tiers.1.port_bandwidth: '400 Gb': 'Gb' measures bytes",
     ):
         assert words in found
@@ -335,7 +335,7 @@ def test_unreadable_files_are_refused_in_words(tmp_path: Path) -> None:
     assert "is a directory" in problems(catalogue.node, str(tmp_path / "dir.yaml"))[0]
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\xd8")
     assert "not UTF-8" in problems(catalogue.node, str(tmp_path / "binary.yaml"))[0]
-    assert "null character" in problems(catalogue.node, "a\0.yaml")[0]
+    assert "null byte" in problems(catalogue.node, "a\0.yaml")[0]
 
 
 def test_cluster_of_a_published_run() -> None:
