@@ -144,7 +144,7 @@ BROKEN: list[tuple[str, str | bytes, list[tuple[int | None, str, str]]]] = [
     ("two documents", f"{GOOD}---\n{GOOD}", [(24, "", "a second document begins here")]),
     ("a tag", changed("pp: 2", "pp: !!python/object/apply:os.abort []"), [(16, "", "tags are not read")]),
     ("too deep", "model: " + "[" * 5000, [(1, "", "nested deeper than")]),
-    ("too large", "# " + "x" * (5 << 20), [(None, "", "larger than 4 MiB")]),
+    ("too large", "# " + "x" * (5 << 20), [(None, "", "larger than 1 MiB")]),
     ("not UTF-8", b"question: caf\xe9\n", [(1, "", "not UTF-8 text; save it as UTF-8")]),
     ("a NUL byte", b"question: a\x00b\n", [(None, "", "not valid YAML")]),
     ("a tab", changed("  pp: 2", "\tpp: 2"), [(16, "", "indent with spaces")]),
