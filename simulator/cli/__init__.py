@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
@@ -31,6 +32,8 @@ def main() -> None:
     """Runs the command line; bad input ends with every problem on stderr and exit code 2, without a traceback."""
     from hardware.problems import InputError
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a name in another script must not end a run in an ASCII locale
     try:
         app()
     except InputError as error:

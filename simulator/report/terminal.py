@@ -6,6 +6,7 @@ Works from the document, so that a stored result.json renders as the run did.
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from itertools import groupby
@@ -100,7 +101,9 @@ def _understood(document: Mapping[str, Any]) -> RenderableType:
     model, cluster, plan, run = (scenario[name] for name in ("model", "cluster", "plan", "run"))
     mtp = f" + {model['mtp_layers']} MTP" if model["mtp_layers"] else ""
     tokens = plan["global_batch_size"] * run["seq_length"]
-    replicas = f"{plan['microbatches']:,} micro-batches of {plan['micro_batch_size']} on each of {plan['dp']:,} replicas"
+    replicas = (
+        f"{plan['microbatches']:,} micro-batches of {plan['micro_batch_size']} on each of {plan['dp']:,} replicas"
+    )
     return _pairs(
         [
             (
@@ -187,7 +190,10 @@ def _figures(document: Mapping[str, Any]) -> RenderableType:
         ("Throughput", f"{format_count(document['tokens_per_s'])} tokens/s, {per_gpu:,.1f} tokens/s/GPU"),
         ("Model FLOPs", f"{format_flops_rate(document['model_flops_per_s_per_gpu'])} per GPU, {mfu}"),
         ("Cost in time", f"{document['gpu_hours_per_1e12_tokens']:,.0f} GPU-hours per 10^12 tokens"),
-        ("Training", f"{format_count(tokens)} tokens in {format_seconds(document['training_time_s'])}, without failures"),
+        (
+            "Training",
+            f"{format_count(tokens)} tokens in {format_seconds(document['training_time_s'])}, without failures",
+        ),
     ]
     return Group("", _pairs(rows))
 
@@ -201,7 +207,7 @@ def _memory(document: Mapping[str, Any], blocks: bool) -> RenderableType:
     )
     owners = [owner for owner in dict.fromkeys(o for s in document["stages"] for o in _held(s))
               if any(_held(stage).get(owner) for stage in document["stages"])]  # fmt: skip
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table = Table(box=SIMPLE_HEAD if blocks else None, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("GiB on", no_wrap=True)
     table.add_column("layers", max_width=14, no_wrap=True, overflow="ellipsis")
     for owner in owners:
@@ -232,8 +238,9 @@ def _held(stage: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _layers(chunks: list[str]) -> str:
-    """The chunks of a rank as Megatron writes layouts, equal neighbours counted: `Et (tt)*6 tL`."""
-    counted = ((symbols, len(list(same))) for symbols, same in groupby(chunks))
+    """The chunks of a rank as Megatron writes layouts, long runs and equal neighbours counted: `Et*5 (tt)*6 tL`."""
+    short = (re.sub(r"t{5,}", lambda run: f"t*{len(run[0])}", symbols) for symbols in chunks)
+    counted = ((symbols, len(list(same))) for symbols, same in groupby(short))
     return " ".join(f"({symbols})*{count}" if count > 1 else symbols for symbols, count in counted)
 
 

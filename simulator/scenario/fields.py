@@ -92,7 +92,9 @@ def json_schema(hint: Any, name: str = "") -> dict[str, Any]:
         return {
             "type": "object",
             "description": " ".join((hint.__doc__ or "").split("\n\n")[0].split()),
-            "properties": {key_of(s.name, hints(hint)[s.name]): _property(hints(hint)[s.name], s) for s in fields(hint)},
+            "properties": {
+                key_of(s.name, hints(hint)[s.name]): _property(hints(hint)[s.name], s) for s in fields(hint)
+            },
             "required": [key_of(s.name, hints(hint)[s.name]) for s in fields(hint) if s.default is MISSING],
             "additionalProperties": False,
         }
