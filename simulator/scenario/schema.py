@@ -104,7 +104,8 @@ def read_scenario(document: Document, name: str) -> Scenario:
     if model and cluster and plan and run:
         top.problems += legality(model, cluster, plan, run, top.place)
     top.raise_problems()
-    assert model and cluster and plan and run
+    assert model and cluster and plan  # for the type checker: what is missing was a problem
+    assert run
     return Scenario(title, question, model, cluster, plan, run, source, published, document.place.file, document.data)
 
 
@@ -237,7 +238,7 @@ def scenario_schema() -> dict[str, Any]:
         "title": "traincast scenario",
         "type": "object",
         "properties": {
-            **dict.fromkeys(("name", "question", "source"), {"type": "string"}),
+            **{key: {"type": "string"} for key in ("name", "question", "source")},
             "model": {**part, "examples": model_names()},
             "cluster": {
                 "type": "object",

@@ -8,8 +8,8 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hardware.problems import InputError
 
+from hardware.problems import InputError
 from simulator.evaluate import evaluate
 from simulator.model.flops import flops_per_token
 from simulator.report.document import document_schema, documented_verbs, evaluate_document

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hardware.problems import InputError, Problem
 
+from hardware.problems import InputError, Problem
 from simulator.scenario.fields import json_schema
 from simulator.scenario.resolved import scenario_yaml
 from simulator.scenario.schema import Scenario, load_scenario, scenario_schema
