@@ -102,7 +102,7 @@ BREAKERS: dict[str, tuple[Model, Plan]] = {
     "expert_overlap_is_possible": (MOE, plan_with(overlap=Overlap(moe_ep=True))),
     "delayed_weight_gradients_need_expert_overlap": (MOE, plan_with(ep=8, overlap=Overlap(delay_wgrad=True))),
     "shared_overlap_has_dispatcher": (MOE, plan_with(dispatcher="allgather", overlap=Overlap(shared_experts=True))),
-    "flexible_dispatcher_has_peers": (MOE, plan_with(dispatcher="deepep")),
+    "deepep_has_peers": (MOE, plan_with(dispatcher="deepep")),
     "dispatch_in_fp8_is_possible": (MOE, plan_with(ep=8, dispatch_fp8=True)),
     "expert_bias_needs_whole_experts": (model_of(ffn=MoE(16, 4, 512, bias=True)), plan_with(etp=2)),
     "shared_experts_overlap_or_recompute": (
