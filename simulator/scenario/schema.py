@@ -17,6 +17,7 @@ from hardware.sections import Section
 from hardware.specs import Cluster
 from simulator.model.catalogue import load
 from simulator.model.catalogue import names as model_names
+from simulator.model.flops import CONVENTIONS
 from simulator.model.huggingface import from_huggingface
 from simulator.model.inline import from_mapping
 from simulator.model.spec import Model
@@ -38,14 +39,17 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What the world measured for this very scenario, with its source; what is not known is left out."""
+    """What the world measured for this very scenario, with its source; what is not known is left out.
+
+    `flops_convention` names how FLOPs and MFU were counted (simulator.model.flops).
+    """
 
     source: str
     step_time_s: float | None = None
     tokens_per_s_per_gpu: float | None = None
     model_flops_per_s_per_gpu: float | None = None
     mfu_fraction: float | None = None
-    gpu_hours_per_1e12_tokens: float | None = None
+    flops_convention: str | None = None
     training_time_s: float | None = None
     peak_memory_bytes: float | None = None
     notes: str | None = None
@@ -95,14 +99,13 @@ def read_scenario(document: Document, name: str) -> Scenario:
     cluster = _whole(top, lambda: _read_cluster(top.section("cluster")))
     plan = _whole(top, lambda: _read_plan(top.section("plan"), _gpus(top)))
     run = _whole(top, lambda: read_fields(Run, top.section("run")))
-    known = "published" in top.data
-    published = _whole(top, lambda: read_fields(Published, top.section("published"))) if known else None
-    top.seen.add("published")
+    published = _whole(top, lambda: _read_published(top.section("published"))) if "published" in top.data else None
     top.done()
     if model and cluster and plan and run:
         top.problems += legality(model, cluster, plan, run, top.place)
     top.raise_problems()
-    assert model and cluster and plan and run
+    assert model and cluster and plan  # for the type checker: what is missing was a problem
+    assert run
     return Scenario(title, question, model, cluster, plan, run, source, published, document.place.file, document.data)
 
 
@@ -159,6 +162,16 @@ def _read_cluster(section: Section) -> Cluster | None:
     if node is None or fabric is None or not isinstance(gpus, int):
         return None
     return catalogue.cluster(gpus, node, fabric, write, read, pue, title, at)
+
+
+def _read_published(section: Section) -> Published:
+    published = read_fields(Published, section)
+    counts_flops = published.mfu_fraction or published.model_flops_per_s_per_gpu
+    if published.flops_convention is None and counts_flops:
+        section.report("flops_convention", f"is missing: say how FLOPs were counted, {', '.join(CONVENTIONS)}")
+    elif published.flops_convention is not None and published.flops_convention not in CONVENTIONS:
+        section.report("flops_convention", one_of(published.flops_convention, CONVENTIONS))
+    return published
 
 
 def _gpus(top: Section) -> int | None:
@@ -225,7 +238,7 @@ def scenario_schema() -> dict[str, Any]:
         "title": "traincast scenario",
         "type": "object",
         "properties": {
-            **dict.fromkeys(("name", "question", "source"), {"type": "string"}),
+            **{key: {"type": "string"} for key in ("name", "question", "source")},
             "model": {**part, "examples": model_names()},
             "cluster": {
                 "type": "object",
