@@ -223,7 +223,8 @@ def gradient_formats_are_offered(case: Case) -> Fault | None:
         return Fault("plan.optimizer.grads", optimizer.grads, why, "fp32")
     if optimizer.grad_reduce != optimizer.grads and plan.sharding not in _FSDP:
         why = f"gradients kept in {optimizer.grads} are reduced in {optimizer.grads}"
-        return Fault("plan.optimizer.grad_reduce", optimizer.grad_reduce, why, optimizer.grads)
+        remedy = f"{optimizer.grads}, or optimizer.grads {optimizer.grad_reduce} as well"
+        return Fault("plan.optimizer.grad_reduce", optimizer.grad_reduce, why, remedy)
     return None
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from hardware.problems import Place
 from simulator.model.spec import (
     Attention,
     DenseFFN,
@@ -219,3 +220,10 @@ def test_remedies_are_the_nearest_legal_values(rule: str, expected: str) -> None
     found = check(model, plan, gpus=8, seq_length=4096)
     assert found[0].remedy == expected
     assert found[0].message.endswith(f"right would be: {expected}")
+
+
+def test_a_violation_becomes_a_problem_with_its_line() -> None:
+    model, plan = BREAKERS["experts_divide"]
+    problem = check(model, plan, gpus=8, seq_length=4096)[0].problem(Place("a.yaml", lines={"plan": 3, "plan.ep": 7}))
+    assert (problem.file, problem.line, problem.key) == ("a.yaml", 7, "plan.ep")
+    assert "12 experts" in problem.message
