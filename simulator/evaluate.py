@@ -16,8 +16,8 @@ from simulator.scenario.schema import Scenario
 from simulator.step.build import build_graph
 from simulator.step.player import play
 from simulator.step.schedules import Schedule, make_schedule
-from simulator.step.times import DataParallel, P2p, StageTimes
 from simulator.step.timeline import Timeline
+from simulator.step.times import DataParallel, P2p, StageTimes
 from simulator.workload.shape import padded_vocab, shape_of
 from simulator.workload.states import stage_parameters
 
