@@ -24,6 +24,8 @@ from simulator.model.inline import from_mapping
 from simulator.model.spec import Model
 from simulator.plan.rules import check, without_effect
 from simulator.plan.spec import Plan, Precision
+from simulator.run.read import KEYS as POLICIES
+from simulator.run.read import RunPolicies, read_run
 from simulator.scenario.fields import json_schema, read_fields
 from simulator.scenario.overrides import apply_overrides, attributed
 
@@ -33,10 +35,11 @@ MOST_GPUS = 10_000_000
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What is trained on: sequences of `seq_length` tokens, `tokens` in all."""
+    """What is trained on: sequences of `seq_length` tokens, `tokens` in all; `policies` say how the run is kept up."""
 
     seq_length: int
     tokens: float
+    policies: RunPolicies
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ def read_scenario(document: Document, name: str) -> Scenario:
     model = _whole(top, lambda: _read_model(top.take("model"), top.place.under("model")))
     cluster = _whole(top, lambda: _read_cluster(top.section("cluster")))
     plan = _whole(top, lambda: _read_plan(top.section("plan"), _gpus(top)))
-    run = _whole(top, lambda: read_fields(Run, top.section("run")))
+    run = _whole(top, lambda: _read_run(top.section("run")))
     published = _whole(top, lambda: _read_published(top.section("published"))) if "published" in top.data else None
     top.done()
     if model and cluster and plan and run:
@@ -179,6 +182,13 @@ def _read_cluster(section: Section) -> Cluster | None:
     if node is None or fabric is None or not isinstance(gpus, int):
         return None
     return catalogue.cluster(gpus, node, fabric, write, read, pue, title, at)
+
+
+def _read_run(section: Section) -> Run:
+    seq_length, tokens = section.count("seq_length"), section.quantity("tokens", "tokens")
+    section.seen.update(POLICIES)
+    section.done()
+    return Run(seq_length, tokens, read_run(section.data, section.place))
 
 
 def _read_published(section: Section) -> Published:
@@ -276,7 +286,16 @@ def scenario_schema() -> dict[str, Any]:
                 "additionalProperties": False,
             },
             "plan": plan,
-            "run": json_schema(Run),
+            "run": {
+                "type": "object",
+                "properties": {
+                    "seq_length": json_schema(int),
+                    "tokens": json_schema(float, "tokens"),
+                    **{name: {} for name in POLICIES},
+                },
+                "required": ["seq_length", "tokens"],
+                "additionalProperties": False,
+            },
             "published": json_schema(Published),
         },
         "required": ["model", "cluster", "plan", "run"],

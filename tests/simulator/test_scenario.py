@@ -174,6 +174,10 @@ BROKEN: list[tuple[str, str | bytes, list[tuple[int | None, str, str]]]] = [
     ("a format the GPU lacks", changed("hgx-h100", "dgx-v100"), [
         (20, "plan.precision", "V100-SXM2-32GB cannot compute in bf16; it can in fp32, fp16"),
     ]),
+    ("policies of the run", GOOD + "  checkpoint: {every: 5 GiB}\n  failurs: {}\n", [
+        (24, "run.checkpoint.every", "measures bytes"),
+        (25, "run.failurs", "did you mean failures"),
+    ]),
     ("everything at once", GOOD.replace("top_k", "topk").replace("gpus: 8", "gpus: many").replace("ep: 4", "ep: -4")
         .replace("precision", "precison").replace("1e9", "a lot"), [
         (10, "model.layers.1.ffn.top_k", "missing"),
@@ -221,7 +225,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_overrides_follow_the_same_rules_as_the_file(tmp_path: Path) -> None:
     scenario = load(
         tmp_path,
-        overrides=("plan.tp=2", "plan.sequence_parallel=true", "plan.recompute={granularity: selective, modules: [moe_act]}", "run.tokens=2e9",
+        overrides=("plan.tp=2", "plan.sequence_parallel=true",
+                   "plan.recompute={granularity: selective, modules: [moe_act]}", "run.tokens=2e9",
                    "plan.optimizer.kind=muon", "cluster.node=hgx-h800", "plan.layout="),
     )  # fmt: skip
     assert (scenario.plan.tp, scenario.plan.dp) == (2, 2)
