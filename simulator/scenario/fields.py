@@ -80,7 +80,7 @@ def strip_none(hint: Any) -> Any:
 
 
 @cache
-def hints(cls: Any) -> dict[str, Any]:
+def hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls)
 
 
@@ -89,14 +89,14 @@ def json_schema(hint: Any, name: str = "") -> dict[str, Any]:
     if is_optional(hint):
         return {"anyOf": [json_schema(strip_none(hint), name), {"type": "null"}]}
     if is_dataclass(hint):
-        known = hints(cast("type[Any]", hint))
+        known = hints(cast("type", hint))
         return {
             "type": "object",
             "description": " ".join((hint.__doc__ or "").split("\n\n")[0].split()),
             "properties": {
-                key_of(s.name, hints(hint)[s.name]): _property(hints(hint)[s.name], s) for s in fields(hint)
+                key_of(each.name, known[each.name]): _property(known[each.name], each) for each in fields(hint)
             },
-            "required": [key_of(s.name, hints(hint)[s.name]) for s in fields(hint) if s.default is MISSING],
+            "required": [key_of(each.name, known[each.name]) for each in fields(hint) if each.default is MISSING],
             "additionalProperties": False,
         }
     if get_origin(hint) is Literal:

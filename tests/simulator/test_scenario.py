@@ -78,7 +78,7 @@ def test_a_good_scenario_is_understood(tmp_path: Path) -> None:
         ("  pp: 2\n", "", "none"),
         ("  pp: 2\n", "  pp: 2\n", "1f1b"),
         ("  pp: 2\n", "  pp: 2\n  vpp: 2\n", "interleaved"),
-        ("  pp: 2\n", "  pp: 2\n  schedule: gpipe\n", "gpipe"),
+        ("  pp: 2\n", "  pp: 2\n  schedule: gpipe\n  stack: {framework: deepspeed}\n", "gpipe"),
     ],
 )
 def test_the_schedule_follows_pp_and_vpp_unless_written(tmp_path: Path, old: str, new: str, schedule: str) -> None:
@@ -164,6 +164,20 @@ BROKEN: list[tuple[str, str | bytes, list[tuple[int | None, str, str]]]] = [
     ("FLOPs of an unknown count", GOOD + "published: {source: a paper, mfu: 40%}\n", [
         (24, "published.flops_convention", "is missing: say how FLOPs were counted"),
     ]),
+    ("indivisible batch", changed("global_batch_size: 64", "global_batch_size: 63"), [
+        (19, "plan.global_batch_size", "right would be: 56 or 64"),
+    ]),
+    ("more expert ranks than experts", changed("ep: 4", "ep: 32"), [
+        (17, "plan.ep", "right would be"),
+        (17, "plan.ep", "right would be"),
+    ]),
+    ("a format the GPU lacks", changed("hgx-h100", "dgx-v100"), [
+        (20, "plan.precision", "V100-SXM2-32GB cannot compute in bf16; it can in fp32, fp16"),
+    ]),
+    ("policies of the run", GOOD + "  checkpoint: {every: 5 GiB}\n  failurs: {}\n", [
+        (24, "run.checkpoint.every", "measures bytes"),
+        (25, "run.failurs", "did you mean failures"),
+    ]),
     ("everything at once", GOOD.replace("top_k", "topk").replace("gpus: 8", "gpus: many").replace("ep: 4", "ep: -4")
         .replace("precision", "precison").replace("1e9", "a lot"), [
         (10, "model.layers.1.ffn.top_k", "missing"),
@@ -188,6 +202,13 @@ def test_broken_scenarios_get_every_error_they_deserve(
         assert words in problem.message
 
 
+def test_settings_without_effect_are_warned_of(tmp_path: Path) -> None:
+    (warning,) = load(tmp_path, changed("ep: 4", "ep: 4\n  overlap: {shared_experts: true}")).warnings
+    assert "plan.overlap.shared_experts" in warning
+    assert "no shared experts" in warning
+    assert load(tmp_path).warnings == ()
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     write(tmp_path, GOOD)
     os.mkfifo(tmp_path / "pipe.yaml")
@@ -204,7 +225,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_overrides_follow_the_same_rules_as_the_file(tmp_path: Path) -> None:
     scenario = load(
         tmp_path,
-        overrides=("plan.tp=2", "plan.recompute={granularity: selective, modules: [moe_act]}", "run.tokens=2e9",
+        overrides=("plan.tp=2", "plan.sequence_parallel=true",
+                   "plan.recompute={granularity: selective, modules: [moe_act]}", "run.tokens=2e9",
                    "plan.optimizer.kind=muon", "cluster.node=hgx-h800", "plan.layout="),
     )  # fmt: skip
     assert (scenario.plan.tp, scenario.plan.dp) == (2, 2)
@@ -249,7 +271,7 @@ def test_a_hugging_face_config_beside_the_scenario(tmp_path: Path) -> None:
 def test_the_resolved_scenario_reads_back_the_same_from_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "gpu.yaml").write_text("base: h100\ntdp: 500 W\n")
     text = changed("node: hgx-h100", "node: {base: hgx-h100, accelerator: gpu.yaml}")
-    scenario = load(tmp_path, text, ("plan.tp=2",))
+    scenario = load(tmp_path, text, ("plan.tp=2", "plan.sequence_parallel=true"))
     assert scenario.cluster.accelerator.tdp_w == 500
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
