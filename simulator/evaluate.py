@@ -199,7 +199,7 @@ def stage_reports(
 def warnings(scenario: Scenario, fullest: float) -> tuple[str, ...]:
     """What the reader should know before trusting the figures."""
     capacity = scenario.cluster.accelerator.memory_capacity_bytes
-    found = []
+    found = list(scenario.warnings)
     if 0.94 * capacity < fullest <= capacity:
         found.append(f"memory fits with less than 6 % to spare ({fullest / 2**30:.1f} of {capacity / 2**30:.1f} GiB)")
     return tuple(found)
