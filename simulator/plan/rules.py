@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from hardware.problems import Place, Problem
 from simulator.model.spec import Model
 from simulator.plan import rules_degrees, rules_features, rules_pipeline
 from simulator.plan.case import Case, Check, Fault, ModelFacts, model_facts
@@ -38,6 +39,10 @@ class Violation:
     @property
     def message(self) -> str:
         return f"{self.value}: {self.why}; right would be: {self.remedy}"
+
+    def problem(self, document: Place) -> Problem:
+        """The violation as a problem of the scenario whose root is `document`."""
+        return document.under(self.key).problem(self.message)
 
 
 def check(model: Model, plan: Plan, *, gpus: int, seq_length: int) -> list[Violation]:

@@ -6,7 +6,6 @@ from simulator.model.spec import Attention, CompressedAttention, LatentAttention
 from simulator.plan.case import Case, Check, Fault, near_multiple
 
 MODULES = ("core_attn", "mlp", "moe", "moe_act", "layernorm", "mla_up_proj", "shared_experts")
-_FLEX = ("deepep", "hybridep")
 _FSDP = ("optimizer_gradients", "full")
 # Tensor-core kernels want both sides of a matrix product in whole blocks of the scaling granularity.
 _ALIGNMENT = {"fp8-delayed": 16, "fp8-tensorwise": 16, "mxfp8": 32, "nvfp4": 32, "fp8-blockwise": 128}
@@ -131,9 +130,9 @@ def shared_overlap_has_dispatcher(case: Case) -> Fault | None:
     return Fault("plan.overlap.shared_experts", True, why, "dispatcher alltoall, deepep or hybridep")
 
 
-def flexible_dispatcher_has_peers(case: Case) -> Fault | None:
+def deepep_has_peers(case: Case) -> Fault | None:
     plan = case.plan
-    if not case.facts.moe or plan.dispatcher not in _FLEX or plan.etp * plan.ep > 1:
+    if not case.facts.moe or plan.dispatcher != "deepep" or plan.etp * plan.ep > 1:
         return None
     return Fault("plan.dispatcher", plan.dispatcher, "needs ep x etp above 1", "dispatcher alltoall, or a larger ep")
 
@@ -224,7 +223,8 @@ def gradient_formats_are_offered(case: Case) -> Fault | None:
         return Fault("plan.optimizer.grads", optimizer.grads, why, "fp32")
     if optimizer.grad_reduce != optimizer.grads and plan.sharding not in _FSDP:
         why = f"gradients kept in {optimizer.grads} are reduced in {optimizer.grads}"
-        return Fault("plan.optimizer.grad_reduce", optimizer.grad_reduce, why, optimizer.grads)
+        remedy = f"{optimizer.grads}, or optimizer.grads {optimizer.grad_reduce} as well"
+        return Fault("plan.optimizer.grad_reduce", optimizer.grad_reduce, why, remedy)
     return None
 
 
@@ -358,7 +358,7 @@ MEGATRON: dict[str, Check] = {
     "expert_overlap_is_possible": expert_overlap_is_possible,
     "delayed_weight_gradients_need_expert_overlap": delayed_weight_gradients_need_expert_overlap,
     "shared_overlap_has_dispatcher": shared_overlap_has_dispatcher,
-    "flexible_dispatcher_has_peers": flexible_dispatcher_has_peers,
+    "deepep_has_peers": deepep_has_peers,
     "dispatch_in_fp8_is_possible": dispatch_in_fp8_is_possible,
     "expert_bias_needs_whole_experts": expert_bias_needs_whole_experts,
     "shared_experts_overlap_or_recompute": shared_experts_overlap_or_recompute,

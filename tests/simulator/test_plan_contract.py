@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from hardware.problems import Place
 from simulator.model.spec import (
     Attention,
     DenseFFN,
@@ -102,7 +103,7 @@ BREAKERS: dict[str, tuple[Model, Plan]] = {
     "expert_overlap_is_possible": (MOE, plan_with(overlap=Overlap(moe_ep=True))),
     "delayed_weight_gradients_need_expert_overlap": (MOE, plan_with(ep=8, overlap=Overlap(delay_wgrad=True))),
     "shared_overlap_has_dispatcher": (MOE, plan_with(dispatcher="allgather", overlap=Overlap(shared_experts=True))),
-    "flexible_dispatcher_has_peers": (MOE, plan_with(dispatcher="deepep")),
+    "deepep_has_peers": (MOE, plan_with(dispatcher="deepep")),
     "dispatch_in_fp8_is_possible": (MOE, plan_with(ep=8, dispatch_fp8=True)),
     "expert_bias_needs_whole_experts": (model_of(ffn=MoE(16, 4, 512, bias=True)), plan_with(etp=2)),
     "shared_experts_overlap_or_recompute": (
@@ -219,3 +220,10 @@ def test_remedies_are_the_nearest_legal_values(rule: str, expected: str) -> None
     found = check(model, plan, gpus=8, seq_length=4096)
     assert found[0].remedy == expected
     assert found[0].message.endswith(f"right would be: {expected}")
+
+
+def test_a_violation_becomes_a_problem_with_its_line() -> None:
+    model, plan = BREAKERS["experts_divide"]
+    problem = check(model, plan, gpus=8, seq_length=4096)[0].problem(Place("a.yaml", lines={"plan": 3, "plan.ep": 7}))
+    assert (problem.file, problem.line, problem.key) == ("a.yaml", 7, "plan.ep")
+    assert "12 experts" in problem.message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ def test_best_interval_by_simulation_is_dalys(mtbf_h: float, save_s: float) -> N
 
 def test_more_spares_never_hurt() -> None:
     goodput = [goodput_with(hot_spares=spares) for spares in (0, 1, 2, 4, 8, 16)]
-    assert all(b >= a - 1e-3 for a, b in zip(goodput, goodput[1:], strict=False))
+    assert all(b >= a - 1e-3 for a, b in pairwise(goodput))
     assert goodput[-1] > goodput[0] + 0.1
 
 
@@ -105,7 +106,7 @@ def test_faster_repair_and_shorter_detection_never_hurt() -> None:
     repairs = [goodput_with(repair_days=days, hot_spares=2) for days in (2.0, 1.0, 0.5, 0.1)]
     detections = [goodput_with(detect_s=seconds, hot_spares=16) for seconds in (3600.0, 600.0, 60.0, 1.0)]
     for goodput in (repairs, detections):
-        assert all(b > a for a, b in zip(goodput, goodput[1:], strict=False))
+        assert all(b > a for a, b in pairwise(goodput))
 
 
 def goodput_with(repair_days: float = 1.0, detect_s: float = 30.0, **recovery: int) -> float:

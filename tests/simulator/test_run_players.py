@@ -12,18 +12,20 @@ from simulator.run.montecarlo import outcomes, saving_of
 from simulator.run.specs import RunSpec
 from tests.simulator.run_specs import stormy
 
+NO_SPARES: dict[str, object] = {"hot_spares": 0, "cold_spares": 0, "evict_after": None}
+SHRINK: dict[str, object] = {"hot_spares": 1, "cold_spares": 2, "when_short": "shrink"}
 RECOVERIES: dict[str, dict[str, object]] = {
     "spares": {},
     "few spares": {"hot_spares": 3, "cold_spares": 4, "evict_after": None},
     "cold spares only": {"hot_spares": 0, "cold_spares": 25},
     "hot spares only": {"hot_spares": 25, "cold_spares": 0},
-    "no spares": {"hot_spares": 0, "cold_spares": 0, "evict_after": None},
-    "shrink": {"hot_spares": 2, "cold_spares": 3, "when_short": "shrink"},
-    "shrink, regrow": {"hot_spares": 1, "cold_spares": 2, "when_short": "shrink", "regrow": "at-once", "patience_s": 1800.0},
-    "shrink, no spares": {"hot_spares": 0, "cold_spares": 0, "when_short": "shrink", "regrow": "at-once", "evict_after": None},
-    "shrink to a floor": {"hot_spares": 0, "cold_spares": 0, "when_short": "shrink", "min_replicas": 31, "evict_after": None},
+    "no spares": NO_SPARES,
+    "shrink": SHRINK,
+    "shrink, regrow": {**SHRINK, "regrow": "at-once", "patience_s": 1800.0},
+    "shrink, no spares": {**SHRINK, **NO_SPARES, "regrow": "at-once"},
+    "shrink to a floor": {**SHRINK, **NO_SPARES, "min_replicas": 31},
     "slow nodes stay": {"evict_slow": False},
-}  # fmt: skip
+}
 
 
 def check_same(spec: RunSpec) -> None:
