@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hardware.collectives import closed_form
+from hardware.collectives import OPERATIONS, closed_form
 from hardware.collectives.algorithms import ALGORITHMS
-from hardware.collectives.closed_form import tariff
 from hardware.collectives.group import Group, Links
 
 COLUMNS = ("sweep_id", "op", "gpu", "n_gpus", "n_nodes", "size_bytes", "time_us", "fabric", "source")
@@ -75,31 +74,19 @@ def read_measurements(path: str | Path) -> pd.DataFrame:
     if missing:
         raise ValueError(f"{path}: columns missing: {', '.join(missing)}")
     table["operation"] = table["op"].replace(OPERATION)
-    table = table[table["operation"].isin(closed_form_operations()) & table["size_bytes"].gt(0)].copy()
+    table = table[table["operation"].isin(OPERATIONS) & table["size_bytes"].gt(0)].copy()
     from_bandwidth = table["size_bytes"] / (table["algbw_GBps"] * 1e3)
     table["measured_s"] = table["time_us"].fillna(from_bandwidth) * 1e-6
     return table[table["measured_s"].gt(0)].reset_index(drop=True)
 
 
-def closed_form_operations() -> list[str]:
-    from hardware.collectives import OPERATIONS
-
-    return list(OPERATIONS)
-
-
-def asked_algorithm(row: Any) -> str | None:
-    """The algorithm that a source says it ran, where it is one of ours."""
-    name = str(row.algorithm).lower()
-    return name if name in ("ring", "tree", "nvls") else None
-
-
 def predict(table: pd.DataFrame) -> pd.DataFrame:
     """The measurements with predicted_s, bound_s, algorithm and protocol beside them."""
     rows = []
-    for row in table.itertuples():
-        links = links_of_row(row.gpu, row.fabric)
-        group = Group(float(row.n_gpus), row.n_gpus / row.n_nodes)
-        time = closed_form.collective_s(row.operation, row.size_bytes, group, links)
+    for row in table.to_dict("records"):
+        links = links_of_row(row["gpu"], row["fabric"])
+        group = Group(float(row["n_gpus"]), row["n_gpus"] / row["n_nodes"])
+        time = closed_form.collective_s(row["operation"], row["size_bytes"], group, links)
         rows.append((time.seconds, time.bound_s, time.algorithm, time.protocol))
     out = table.copy()
     out[["predicted_s", "bound_s", "chosen", "chosen_protocol"]] = rows
@@ -133,7 +120,7 @@ def fit_curve(rows: pd.DataFrame, operation: str, algorithm: str, bandwidth: flo
     """Five coefficients of one algorithm and protocol inside a node, by robust least squares on log times."""
     from scipy.optimize import least_squares
 
-    n, steps, _, share, _ = _demands(rows, operation, algorithm)
+    n, steps, _, share, *_ = _demands(rows, operation, algorithm)
     size, measured = rows["size_bytes"].to_numpy(float), rows["measured_s"].to_numpy(float)
 
     def residual(x: np.ndarray) -> np.ndarray:
@@ -161,7 +148,8 @@ def fit_scale_up(table: pd.DataFrame) -> dict[str, Any]:
     inside["generation"] = [MACHINES[gpu].generation for gpu in inside["gpu"]]
     inside["pair"] = choices(inside)
     fitted: dict[str, Any] = {}
-    for (generation, operation, pair), rows in inside.groupby(["generation", "operation", "pair"]):
+    for key, rows in inside.groupby(["generation", "operation", "pair"]):
+        generation, operation, pair = (str(part) for part in key)
         if len(rows) < 6:
             continue
         bandwidth = MACHINES[rows["gpu"].iloc[0]].scale_up_bytes_per_s
@@ -189,7 +177,7 @@ def fit_network(table: pd.DataFrame, technology: str) -> dict[str, Any]:
     def residual(x: np.ndarray) -> np.ndarray:
         set_to(x)
         predicted = predict(rows)
-        return np.log(predicted["predicted_s"] / predicted["measured_s"]).to_numpy(float)
+        return np.log(predicted["predicted_s"].to_numpy(float) / predicted["measured_s"].to_numpy(float))
 
     start = [20.0, 1.5] + [10.0, 0.6] * len(used)
     low, high = [0.0, 1.0] + [0.0, 0.02] * len(used), [2000.0, 6.0] + [500.0, 1.0] * len(used)

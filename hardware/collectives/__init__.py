@@ -2,6 +2,7 @@
 
 from hardware.collectives.algorithms import ALGORITHMS, OPERATIONS, PROTOCOLS
 from hardware.collectives.closed_form import BelowBound, CollectiveTime, collective_s
+from hardware.collectives.experts import Exchange, ExchangeTime, combine_s, dispatch_s, expected_distinct
 from hardware.collectives.group import Group, Links, links_of, strided_group
 
 __all__ = [
@@ -10,9 +11,14 @@ __all__ = [
     "PROTOCOLS",
     "BelowBound",
     "CollectiveTime",
+    "Exchange",
+    "ExchangeTime",
     "Group",
     "Links",
     "collective_s",
+    "combine_s",
+    "dispatch_s",
+    "expected_distinct",
     "links_of",
     "strided_group",
 ]

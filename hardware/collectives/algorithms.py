@@ -18,13 +18,14 @@ OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broad
 class Demand(NamedTuple):
     """Steps one after another, and bytes out of the busiest GPU per byte of size, by kind of link.
 
-    `local` counts how often a rank's own 1/n of the buffer is also copied or reduced in its memory.
+    `messages` go out over the NIC without waiting for each other; each costs its posting, not a hop.
     """
 
     scale_up_steps: Number
     network_steps: Number
     scale_up: Number
     network: Number
+    messages: Number = 0.0
 
 
 def ring(operation: str, n: Number, g: Number, k: Number) -> Demand:
@@ -87,7 +88,7 @@ def pairwise(operation: str, n: Number, g: Number, k: Number) -> Demand:
     if operation == "send_recv":
         inside = np.where(g > 1, 1.0, 0.0)
         return Demand(inside, 1.0 - inside, inside, 1.0 - inside)
-    return Demand(g - 1.0, n - g * 1.0, (g - 1) / n, (n - g) / n)
+    return Demand(g - 1.0, np.where(k > 1, 1.0, 0.0), (g - 1) / n, (n - g) / n, n - g)
 
 
 def hierarchical(operation: str, n: Number, g: Number, k: Number) -> Demand:
@@ -97,7 +98,7 @@ def hierarchical(operation: str, n: Number, g: Number, k: Number) -> Demand:
     All-to-all: exchange across equal indices, then inside the domain.
     """
     if operation == "all_to_all":
-        return Demand(g - 1.0, k - 1.0, (g - 1) / g, (k - 1) / k)
+        return Demand(g - 1.0, np.where(k > 1, 1.0, 0.0), (g - 1) / g, (k - 1) / k, k - 1.0)
     passes = 2.0 if operation == "all_reduce" else 1.0
     return Demand(passes * (g - 1), passes * (k - 1), passes * (g - 1) / g, passes * (k - 1) / n)
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from hardware.collectives.algorithms import ALGORITHMS, candidates
 from hardware.collectives.group import Group, Links, Number, links_of
-from hardware.collectives.tuner import DATA, estimate, generation_of, plateau, tree_correction
+from hardware.collectives.tuner import DATA, constants, estimate, generation_of, plateau, tree_correction
 from hardware.specs import Cluster
 
 
@@ -66,6 +66,11 @@ def _measured(table: dict[str, Any], operation: str, pair: str) -> list[float] |
     return None
 
 
+def _curve(coefficients: list[float], evidence: str) -> Curve:
+    fixed_s, step_s, efficiency, copies, sharpness = coefficients
+    return Curve(fixed_s, step_s, efficiency, copies, sharpness, evidence)
+
+
 @cache
 def curve(generation: str, operation: str, algorithm: str, protocol: str) -> Curve:
     """Coefficients for one pair; where nothing was measured, those of the closest relative, marked assumed."""
@@ -73,7 +78,7 @@ def curve(generation: str, operation: str, algorithm: str, protocol: str) -> Cur
     table = tables.get(generation, tables["hopper"])
     exact = table.get(operation, {}).get(f"{algorithm}/{protocol}")
     if exact:
-        return Curve(*exact, "fitted" if generation in tables else "assumed")
+        return _curve(exact, "fitted" if generation in tables else "assumed")
     like = _measured(table, operation, f"{_LIKE.get(algorithm, 'ring')}/{protocol}")
     simple = _measured(table, operation, "ring/Simple") or _measured(table, operation, "pairwise/Simple")
     if like is None and protocol == "LL128":
@@ -83,7 +88,7 @@ def curve(generation: str, operation: str, algorithm: str, protocol: str) -> Cur
     like = like or simple
     if like is None:
         raise ValueError(f"efficiencies.json: no curve for {generation} {operation} {algorithm}/{protocol}")
-    return Curve(*like, "assumed")
+    return _curve(like, "assumed")
 
 
 @cache
@@ -107,7 +112,7 @@ class Tariff(NamedTuple):
     plateau_bytes: Number
 
 
-def _slowdown(operation: str, group: Group, links: Links) -> Number:
+def uplink_slowdown(operation: str, group: Group, links: Links) -> Number:
     """How much longer the network part takes where uplinks are oversubscribed.
 
     Rings and trees leave a block once per `domains_per_block` domains, all-to-all with every peer outside it.
@@ -123,7 +128,7 @@ def _slowdown(operation: str, group: Group, links: Links) -> Number:
 
 def _price(
     operation: str, pair: tuple[str, str], group: Group, links: Links, sms: int | None
-) -> tuple[Number, Number, float, Number]:
+) -> tuple[Number, Number, Number, Number]:
     """(latency_s, seconds per byte, sharpness, bound seconds per byte) of one candidate."""
     algorithm, protocol = pair
     n, g, k = group.ranks, group.ranks_per_domain, group.domains
@@ -133,10 +138,11 @@ def _price(
     latency_s = terms.fixed_s + demand.scale_up_steps * terms.step_s
     latency_s = latency_s + np.where(k > 1, wire["fixed_s"], 0.0)
     latency_s = latency_s + demand.network_steps * (wire["step_s"][protocol] + hop_s)
+    latency_s = latency_s + demand.messages * constants()["post_overhead_us"][links.cpu_vendor] * 1e-6
     achieved = terms.efficiency * links.scale_up_bytes_per_s
     if sms is not None:
         achieved = np.minimum(achieved, sms * generation_of(links)["sm_gbs"] * 1e9)
-    nic = links.nic_bytes_per_s * group.nic_share / _slowdown(operation, group, links)
+    nic = links.nic_bytes_per_s * group.nic_share / uplink_slowdown(operation, group, links)
     scale_up = (demand.scale_up + terms.copies / n) / achieved
     across = demand.network / (wire["efficiency"][protocol] * nic)
     bound = np.maximum(demand.scale_up / links.scale_up_bytes_per_s, demand.network / nic)
@@ -144,8 +150,13 @@ def _price(
     return latency_s, np.maximum(scale_up, across), sharpness, bound
 
 
-def _stack(values: list[Number]) -> np.ndarray:
-    return np.stack(np.broadcast_arrays(*values)).astype(float)
+# The fields that vary by group, to which sizes add their axes.
+_PER_GROUP = ("latency_s", "s_per_byte", "sharpness", "bound_s_per_byte", "tuner_latency_s", "tuner_s_per_byte",
+              "plateau_factor")  # fmt: skip
+
+
+def _stack(values: list[Number], shape: tuple[int, ...]) -> np.ndarray:
+    return np.stack([np.broadcast_to(np.asarray(value, dtype=float), shape) for value in values])
 
 
 def tariff(
@@ -155,7 +166,9 @@ def tariff(
     pairs = candidates(operation, algorithm, protocol)
     estimates = [estimate(operation, a, p, algorithm is not None, group, links) for a, p in pairs]
     prices = [_price(operation, pair, group, links, sms) for pair in pairs]
-    legal = _stack([e.legal for e in estimates]) > 0
+    fields = (group.ranks, group.ranks_per_domain, group.tier, group.domains_per_block, group.nic_share)
+    shape = np.broadcast_shapes(*(np.shape(field) for field in fields))
+    legal = _stack([e.legal for e in estimates], shape) > 0
     runs = legal.any(axis=0) | (np.asarray(group.ranks) <= 1)
     if not np.all(runs):
         raise ValueError(
@@ -166,16 +179,15 @@ def tariff(
     tree = np.array([tree_correction(p) if a == "tree" else np.ones(24) for a, p in (pairs[i] for i in keep)])
     factor, bytes_per_rank = plateau(links)
     plateaus = [factor if (a, p) == ("ring", "Simple") and operation == "all_reduce" else 1.0 for a, p in pairs]
-    tuner_latency = np.where(legal, _stack([e.latency_s for e in estimates]), np.inf)
-    shape = tuner_latency.shape[1:]
+    tuner_latency = np.where(legal, _stack([e.latency_s for e in estimates], shape), np.inf)
     return Tariff(
         tuple(pairs[i] for i in keep),
-        _stack([prices[i][0] for i in keep]),
-        _stack([prices[i][1] for i in keep]),
-        _stack([prices[i][2] for i in keep]),
-        _stack([prices[i][3] for i in keep]),
+        _stack([prices[i][0] for i in keep], shape),
+        _stack([prices[i][1] for i in keep], shape),
+        _stack([prices[i][2] for i in keep], shape),
+        _stack([prices[i][3] for i in keep], shape),
         tuner_latency[keep],
-        _stack([e.s_per_byte for e in estimates])[keep],
+        _stack([e.s_per_byte for e in estimates], shape)[keep],
         tree if any(a == "tree" for a, _ in pairs) else None,
         np.array([plateaus[i] for i in keep]).reshape(-1, *(1,) * len(shape)),
         np.where(group.domains > 1, bytes_per_rank * group.ranks, np.inf),
@@ -220,8 +232,8 @@ def collective_s(
         prices = tariff(operation, group, links, algorithm, protocol, sms)
     size = np.asarray(size_bytes, dtype=float)
     axes = (slice(None), *(None,) * size.ndim) if group.is_scalar else (Ellipsis,)
-    prices = Tariff(prices.pairs, *(x[axes] for x in prices[1:7]), prices.correction, prices.plateau_factor[axes],
-                    prices.plateau_bytes)  # fmt: skip
+    widened = {name: getattr(prices, name)[axes] for name in _PER_GROUP}
+    prices = prices._replace(**widened)
     chosen = np.argmin(_tuner_s(prices, size), axis=0)
     return _at(prices, size, chosen, np.asarray(group.ranks) <= 1)
 

@@ -128,7 +128,9 @@ def _legal(operation: str, algorithm: str, asked: bool, group: Group, links: Lin
     g, k = group.ranks_per_domain, group.domains
     if algorithm == "nvls":
         # All-gather and reduce-scatter take NVLS only with registered user buffers, which must be asked for.
-        offered = links.multicast and generation_of(links)["nvls_efficiency"] > 0 and (operation == "all_reduce" or asked)
+        offered = (
+            links.multicast and generation_of(links)["nvls_efficiency"] > 0 and (operation == "all_reduce" or asked)
+        )
         return offered & (g > 1) & ((k <= 1) | links.in_network_reduction)
     if algorithm == "nvls_tree":
         return links.multicast & (generation_of(links)["nvls_efficiency"] > 0) & (g > 1) & (k > 1)

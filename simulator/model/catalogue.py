@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from hardware.problems import InputError, Place, one_of
 from simulator.model.huggingface import from_huggingface
 from simulator.model.inline import from_mapping
-from simulator.model.keys import finish
 from simulator.model.spec import Model
 
 DATA = Path(__file__).parent / "data"
@@ -19,17 +19,11 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Model:
-    """The model called `name`. Raises an error that names the nearest known ones."""
+    """The model called `name`. Raises InputError naming the nearest known ones."""
     if name not in names():
-        finish(name, [("model", f"not in the catalogue; {nearest(name)}")])
-    entry = json.loads((DATA / f"{name}.json").read_text(encoding="utf-8"))
+        raise InputError([Place("model", name).problem(one_of(name, names()))])
+    path = DATA / f"{name}.json"
+    entry = json.loads(path.read_text(encoding="utf-8"))
     if "config" in entry:
-        return from_huggingface(entry["config"], name, entry["source"])
-    return from_mapping({**entry["model"], "name": name, "source": entry["source"]}, name)
-
-
-def nearest(name: str) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(name.lower(), names(), n=3, cutoff=0.4)
-    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names())}"
+        return from_huggingface(entry["config"], name, Place(path.name, "config"), entry["source"])
+    return from_mapping({**entry["model"], "source": entry["source"]}, name, Place(path.name, "model"))

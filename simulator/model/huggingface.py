@@ -6,24 +6,26 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from hardware.problems import InputError, Place
 from simulator.model import ffns, mixers
 from simulator.model.families import FAMILIES, HARMLESS, Family
-from simulator.model.keys import Keys, finish
+from simulator.model.keys import Keys
 from simulator.model.spec import FFN, Layer, Mixer, Model
 
 MOST_LAYERS = 10_000
 BLOCKS = {"M": "mamba", "*": "attention", "E": "moe", "-": "mlp"}
 
 
-def from_huggingface(config: Mapping[str, Any], name: str, source: str = "") -> Model:
+def from_huggingface(config: Mapping[str, Any], name: str, place: Place | None = None, source: str = "") -> Model:
     """The language model that `config` (a parsed config.json, perhaps with a nested text_config) describes.
 
-    Raises ValueError listing every unknown family, missing key, contradiction, and key that is not understood.
+    `place` says where it was read, for messages (None: `name`). Raises InputError listing every problem: an unknown
+    family, a missing key, a contradiction, a key that is not understood.
     """
-    keys = Keys(text_part(config))
+    keys = text_keys(config, place or Place(name))
     family_name = keys.word("model_type", allowed=FAMILIES)
     if keys.problems:
-        finish(name, keys.problems)
+        raise InputError(keys.problems)
     family = conventions(keys, FAMILIES[family_name])
     layers = read_layers(keys, family)
     mtp = read_mtp(keys, family, layers)
@@ -43,8 +45,7 @@ def from_huggingface(config: Mapping[str, Any], name: str, source: str = "") -> 
         hyper_connections=keys.whole("hc_mult", default=1),
         source=source,
     )
-    keys.leftovers(HARMLESS)
-    finish(name, keys.problems)
+    keys.finish(HARMLESS)
     return model
 
 
@@ -57,15 +58,14 @@ def conventions(keys: Keys, family: Family) -> Family:
     return family
 
 
-def text_part(config: Mapping[str, Any]) -> dict[str, Any]:
+def text_keys(config: Mapping[str, Any], place: Place) -> Keys:
     """The text model's keys: a multimodal config nests them, and may tie the embeddings outside."""
     inner = config.get("text_config")
     if not isinstance(inner, Mapping):
-        return {key: value for key, value in config.items() if key != "vision_config"}
-    merged = dict(inner)
-    if merged.get("tie_word_embeddings") is None and "tie_word_embeddings" in config:
-        merged["tie_word_embeddings"] = config["tie_word_embeddings"]
-    return merged
+        return Keys({key: value for key, value in config.items() if key != "vision_config"}, place)
+    outer_tie = {"tie_word_embeddings": config.get("tie_word_embeddings")}
+    own = {key: value for key, value in inner.items() if value is not None}
+    return Keys(outer_tie | own, place.under("text_config"))
 
 
 def hidden_size(keys: Keys) -> int:

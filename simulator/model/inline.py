@@ -7,7 +7,8 @@ from dataclasses import MISSING, Field, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from simulator.model.keys import Keys, finish
+from hardware.problems import Place
+from simulator.model.keys import Keys
 from simulator.model.spec import (
     Attention,
     CompressedAttention,
@@ -33,16 +34,16 @@ FFNS: dict[str, type] = {"dense": DenseFFN, "moe": MoE}
 MAY_BE_ZERO = frozenset({"shared_width", "compress_ratio", "positions"})
 
 
-def from_mapping(mapping: Mapping[str, Any], name: str = "model") -> Model:
+def from_mapping(mapping: Mapping[str, Any], name: str = "model", place: Place | None = None) -> Model:
     """A model from `hidden`, `vocab`, `layers` and the optional keys of Model.
 
     `layers` is a list of {repeat, mixer: {kind, ...}, ffn: {kind, ...}}, or one such mapping for a uniform stack;
     `mtp` the same. kind is attention, mla, compressed, linear (its `variant` gdn or kda) or mamba2, and dense or moe;
     the other keys are the fields of the classes in simulator.model.spec. An attention's kv_heads, head_dim and
     v_head_dim may be left out: as many as heads, hidden / heads, and head_dim.
-    Raises ValueError listing every problem.
+    `place` says where it was read, for messages (None: `name`). Raises InputError listing every problem.
     """
-    keys = Keys(mapping)
+    keys = Keys(mapping, place or Place(name))
     hidden = keys.whole("hidden")
     layers = stack(keys, "layers", hidden)
     if not layers:
@@ -60,8 +61,7 @@ def from_mapping(mapping: Mapping[str, Any], name: str = "model") -> Model:
         hyper_connections=keys.whole("hyper_connections", default=1),
         source=str(keys.find(["source"])[1] or ""),
     )
-    keys.leftovers()
-    finish(name, keys.problems)
+    keys.finish()
     return model
 
 
@@ -76,10 +76,10 @@ def stack(keys: Keys, name: str, hidden: int) -> tuple[Layer, ...]:
         return ()
     found: list[Layer] = []
     for number, entry in enumerate(entries):
-        inner = Keys(entry, f"{keys.place}{name}[{number}].", keys.problems)
+        inner = Keys(entry, keys.place.under(name).under(number), keys.problems)
         repeat = inner.whole("repeat", default=1, most=MOST_LAYERS)
         layer = Layer(component(inner, "mixer", MIXERS, hidden), component(inner, "ffn", FFNS, hidden))
-        if layer == Layer(None, None):
+        if not inner.has("mixer", "ffn"):
             inner.problem("mixer", "missing; a layer has a mixer, an ffn or both")
         inner.leftovers()
         found += [layer] * repeat
@@ -98,6 +98,7 @@ def component(keys: Keys, name: str, kinds: Mapping[str, type], hidden: int) -> 
     if len(keys.problems) > before:
         return None
     values = dict(inner.values)
+    inner.asked.update(inner.values)
     if kind == "attention":
         values = attention_defaults(inner, hidden)
     if kind == "linear":
@@ -125,9 +126,6 @@ def build(cls: type, keys: Keys) -> Any:
     hints = get_type_hints(cls)
     values = {field.name: field_value(field, hints[field.name], keys) for field in fields(cls)}
     keys.leftovers()
-    for name in keys.values:
-        if name not in values:
-            keys.problem(str(name), f"unknown; known: {', '.join(values)}")
     return cls(**values)
 
 

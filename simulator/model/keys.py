@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from reprlib import repr
 from typing import Any, Final
+
+from hardware.problems import InputError, Place, Problem, one_of
 
 MOST = 10**8
 
@@ -19,20 +22,20 @@ class Keys:
     """One mapping being read.
 
     Look-ups take the key and its dialects' other names; a null counts as absent. A look-up that fails notes the
-    problem and returns a harmless stand-in, so that one reading finds every problem; call `finish` at the end.
+    problem and returns a harmless stand-in, so that one reading finds every problem; `finish` raises them all.
     """
 
-    def __init__(self, values: Mapping[str, Any], place: str = "", problems: list[tuple[str, str]] | None = None):
+    def __init__(self, values: Mapping[str, Any], place: Place, problems: list[Problem] | None = None):
         self.values = values
         self.place = place
         self.asked: set[str] = set()
-        self.problems: list[tuple[str, str]] = [] if problems is None else problems
+        self.problems: list[Problem] = [] if problems is None else problems
         self.children: dict[str, Keys] = {}
 
     def problem(self, key: str, message: str) -> None:
-        entry = (f"{self.place}{key}", message)
-        if entry not in self.problems:
-            self.problems.append(entry)
+        found = self.place.under(key).problem(message)
+        if found not in self.problems:
+            self.problems.append(found)
 
     def has(self, *names: str) -> bool:
         """Whether any of these keys is there and not null."""
@@ -47,7 +50,7 @@ class Keys:
             return names[0], None
         for name, value in found[1:]:
             if value != found[0][1]:
-                self.problem(name, f"{value!r} contradicts {found[0][0]} {found[0][1]!r}; they mean the same")
+                self.problem(name, f"{repr(value)} contradicts {found[0][0]} {repr(found[0][1])}; they mean the same")
         return found[0]
 
     def whole(self, *names: str, default: int | Required = REQUIRED, least: int = 1, most: int = MOST) -> int:
@@ -61,7 +64,7 @@ class Keys:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            self.problem(name, f"{value!r} is not a whole number from {least} to {most}")
+            self.problem(name, f"{repr(value)} is not a whole number from {least} to {most}")
             return least
         return value
 
@@ -71,7 +74,7 @@ class Keys:
         if value is None and not isinstance(default, Required):
             return default
         if not isinstance(value, bool):
-            self.problem(name, f"{value!r} is not true or false")
+            self.problem(name, f"{repr(value)} is not true or false")
             return False
         return value
 
@@ -80,8 +83,11 @@ class Keys:
         name, value = self.find(names)
         if value is None and not isinstance(default, Required):
             return default
+        if value is None:
+            self.problem(name, f"missing; choose from {', '.join(sorted(allowed))}")
+            return sorted(allowed)[0]
         if not isinstance(value, str) or value not in allowed:
-            self.problem(name, f"{value!r} is not known; known: {', '.join(sorted(allowed))}")
+            self.problem(name, one_of(value, allowed))
             return sorted(allowed)[0]
         return value
 
@@ -93,9 +99,19 @@ class Keys:
         if not isinstance(value, list) or len(value) != length:
             self.problem(name, f"must be a list of {length} items, one per layer")
             return []
-        wrong = [item for item in value if allowed is not None and (isinstance(item, bool) or item not in allowed)]
+        wrong = [item for item in value if allowed is not None and not is_one_of(item, allowed)]
         if wrong:
-            self.problem(name, f"{wrong[0]!r} is not known; known: {', '.join(map(str, sorted(allowed or [])))}")
+            self.problem(name, f"{repr(wrong[0])} is not known; known: {listed(allowed or [])}")
+            return []
+        return value
+
+    def wholes(self, name: str) -> list[int]:
+        """A list of whole numbers of any length; empty where it is wrong or absent."""
+        _, value = self.find([name])
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(type(item) is int for item in value):
+            self.problem(name, "must be a list of whole numbers")
             return []
         return value
 
@@ -107,13 +123,27 @@ class Keys:
         if value is not None and not isinstance(value, Mapping):
             self.problem(name, "must be a mapping")
             value = None
-        self.children[name] = Keys(value or {}, f"{self.place}{name}.", self.problems)
+        self.children[name] = Keys(value or {}, self.place.under(name), self.problems)
         return self.children[name]
 
-    def leftovers(self, harmless: Collection[str] = ()) -> None:
-        """Note every key that nobody asked for, nested ones too; one that is null or false switches nothing on."""
+    def finish(self, harmless: Collection[str] | None = None) -> None:
+        """Raise one InputError with every problem found, keys that nobody asked for among them."""
+        self.leftovers(harmless)
+        if self.problems:
+            raise InputError(self.problems)
+
+    def leftovers(self, harmless: Collection[str] | None = None) -> None:
+        """Note every key that nobody asked for, nested ones too.
+
+        In a config from elsewhere, known by its list of `harmless` keys, one that is null or false switches nothing
+        on and passes.
+        """
         for name, value in self.values.items():
-            if name not in self.asked and name not in harmless and value is not None and value is not False:
+            if name in self.asked:
+                continue
+            if harmless is None:
+                self.problem(str(name), one_of(name, self.asked))
+            elif name not in harmless and value is not None and value is not False:
                 self.problem(str(name), "not understood, and it may change the model's size or work")
         for child in self.children.values():
             child.leftovers(harmless)
@@ -123,7 +153,12 @@ def other(names: Sequence[str]) -> str:
     return "or " + ", ".join(names[1:])
 
 
-def finish(name: str, problems: Sequence[tuple[str, str]]) -> None:
-    """Raise one error with all problems of the model called `name`, if there are any."""
-    if problems:
-        raise ValueError("\n".join(f"{name}: {key}: {message}" for key, message in problems))
+def is_one_of(item: object, allowed: Collection[Any]) -> bool:
+    """Whether a plain word or number is among those allowed."""
+    return type(item) in (str, int) and item in allowed
+
+
+def listed(allowed: Collection[Any]) -> str:
+    """The allowed values in words; of many only the first and the last."""
+    values = sorted(allowed)
+    return ", ".join(map(str, values)) if len(values) <= 12 else f"{values[0]} to {values[-1]}"

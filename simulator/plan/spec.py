@@ -74,7 +74,9 @@ class Plan:
     expert data parallelism is tp cp dp / (ep etp). `layout` is a Megatron pipeline layout string.
     `expert_imbalance` is the hottest rank's share of routed tokens over the mean (1.0: balanced).
     `rank_order` names the axes of the rank line, fastest first, as Megatron's order string does.
-    `sharding` "full" is ZeRO-3 / FSDP; `shard_group` limits it to so many ranks (HSDP; None: all of dp x cp).
+    `fp8_param_gather` keeps the weights themselves in FP8; `activation_fp8_input_store` saves activation-function
+    inputs in FP8. `sharding` "full" is ZeRO-3 / FSDP; `shard_group` limits it to so many ranks (HSDP; None: all
+    of dp x cp).
     """
 
     dp: int
@@ -100,6 +102,7 @@ class Plan:
     optimizer: Optimizer = Optimizer()
     precision: Precision = "bf16"
     fp8_param_gather: bool = False
+    activation_fp8_input_store: bool = False
     recompute: Recompute = Recompute()
     overlap: Overlap = Overlap()
     dispatcher: Dispatcher = "alltoall"
