@@ -12,15 +12,13 @@ from simulator.model.flops import flops_per_token
 from simulator.model.parameters import active_parameters, total_parameters
 from simulator.plan.layout import StageLayers, stages
 from simulator.plan.spec import Plan
-from simulator.run.job import job_facts
-from simulator.run.montecarlo import simulate
-from simulator.run.read import run_spec
 from simulator.run.result import RunResult
 from simulator.scenario.schema import Scenario
 from simulator.step.build import build_graph
 from simulator.step.player import play
 from simulator.step.schedules import Schedule, make_schedule
 from simulator.step.timeline import Timeline
+from simulator.whole_run import whole_run
 from simulator.step.times import DataParallel, P2p, StageTimes
 from simulator.workload.shape import padded_vocab, shape_of
 from simulator.workload.states import stage_parameters
@@ -120,11 +118,6 @@ def evaluate(scenario: Scenario) -> Prediction:
         stages=stage_reports(scenario, layers, memory, step.timeline),
         warnings=warnings(scenario, fullest),
     )
-
-
-def whole_run(scenario: Scenario, step_time_s: float, compute_fraction: float) -> RunResult:
-    """The run to its last token, with failures, checkpoints, spares, money and energy, over many seeds."""
-    return simulate(run_spec(scenario.run.policies, job_facts(scenario, step_time_s, compute_fraction)))
 
 
 def simulate_step(scenario: Scenario, layers: tuple[StageLayers, ...]) -> Step:
