@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from simulator.cli import catalogues, evaluate
+from simulator.cli import catalogues, evaluate, validate
 
 app = typer.Typer(
     name="traincast",
@@ -22,6 +22,7 @@ VERBS = {
     "hardware": catalogues.hardware,
     "models": catalogues.models,
     "schema": catalogues.schema,
+    "validate": validate.validate,
 }
 for verb, function in VERBS.items():
     app.command(verb)(function)
