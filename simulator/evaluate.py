@@ -60,7 +60,7 @@ class Prediction:
     flops_convention: str
     gpu_hours_per_1e12_tokens: float
     training_time_s: float
-    run: RunResult
+    run: RunResult | None
     peak_memory_bytes: float
     device_memory_bytes: float
     memory_capacity_bytes: float

@@ -17,8 +17,13 @@ STORAGE_WRITE_BYTES_PER_S = 62e9 / 256
 STORAGE_READ_BYTES_PER_S = 125e9 / 256
 
 
-def whole_run(scenario: Scenario, step_time_s: float, compute_fraction: float) -> RunResult:
-    """The run to its last token, with failures, checkpoints, spares, money and energy, over many seeds."""
+def whole_run(scenario: Scenario, step_time_s: float, compute_fraction: float) -> RunResult | None:
+    """The run to its last token, with failures, checkpoints, spares, money and energy, over many seeds.
+
+    None where the scenario has no policies.
+    """
+    if scenario.run.policies is None:
+        return None
     return simulate(run_spec(scenario.run.policies, job_facts(scenario, step_time_s, compute_fraction)))
 
 
