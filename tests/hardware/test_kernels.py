@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardware.catalogue import accelerator
@@ -177,6 +177,7 @@ def test_attention_in_every_precision_that_has_kernels(name: str) -> None:
         assert 2 * 32 * 4096**2 * 128 / forward_s < part.peak_flops_per_s[PRECISIONS[precision].format]
 
 
+@settings(deadline=None)
 @given(
     m=st.integers(1, 40000), n=st.integers(1, 40000), k=st.integers(1, 40000), more=st.integers(0, 3000),
     name=st.sampled_from(SETS),
@@ -192,6 +193,7 @@ def test_products_grow_with_each_dimension_and_stay_below_the_peak(
         assert gemm_s(part, "bf16", *larger) >= seconds * (1 - 1e-12)
 
 
+@settings(deadline=None)
 @given(length=st.integers(16, 200_000), more=st.integers(0, 5000), name=st.sampled_from(SETS), backward=st.booleans())
 def test_attention_grows_with_length_and_stays_below_the_peak(
     length: int, more: int, name: str, backward: bool
@@ -302,6 +304,7 @@ def test_unknown_names_are_refused_by_name() -> None:
 # ---- attention's shapes
 
 
+@settings(deadline=None)
 @given(queries=st.integers(1, 40), keys=st.integers(1, 40), window=st.none() | st.integers(1, 50))
 def test_visible_pairs_count_the_mask(queries: int, keys: int, window: int | None) -> None:
     """Against the mask itself; the continuous count gives a diagonal element one half."""
