@@ -23,14 +23,13 @@ def evaluate(scenario: ScenarioFile, set_: Overrides = None, as_json: AsJson = F
 
     prediction = predict(loaded)
     document = evaluate_document(prediction)
-    for warning in prediction.warnings:
-        sys.stderr.write(f"warning: {warning}\n")
     if out is not None:
         from simulator.report.folder import evaluation_files, write_results
 
         write_results(out, evaluation_files(loaded, document))
     if as_json:
         print_json(document)
+        sys.stderr.writelines(f"warning: {warning}\n" for warning in prediction.warnings)
     else:
         from simulator.report.terminal import print_evaluation
 

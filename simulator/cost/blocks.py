@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 import hardware.collectives
 from hardware.collectives import combine_s, dispatch_s
-
 from simulator.cost.price import Price, Prices, price
 from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.plan.spec import Plan
@@ -16,6 +16,9 @@ from simulator.workload.operators import CoreAttention, Exchange, Matmul, Number
 
 # TransformerEngine's pipelined overlap leaves the last of `num_splits` = 4 chunks of a collective exposed.
 TP_OVERLAP_EXPOSED_FRACTION = 1 / 4
+
+
+Priced = Sequence[tuple[Operator, Price]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +111,14 @@ def exchanges(seconds: Mapping[str, Number], first: str, last: str) -> Exchanges
     return Exchanges(seconds.get(first, 0.0), seconds.get(last, 0.0))
 
 
-def by_evidence(priced: list[tuple[Operator, Price]]) -> tuple[tuple[str, Number], ...]:
+def by_evidence(priced: Priced) -> tuple[tuple[str, Number], ...]:
     kinds = sorted({cost.evidence for _, cost in priced})
     return tuple(
         (kind, sum(c.forward_s + c.input_s + c.weight_s for _, c in priced if c.evidence == kind)) for kind in kinds
     )
 
 
-def forward_seconds(priced: list[tuple[Operator, Price]], plan: Plan) -> Seconds:
+def forward_seconds(priced: Priced, plan: Plan) -> Seconds:
     """Forward compute, and what of its communication no operator hides."""
     compute_s = sum(cost.forward_s for op, cost in priced if not isinstance(op, Exchange))
     products_s = sum(cost.forward_s for op, cost in priced if isinstance(op, Matmul))
@@ -129,7 +132,7 @@ def forward_seconds(priced: list[tuple[Operator, Price]], plan: Plan) -> Seconds
     )
 
 
-def backward_seconds(priced: list[tuple[Operator, Price]], plan: Plan) -> Seconds:
+def backward_seconds(priced: Priced, plan: Plan) -> Seconds:
     """Input-gradient compute and its exposed communication; re-gathering hides behind input-gradient products."""
     compute_s = sum(cost.input_s for op, cost in priced if not isinstance(op, Exchange))
     products_s = sum(cost.input_s for op, cost in priced if isinstance(op, Matmul))
@@ -152,7 +155,7 @@ def exposed_tp_s(tp_s: Number, products_s: Number, plan: Plan) -> Number:
     return np.maximum(TP_OVERLAP_EXPOSED_FRACTION * tp_s, tp_s - products_s)
 
 
-def exposed_cp_s(moved: list[tuple[Exchange, Number]], attention_s: Number) -> Number:
+def exposed_cp_s(moved: Sequence[tuple[Exchange, Number]], attention_s: Number) -> Number:
     """Ring steps hide behind attention on the block at hand; gathers and head exchanges do not."""
     hidden_s = sum(seconds for op, seconds in moved if op.group == "cp" and op.behind_attention)
     open_s = sum(seconds for op, seconds in moved if op.group == "cp" and not op.behind_attention)

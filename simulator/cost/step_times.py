@@ -23,8 +23,9 @@ from simulator.workload.states import DTYPE_BYTES, StageParameters, shard_count
 # SMs that expert communication kernels occupy while they run beside compute: DeepEP's default in Megatron-Core 20,
 # HybridEP 16, NCCL's channels of an all-to-all 24 (theory 5.4, 5.5).
 COMMUNICATION_SMS = {"deepep": 20, "hybridep": 16, "alltoall": 24, "allgather": 24}
-# Bandwidth that expert communication keeps beside compute: 25-35 of 50 GB/s in DeepSeek's H800 profile (theory 5.7).
-COMMUNICATION_FRACTION = 0.6
+# Speed that expert communication keeps beside compute: DeepSeek's H800 profile spends 80 ms and 33 ms of handshakes on
+# what takes 52 ms alone (theory 8.6).
+COMMUNICATION_FRACTION = 52 / 113
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,8 @@ class Plan:
     `expert_imbalance` is the hottest rank's share of routed tokens over the mean (1.0: balanced).
     `rank_order` names the axes of the rank line, fastest first, as Megatron's order string does.
     `fp8_param_gather` keeps the weights themselves in FP8; `activation_fp8_input_store` saves activation-function
-    inputs in FP8. `sharding` "full" is ZeRO-3 / FSDP; `shard_group` limits it to so many ranks (HSDP; None: all of dp x cp).
+    inputs in FP8. `sharding` "full" is ZeRO-3 / FSDP; `shard_group` limits it to so many ranks (HSDP; None: all
+    of dp x cp).
     """
 
     dp: int

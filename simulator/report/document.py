@@ -12,10 +12,15 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simulator.model.flops import flops_per_token
+
 if TYPE_CHECKING:
     from simulator.evaluate import Prediction
     from simulator.scenario.schema import Scenario
 
+# What may be published of a run and is predicted under the same name, and which of it depends on how FLOPs are counted.
+COUNTS_FLOPS = ("model_flops_per_s_per_gpu", "mfu_fraction")
+ANSWERS = ("step_time_s", "tokens_per_s_per_gpu", *COUNTS_FLOPS, "training_time_s", "peak_memory_bytes")
 SCHEMAS = Path(__file__).parent / "schemas"
 
 
@@ -25,7 +30,30 @@ def evaluate_document(prediction: Prediction) -> dict[str, Any]:
     return {
         "scenario": scenario_document(prediction.scenario),
         **{name: plain(getattr(prediction, name)) for name in figures},
+        "against_published": against_published(prediction),
     }
+
+
+def against_published(prediction: Prediction) -> list[dict[str, Any]]:
+    """Each figure that is known, predicted beside it; FLOPs and MFU counted as the published ones were."""
+    scenario = prediction.scenario
+    published = scenario.published
+    if published is None:
+        return []
+    convention = published.flops_convention or prediction.flops_convention
+    recount = flops_per_token(scenario.model, scenario.run.seq_length, convention) / flops_per_token(
+        scenario.model, scenario.run.seq_length, prediction.flops_convention
+    )
+    rows = []
+    for quantity in ANSWERS:
+        measured = getattr(published, quantity)
+        if measured is None:
+            continue
+        factor = float(recount) if quantity in COUNTS_FLOPS else 1.0
+        predicted = float(getattr(prediction, quantity)) * factor
+        rows.append({"quantity": quantity, "measured": measured, "predicted": predicted,
+                     "error_fraction": predicted / measured - 1})  # fmt: skip
+    return rows
 
 
 def scenario_document(scenario: Scenario) -> dict[str, Any]:

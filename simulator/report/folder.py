@@ -56,7 +56,7 @@ def write_text(path: Path, text: str) -> None:
 
 def json_text(document: Mapping[str, Any]) -> str:
     """The document as JSON with a final newline; NaN and infinity, which are not JSON, raise ValueError."""
-    return json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
 def _claim(folder: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from simulator.run.fault_log import timeline_of
 from simulator.run.faults import JOB, PLANNED, Machines, Timeline, draw, draw_lemons, mean_rate_per_s
 from simulator.run.specs import RunSpec
 
@@ -39,6 +40,11 @@ class Logged:
         return with_maintenance(self.timeline.take(np.arange(low, high)), self.spec, window_s)
 
 
+def chances_of(spec: RunSpec) -> Chances:
+    """The log's faults where the run has a log, else faults drawn from its failure model."""
+    return Logged(timeline_of(spec.fault_log, spec.machines.nodes), spec) if spec.fault_log else Drawn(spec)
+
+
 def with_maintenance(timeline: Timeline, spec: RunSpec, window_s: tuple[float, float]) -> Timeline:
     """Planned stops at whole multiples of the maintenance period; their component is one past the model's classes."""
     every, start, end = spec.recovery.maintenance_every_s, *window_s
@@ -66,5 +72,3 @@ def window_s(spec: RunSpec) -> float:
 
 def component_names(spec: RunSpec) -> tuple[str, ...]:
     return (*(c.name for c in spec.failures.classes), "maintenance")
-
-

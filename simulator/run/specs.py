@@ -1,4 +1,4 @@
-"""What a whole run is: work in segments, machines, checkpoints, failures, recovery, money and power, as frozen values."""
+"""What a whole run is: work, machines, checkpoints, failures, recovery, money and power, as frozen values."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from simulator.run.checkpoints import CheckpointPolicy, SavePaths
+from simulator.run.fault_log import LogRow
 from simulator.run.faults import FailureModel, Machines
 
 LOSSES = ("lost_work", "detection", "waiting", "restart", "checkpoint", "slow", "shrunk", "planned")
@@ -118,7 +119,8 @@ class RunSpec:
     """One whole training run on one cluster.
 
     `replicas` data-parallel replicas share `job_nodes`; `replica_speed[r]` is the speed with r of them as a fraction
-    of full speed, r = 0 ... replicas (None: r / replicas, the global batch being kept).
+    of full speed, r = 0 ... replicas (None: r / replicas, the global batch being kept). Rows of a `fault_log` are
+    replayed instead of drawing from the failure model.
     """
 
     segments: tuple[Segment, ...]
@@ -136,6 +138,7 @@ class RunSpec:
     replica_speed: tuple[float, ...] | None = None
     nodes_per_rack: int = 1
     nodes_per_pod: int = 1
+    fault_log: tuple[LogRow, ...] = ()
 
     def __post_init__(self) -> None:
         if self.job_nodes % self.replicas:

@@ -65,11 +65,11 @@ def _play_window(sweep: Sweep, chances: Chances, window: tuple[float, float]) ->
         due = time[every, at]
         until = np.minimum(np.minimum(due, sweep.next_timer()), window[1])
         sweep.settle(np.where(halted, sweep.now, until))
-        live = ~(sweep.done | sweep.stuck)
-        if not (live & (until < window[1])).any():
+        alive = ~(sweep.done | sweep.stuck)
+        if not (alive & (until < window[1])).any():
             return
-        sweep.timers(live)
-        hit = np.flatnonzero(live & (due <= sweep.now))
+        sweep.timers(alive)
+        hit = np.flatnonzero(alive & (due <= sweep.now))
         sweep.fault(hit, Faults(*(table[c][hit, at[hit]] for c in columns)))
         at[hit] += 1
 
@@ -98,7 +98,7 @@ class Sweep:
         parts = len(component_names(spec))
         self.lost_by, self.stops_by = np.zeros((n, parts)), np.zeros((n, parts), int)
         self.faults = np.zeros(n, int)
-        # Node bookkeeping: when each is usable, where it stands (slot >= 0, bench place b as -1 - b), how often it failed.
+        # Nodes: when each is usable, where it stands (slot >= 0, bench place b as -1 - b), how often it failed.
         self.ready = np.zeros((n, machines.nodes))
         self.place = np.tile(np.r_[: machines.job_nodes, -1 - np.arange(machines.spare_nodes)].astype(np.int32), (n, 1))
         self.bench = np.tile(np.arange(machines.job_nodes, machines.nodes), (n, 1))
@@ -175,7 +175,8 @@ class Sweep:
         r = np.flatnonzero(live & (self.evict_at <= self.now))
         if len(r):
             self.evict_at[r] = np.inf
-            r = r[self.ready[r, np.maximum(self.evict_node[r], 0)] <= self.now[r]]
+            there = self.ready[r, np.maximum(self.evict_node[r], 0)] <= self.now[r]
+            r = r[there | (self.evict_node[r] < 0)]
             self._blame(r, self.evict_component[r])
             self.planned_stop(r, self.evict_node[r], np.stack([0 * self.now[r], self.evict_repair[r], 0 * self.now[r]]))
         r = np.flatnonzero(live & (self.spoiled_at <= self.now))
@@ -215,7 +216,7 @@ class Sweep:
     def stop(
         self, r: np.ndarray, node: np.ndarray, breadth: np.ndarray, delays: np.ndarray, limit: np.ndarray | float
     ) -> None:
-        """Unannounced stop of runs `r`: back to the newest checkpoint that survives (and at most `limit`), then up again.
+        """Unannounced stop of runs `r`: back to the newest checkpoint that survives (at most `limit`), then up again.
 
         `delays` holds rows (detect_s, repair_s, outage_s).
         """

@@ -1,4 +1,4 @@
-"""A scenario written back as a file that evaluates to the same wherever it lies: overrides applied, plan spelled out."""
+"""A scenario written back as a file that evaluates to the same wherever it lies: overrides in, plan spelled out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def scenario_yaml(scenario: Scenario) -> str:
 
 
 def resolved(scenario: Scenario) -> dict[str, Any]:
-    """The scenario's data: as written, with the name, absolute paths of the files it names, and every key of the plan."""
+    """The scenario's data as written, with its name, absolute paths of the files it names, every key of the plan."""
     folder = Path(scenario.file).parent
     data = {**scenario.written, "name": scenario.name}
     data["model"] = _anchored(data["model"], folder)

@@ -157,7 +157,7 @@ def expert_tensor_exchange(operation: str, total_bytes: Number, etp: int) -> tup
 
 def expert_saved(moe: MoE, width: int, rows: Number, shape: Shape) -> tuple[Tensor, ...]:
     """FC1 input as received, FC1 output, and the activation's output, per routed token copy."""
-    element, expert_width = shape.element_bytes, moe.width / shape.plan.etp
+    expert_width = moe.width / shape.plan.etp
     return (
         Tensor("expert_fc1_input", shape.input_bytes * width * rows, ("moe",), until_wgrad=True),
         Tensor("expert_fc1_output", shape.activation_bytes * (2 if moe.gated else 1) * expert_width * rows, ("moe",)),
@@ -167,7 +167,7 @@ def expert_saved(moe: MoE, width: int, rows: Number, shape: Shape) -> tuple[Tens
 
 def shared_work(moe: MoE, shape: Shape) -> Work:
     """The shared expert: a dense feed-forward on every token, split over tp."""
-    element, t, h = shape.element_bytes, shape.plan.tp, shape.hidden
+    t, h = shape.plan.tp, shape.hidden
     modules: Modules = ("moe", "shared_experts")
     products = {linear.name: linear for linear in linears(moe, h)}
     fc1, fc2 = (matmul(products[name], shape, modules) for name in ("shared_fc1", "shared_fc2"))
