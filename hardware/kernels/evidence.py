@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from hardware.kernels.curves import Evidence, choose, kernel_set
 from hardware.kernels.streaming import fractions
 from hardware.specs import Accelerator
-
-Operation = Literal["gemm", "grouped_gemm", "attention", "streaming", "launch"]
 
 
 def evidence(accelerator: Accelerator, operation: str, precision: str = "bf16") -> Evidence:

@@ -263,7 +263,7 @@ def test_a_sibling_is_scaled_and_known_as_fitted() -> None:
     assert [evidence(h100, "gemm"), evidence(h20, "gemm")] == ["measured", "fitted"]
     assert evidence(accelerator("a100-sxm-80gb"), "grouped_gemm") == "fitted"
     assert evidence(h100, "gemm", "tf32") == "nominal"
-    assert evidence(h100, "norm") == "assumed"
+    assert evidence(accelerator("h200-sxm-141gb"), "norm") == "assumed"
     assert evidence(h100, "copy") == "measured"
 
 
@@ -381,7 +381,14 @@ def test_launch_is_a_few_microseconds(name: str) -> None:
 
 @pytest.mark.parametrize("name", SETS[1:])
 def test_casts_are_the_ones_beside_the_fitted_products(name: str) -> None:
-    """Quantising reads 2 bytes and writes 1: the streaming table and the fits speak of the same passes."""
+    """Quantising reads 2 bytes and writes 1: the streaming table and the fits speak of the same passes.
+
+    On Hopper the table has the slower casts of a training profile, which also copy column-wise.
+    """
     raw = json.loads((DATA / f"{name}.json").read_text(encoding="utf-8"))
-    passes = raw["gemm"]["fp8_block"]["set_apart"]["passes"][0]
-    assert fractions()["cast_transpose"].by_set[name] == pytest.approx(3 / passes, abs=0.006)
+    fitted = 3 / raw["gemm"]["fp8_block"]["set_apart"]["passes"][0]
+    shipped = fractions()["cast_transpose"].by_set[name]
+    if name in ("h100-sxm-80gb", "h200-sxm-141gb"):
+        assert 0.5 * fitted < shipped < fitted
+    else:
+        assert shipped == pytest.approx(fitted, abs=0.006)
