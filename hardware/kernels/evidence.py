@@ -10,7 +10,7 @@ from hardware.specs import Accelerator
 
 
 def evidence(accelerator: Accelerator, operation: str, precision: str = "bf16") -> Evidence:
-    """ "measured" on this very part, "fitted" from a sibling, "nominal" from the peak alone, or "assumed".
+    """How a time is known: "measured" on this very part, "fitted" from a sibling, "nominal" from its peak, "assumed".
 
     `operation` is gemm, grouped_gemm, attention, launch, or a kind of streaming kernel. Raises ValueError for others.
     """
