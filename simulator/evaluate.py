@@ -12,11 +12,13 @@ from simulator.model.flops import flops_per_token
 from simulator.model.parameters import active_parameters, total_parameters
 from simulator.plan.layout import StageLayers, stages
 from simulator.plan.spec import Plan
+from simulator.run.result import RunResult
 from simulator.scenario.schema import Scenario
 from simulator.step.build import build_graph
 from simulator.step.player import play
 from simulator.step.schedules import Schedule, make_schedule
 from simulator.step.timeline import Timeline
+from simulator.whole_run import whole_run
 from simulator.step.times import DataParallel, P2p, StageTimes
 from simulator.workload.shape import padded_vocab, shape_of
 from simulator.workload.states import stage_parameters
@@ -42,7 +44,7 @@ class StageReport:
 class Prediction:
     """What traincast says of a scenario; times in seconds, `breakdown_s` adds up to `step_time_s`.
 
-    `peak_memory_bytes` is the allocator's peak on the fullest rank; `fits` compares what the device shows.
+    `training_time_s` is without failures, `run` with them. `peak_memory_bytes` is the allocator's peak on the fullest rank; `fits` compares what the device shows.
     `mfu_fraction` counts model FLOPs by `flops_convention` against the dense 16-bit peak.
     """
 
@@ -58,6 +60,7 @@ class Prediction:
     flops_convention: str
     gpu_hours_per_1e12_tokens: float
     training_time_s: float
+    run: RunResult | None
     peak_memory_bytes: float
     device_memory_bytes: float
     memory_capacity_bytes: float
@@ -105,6 +108,7 @@ def evaluate(scenario: Scenario) -> Prediction:
         flops_convention=FLOPS_CONVENTION,
         gpu_hours_per_1e12_tokens=1e12 / (tokens / step_time_s) * cluster.gpus / 3600,
         training_time_s=run.tokens / tokens * step_time_s,
+        run=whole_run(scenario, step_time_s, step.timeline.breakdown()["compute"] / step_time_s),
         peak_memory_bytes=max(rank.allocated_bytes for rank in memory),
         device_memory_bytes=fullest,
         memory_capacity_bytes=capacity,
