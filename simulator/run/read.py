@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -22,8 +22,6 @@ KEYS = (
     "phases", "checkpoint", "failures", "fault_log", "spares", "recovery", "restart", "maintenance", "prices",
     "simulation",
 )  # fmt: skip
-# Shared storage that nobody described: between the 50 and 200 GB/s of 40 large runs (VAST, checkpoint bandwidth).
-STORAGE_BYTES_PER_S = 100e9
 DEFAULT_FAILURES = "llama-3"
 INLINE = Place("inline")
 
@@ -64,8 +62,9 @@ class JobFacts:
     """What the model, the cluster and the plan say about the run: its segments, its machines, its state and its paths.
 
     `replicas` counts what a shrinking job can drop (with experts, whole expert-data-parallel groups); bandwidths are
-    per GPU and direction except storage's (None: assumed). `power` is per GPU with its share of node and fabric.
+    per GPU and direction except storage's. `power` is per GPU with its share of node and fabric.
     `slow_speed` gives the speed of the job under slow faults of a class by name, where the step was simulated with it.
+    `assumptions` name inputs that nobody gave; the result warns of them.
     """
 
     segments: tuple[Segment, ...]
@@ -74,8 +73,8 @@ class JobFacts:
     replicas: int
     dp: int
     state_bytes: float
-    storage_write_bytes_per_s: float | None
-    storage_read_bytes_per_s: float | None
+    storage_write_bytes_per_s: float
+    storage_read_bytes_per_s: float
     host_bytes_per_s: float
     nic_bytes_per_s: float
     power: Power | None = None
@@ -84,6 +83,7 @@ class JobFacts:
     nodes_per_pod: int = 1
     price_usd_per_gpu_hour: float | None = None
     slow_speed: Mapping[str, float] = field(default_factory=dict)
+    assumptions: tuple[str, ...] = ()
 
 
 def read_run(data: Mapping[str, Any], at: Place = INLINE) -> RunPolicies:
@@ -124,8 +124,8 @@ def run_spec(policies: RunPolicies, facts: JobFacts) -> RunSpec:
         state_bytes=facts.state_bytes,
         gpus=gpus,
         writers=max(1, gpus // facts.dp),
-        storage_write_bytes_per_s=facts.storage_write_bytes_per_s or STORAGE_BYTES_PER_S,
-        storage_read_bytes_per_s=facts.storage_read_bytes_per_s or STORAGE_BYTES_PER_S,
+        storage_write_bytes_per_s=facts.storage_write_bytes_per_s,
+        storage_read_bytes_per_s=facts.storage_read_bytes_per_s,
         writer_bytes_per_s=min(policies.writer_bytes_per_s, facts.nic_bytes_per_s),
         host_bytes_per_s=facts.host_bytes_per_s,
         nic_bytes_per_s=facts.nic_bytes_per_s,
@@ -159,7 +159,7 @@ def run_spec(policies: RunPolicies, facts: JobFacts) -> RunSpec:
         replica_speed=facts.replica_speed,
         nodes_per_rack=facts.nodes_per_rack,
         nodes_per_pod=facts.nodes_per_pod,
-        assumptions=tuple(_assumptions(facts)),
+        assumptions=facts.assumptions,
     )
 
 
@@ -178,12 +178,6 @@ def segments(
         share = rest if phase.tokens is None else phase.tokens
         found.append(Segment(phase.name, share, size * length, price(size, length)))
     return tuple(found)
-
-
-def _assumptions(facts: JobFacts) -> Iterator[str]:
-    if facts.storage_write_bytes_per_s is None or facts.storage_read_bytes_per_s is None:
-        speed = units.format_rate(STORAGE_BYTES_PER_S)
-        yield f"storage bandwidth is not given: {speed} assumed for checkpoints; set it in the cluster"
 
 
 def _phases(top: Section, tokens: object) -> tuple[Phase, ...]:
@@ -223,9 +217,14 @@ def _checkpoint(part: Section) -> tuple[CheckpointPolicy, float, float]:
         every_s=_seconds_or(part, "every", "auto", None),
         fast_every_s=_seconds_or(part, "fast_every", "auto", None),
         peer_distance_nodes=part.count("peer_distance", default.peer_distance_nodes) or 1,
+        overhead_s=part.quantity("overhead", "s", None, zero=True),
     )
     if part.data.get("fast_every") is not None and policy.policy not in ("in-memory", "tiered"):
         part.report("fast_every", f"belongs to policy in-memory or tiered; {policy.policy} writes to storage only")
+    if policy.overhead_s is not None and policy.policy in ("none", "sync", "sharded"):
+        part.report(
+            "overhead", f"belongs to policy async, in-memory or tiered; {policy.policy} waits for the whole write"
+        )
     # 3 GB/s: one NVMe drive of a node shared by its GPUs would be less, one each more; assumed.
     local = part.quantity("local_bandwidth", "bytes_per_s", 3e9)
     # 2 GB/s: torch.save is bound by one process's serialisation; assumed.
