@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from simulator.cost.step_times import SlotTimes, is_paired, pair_seconds, slot_t
 from simulator.memory import RankMemory, memory_report
 from simulator.model.flops import flops_per_token
 from simulator.model.parameters import active_parameters, total_parameters
+from simulator.plan.allocation import allocated
 from simulator.plan.layout import StageLayers, stages
 from simulator.plan.spec import Plan
 from simulator.run.result import RunResult
@@ -82,6 +83,7 @@ class Step:
 
 def evaluate(scenario: Scenario) -> Prediction:
     """Predict a scenario: place, price, simulate one step, weigh the memory, and scale up to the run."""
+    scenario = replace(scenario, cluster=allocated(scenario.plan, scenario.cluster))
     model, plan, cluster, run = scenario.model, scenario.plan, scenario.cluster, scenario.run
     layers = stages(model, plan)
     step = simulate_step(scenario, layers)
