@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import simpy
@@ -66,7 +67,7 @@ class Shares:
         self._settle(task)
         return self.done[task]
 
-    def _end(self, event: simpy.Event) -> None:
+    def _end(self, event: Any) -> None:
         task: int = event.value
         if self.due.get(task) is not event:
             return  # the rate has changed since this end was foreseen

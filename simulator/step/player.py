@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import simpy
 
@@ -31,7 +33,7 @@ def play(graph: TaskGraph, contention: Contention | None = None) -> Timeline:
         event = timeout(durations[task], task) if begin is None else begin(task)
         event.callbacks.append(finish)
 
-    def finish(event: simpy.Event) -> None:
+    def finish(event: Any) -> None:
         task: int = event.value
         ended[task] = env.now
         for successor in successors[first[task] : first[task + 1]]:
