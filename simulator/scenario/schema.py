@@ -97,8 +97,9 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
     try:
         return read_scenario(document, Path(path).stem)
     except InputError as error:
-        placed = [attributed(problem, overrides) for problem in error.problems]
-        raise InputError(sorted(placed, key=lambda p: (p.line is None, p.line or 0))) from None
+        file = document.place.file
+        placed = [attributed(each, overrides) if each.file == file else each for each in error.problems]
+        raise InputError(sorted(placed, key=lambda each: (each.file != file, each.line is None, each.line))) from None
 
 
 def read_scenario(document: Document, name: str) -> Scenario:

@@ -261,6 +261,17 @@ def test_broken_overrides_are_named_themselves(tmp_path: Path, override: str, ke
     assert words in problem.message
 
 
+def test_problems_of_other_files_name_those_files(tmp_path: Path) -> None:
+    (tmp_path / "gpu.yaml").write_text("base: h100\n\ntdp: 500 V\n")
+    (tmp_path / "config.json").write_text('{\n"model_type": "llama",\n"hidden_size": "wide"\n}')
+    text = changed("node: hgx-h100", "node: {base: hgx-h100, accelerator: gpu.yaml}")
+    text = "model: {huggingface: config.json}\n" + text[text.index("cluster:") :].replace("pp: 2", "pp: x")
+    found = problems(write(tmp_path, text), ("tdp=5", "hidden_size=7"))
+    where = [(Path(problem.file).name, problem.line, problem.key) for problem in found]
+    assert where[0] == ("scenario.yaml", 7, "plan.pp")
+    assert {("--set tdp=5", None, "tdp"), ("gpu.yaml", 3, "tdp"), ("config.json", 3, "hidden_size")} <= set(where)
+
+
 def test_a_hugging_face_config_beside_the_scenario(tmp_path: Path) -> None:
     (tmp_path / "my-llama").mkdir()
     (tmp_path / "my-llama" / "config.json").write_text(
