@@ -21,10 +21,12 @@ from rich.text import Text
 from hardware.units import (
     format_bytes,
     format_count,
+    format_energy,
     format_flops_rate,
     format_fraction,
     format_rate,
     format_seconds,
+    format_usd,
 )
 
 WIDTH = 100
@@ -202,7 +204,27 @@ def _figures(document: Mapping[str, Any]) -> RenderableType:
             f"{format_count(tokens)} tokens in {format_seconds(document['training_time_s'])}, without failures",
         ),
     ]
+    rows += [("Whole run", text) for text in _run(document["run"])]
     return Group("", _pairs(rows))
+
+
+def _run(run: Mapping[str, Any] | None) -> Iterable[str]:
+    """The run with its failures: when it ends, what it costs, where the time goes."""
+    if run is None:
+        return
+    if not run["finishes"]:
+        yield f"does not finish: {run['reason']}"
+        return
+    ends = run["finish_s"]
+    yield (f"{format_seconds(ends['p50'])} with failures (P10 {format_seconds(ends['p10'])}, P90 "
+           f"{format_seconds(ends['p90'])}), goodput {format_fraction(run['goodput_fraction'])}")  # fmt: skip
+    lost = sorted(((spent, cause) for cause, spent in run["lost_s"].items() if spent > 0), reverse=True)
+    if lost:
+        yield "lost: " + ", ".join(f"{cause.replace('_', ' ')} {format_seconds(spent)}" for spent, cause in lost)
+    bill = [f"{format_usd(run['cost_usd'])}"] if run["cost_usd"] is not None else []
+    bill += [format_energy(run["energy_j"])] if run["energy_j"] is not None else []
+    if bill:
+        yield ", ".join(bill)
 
 
 def _memory(document: Mapping[str, Any], blocks: bool) -> RenderableType:

@@ -178,6 +178,13 @@ BROKEN: list[tuple[str, str | bytes, list[tuple[int | None, str, str]]]] = [
         "  stack: {framework: deepseek}"), [(20, "plan.sharding", "is not modelled: take sharding optimizer")]),
     ("an optimizer the GPU cannot run", changed("hgx-h100", "dgx-v100").replace("precision: bf16",
         "precision: fp16\n  optimizer: {kind: muon}"), [(21, "plan.optimizer.kind", "muon computes in bf16")]),
+    ("beyond anything real", changed("global_batch_size: 64", "global_batch_size: 64000000").replace("seq_length: 2048",
+        "seq_length: 4e18").replace("1e9", "1e300"), [
+        (19, "plan.global_batch_size", "8000000 micro-batches per replica make 16000000 slots"),
+        (22, "run.seq_length", "4e+18 is beyond 1e+09"),
+        (23, "run.tokens", "1e+300 is beyond 1e+18"),
+    ]),
+    ("less than one step", changed("1e9", "1000"), [(23, "run.tokens", "1000 is less than one step: 64 x 2048")]),
     ("policies of the run", GOOD + "  checkpoint: {every: 5 GiB}\n  failurs: {}\n", [
         (24, "run.checkpoint.every", "measures bytes"),
         (25, "run.failurs", "did you mean failures"),
