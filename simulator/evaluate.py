@@ -12,6 +12,10 @@ from simulator.model.flops import flops_per_token
 from simulator.model.parameters import active_parameters, total_parameters
 from simulator.plan.layout import StageLayers, stages
 from simulator.plan.spec import Plan
+from simulator.run.job import job_facts
+from simulator.run.montecarlo import simulate
+from simulator.run.read import run_spec
+from simulator.run.result import RunResult
 from simulator.scenario.schema import Scenario
 from simulator.step.build import build_graph
 from simulator.step.player import play
@@ -42,7 +46,7 @@ class StageReport:
 class Prediction:
     """What traincast says of a scenario; times in seconds, `breakdown_s` adds up to `step_time_s`.
 
-    `peak_memory_bytes` is the allocator's peak on the fullest rank; `fits` compares what the device shows.
+    `training_time_s` is without failures, `run` with them. `peak_memory_bytes` is the allocator's peak on the fullest rank; `fits` compares what the device shows.
     `mfu_fraction` counts model FLOPs by `flops_convention` against the dense 16-bit peak.
     """
 
@@ -58,6 +62,7 @@ class Prediction:
     flops_convention: str
     gpu_hours_per_1e12_tokens: float
     training_time_s: float
+    run: RunResult
     peak_memory_bytes: float
     device_memory_bytes: float
     memory_capacity_bytes: float
@@ -105,6 +110,7 @@ def evaluate(scenario: Scenario) -> Prediction:
         flops_convention=FLOPS_CONVENTION,
         gpu_hours_per_1e12_tokens=1e12 / (tokens / step_time_s) * cluster.gpus / 3600,
         training_time_s=run.tokens / tokens * step_time_s,
+        run=whole_run(scenario, step_time_s, step.timeline.breakdown()["compute"] / step_time_s),
         peak_memory_bytes=max(rank.allocated_bytes for rank in memory),
         device_memory_bytes=fullest,
         memory_capacity_bytes=capacity,
@@ -114,6 +120,11 @@ def evaluate(scenario: Scenario) -> Prediction:
         stages=stage_reports(scenario, layers, memory, step.timeline),
         warnings=warnings(scenario, fullest),
     )
+
+
+def whole_run(scenario: Scenario, step_time_s: float, compute_fraction: float) -> RunResult:
+    """The run to its last token, with failures, checkpoints, spares, money and energy, over many seeds."""
+    return simulate(run_spec(scenario.run.policies, job_facts(scenario, step_time_s, compute_fraction)))
 
 
 def simulate_step(scenario: Scenario, layers: tuple[StageLayers, ...]) -> Step:

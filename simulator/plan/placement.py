@@ -200,6 +200,11 @@ def spread(line: tuple[tuple[int, int, bool], ...], block: int) -> Spread:
     Exact: a group is one set of offsets shifted by a base, and how it falls on blocks depends on the base modulo
     the block only.
     """
+    members = math.prod(size for size, _, inside in line if inside)
+    period = max((size * stride for size, stride, inside in line if inside and size > 1), default=1)
+    if block % period == 0:
+        # Groups lie in aligned windows of one period, and blocks are whole windows.
+        return Spread(members, members, 1, _groups_per_block(line, block, True, members))
     offsets, residues = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
     for size, stride, inside in line:
         if inside:

@@ -38,6 +38,7 @@ SHORT = {
     "communication": "comm",
     "temporary": "temp",
     "quantized weights": "quant",
+    "gathered weights": "gather",
     "working": "work",
 }
 ZERO = {"none": "replicated", "optimizer": "ZeRO-1", "optimizer_gradients": "ZeRO-2", "full": "ZeRO-3"}
@@ -209,9 +210,9 @@ def _memory(document: Mapping[str, Any], blocks: bool) -> RenderableType:
               if any(_held(stage).get(owner) for stage in document["stages"])]  # fmt: skip
     table = Table(box=SIMPLE_HEAD if blocks else None, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("GiB on", no_wrap=True)
-    table.add_column("layers", max_width=14, no_wrap=True, overflow="ellipsis")
+    table.add_column("layers", min_width=6, max_width=14, overflow="fold")
     for owner in owners:
-        table.add_column(SHORT.get(owner, owner.replace("_", " ")), justify="right", no_wrap=True)
+        table.add_column(SHORT.get(owner, owner.split()[0][:8]), justify="right", no_wrap=True)
     table.add_column("used", justify="right")
     table.add_column("of capacity", no_wrap=True)
     for stages in _alike(document["stages"]):
@@ -227,9 +228,13 @@ def _memory_row(
     yield _layers(first["layers"])
     for owner in owners:
         held = _held(first).get(owner, 0)
-        yield f"{held / GIB:.1f}" if held else "-"
-    yield f"{used / GIB:.1f}"
+        yield _gib(held) if held else "-"
+    yield _gib(used)
     yield _gauge(used / capacity, blocks)
+
+
+def _gib(held: float) -> str:
+    return f"{held / GIB:.1f}" if held < 100 * GIB else f"{held / GIB:,.0f}"
 
 
 def _held(stage: Mapping[str, Any]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from hardware.documents import Document, read_document
 from hardware.kernels.curves import PRECISIONS
 from hardware.problems import InputError, Place, Problem, one_of
 from hardware.sections import Section
-from hardware.specs import Accelerator, Cluster
+from hardware.specs import Cluster
 from simulator.model.catalogue import load
 from simulator.model.catalogue import names as model_names
 from simulator.model.flops import CONVENTIONS
@@ -31,6 +31,10 @@ from simulator.scenario.overrides import apply_overrides, attributed
 
 T = TypeVar("T")
 MOST_GPUS = 10_000_000
+NOT_MODELLED = (
+    "'full' gathers weights for every micro-batch; that beside overlapped forwards and backwards is not modelled: "
+    "take sharding optimizer, or a schedule other than dualpipe and overlap.moe_ep false"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,19 +248,19 @@ def _is_count(value: object) -> bool:
 
 
 def illegal(model: Model, cluster: Cluster, plan: Plan, run: Run, top: Place) -> list[Problem]:
-    """What keeps a plan that can be read from running: broken rules, and a number format that the GPU lacks."""
+    """What keeps a plan that can be read from running: broken rules, what the GPU lacks, what is not modelled."""
     broken = check(model, plan, gpus=cluster.gpus, seq_length=run.seq_length)
-    return [
-        *(top.under(violation.key).problem(violation.message) for violation in broken),
-        *(top.under("plan.precision").problem(words) for words in _lacking(plan.precision, cluster.accelerator)),
-    ]
-
-
-def _lacking(precision: str, part: Accelerator) -> list[str]:
-    """Words for a precision that the part cannot compute in; none where it can."""
+    found = [(violation.key, violation.message) for violation in broken]
+    part = cluster.accelerator
     able = [name for name, each in PRECISIONS.items() if {each.format, *each.needs} <= set(part.peak_flops_per_s)]
-    offered = [name for name in get_args(Precision) if name in able]
-    return [] if precision in able else [f"{part.name} cannot compute in {precision}; it can in {', '.join(offered)}"]
+    if plan.precision not in able:
+        offered = ", ".join(name for name in get_args(Precision) if name in able)
+        found.append(("plan.precision", f"{part.name} cannot compute in {plan.precision}; it can in {offered}"))
+    if plan.optimizer.kind == "muon" and "bf16" not in able:
+        found.append(("plan.optimizer.kind", f"muon computes in bf16, which {part.name} lacks; take adamw"))
+    if plan.sharding == "full" and (plan.overlap.moe_ep or plan.schedule in ("dualpipe", "dualpipe-v")):
+        found.append(("plan.sharding", NOT_MODELLED))
+    return [top.under(key).problem(message) for key, message in found]
 
 
 def scenario_schema() -> dict[str, Any]:

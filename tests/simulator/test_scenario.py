@@ -174,6 +174,10 @@ BROKEN: list[tuple[str, str | bytes, list[tuple[int | None, str, str]]]] = [
     ("a format the GPU lacks", changed("hgx-h100", "dgx-v100"), [
         (20, "plan.precision", "V100-SXM2-32GB cannot compute in bf16; it can in fp32, fp16"),
     ]),
+    ("what is not modelled", changed("precision: bf16", "sharding: full\n  overlap: {moe_ep: true}\n"
+        "  stack: {framework: deepseek}"), [(20, "plan.sharding", "is not modelled: take sharding optimizer")]),
+    ("an optimizer the GPU cannot run", changed("hgx-h100", "dgx-v100").replace("precision: bf16",
+        "precision: fp16\n  optimizer: {kind: muon}"), [(21, "plan.optimizer.kind", "muon computes in bf16")]),
     ("policies of the run", GOOD + "  checkpoint: {every: 5 GiB}\n  failurs: {}\n", [
         (24, "run.checkpoint.every", "measures bytes"),
         (25, "run.failurs", "did you mean failures"),
