@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simulator.memory.activations import Kept
 from simulator.step.build import build_graph
 from simulator.step.gantt import gantt_svg
 from simulator.step.graph import STREAM
-from simulator.step.memory_timeline import StageBytes, allocations, memory_over_time
+from simulator.step.memory_timeline import allocations, memory_over_time
 from simulator.step.player import play
 from simulator.step.schedules import SCHEDULES, make_schedule
 from simulator.step.timeline import Timeline
@@ -68,7 +69,7 @@ def test_collectives_carry_kinetos_names() -> None:
 def test_file_is_gzipped_json_and_repeatable(tmp_path: Path) -> None:
     schedule = make_schedule("1f1b", 4, 1, 8)
     timeline = played()
-    held = memory_over_time(allocations(timeline, schedule, [StageBytes(1e9)] * 4, 0), {"weights": 5e9})
+    held = memory_over_time(allocations(timeline, schedule, [Kept(1e9)] * 4, [1] * 4, 0), {"weights": 5e9})
     for name in ("a.json.gz", "b.json.gz"):
         write_trace(chrome_trace(timeline, memory={0: held}), tmp_path / name)
     assert (tmp_path / "a.json.gz").read_bytes() == (tmp_path / "b.json.gz").read_bytes()
