@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,17 +10,16 @@ from simulator.cost.step_times import SlotTimes, is_paired, pair_seconds, slot_t
 from simulator.memory import RankMemory, memory_report
 from simulator.model.flops import flops_per_token
 from simulator.model.parameters import active_parameters, total_parameters
+from simulator.plan.allocation import allocated
 from simulator.plan.layout import StageLayers, stages
 from simulator.plan.spec import Plan
-from simulator.run.job import job_facts
-from simulator.run.montecarlo import simulate
-from simulator.run.read import run_spec
 from simulator.run.result import RunResult
 from simulator.scenario.schema import Scenario
 from simulator.step.build import build_graph
 from simulator.step.player import play
 from simulator.step.schedules import Schedule, make_schedule
 from simulator.step.timeline import Timeline
+from simulator.whole_run import whole_run
 from simulator.step.times import DataParallel, P2p, StageTimes
 from simulator.workload.shape import padded_vocab, shape_of
 from simulator.workload.states import stage_parameters
@@ -62,7 +61,7 @@ class Prediction:
     flops_convention: str
     gpu_hours_per_1e12_tokens: float
     training_time_s: float
-    run: RunResult
+    run: RunResult | None
     peak_memory_bytes: float
     device_memory_bytes: float
     memory_capacity_bytes: float
@@ -84,6 +83,7 @@ class Step:
 
 def evaluate(scenario: Scenario) -> Prediction:
     """Predict a scenario: place, price, simulate one step, weigh the memory, and scale up to the run."""
+    scenario = replace(scenario, cluster=allocated(scenario.plan, scenario.cluster))
     model, plan, cluster, run = scenario.model, scenario.plan, scenario.cluster, scenario.run
     layers = stages(model, plan)
     step = simulate_step(scenario, layers)
@@ -120,11 +120,6 @@ def evaluate(scenario: Scenario) -> Prediction:
         stages=stage_reports(scenario, layers, memory, step.timeline),
         warnings=warnings(scenario, fullest),
     )
-
-
-def whole_run(scenario: Scenario, step_time_s: float, compute_fraction: float) -> RunResult:
-    """The run to its last token, with failures, checkpoints, spares, money and energy, over many seeds."""
-    return simulate(run_spec(scenario.run.policies, job_facts(scenario, step_time_s, compute_fraction)))
 
 
 def simulate_step(scenario: Scenario, layers: tuple[StageLayers, ...]) -> Step:

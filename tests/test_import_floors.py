@@ -14,6 +14,7 @@ FLOORS: list[list[str]] = [
     ["simulator.report", "simulator.launch"],
     ["simulator.planner"],
     ["simulator.evaluate"],
+    ["simulator.whole_run"],
     ["simulator.scenario"],
     ["simulator.run"],
     ["simulator.step"],

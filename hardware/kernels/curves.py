@@ -13,7 +13,6 @@ from hardware.specs import Accelerator
 
 DATA = Path(__file__).parent.parent / "data" / "kernels"
 Evidence = Literal["measured", "fitted", "nominal", "assumed"]
-Operation = Literal["gemm", "grouped_gemm", "attention", "streaming", "launch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +32,8 @@ class Precision:
 
 
 # Block scales on both sides of a weight gradient (1 x 128 each) slow it: DeepSeek's published H800 training profile has
-# 65.6 / 3 TFLOP of them in 32.8 ms of kernels on two streams, which overlap by 5.2 ms (theory 6.3, 8.5): about 0.73 of
-# the curve on the 112 SMs left to them.
+# 65.6 / 3 TFLOP of them in 32.8 ms of kernels on two streams, which overlap by 5.2 ms: about 0.73 of the curve
+# on the 112 SMs left to them.
 # mxfp8 stands on fp8_block: on Blackwell that collection ran the same block-scaled tensor-core instruction with
 # power-of-two scales (1 per 128 there, 1 per 32 here); parts without FP4 have no hardware for block scales.
 PRECISIONS: dict[str, Precision] = {

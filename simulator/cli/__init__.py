@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import typer
 
-from simulator.cli import catalogues, evaluate
+from simulator.cli import catalogues, evaluate, validate
 
 app = typer.Typer(
     name="traincast",
@@ -24,6 +24,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "hardware": catalogues.hardware,
     "models": catalogues.models,
     "schema": catalogues.schema,
+    "validate": validate.validate,
 }
 for verb, function in VERBS.items():
     app.command(verb)(function)

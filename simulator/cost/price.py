@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from hardware.collectives import Group, collective_s
-from hardware.kernels import attention_s, evidence, gemm_s, grouped_gemm_s, streaming_s
+from hardware.kernels import attention_s, evidence, flash_rate, gemm_s, grouped_gemm_s, streaming_s
 from hardware.kernels.matmul import Role
 from hardware.specs import Cluster
 from simulator.plan.spec import Plan
@@ -103,7 +103,9 @@ def attention_price(op: CoreAttention, prices: Prices) -> Price:
 
 
 def _attention_s(op: CoreAttention, prices: Prices, keys: Number, causal: bool, backward: bool) -> Number:
-    return attention_s(
+    stack = prices.plan.stack
+    rate = flash_rate(prices.cluster.accelerator, stack.flash_version) if stack.flash_attention else 1.0
+    seconds = attention_s(
         prices.cluster.accelerator,
         high_precision(prices.plan),
         batch=op.batch,
@@ -117,8 +119,9 @@ def _attention_s(op: CoreAttention, prices: Prices, keys: Number, causal: bool, 
         backward=backward,
         window=op.window,
         sm_fraction=prices.sm_fraction,
-        flash=prices.plan.stack.flash_attention,
+        flash=stack.flash_attention,
     )
+    return seconds / rate
 
 
 def scan_price(op: Scan, prices: Prices) -> Price:

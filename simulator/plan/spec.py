@@ -56,10 +56,14 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """What the software does by itself: kernels fused or not, how attention runs, how the host launches."""
+    """What the software does by itself: kernels fused or not, how attention runs, how the host launches.
+
+    `flash_version` is the generation of flash attention: 1 (2022), 2 (2023), 3 (and fused attention of cuDNN 9).
+    """
 
     framework: Literal["megatron-core", "torchtitan", "fsdp", "deepspeed", "deepseek", "ddp"] = "megatron-core"
     flash_attention: bool = True
+    flash_version: int = 3
     dropout: bool = False
     fused_kernels: bool = True
     cuda_graphs: Literal["none", "partial", "full"] = "none"

@@ -90,6 +90,8 @@ def scenario_document(scenario: Scenario) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """Dataclasses, mappings, sequences and NumPy scalars as dict, list, str, int, float, bool and None."""
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
     if is_dataclass(value) and not isinstance(value, type):
         return {spec.name: plain(getattr(value, spec.name)) for spec in fields(value)}
     if isinstance(value, Mapping):

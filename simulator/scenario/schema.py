@@ -39,11 +39,12 @@ NOT_MODELLED = (
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What is trained on: sequences of `seq_length` tokens, `tokens` in all; `policies` say how the run is kept up."""
+    """What is trained on: sequences of `seq_length` tokens, `tokens` in all; `policies` say how the run is kept up
+    (None: nothing ever breaks, and the whole run is not simulated)."""
 
     seq_length: int
     tokens: float
-    policies: RunPolicies
+    policies: RunPolicies | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardware.catalogue import accelerator
@@ -177,6 +177,7 @@ def test_attention_in_every_precision_that_has_kernels(name: str) -> None:
         assert 2 * 32 * 4096**2 * 128 / forward_s < part.peak_flops_per_s[PRECISIONS[precision].format]
 
 
+@settings(deadline=None)
 @given(
     m=st.integers(1, 40000), n=st.integers(1, 40000), k=st.integers(1, 40000), more=st.integers(0, 3000),
     name=st.sampled_from(SETS),
@@ -192,6 +193,7 @@ def test_products_grow_with_each_dimension_and_stay_below_the_peak(
         assert gemm_s(part, "bf16", *larger) >= seconds * (1 - 1e-12)
 
 
+@settings(deadline=None)
 @given(length=st.integers(16, 200_000), more=st.integers(0, 5000), name=st.sampled_from(SETS), backward=st.booleans())
 def test_attention_grows_with_length_and_stays_below_the_peak(
     length: int, more: int, name: str, backward: bool
@@ -261,7 +263,7 @@ def test_a_sibling_is_scaled_and_known_as_fitted() -> None:
     assert [evidence(h100, "gemm"), evidence(h20, "gemm")] == ["measured", "fitted"]
     assert evidence(accelerator("a100-sxm-80gb"), "grouped_gemm") == "fitted"
     assert evidence(h100, "gemm", "tf32") == "nominal"
-    assert evidence(h100, "norm") == "assumed"
+    assert evidence(accelerator("h200-sxm-141gb"), "norm") == "assumed"
     assert evidence(h100, "copy") == "measured"
 
 
@@ -302,6 +304,7 @@ def test_unknown_names_are_refused_by_name() -> None:
 # ---- attention's shapes
 
 
+@settings(deadline=None)
 @given(queries=st.integers(1, 40), keys=st.integers(1, 40), window=st.none() | st.integers(1, 50))
 def test_visible_pairs_count_the_mask(queries: int, keys: int, window: int | None) -> None:
     """Against the mask itself; the continuous count gives a diagonal element one half."""
@@ -378,7 +381,14 @@ def test_launch_is_a_few_microseconds(name: str) -> None:
 
 @pytest.mark.parametrize("name", SETS[1:])
 def test_casts_are_the_ones_beside_the_fitted_products(name: str) -> None:
-    """Quantising reads 2 bytes and writes 1: the streaming table and the fits speak of the same passes."""
+    """Quantising reads 2 bytes and writes 1: the streaming table and the fits speak of the same passes.
+
+    On Hopper the table has the slower casts of a training profile, which also copy column-wise.
+    """
     raw = json.loads((DATA / f"{name}.json").read_text(encoding="utf-8"))
-    passes = raw["gemm"]["fp8_block"]["set_apart"]["passes"][0]
-    assert fractions()["cast_transpose"].by_set[name] == pytest.approx(3 / passes, abs=0.006)
+    fitted = 3 / raw["gemm"]["fp8_block"]["set_apart"]["passes"][0]
+    shipped = fractions()["cast_transpose"].by_set[name]
+    if name in ("h100-sxm-80gb", "h200-sxm-141gb"):
+        assert 0.5 * fitted < shipped < fitted
+    else:
+        assert shipped == pytest.approx(fitted, abs=0.006)

@@ -1,11 +1,13 @@
-"""What the scenario and its simulated step say about the whole run: work, machines, checkpoint size, paths, power."""
+"""From a simulated step to the whole run: work, machines, checkpoint size, paths and power of the scenario's job."""
 
 from __future__ import annotations
 
 from math import gcd
 
 from simulator.model.parameters import model_parameters
-from simulator.run.read import JobFacts
+from simulator.run.montecarlo import simulate
+from simulator.run.read import JobFacts, run_spec
+from simulator.run.result import RunResult
 from simulator.run.specs import Power, Segment
 from simulator.scenario.schema import Scenario
 from simulator.workload.states import optimizer_bytes, parameter_bytes
@@ -13,6 +15,16 @@ from simulator.workload.states import optimizer_bytes, parameter_bytes
 # Storage beside a cluster that names none: NVIDIA's H100 reference architecture, best tier, per 256 GPUs.
 STORAGE_WRITE_BYTES_PER_S = 62e9 / 256
 STORAGE_READ_BYTES_PER_S = 125e9 / 256
+
+
+def whole_run(scenario: Scenario, step_time_s: float, compute_fraction: float) -> RunResult | None:
+    """The run to its last token, with failures, checkpoints, spares, money and energy, over many seeds.
+
+    None where the scenario has no policies.
+    """
+    if scenario.run.policies is None:
+        return None
+    return simulate(run_spec(scenario.run.policies, job_facts(scenario, step_time_s, compute_fraction)))
 
 
 def job_facts(scenario: Scenario, step_time_s: float, compute_fraction: float) -> JobFacts:
