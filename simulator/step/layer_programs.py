@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
@@ -11,8 +12,12 @@ from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.cost.stages import StageCost, paired_stages
 from simulator.cost.step_times import SlotTimes
 from simulator.plan.spec import Plan
+from simulator.step.inequality import InequalityReport, study
 from simulator.step.phases import HOST, Op, Phase, Program
 from simulator.step.ranks import Grid
+from simulator.step.schedules import Schedule
+from simulator.step.spread import Spread
+from simulator.step.timeline import Timeline
 from simulator.workload.operators import Number
 
 
@@ -41,6 +46,14 @@ class Programs:
 def grid_of(plan: Plan, gpus_per_node: int) -> Grid:
     """The ranks of one pipeline stage of a plan."""
     return Grid(plan.pp, plan.dp, plan.tp, plan.cp, plan.ep, plan.etp, gpus_per_node)
+
+
+def study_plan(
+    timeline: Timeline, schedule: Schedule, programs: Programs, gpus_per_node: int, spread: Spread, seeds: Sequence[int]
+) -> InequalityReport:
+    """Every GPU of a simulated plan, with what makes them unequal."""
+    grid = grid_of(programs.plan, gpus_per_node)
+    return study(timeline.graph, schedule.stage_of_chunk, programs.of, grid, spread, seeds)
 
 
 def forward_program(stage: StageCost, plan: Plan) -> Program:

@@ -12,7 +12,7 @@ from simulator.evaluate import Step, simulate_step
 from simulator.plan.layout import stages
 from simulator.scenario.schema import Scenario, load_scenario
 from simulator.step.graph import KIND, KINDS, STREAM, slot_pieces
-from simulator.step.layer_programs import Programs, grid_of
+from simulator.step.layer_programs import Programs, grid_of, study_plan
 from simulator.step.phases import folded
 from simulator.step.ranks import simulate_ranks
 from simulator.step.spread import Spread
@@ -54,3 +54,14 @@ def test_every_gpu_alike_is_the_folded_step(name: str) -> None:
     assert grid.gpus == scenario.cluster.gpus
     found = simulate_ranks(step.timeline.graph, step.schedule.stage_of_chunk, programs.of, grid, Spread())
     assert found.step_time_s == pytest.approx(step.timeline.step_time_s, rel=1e-9)
+
+
+def test_study_of_a_real_plan() -> None:
+    """Spread costs time, every cause its own, and the slow GPU is found among 256."""
+    scenario, step, programs = simulated("deepseek-v3-256xgb200")
+    spread = Spread(gpu_sigma=0.01, slow_gpus={77: 1.3})
+    node = scenario.cluster.node.gpus
+    report = study_plan(step.timeline, step.schedule, programs, node, spread, seeds=(1,))
+    assert report.ideal_s == pytest.approx(step.timeline.step_time_s, rel=1e-9)
+    assert report.blamed[0][0] == 77
+    assert 0 < report.tax_fraction["gpu_sigma"] < report.tax_fraction["slow_gpus"] < 0.3
