@@ -190,7 +190,7 @@ def pipeline(row: Row, model: Model, settings: Settings) -> None:
     """Schedule, virtual stages, and whether embedding and loss count as layers."""
     values = settings.values
     pp, vpp = values["pp"], row.count("vp")
-    if pp == 1 or values.get("schedule") == "dualpipe" or (vpp is None and "1F1B" == row.text("schedule")):
+    if pp == 1 or values.get("schedule") == "dualpipe" or (vpp is None and row.text("schedule") == "1F1B"):
         vpp = 1
     elif vpp is None and "vpp" in values:
         vpp = values["vpp"]
