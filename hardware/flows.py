@@ -179,6 +179,60 @@ def merge(paths: Paths, *keys: Floats) -> tuple[NDArray[np.int64], NDArray[np.in
     return first, kind, count.astype(float)
 
 
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Flows and links that behave alike, each kind standing for all of its members.
+
+    `first` picks one flow of every kind, `kind` tells each flow's, `weights` counts them; `paths` and `capacity` are
+    those of the kinds, a kind of link having the capacity of all its members together.
+    """
+
+    first: NDArray[np.int64]
+    kind: NDArray[np.int64]
+    weights: Floats
+    paths: Paths
+    capacity: Floats
+
+
+def fold(paths: Paths, capacity: Floats, *keys: Floats) -> Fold:
+    """Folds symmetric traffic: the coarsest sorting of flows and links in which equals cross equals equally often.
+
+    `keys` (sizes, entries, caps) tell flows apart to begin with. Max-min rates are the same for all flows of a kind,
+    so solving the fold and spreading its rates by `kind` gives the unfolded rates.
+    """
+    links, flows = len(capacity), paths.shape[1]
+    flow_kind = _renumber(np.stack([np.asarray(key, dtype=float) for key in keys]) if keys else np.zeros((1, flows)))
+    link_kind = _renumber(np.append(capacity, np.nan)[None])
+    rng = np.random.default_rng(0)
+    known = 0
+    while (kinds := int(flow_kind.max(initial=-1)) + int(link_kind.max()) + 2) > known:
+        known = kinds
+        # Sums of 32-bit random numbers are exact in a float up to two million terms.
+        label = rng.integers(1, 2**32, int(link_kind.max()) + 1).astype(float)[link_kind]
+        flow_kind = _renumber(np.stack([flow_kind, label[paths].sum(axis=0)]))
+        label = rng.integers(1, 2**32, int(flow_kind.max(initial=0)) + 1).astype(float)[flow_kind]
+        link_kind = _renumber(np.stack([link_kind, _sums(paths, label, links)]))
+    _, first = np.unique(flow_kind, return_index=True)
+    used = link_kind[:links] != link_kind[links]
+    width = int(link_kind.max()) + 1
+    total = np.bincount(link_kind[:links][used], capacity[used], width) if links else np.zeros(width)
+    # The unlimited link keeps its meaning by moving to the end.
+    place = np.where(np.arange(width) > link_kind[links], np.arange(width) - 1, np.arange(width))
+    place[link_kind[links]] = width - 1
+    folded = place[link_kind][paths[:, first]].astype(np.int32)
+    return Fold(first, flow_kind, np.bincount(flow_kind).astype(float), folded, np.delete(total, link_kind[links]))
+
+
+def _renumber(rows: Floats) -> NDArray[np.int64]:
+    """The same small number for columns that are equal in every row (NaN equals NaN)."""
+    number = np.zeros(rows.shape[1], np.int64)
+    for row in rows:
+        _, value = np.unique(row, return_inverse=True)
+        both = number * (int(value.max(initial=0)) + 1) + value
+        _, number = np.unique(both, return_inverse=True)
+    return number
+
+
 def components(paths: Paths, links: int) -> NDArray[np.int64]:
     """A label per flow; flows with different labels share no link, directly or through others."""
     from scipy.sparse import coo_array
@@ -224,6 +278,7 @@ def simulate(
     caps: Floats | None = None,
     changes: Sequence[CapacityChange] = (),
     tolerance: float = 0.0,
+    weights: Floats | None = None,
 ) -> FlowTimes:
     """When each flow has delivered its bytes, all sharing links max-min fairly from event to event.
 
@@ -238,9 +293,11 @@ def simulate(
     entry = (zero if start_s is None else np.asarray(start_s, dtype=float)) + (zero if latency_s is None else latency_s)
     cap = unlimited if caps is None else np.asarray(caps, dtype=float)
     _check_flows(paths, capacity, size, entry, cap)
-    first, kind, count = merge(paths, size, entry, cap)
     if not flows:
         return FlowTimes(np.empty(0), 0.0, 0)
+    first, kind, count = merge(paths, size, entry, cap)
+    if weights is not None:
+        count = np.bincount(kind, weights)
     finish, solves = _run(paths[:, first], capacity, size[first], entry[first], cap[first], count, changes, tolerance)
     return FlowTimes(finish[kind], float(finish.max()), solves)
 

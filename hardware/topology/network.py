@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
-NODE_KINDS = ("gpu", "scale_up_switch", "leaf", "spine", "core", "switch")
+NODE_KINDS = ("gpu", "scale_up_switch", "pci", "cpu", "nic", "leaf", "spine", "core", "switch")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,8 +48,8 @@ class Network:
 
     @property
     def switches(self) -> int:
-        """Switches of the scale-out network: every node that is neither a GPU nor inside a scale-up domain."""
-        return int(np.count_nonzero(self.node_kind > NODE_KINDS.index("scale_up_switch")))
+        """Switches of the scale-out network: what is neither a GPU nor inside a server or scale-up domain."""
+        return int(np.count_nonzero(self.node_kind >= NODE_KINDS.index("leaf")))
 
     def pool_capacity(self) -> Floats:
         """Capacity of each pool: the sum over its links, so that a failed cable takes only its share."""
