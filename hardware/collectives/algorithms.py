@@ -50,7 +50,7 @@ def _tree_network(g: Number, k: Number) -> Number:
 
 
 def tree(operation: str, n: Number, g: Number, k: Number) -> Demand:
-    """Double binary tree over domains, a chain inside each: up once, down once; the g chains start at different GPUs."""
+    """Double binary tree over domains, chains inside that start at different GPUs: up once, down once."""
     return Demand(2.0 * (g - 1), 2.0 * np.ceil(np.log2(k)), 2.0 * (g - 1) / g, _tree_network(g, k))
 
 

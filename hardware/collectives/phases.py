@@ -204,11 +204,16 @@ def hierarchical(operation: str, ranks: Ranks, g: int, size: float) -> list[Phas
     k = len(grid)
     if operation == "all_to_all":
         inside, across = _all_pairs(grid), _all_pairs(grid.T)
-        phases = [_phase(*across, size / k, 1, (0.0, 1.0 if k > 1 else 0.0)), _phase(*inside, size / g, 1, (g - 1.0, 0.0))]
+        phases = [
+            _phase(*across, size / k, 1, (0.0, 1.0 if k > 1 else 0.0)),
+            _phase(*inside, size / g, 1, (g - 1.0, 0.0)),
+        ]
         return [phase for phase in phases if len(phase.source)]
     near = _phase(grid.ravel(), np.roll(grid, -1, axis=1).ravel(), size / g, g - 1, (g - 1.0, 0.0))
     passes = 2 if operation == "all_reduce" else 1
-    far = _phase(grid.ravel(), np.roll(grid, -1, axis=0).ravel(), size / g / k, passes * (k - 1), (0.0, passes * (k - 1.0)))
+    far = _phase(
+        grid.ravel(), np.roll(grid, -1, axis=0).ravel(), size / g / k, passes * (k - 1), (0.0, passes * (k - 1.0))
+    )
     order = {"all_reduce": [near, far, near], "all_gather": [far, near], "reduce_scatter": [near, far]}[operation]
     return [phase for phase in order if phase.repeats]
 
@@ -234,6 +239,8 @@ def matrix_exchange(ranks: Ranks, bytes_between: NDArray[np.float64]) -> list[Ph
     """All-to-all with its own size for each pair: row i, column j is what rank i sends to rank j (MoE routing)."""
     n = len(ranks)
     if bytes_between.shape != (n, n) or np.isnan(bytes_between).any() or (bytes_between < 0).any():
-        raise ValueError(f"routing matrix: {n} ranks need {n} x {n} sizes of zero bytes or more, not {bytes_between.shape}")
+        raise ValueError(
+            f"routing matrix: {n} ranks need {n} x {n} sizes of zero bytes or more, not {bytes_between.shape}"
+        )
     row, column = np.nonzero(bytes_between * (1 - np.eye(n)))
     return [Phase(ranks[row], ranks[column], bytes_between[row, column], 1, 0.0, 1.0)]

@@ -55,7 +55,9 @@ def check_groups(network: Network, groups: Sequence[Ints]) -> None:
         if not len(ranks):
             raise ValueError(f"group {number}: is empty")
         if ranks.min() < 0 or ranks.max() >= network.gpus:
-            raise ValueError(f"group {number}: names GPU {ranks.max()}; {network.name} has {network.gpus}, 0..{network.gpus - 1}")
+            raise ValueError(
+                f"group {number}: names GPU {ranks.max()}; {network.name} has {network.gpus}, 0..{network.gpus - 1}"
+            )
         members = np.sort(ranks)
         if (members[1:] == members[:-1]).any():
             twice = int(members[1:][members[1:] == members[:-1]][0])
@@ -70,7 +72,9 @@ def per_domain(network: Network, ranks: Ints) -> int:
     size = network.layout.domain_gpus if network.layout else int(network.gpus)
     _, counts = np.unique(ranks // size, return_counts=True)
     if (counts != counts[0]).any():
-        raise ValueError(f"a group has {counts.min()} to {counts.max()} ranks per scale-up domain; equal shares are needed")
+        raise ValueError(
+            f"a group has {counts.min()} to {counts.max()} ranks per scale-up domain; equal shares are needed"
+        )
     return int(counts[0])
 
 
@@ -107,7 +111,8 @@ def play_phases(
 ) -> Played:
     """Schedules of several groups, phase by phase side by side. `beside` is other traffic, present in every phase.
 
-    `folded` solves one of each kind of symmetric flows; without it every flow is simulated. `changes` (times from the start of each phase) are for schedules of one phase without repeats.
+    `folded` solves one of each kind of symmetric flows; without it every flow is simulated. `changes` (times from
+    the start of each phase) are for schedules of one phase without repeats.
     """
     if changes and any(len(schedule) != 1 or schedule[0].repeats != 1 for schedule in schedules):
         raise ValueError("links that change under way need schedules of one phase without repeats")
@@ -164,7 +169,9 @@ def _play_phase(
     last = np.zeros(int(owner.max()) + 1)
     np.maximum.at(last, owner[routes.owner[mine]], finish[mine])
     # Fractions of a second that each class's busiest link needs for the bytes of this phase.
-    load = np.bincount(routes.paths.ravel(), np.broadcast_to(column_size, routes.paths.shape).ravel(), len(routes.capacity) + 1)
+    load = np.bincount(
+        routes.paths.ravel(), np.broadcast_to(column_size, routes.paths.shape).ravel(), len(routes.capacity) + 1
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         need = np.nan_to_num(load[:-1] / routes.capacity, posinf=0.0)
     busiest = np.array([need[routes.link_class == i].max(initial=0.0) for i in range(len(network.classes))])

@@ -61,8 +61,10 @@ def _graphml(path: Path) -> tuple[str, list[dict[str, Any]], list[dict[str, Any]
     except Exception as error:
         raise InputError([place.problem(f"is not GraphML: {error}")]) from None
     nodes = [{"id": str(node), **values} for node, values in graph.nodes(data=True)]
-    links = [{"source": str(a), "target": str(b), "directed": graph.is_directed(), **{k: v for k, v in values.items() if k != "id"}}
-             for a, b, values in graph.edges(data=True)]  # fmt: skip
+    links = []
+    for a, b, values in graph.edges(data=True):
+        fields = {key: value for key, value in values.items() if key != "id"}
+        links.append({"source": str(a), "target": str(b), "directed": graph.is_directed(), **fields})
     return path.stem, nodes, links, place
 
 
@@ -125,7 +127,9 @@ def from_rows(name: str, kinds: dict[str, str], rows: list[Row]) -> Network:
     """A network from named nodes (GPUs are numbered first, in order) and links."""
     order = sorted(kinds, key=lambda node: kinds[node] != "gpu")
     number = {node: i for i, node in enumerate(order)}
-    both = [(s, t, c, lat, k) for s, t, c, lat, k, _ in rows] + [(t, s, c, lat, k) for s, t, c, lat, k, one in rows if not one]
+    both = [(s, t, c, lat, k) for s, t, c, lat, k, _ in rows] + [
+        (t, s, c, lat, k) for s, t, c, lat, k, one in rows if not one
+    ]
     classes = tuple(dict.fromkeys(row[4] for row in both))
     source = np.array([number[row[0]] for row in both], np.int32)
     target = np.array([number[row[1]] for row in both], np.int32)

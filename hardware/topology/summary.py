@@ -122,7 +122,9 @@ def _diameter(network: Network) -> tuple[int, float]:
     layout = network.layout
     if layout is not None:
         if layout.tiers == 0:
-            return (1 if layout.mesh else 2), float(network.latency_s.sum() if network.links < 2 else 2 * network.latency_s[0])
+            return (1 if layout.mesh else 2), float(
+                network.latency_s.sum() if network.links < 2 else 2 * network.latency_s[0]
+            )
         names = ["nic_out", "leaf_up", "spine_up"][: layout.tiers]
         climbs = [name for name in names if len(network.class_of(name))]
         latency = sum(float(network.latency_s[network.class_of(name)[0]]) for name in [*climbs, "nic_in"])
@@ -133,7 +135,9 @@ def _diameter(network: Network) -> tuple[int, float]:
     first = network.gpus
     inner = (network.source >= first) & (network.target >= first) & (network.capacity_bytes_per_s > 0)
     ends = (network.source[inner], network.target[inner])
-    attached = np.unique(network.target[(network.source < first) & (network.node_kind[network.target] >= NODE_KINDS.index("leaf"))])
+    attached = np.unique(
+        network.target[(network.source < first) & (network.node_kind[network.target] >= NODE_KINDS.index("leaf"))]
+    )
     if not len(attached):
         return 2, float(network.latency_s.max() * 2)
     sources = attached if len(attached) <= _ALL_SOURCES else attached[:: len(attached) // _SOME_SOURCES]
