@@ -11,8 +11,8 @@ from simulator.run.progress import Grid
 
 PolicyName = Literal["none", "sync", "sharded", "async", "in-memory", "tiered"]
 # What a save stops beside its copy to host memory (planning, agreeing, launching). Asynchronous: DCP left under 0.5 s
-# of 50 s for 8B parameters on 512 H100, Nemotron 3 under 1 s of 60 s. In memory: ByteRobust (arXiv 2509.16293) saves every
-# step at 0.01 to 0.04 s.
+# of 50 s for 8B parameters on 512 H100, Nemotron 3 under 1 s of 60 s. In memory: ByteRobust (arXiv 2509.16293) saves
+# every step at 0.01 to 0.04 s.
 ASYNC_OVERHEAD_S = 0.5
 MEMORY_OVERHEAD_S = 0.02
 EVERYTHING = 10**9  # nodes: a tier outside the cluster survives any loss within it

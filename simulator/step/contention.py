@@ -42,7 +42,7 @@ def network_ports(graph: TaskGraph) -> Ints:
 
 def beside_communication(graph: TaskGraph, sm_count: int, communication_sms: int) -> Contention:
     """What data-parallel and pipeline transfers do to a step: their kernels take `communication_sms` of a GPU's SMs
-    from computation (NCCL: 16-32 for rings over the network, 1-6 with SHARP or registered buffers; theory 5.5), and
+    from computation (NCCL: 16-32 for rings over the network, 1-6 with SHARP or registered buffers), and
     both use the GPU's one network port."""
     if not 0 <= communication_sms < sm_count:
         raise ValueError(f"communication_sms {communication_sms}: from 0 to below the GPU's {sm_count} SMs")
