@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from simulator.step.graph import KIND, KINDS, Floats, TaskGraph, topological_levels
+from simulator.step.graph import KIND, KINDS, Floats, TaskGraph, slot_pieces, topological_levels
 from simulator.step.phases import COMMUNICATION, HOST, Op, Phase, Program
 from simulator.step.spread import Spread, compute_factors, expert_factors, link_factors, mean_one, rank_shares
 
@@ -220,7 +220,7 @@ def _start(graph: TaskGraph, grid: Grid, spread: Spread, seed: int, stage_of_chu
         raise ValueError(f"the graph has {graph.ranks} pipeline ranks, the grid {grid.pp}")
     rng = np.random.default_rng(seed)
     shape = (grid.pp, grid.stage_gpus)
-    first_piece, pieces = _cut(graph)
+    first_piece, pieces = slot_pieces(graph)
     sequence = np.zeros((0, 0))
     if spread.sequence_sigma:
         drawn = mean_one(spread.sequence_sigma, rng.standard_normal((graph.microbatch.max() + 1, grid.dp)))
@@ -307,12 +307,3 @@ def _run_phase(run: _Run, phase: Phase, rank: int, begin: Floats, halves: tuple[
     for op in phase.beside:
         beside = run.run_op(op, rank, beside, *halves[op.backward])
     return np.maximum(main, beside) if phase.beside else main
-
-
-def _cut(graph: TaskGraph) -> tuple[np.ndarray, np.ndarray]:
-    """First piece of the slot that each task belongs to, and into how many pieces the slot is cut."""
-    columns = (graph.rank, graph.kind, graph.microbatch, graph.chunk, graph.backward_microbatch, graph.backward_chunk)
-    same = np.logical_and.reduce([column[1:] == column[:-1] for column in columns])
-    number = np.concatenate([[0], np.cumsum(~same)])
-    starts = np.concatenate([[0], 1 + np.flatnonzero(~same)])
-    return starts[number], np.bincount(number)[number]
