@@ -32,13 +32,13 @@ from hardware.units import (
 WIDTH = 100
 BAR = 34
 GIB = 2**30
-# Owners of memory whose names are too long for a column.
+# Owners of memory, by their first word, that are too long for a column.
 SHORT = {
     "gradients": "grads",
     "optimizer": "optim",
     "activations": "activ",
-    "quantized weights": "quant",
-    "gathered weights": "gather",
+    "quantized": "quant",
+    "gathered": "gather",
     "working": "work",
 }
 ZERO = {"none": "replicated", "optimizer": "ZeRO-1", "optimizer_gradients": "ZeRO-2", "full": "ZeRO-3"}
@@ -240,7 +240,7 @@ def _memory(document: Mapping[str, Any], blocks: bool) -> RenderableType:
     table.add_column("GiB on", no_wrap=True)
     table.add_column("layers", min_width=6, max_width=14, overflow="fold")
     for owner in owners:
-        table.add_column(SHORT.get(owner, owner.split()[0][:8]), justify="right", no_wrap=True)
+        table.add_column(SHORT.get(owner.split()[0], owner.split()[0]), justify="right", no_wrap=True)
     table.add_column("used", justify="right")
     table.add_column("of capacity", no_wrap=True)
     for stages in _alike(document["stages"]):
@@ -283,7 +283,7 @@ def _alike(stages: list[Mapping[str, Any]]) -> Iterable[list[Mapping[str, Any]]]
         yield list(group)
 
 
-def _gauge(used: float, blocks: bool, width: int = 8) -> Text:
+def _gauge(used: float, blocks: bool, width: int = 6) -> Text:
     full, empty = ("█", "░") if blocks else ("#", ".")
     filled = min(round(used * width), width)
     style = "red" if used > 1 else "yellow" if used > 0.9 else "green"
