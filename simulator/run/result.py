@@ -95,6 +95,16 @@ class RunResult:
             "warnings": list(self.warnings),
         }
 
+    def to_frame(self) -> Any:
+        """The waterfall as a table: a row for the useful time and for each loss, with mean seconds, share and cost."""
+        import pandas as pd
+
+        total = self.ideal_s + sum(self.lost_s.values())
+        rows = [("useful", self.ideal_s), *self.lost_s.items()]
+        costs = self.lost_cost_usd or {}
+        table = [{"part": name, "mean_s": s, "fraction": s / total, "cost_usd": costs.get(name)} for name, s in rows]
+        return pd.DataFrame(table)
+
 
 def summarise(spec: RunSpec, saving: Saving, outcome: Outcome) -> RunResult:
     """Quantiles and means of raw outcomes, with money, energy and the closed form beside them."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from simulator.run.chances import chances_of
 from simulator.run.checkpoints import POLICIES
 from simulator.run.engine import play_one
+from simulator.run.faults import scaled
 from simulator.run.montecarlo import outcomes, saving_of
 from simulator.run.specs import RunSpec
-from tests.simulator.run_specs import stormy
+from tests.simulator.run_specs import DAY, stormy
 
 NO_SPARES: dict[str, object] = {"hot_spares": 0, "cold_spares": 0, "evict_after": None}
 SHRINK: dict[str, object] = {"hot_spares": 1, "cold_spares": 2, "when_short": "shrink"}
@@ -62,8 +66,6 @@ def test_time_adds_up(name: str) -> None:
 
 
 def test_runs_do_not_depend_on_batches_or_workers() -> None:
-    from dataclasses import replace
-
     spec = stormy("async", every_s=1800.0)
     spec = replace(spec, simulation=replace(spec.simulation, runs=6))
     together = outcomes(spec, saving_of(spec))
@@ -71,3 +73,41 @@ def test_runs_do_not_depend_on_batches_or_workers() -> None:
     np.testing.assert_array_equal(together.elapsed_s[:2], apart.elapsed_s)
     spread = outcomes(replace(spec, simulation=replace(spec.simulation, workers=2)), saving_of(spec))
     np.testing.assert_array_equal(together.elapsed_s, spread.elapsed_s)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(60))
+def test_players_agree_on_anything(seed: int) -> None:
+    """Clusters, spares, recoveries and rates drawn at random, hopeless ones among them."""
+    luck = random.Random(seed)
+    nodes, replicas = luck.choice([16, 64, 256]), luck.choice([2, 4, 8, 16])
+    policy = luck.choice(sorted(POLICIES))
+    spec = stormy(
+        policy,
+        luck.choice([None, 1800.0, 7200.0]) if policy != "none" else None,
+        hot_spares=luck.choice([0, 1, 2, 5]),
+        cold_spares=luck.choice([0, 1, 3, 10]),
+        when_short=luck.choice(["wait", "shrink"]),
+        regrow=luck.choice(["at-once", "at-restart"]),
+        patience_s=luck.choice([0.0, 600.0, 5000.0]),
+        evict_after=luck.choice([None, 1, 3]),
+        evict_slow=luck.random() < 0.5,
+        maintenance_every_s=luck.choice([None, DAY]),
+        maintenance_s=luck.choice([0.0, 3600.0, 30000.0]),
+        min_replicas=luck.choice([1, replicas - 1]),
+        hot_swap_s=luck.choice([0.0, 60.0, 900.0]),
+        cold_start_s=luck.choice([0.0, 1800.0]),
+    )
+    rate = luck.choice([0.2, 1, 3, 10]) * 256 / nodes
+    segment = replace(spec.segments[0], tokens=luck.choice([2, 5]) * 8640 * 4e6)
+    check_same(
+        replace(
+            spec,
+            segments=(segment,),
+            job_nodes=nodes,
+            replicas=replicas,
+            paths=replace(spec.paths, gpus=nodes * 8),
+            failures=scaled(spec.failures, rate),
+            simulation=replace(spec.simulation, seed=seed),
+        )
+    )

@@ -3,46 +3,36 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 
-from simulator.run.durations import lognormal
-from simulator.run.fault_log import LogRow
-from simulator.run.faults import FailureModel, FaultClass, Machines, draw, draw_lemons, mean_time_between_s
-from simulator.run.read_failures import failure_model, preset
-from validate.failures import as_document, fit, fit_bursts, fit_lemons, main, rows
+from simulator.run.faults import mean_time_between_s
+from simulator.run.read_failures import preset
+from validate.failures import Row, rows
 
 DAY = 86400.0
 HOUR = 3600.0
-LLAMA_TABLE = {
-    "faulty GPU": 148, "GPU HBM3 memory": 72, "software bug": 54, "network switch or cable": 35,
-    "host maintenance": 32, "GPU SRAM memory": 19, "GPU system processor": 17, "NIC": 7, "NCCL watchdog timeout": 7,
-    "silent data corruption": 6, "GPU thermal interface and sensor": 6, "SSD": 3, "power supply": 3,
-    "server chassis": 2, "IO expansion board": 2, "dependency": 2, "CPU": 2, "system memory": 2,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def published() -> dict:
+def figures() -> dict[str, Row]:
     return {row.id: row for row in rows(runs=100)}
 
 
-def test_llama_3_interruptions_by_cause(published: dict) -> None:
+def test_llama_3_interruptions_by_cause(figures: dict[str, Row]) -> None:
     """419 +- 20 in 54 days on 16,384 GPUs, split as in the table: each cause within its Poisson spread."""
-    total = published["llama-3-unexpected"]
-    assert total.predicted == pytest.approx(sum(LLAMA_TABLE.values()), abs=4 * math.sqrt(419 / 100))
+    total = figures["llama-3-unexpected"]
+    assert total.predicted == pytest.approx(419, abs=4 * math.sqrt(419 / 100))
     assert total.interval[0] == pytest.approx(419 - 1.28 * math.sqrt(419), abs=8)
     assert total.interval[1] == pytest.approx(419 + 1.28 * math.sqrt(419), abs=8)
-    for cause, count in LLAMA_TABLE.items():
-        row = published[f"llama-3-{cause.replace(' ', '-')}"]
-        assert row.predicted == pytest.approx(count, abs=4 * math.sqrt(count / 100)), cause
+    causes = [row for name, row in figures.items() if row.quantity == "count" and name != "llama-3-unexpected"]
+    assert sum(row.measured for row in causes) == 419
+    for row in causes:
+        assert row.predicted == pytest.approx(row.measured, abs=4 * math.sqrt(row.measured / 100)), row.id
 
 
-def test_llama_3_effective_time_is_above_nine_tenths(published: dict) -> None:
-    assert published["llama-3-effective-time"].interval[0] > 0.90
+def test_llama_3_effective_time_is_above_nine_tenths(figures: dict[str, Row]) -> None:
+    assert figures["llama-3-effective-time"].interval[0] > 0.90
 
 
 def test_rsc_mean_times_to_failure_are_exact() -> None:
@@ -52,23 +42,23 @@ def test_rsc_mean_times_to_failure_are_exact() -> None:
     assert mean_time_between_s(preset("rsc-2"), 8) / DAY == pytest.approx(1000 / 2.34)
 
 
-def test_rsc_effective_time_with_five_minute_checkpoints(published: dict) -> None:
-    assert published["rsc-1-ettr-5min"].predicted == pytest.approx(0.93, abs=0.005)
+def test_rsc_effective_time_with_five_minute_checkpoints(figures: dict[str, Row]) -> None:
+    assert figures["rsc-1-ettr-5min"].predicted == pytest.approx(0.93, abs=0.005)
 
 
-def test_rsc_small_jobs_are_reported_as_missed(published: dict) -> None:
+def test_rsc_small_jobs_are_reported_as_missed(figures: dict[str, Row]) -> None:
     """The observed times of small jobs contradict the projections' rate; no model of one rate meets both."""
-    assert published["rsc-1-mttf-1024"].error_fraction > 2
+    assert figures["rsc-1-mttf-1024"].error_fraction > 2
 
 
-def test_bloom_checkpoint_overhead(published: dict) -> None:
-    assert published["bloom-checkpoint-overhead"].predicted == pytest.approx(0.0037, abs=0.00005)
+def test_bloom_checkpoint_overhead(figures: dict[str, Row]) -> None:
+    assert figures["bloom-checkpoint-overhead"].predicted == pytest.approx(0.0037, abs=0.00005)
 
 
-def test_stepfun_year_from_its_first_half(published: dict) -> None:
-    assert published["stepfun-faults"].error_fraction == pytest.approx(0, abs=0.10)
-    assert published["stepfun-nodes-hit"].error_fraction == pytest.approx(0, abs=0.05)
-    assert published["stepfun-nodes-hit"].interval[0] < 231 < published["stepfun-nodes-hit"].interval[1]
+def test_stepfun_year_from_its_first_half(figures: dict[str, Row]) -> None:
+    assert figures["stepfun-faults"].error_fraction == pytest.approx(0, abs=0.10)
+    assert figures["stepfun-nodes-hit"].error_fraction == pytest.approx(0, abs=0.05)
+    assert figures["stepfun-nodes-hit"].interval[0] < 231 < figures["stepfun-nodes-hit"].interval[1]
     # Poisson alone would hit 307 of the 400 nodes: lemons are what brings it down.
     assert 400 * (1 - math.exp(-584 / 400)) > 300
 
@@ -85,67 +75,3 @@ def test_every_row_is_plain() -> None:
         "interval",
         "assumptions",
     }
-
-
-def synthetic(model: FailureModel, nodes: int, days: float, seed: int) -> list[LogRow]:
-    rng = np.random.default_rng(seed)
-    machines = Machines(nodes, 0, 8)
-    t = draw(model, machines, (0.0, days * DAY), draw_lemons(model, machines, rng), rng)
-    names = [c.name for c in model.classes]
-    return [
-        LogRow(start, start + repair, int(node), "", names[kind], "")
-        for start, repair, node, kind in zip(t.time_s, t.repair_s, t.node, t.component, strict=True)
-    ]
-
-
-def known(**together: float) -> FailureModel:
-    repair = lognormal(DAY, 3 * DAY)
-    classes = (FaultClass("a", "crash", 4 / (8 * 1000 * DAY), "node", repair=repair),
-               FaultClass("b", "crash", 1 / (8 * 1000 * DAY), "node", repair=repair))  # fmt: skip
-    return replace(FailureModel("known", classes), **together)
-
-
-def test_fit_finds_rates_and_repairs() -> None:
-    fitted = fit(synthetic(known(), 2000, 300.0, 1), 2000, 300 * DAY)
-    assert fitted.counts["a"] == pytest.approx(2400, abs=4 * math.sqrt(2400))
-    median, mean = fitted.repair_s["a"]
-    assert median == pytest.approx(DAY, rel=0.1)
-    assert mean == pytest.approx(3 * DAY, rel=0.15)
-
-
-def test_fit_finds_lemons() -> None:
-    fitted = fit(synthetic(known(lemon_fraction=0.1, lemon_multiplier=10.0), 2000, 300.0, 2), 2000, 300 * DAY)
-    assert fitted.lemon_fraction == pytest.approx(0.1, abs=0.02)
-    assert fitted.lemon_multiplier == pytest.approx(10.0, rel=0.15)
-    assert fitted.log_likelihood > fitted.uniform_log_likelihood + 100
-
-
-def test_fit_finds_no_lemons_among_equals() -> None:
-    counts = np.random.default_rng(3).poisson(1.5, 2000)
-    fraction, multiplier, likelihood = fit_lemons(counts)
-    uniform = counts * np.log(counts.mean()) - counts.mean() - [math.lgamma(c + 1) for c in counts]
-    assert likelihood < uniform.sum() + 4
-    assert fraction * (multiplier - 1) < 0.2
-
-
-def test_fit_finds_bursts_and_swings() -> None:
-    model = known(burst_mean=0.4, burst_window_s=60.0, swing_variance=0.5)
-    fitted = [fit(synthetic(model, 400, 700.0, seed), 400, 700 * DAY) for seed in range(4)]
-    assert np.mean([f.burst_mean for f in fitted]) == pytest.approx(0.4, rel=0.2)
-    assert np.mean([f.swing_variance for f in fitted]) == pytest.approx(0.5, rel=0.35)
-    even = fit_bursts(np.random.default_rng(4).uniform(0, 100 * DAY, 500), 100 * DAY)
-    assert even[0] < 0.02
-
-
-def test_fitted_document_is_read_back(tmp_path: Path) -> None:
-    log = synthetic(known(lemon_fraction=0.1, lemon_multiplier=10.0), 200, 200.0, 5)
-    lines = ["start_day,end_day,node,level,class,description"]
-    lines += [f"{r.start_s / DAY},{r.end_s / DAY},{r.node},Hardware,{r.component},text" for r in log]
-    (tmp_path / "log.csv").write_text("\n".join(lines))
-    out = tmp_path / "model.yaml"
-    main(["--fit", str(tmp_path / "log.csv"), "--nodes", "200", "--days", "200", "--out", str(out)])
-    model = failure_model(str(out))
-    fitted = fit(log, 200, 200 * DAY)
-    assert out.read_text() == as_document(fitted, f"Fitted to {tmp_path / 'log.csv'}", str(tmp_path / "log.csv"))
-    assert mean_time_between_s(model, 1600) == pytest.approx(200 * DAY / len(log))
-    assert model.lemon_multiplier == fitted.lemon_multiplier
