@@ -141,7 +141,7 @@ def rsc_run(runs: int, seed: int) -> RunSpec:
         job_nodes=2048,
         gpus_per_node=8,
         replicas=128,
-        checkpoint=CheckpointPolicy("async", 300.0),
+        checkpoint=CheckpointPolicy("async", 300.0, overhead_s=0.0),
         paths=SavePaths(1.0, 16384, 128, 1e12, 1e12, 2e9, 50e9, 50e9, 3e9),
         failures=replace(given, classes=(failure,), burst_mean=0.0),
         restart=Restart(process_start_s=300.0, init_s_per_gpu=0.0, warm_up_s=0.0),

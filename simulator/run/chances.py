@@ -11,7 +11,7 @@ from simulator.run.fault_log import timeline_of
 from simulator.run.faults import JOB, PLANNED, Machines, Timeline, draw, draw_lemons, mean_rate_per_s
 from simulator.run.specs import RunSpec
 
-FAULTS_PER_WINDOW = 4096  # bounds the work between two looks at the pace of a run
+FAULTS_PER_WINDOW = 1024  # bounds the work between two looks at the pace of a run
 Chances = Callable[[int, tuple[float, float]], Timeline]  # (run, window in seconds) -> its faults
 
 
@@ -24,7 +24,8 @@ class Drawn:
     def __call__(self, run: int, window_s: tuple[float, float]) -> Timeline:
         spec, seed = self.spec, self.spec.simulation.seed
         lemons = draw_lemons(spec.failures, spec.machines, np.random.default_rng([seed, run]))
-        rng = np.random.default_rng([seed, run, round(window_s[0]) + 1])
+        number = round(window_s[0] / (window_s[1] - window_s[0]))
+        rng = np.random.default_rng([seed, run, number + 1])
         return with_maintenance(draw(spec.failures, spec.machines, window_s, lemons, rng), spec, window_s)
 
 

@@ -15,7 +15,7 @@ from simulator.run.chances import chances_of
 from simulator.run.checkpoints import PolicyName, Saving
 from simulator.run.faults import mean_time_between_s
 from simulator.run.interval import best_by_simulation_s, every, settle_intervals, whole
-from simulator.run.outcome import Outcome, joined
+from simulator.run.outcome import Outcome, RunEvent, joined
 from simulator.run.result import RunResult, summarise
 from simulator.run.specs import RunSpec
 from simulator.run.sweep import play
@@ -70,6 +70,13 @@ def _played(
         jobs = {pool.submit(play_batch, batch): number for number, batch in enumerate(batches)}
         for job in as_completed(jobs):
             yield jobs[job], job.result()
+
+
+def story(spec: RunSpec, run: int = 0) -> tuple[RunEvent, ...]:
+    """What happens in one of the runs, event by event (or in the replay of the fault log)."""
+    from simulator.run.engine import play_one
+
+    return play_one(spec, saving_of(spec), chances_of(spec), run)[1]
 
 
 def best_interval_by_simulation_s(spec: RunSpec, low_s: float, high_s: float) -> float:

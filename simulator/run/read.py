@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
+from hardware import units
 from hardware.problems import InputError, Place
 from hardware.sections import Section
 from simulator.run.checkpoints import POLICIES, CheckpointPolicy, PolicyName, SavePaths
@@ -16,9 +18,22 @@ from simulator.run.read_failures import NO_FAILURES, failure_model, preset
 from simulator.run.spares import spares_needed
 from simulator.run.specs import Power, Prices, Recovery, Restart, RunSpec, Segment, Simulation
 
-KEYS = ("checkpoint", "failures", "fault_log", "spares", "recovery", "restart", "maintenance", "prices", "simulation")
+KEYS = (
+    "phases", "checkpoint", "failures", "fault_log", "spares", "recovery", "restart", "maintenance", "prices",
+    "simulation",
+)  # fmt: skip
 DEFAULT_FAILURES = "llama-3"
 INLINE = Place("inline")
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A stretch of the run with its own batch or sequence length; `tokens` None: all that the other phases leave."""
+
+    name: str
+    tokens: float | None = None
+    global_batch_size: int | None = None
+    seq_length: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +44,7 @@ class RunPolicies:
     save paths, which the cluster does not describe.
     """
 
+    phases: tuple[Phase, ...]
     checkpoint: CheckpointPolicy
     failures: FailureModel
     fault_log: tuple[LogRow, ...]
@@ -47,6 +63,8 @@ class JobFacts:
 
     `replicas` counts what a shrinking job can drop (with experts, whole expert-data-parallel groups); bandwidths are
     per GPU and direction except storage's. `power` is per GPU with its share of node and fabric.
+    `slow_speed` gives the speed of the job under slow faults of a class by name, where the step was simulated with it.
+    `assumptions` name inputs that nobody gave; the result warns of them.
     """
 
     segments: tuple[Segment, ...]
@@ -64,6 +82,8 @@ class JobFacts:
     nodes_per_rack: int = 1
     nodes_per_pod: int = 1
     price_usd_per_gpu_hour: float | None = None
+    slow_speed: Mapping[str, float] = field(default_factory=dict)
+    assumptions: tuple[str, ...] = ()
 
 
 def read_run(data: Mapping[str, Any], at: Place = INLINE) -> RunPolicies:
@@ -80,6 +100,7 @@ def read_run(data: Mapping[str, Any], at: Place = INLINE) -> RunPolicies:
     recovery = _recovery(_part(top, "recovery"), recovery)
     recovery = _maintenance(top, recovery)
     policies = RunPolicies(
+        phases=_phases(top, data.get("tokens")),
         checkpoint=checkpoint,
         failures=failures,
         fault_log=log,
@@ -116,6 +137,8 @@ def run_spec(policies: RunPolicies, facts: JobFacts) -> RunSpec:
         failures = model_of(log, nodes, facts.gpus_per_node)
     if policies.auto_spares:
         recovery = replace(recovery, hot_spares=spares_needed(failures, gpus))
+    slow = facts.slow_speed
+    failures = replace(failures, classes=tuple(replace(c, speed=slow.get(c.name, c.speed)) for c in failures.classes))
     prices = policies.prices
     if prices is None and facts.price_usd_per_gpu_hour is not None:
         prices = Prices(gpu_hour_usd=facts.price_usd_per_gpu_hour)
@@ -136,7 +159,47 @@ def run_spec(policies: RunPolicies, facts: JobFacts) -> RunSpec:
         replica_speed=facts.replica_speed,
         nodes_per_rack=facts.nodes_per_rack,
         nodes_per_pod=facts.nodes_per_pod,
+        assumptions=facts.assumptions,
     )
+
+
+def segments(
+    phases: tuple[Phase, ...], tokens: float, batch: int, seq_length: int, step_time_s: Callable[[int, int], float]
+) -> tuple[Segment, ...]:
+    """The phases with their tokens and step times; `step_time_s` maps (global_batch_size, seq_length) to seconds.
+
+    `batch` and `seq_length` are the plan's, for phases that do not say. Equal phases are priced once.
+    """
+    rest = tokens - sum(phase.tokens or 0.0 for phase in phases)
+    price = cache(step_time_s)
+    found = []
+    for phase in phases or (Phase("main"),):
+        size, length = phase.global_batch_size or batch, phase.seq_length or seq_length
+        share = rest if phase.tokens is None else phase.tokens
+        found.append(Segment(phase.name, share, size * length, price(size, length)))
+    return tuple(found)
+
+
+def _phases(top: Section, tokens: object) -> tuple[Phase, ...]:
+    """The phases in order; exactly one of them takes the tokens that the others leave."""
+    if "phases" not in top.data:
+        return ()
+    found = []
+    for part in top.sections("phases"):
+        found.append(
+            Phase(part.text("name"), part.quantity("tokens", "tokens", None), part.count("global_batch_size", None),
+                  part.count("seq_length", None))
+        )  # fmt: skip
+        part.done()
+    if sum(phase.tokens is None for phase in found) != 1:
+        top.report("phases", "need exactly one without tokens: it takes what the others leave")
+    given = sum(phase.tokens or 0.0 for phase in found)
+    try:
+        if given >= units.parse(tokens, "tokens"):
+            top.report("phases", f"hold {given:.4g} tokens, the run has {tokens}: nothing is left for the main phase")
+    except units.QuantityError:
+        pass  # whoever reads the tokens reports them
+    return tuple(found)
 
 
 def _part(top: Section, key: str) -> Section:
@@ -154,9 +217,14 @@ def _checkpoint(part: Section) -> tuple[CheckpointPolicy, float, float]:
         every_s=_seconds_or(part, "every", "auto", None),
         fast_every_s=_seconds_or(part, "fast_every", "auto", None),
         peer_distance_nodes=part.count("peer_distance", default.peer_distance_nodes) or 1,
+        overhead_s=part.quantity("overhead", "s", None, zero=True),
     )
     if part.data.get("fast_every") is not None and policy.policy not in ("in-memory", "tiered"):
         part.report("fast_every", f"belongs to policy in-memory or tiered; {policy.policy} writes to storage only")
+    if policy.overhead_s is not None and policy.policy in ("none", "sync", "sharded"):
+        part.report(
+            "overhead", f"belongs to policy async, in-memory or tiered; {policy.policy} waits for the whole write"
+        )
     # 3 GB/s: one NVMe drive of a node shared by its GPUs would be less, one each more; assumed.
     local = part.quantity("local_bandwidth", "bytes_per_s", 3e9)
     # 2 GB/s: torch.save is bound by one process's serialisation; assumed.

@@ -11,9 +11,11 @@ import numpy as np
 
 from simulator.run.chances import component_names
 from simulator.run.checkpoints import Saving
-from simulator.run.interval import every, first_order
+from simulator.run.faults import mean_time_between_s
+from simulator.run.interval import best_interval_s, every, first_order
 from simulator.run.money import carbon_kg, cost_usd, energy_j
 from simulator.run.outcome import Outcome
+from simulator.run.spares import spares_needed
 from simulator.run.specs import RunSpec
 
 SECONDS_PER_DAY = 86400.0
@@ -37,7 +39,8 @@ class RunResult:
     `ideal_s` + the sum of `lost_s` is the mean wall time (of what was played, where runs were given up).
     `lost_by_component_s` splits time down and work lost by what had failed, `interruptions` counts stops by the same.
     `first_order_goodput_fraction` is the closed form beside the simulation. `finishes` False: `reason` says why.
-    `cost_usd`, `energy_j` and `carbon_kg` are of the mean run, None where prices or power are not given.
+    `best_every_s` is Daly's interval for the tier that saves most often, `spares_needed` the nodes that suffice 99 % of
+    the time. `cost_usd`, `energy_j` and `carbon_kg` are of the mean run, None where prices or power are not given.
     """
 
     runs: int
@@ -60,6 +63,9 @@ class RunResult:
     cost_usd_per_trillion_tokens: float | None
     carbon_kg: float | None
     warnings: tuple[str, ...]
+    best_every_s: float
+    spares: int
+    spares_needed: int
 
     def to_dict(self) -> dict[str, Any]:
         """The `run` part of the evaluate document: plain numbers, None for what is unknown or endless."""
@@ -77,6 +83,9 @@ class RunResult:
             "interruptions": dict(self.interruptions),
             "mean_time_between_interruptions_s": _plain(self.mean_time_between_interruptions_s),
             "checkpoint_every_s": {name: _plain(value) for name, value in self.checkpoint_every_s.items()},
+            "best_every_s": _plain(self.best_every_s),
+            "spares": self.spares,
+            "spares_needed": self.spares_needed,
             "first_order_goodput_fraction": self.first_order_goodput_fraction,
             "energy_j": self.energy_j,
             "cost_usd": self.cost_usd,
@@ -116,7 +125,10 @@ def summarise(spec: RunSpec, saving: Saving, outcome: Outcome) -> RunResult:
         lost_cost_usd=costs,
         cost_usd_per_trillion_tokens=_per_trillion(cost, spec, finished),
         carbon_kg=carbon,
-        warnings=(*saving.warnings, *_warnings(spec, saving)),
+        warnings=(*spec.assumptions, *saving.warnings, *_warnings(spec, saving)),
+        best_every_s=_best_every_s(spec, saving),
+        spares=spec.recovery.spares,
+        spares_needed=spares_needed(spec.failures, spec.job_gpus),
     )
 
 
@@ -140,6 +152,13 @@ def closed_form(spec: RunSpec, saving: Saving) -> float:
     share = sum(aged[c.name] for c in stops if _breadth(spec, c.scope) <= fast.survives_nodes) / rate
     down += share * fast.restore_s + (1 - share) * slow.restore_s
     return first_order(saving, 1 / rate, down, _maintenance_fraction(spec, saving), share).goodput_fraction
+
+
+def _best_every_s(spec: RunSpec, saving: Saving) -> float:
+    """Daly's interval of the finest tier against the failures it serves; infinite without failures."""
+    mtbf = mean_time_between_s(spec.failures, spec.job_gpus)
+    step = max(segment.step_time_s for segment in spec.segments)
+    return best_interval_s(saving.tiers[0], mtbf, math.inf, step) if math.isfinite(mtbf) else math.inf
 
 
 def _maintenance_fraction(spec: RunSpec, saving: Saving) -> float:

@@ -120,7 +120,7 @@ class RunSpec:
 
     `replicas` data-parallel replicas share `job_nodes`; `replica_speed[r]` is the speed with r of them as a fraction
     of full speed, r = 0 ... replicas (None: r / replicas, the global batch being kept). Rows of a `fault_log` are
-    replayed instead of drawing from the failure model.
+    replayed instead of drawing from the failure model. `assumptions` name inputs that nobody gave.
     """
 
     segments: tuple[Segment, ...]
@@ -139,12 +139,15 @@ class RunSpec:
     nodes_per_rack: int = 1
     nodes_per_pod: int = 1
     fault_log: tuple[LogRow, ...] = ()
+    assumptions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.job_nodes % self.replicas:
             raise ValueError(
                 f"{self.replicas} replicas do not share {self.job_nodes} nodes evenly: give a divisor of the node count"
             )
+        if not 1 <= self.recovery.min_replicas <= self.replicas:
+            raise ValueError(f"min_replicas must be between 1 and the {self.replicas} replicas of the job")
         if self.replica_speed is not None and len(self.replica_speed) != self.replicas + 1:
             raise ValueError(f"replica_speed needs {self.replicas + 1} entries, for 0 ... {self.replicas} replicas")
 

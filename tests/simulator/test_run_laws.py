@@ -91,7 +91,7 @@ def test_dalys_interval_minimises_the_exact_wall_time(mtbf_h: float) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("mtbf_h", "save_s"), [(2.0, 90.0), (6.0, 60.0)])
 def test_best_interval_by_simulation_is_dalys(mtbf_h: float, save_s: float) -> None:
-    spec = replace(failing(mtbf_h * 3600, None, save_s, 200.0, days=800.0), simulation=Simulation(runs=400))
+    spec = replace(failing(mtbf_h * 3600, None, save_s, 200.0, days=200.0), simulation=Simulation(runs=500))
     daly = daly_s(save_s, mtbf_h * 3600)
     assert best_interval_by_simulation_s(spec, daly / 3, daly * 3) == pytest.approx(daly, rel=0.05)
 

@@ -10,7 +10,7 @@ from hardware.problems import InputError, Place
 from simulator.run.durations import Duration
 from simulator.run.faults import CRASH, Machines, draw, mean_time_between_s
 from simulator.run.montecarlo import simulate
-from simulator.run.read import JobFacts, read_run, run_spec
+from simulator.run.read import JobFacts, read_run, run_spec, segments
 from simulator.run.read_failures import failure_model, preset, presets
 from simulator.run.spares import nodes_away, spares_needed
 from simulator.run.specs import Power, Segment
@@ -165,3 +165,50 @@ def test_spares_follow_poisson() -> None:
     mean = nodes_away(preset("llama-3"), 16384)
     assert spares_needed(preset("llama-3"), 16384) == poisson.ppf(0.99, mean)
     assert spares_needed(preset("llama-3"), 16384, 0.5) == poisson.ppf(0.5, mean)
+
+
+def test_phases_take_their_tokens_and_their_step_times() -> None:
+    policies = read_run(
+        {
+            "tokens": "15T",
+            "phases": [
+                {"name": "ramp", "tokens": "200B", "global_batch_size": 512},
+                {"name": "main"},
+                {"name": "long", "tokens": "800B", "seq_length": 32768, "global_batch_size": 128},
+            ],
+        }
+    )
+    asked = []
+
+    def step_time_s(batch: int, seq_length: int) -> float:
+        asked.append((batch, seq_length))
+        return batch * seq_length / 1e6
+
+    ramp, main, long = segments(policies.phases, 15e12, 1024, 4096, step_time_s)
+    assert asked == [(512, 4096), (1024, 4096), (128, 32768)]
+    assert (ramp.tokens, main.tokens, long.tokens) == (200e9, 14e12, 800e9)
+    assert long.tokens_per_step == 128 * 32768
+    assert main.work_s == pytest.approx(14e12 / 1e6, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("phases", "words"),
+    [
+        ([{"name": "a", "tokens": "1T"}], "exactly one without tokens"),
+        ([{"name": "a", "tokens": "3T"}, {"name": "b"}], "nothing is left"),
+        ([{"name": "a", "batch": 3}], "phases.0.batch"),
+        ({"name": "a"}, "must be a list"),
+    ],
+)
+def test_phases_that_do_not_add_up(phases: object, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        read_run({"tokens": "2T", "phases": phases})
+
+
+def test_speeds_that_were_simulated_replace_the_models() -> None:
+    from dataclasses import replace
+
+    policies = read_run({"failures": "bytedance"})
+    spec = run_spec(policies, replace(FACTS, slow_speed={"MFU decline": 0.5}, assumptions=("no storage was given",)))
+    assert {c.name: c.speed for c in spec.failures.classes}["MFU decline"] == 0.5
+    assert "no storage was given" in simulate(spec).warnings
