@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import xml.etree.ElementTree as ET
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from simulator.plan.layout import stages
 from simulator.scenario.schema import load_scenario
 from simulator.step.build import build_graph
 from simulator.step.graph import KIND
+from simulator.step.memory_chart import memory_svg
 from simulator.step.memory_timeline import (
     Allocation,
     allocations,
@@ -141,3 +144,17 @@ def test_real_plans_peak_where_the_report_says(name: str) -> None:
         assert rank.owners["activations"] <= peak * (1 + 1e-9)
         assert peak <= rank.owners["activations"] * (1 + 1e-9) + paired * largest
         assert over_time.peak()[0] <= rank.allocated_bytes * (1 + 1e-9) + paired * largest
+
+
+def test_chart_draws_every_owner_within_the_frame() -> None:
+    schedule, timeline = played("1f1b")
+    held = allocations(timeline, schedule, [Kept(8e9, working=1e9)] * 4, [1] * 4, 0)
+    picture = ET.fromstring(memory_svg(memory_over_time(held, {"weights & more": 3e10}), "<rank 0>", 80e9))
+    paths = [e for e in picture.iter("{http://www.w3.org/2000/svg}path") if e.get("class") == "owner"]
+    assert len(paths) == 3
+    numbers = [float(y) for path in paths for y in re.findall(r"V([\d.]+)", path.get("d", ""))]
+    assert min(numbers) >= 46
+    assert max(numbers) <= 420 - 40
+    texts = [e.text or "" for e in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert "weights & more" in texts
+    assert any(text.startswith("peak 58.7 GiB") for text in texts)  # 30 + 4 x 8 + 1 GB

@@ -139,6 +139,7 @@ def test_slow_link_holds_up_its_group() -> None:
     grid, spread = Grid(1, dp=4, ep=2), Spread(slow_links={3: 4.0})
     found = simulate_ranks(graph, schedule.stage_of_chunk, program, grid, spread)
     assert found.end_s.tolist() == [[3.0, 3.0, 6.0, 6.0]]
+    assert found.worst() == [(3, 2 * 0.5 * 3.0)]  # its partner waits 3 times 0.5 s longer, forward and backward
 
 
 def test_jitter_costs_the_expected_maximum() -> None:
