@@ -21,7 +21,7 @@ _EQUAL = 1e-9
 
 
 class CapacityChange(NamedTuple):
-    """At `time_s` the capacity of `links` becomes `capacity` (per link, or one for all); zero stalls what crosses it."""
+    """At `time_s` the capacity of `links` becomes `capacity` (each, or one for all); zero stalls what crosses it."""
 
     time_s: float
     links: NDArray[np.int64]
@@ -42,14 +42,14 @@ def check_paths(paths: Paths, capacity: Floats) -> None:
     if paths.ndim != 2:
         raise ValueError(f"paths: one column of link indices per flow is wanted, not an array of {paths.ndim} axes")
     if paths.size and (paths.min() < 0 or paths.max() > len(capacity)):
-        raise ValueError(f"paths: link indices lie in 0..{len(capacity)} (the last one pads), not {paths.min()}..{paths.max()}")
+        raise ValueError(
+            f"paths: link indices lie in 0..{len(capacity)} (the last one pads), not {paths.min()}..{paths.max()}"
+        )
     if np.isnan(capacity).any() or (capacity < 0).any():
         raise ValueError("capacity: must not be negative or NaN")
 
 
-def max_min_rates(
-    paths: Paths, capacity: Floats, weights: Floats | None = None, caps: Floats | None = None
-) -> Floats:
+def max_min_rates(paths: Paths, capacity: Floats, weights: Floats | None = None, caps: Floats | None = None) -> Floats:
     """Max-min fair rate of each flow by progressive filling.
 
     `paths` (hops, flows) link indices, `capacity` (links,), `weights` (flows,) how many equal flows a column stands
@@ -151,7 +151,7 @@ def _flows_by_link(route: NDArray[np.intp], links: int) -> tuple[NDArray[np.intp
     return table.indptr, table.indices
 
 
-def _sums(route: NDArray[np.intp], weight: Floats, links: int, where: NDArray[np.bool_] | None = None) -> Floats:
+def _sums(route: NDArray[np.integer], weight: Floats, links: int, where: NDArray[np.bool_] | None = None) -> Floats:
     """Sum of flow weights over each link (`where`: only the marked crossings)."""
     total = np.zeros(links + 1)
     for hop in range(route.shape[0]):
@@ -167,16 +167,76 @@ def merge(paths: Paths, *keys: Floats) -> tuple[NDArray[np.int64], NDArray[np.in
     # A fixed pseudo-random sum of the columns sorts equal ones together; equality is then checked in full.
     rng = np.random.default_rng(0)
     digest = np.zeros(flows, np.uint64)
-    for row in [*paths, *keys]:
+    rows: list[NDArray] = [*paths, *keys]
+    for row in rows:
         factor = np.uint64(rng.integers(1, 2**63, dtype=np.uint64) | np.uint64(1))
         bits = np.ascontiguousarray(row, dtype=float).view(np.uint64)
         mixed = (bits ^ (bits >> np.uint64(29))) * factor
         digest = (digest ^ (mixed >> np.uint64(17))) * np.uint64(0x9E3779B97F4A7C15) + mixed
     _, first, kind, count = np.unique(digest, return_index=True, return_inverse=True, return_counts=True)
-    same = all(np.array_equal(row, row[first][kind]) for row in [*paths, *keys])
+    same = all(np.array_equal(row, row[first][kind]) for row in rows)
     if not same:
         return np.arange(flows), np.arange(flows), np.ones(flows)
     return first, kind, count.astype(float)
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Flows and links that behave alike, each kind standing for all of its members.
+
+    `first` picks one flow of every kind, `kind` tells each flow's, `weights` counts them; `paths` and `capacity` are
+    those of the kinds, a kind of link having the capacity of all its members together.
+    """
+
+    first: NDArray[np.int64]
+    kind: NDArray[np.int64]
+    weights: Floats
+    paths: Paths
+    capacity: Floats
+
+
+def fold(paths: Paths, capacity: Floats, *keys: Floats) -> Fold:
+    """Folds symmetric traffic: the coarsest sorting of flows and links in which equals cross equals equally often.
+
+    `keys` (sizes, entries, caps) tell flows apart to begin with. Max-min rates are the same for all flows of a kind,
+    so solving the fold and spreading its rates by `kind` gives the unfolded rates.
+    """
+    links, flows = len(capacity), paths.shape[1]
+    flow_kind, first = np.zeros(flows, np.int64), np.zeros(min(flows, 1), np.int64)
+    link_kind, sample = np.zeros(links + 1, np.int64), np.zeros(1, np.int64)
+    for key in keys:
+        flow_kind, first = _split(flow_kind, first, np.asarray(key, dtype=float))
+    # The padding link is alone in its kind: no capacity is negative.
+    link_kind, sample = _split(link_kind, sample, np.append(capacity, -1.0))
+    rng = np.random.default_rng(0)
+    known = 0
+    while len(first) + len(sample) > known:
+        known = len(first) + len(sample)
+        # Sums of 32-bit random numbers are exact in a float up to two million terms.
+        label = rng.integers(1, 2**32, len(sample)).astype(float)[link_kind]
+        flow_kind, first = _split(flow_kind, first, label[paths].sum(axis=0))
+        label = rng.integers(1, 2**32, len(first)).astype(float)[flow_kind]
+        link_kind, sample = _split(link_kind, sample, _sums(paths, label, links))
+    used = link_kind[:links] != link_kind[links]
+    width = len(sample)
+    total = np.bincount(link_kind[:links][used], capacity[used], width) if links else np.zeros(width)
+    # The unlimited link keeps its meaning by moving to the end.
+    place = np.where(np.arange(width) > link_kind[links], np.arange(width) - 1, np.arange(width))
+    place[link_kind[links]] = width - 1
+    folded = place[link_kind][paths[:, first]].astype(np.int32)
+    return Fold(first, flow_kind, np.bincount(flow_kind).astype(float), folded, np.delete(total, link_kind[links]))
+
+
+def _split(
+    kind: NDArray[np.int64], first: NDArray[np.int64], value: Floats
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Kinds divided so that all members have one value: (kind of each, one member of each kind)."""
+    if np.array_equal(value, value[first][kind]):
+        return kind, first
+    _, number = np.unique(value, return_inverse=True)
+    both = kind * (int(number.max()) + 1) + number
+    _, first, kind = np.unique(both, return_index=True, return_inverse=True)
+    return kind.astype(np.int64), first
 
 
 def components(paths: Paths, links: int) -> NDArray[np.int64]:
@@ -224,6 +284,7 @@ def simulate(
     caps: Floats | None = None,
     changes: Sequence[CapacityChange] = (),
     tolerance: float = 0.0,
+    weights: Floats | None = None,
 ) -> FlowTimes:
     """When each flow has delivered its bytes, all sharing links max-min fairly from event to event.
 
@@ -238,9 +299,11 @@ def simulate(
     entry = (zero if start_s is None else np.asarray(start_s, dtype=float)) + (zero if latency_s is None else latency_s)
     cap = unlimited if caps is None else np.asarray(caps, dtype=float)
     _check_flows(paths, capacity, size, entry, cap)
-    first, kind, count = merge(paths, size, entry, cap)
     if not flows:
         return FlowTimes(np.empty(0), 0.0, 0)
+    first, kind, count = merge(paths, size, entry, cap)
+    if weights is not None:
+        count = np.bincount(kind, weights).astype(float)
     finish, solves = _run(paths[:, first], capacity, size[first], entry[first], cap[first], count, changes, tolerance)
     return FlowTimes(finish[kind], float(finish.max()), solves)
 

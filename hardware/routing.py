@@ -59,12 +59,14 @@ def route(
         raise ValueError(f"routing {policy!r}: choose one of {', '.join(POLICIES)}")
     for name, ends in (("source", source), ("target", target)):
         if ends.size and (ends.min() < 0 or ends.max() >= network.gpus):
-            raise ValueError(f"{network.name}: has GPUs 0..{network.gpus - 1}; {name} {ends.min()}..{ends.max()} is not among them")
+            raise ValueError(
+                f"{network.name}: has GPUs 0..{network.gpus - 1}; {name} {ends.min()}..{ends.max()} is not among them"
+            )
     key = np.zeros(len(source), np.int64) if entropy is None else np.asarray(entropy, dtype=np.int64)
     if network.layout is None:
         return _searched(network, source, target, policy, seed, key)
     if policy == "adaptive":
-        paths = _clos_paths(network, source, target, seed, pxn, key)
+        paths = _clos_paths(network, source, target, None, pxn, key)
         return _pooled(network, paths)
     paths = _around_failures(network, source, target, seed, pxn, key)
     return _columns(network, paths)
@@ -99,7 +101,9 @@ def _pooled(network: Network, paths: NDArray[np.int32]) -> Routes:
     pooled = np.append(network.pool, np.int32(len(capacity)))[paths].astype(np.int32)
     dead = np.append(capacity, np.inf)[pooled] <= 0
     if dead.any():
-        raise ValueError(f"{network.name}: {int(dead.any(axis=0).sum())} flows have no path left: every equal link has failed")
+        raise ValueError(
+            f"{network.name}: {int(dead.any(axis=0).sum())} flows have no path left: every equal link has failed"
+        )
     return Routes(pooled, capacity, _latency(network, paths), np.arange(flows), np.ones(flows), kind, network.classes)
 
 
@@ -127,8 +131,10 @@ def _tall(paths: NDArray[np.int32], height: int, pad: int) -> NDArray[np.int32]:
     return np.vstack([paths, np.full((height - len(paths), paths.shape[1]), pad, np.int32)])
 
 
-def _clos_paths(network: Network, source: Ints, target: Ints, seed: int, pxn: bool, key: Ints) -> NDArray[np.int32]:
-    """Link columns on folded Clos wiring, padded with the number of links."""
+def _clos_paths(
+    network: Network, source: Ints, target: Ints, seed: int | None, pxn: bool, key: Ints
+) -> NDArray[np.int32]:
+    """Link columns on folded Clos wiring, padded with the number of links; no seed: the first of all equal paths."""
     layout = network.layout
     assert layout is not None
     first = {name: start for name, (start, _) in link_ranges(layout).items()}
@@ -141,15 +147,22 @@ def _clos_paths(network: Network, source: Ints, target: Ints, seed: int, pxn: bo
         relay[across] = _exit_gpu(network, layout, source[across], target[across], pxn)
     _scale_up_hops(layout, first, source, relay, rows)
     if len(across):
-        columns = _network_hops(layout, first, relay[across], target[across], hashed_by(seed, source, target, key, across))
+        columns = _network_hops(
+            layout, first, relay[across], target[across], hashed_by(seed, source, target, key, across)
+        )
         for row, column in zip(rows[2:], columns, strict=True):
             row[across] = np.where(column < 0, pad, column)
     used = [row for row in rows if (row != pad).any()] or rows[:1]
     return np.stack(used).astype(np.int32)
 
 
-def hashed_by(seed: int, source: Ints, target: Ints, key: Ints, some: Ints) -> list[Ints]:
-    """Five independent hash columns of the given flows: plane, leaf cable, spine cable, and the two on the way down."""
+def hashed_by(seed: int | None, source: Ints, target: Ints, key: Ints, some: Ints) -> list[Ints]:
+    """Five independent hash columns of the given flows: plane, leaf cable, spine cable, and the two on the way down.
+
+    Without a seed all zeros: the first of equal paths, for who takes it for all of them.
+    """
+    if seed is None:
+        return [np.zeros(len(some), np.int64)] * 5
     return [hashed(seed, stage, source[some], target[some], key[some]) for stage in range(5)]
 
 
@@ -307,9 +320,11 @@ def _walk(network: Network, source: Ints, target: Ints, seed: int, key: Ints) ->
     if len(lost):
         i = int(lost[0])
         raise ValueError(
-            f"{network.name}: is not connected: no path from {node_name(network, source[i])} to {node_name(network, target[i])}"
+            f"{network.name}: is not connected: no path from {node_name(network, source[i])} "
+            f"to {node_name(network, target[i])}"
         )
-    at, hops = source.copy(), []
+    at = source.copy()
+    hops: list[Ints] = []
     while (moving := np.flatnonzero(at != target)).size:
         link, good = search.choices(at[moving], search.row[moving])
         pick = hashed(seed, len(hops), source[moving], target[moving], key[moving]) % good.sum(axis=1)

@@ -19,8 +19,8 @@ from simulator.step.build import build_graph
 from simulator.step.player import play
 from simulator.step.schedules import Schedule, make_schedule
 from simulator.step.timeline import Timeline
-from simulator.whole_run import whole_run
 from simulator.step.times import DataParallel, P2p, StageTimes
+from simulator.whole_run import whole_run
 from simulator.workload.shape import padded_vocab, shape_of
 from simulator.workload.states import stage_parameters
 
@@ -45,7 +45,8 @@ class StageReport:
 class Prediction:
     """What traincast says of a scenario; times in seconds, `breakdown_s` adds up to `step_time_s`.
 
-    `training_time_s` is without failures, `run` with them. `peak_memory_bytes` is the allocator's peak on the fullest rank; `fits` compares what the device shows.
+    `training_time_s` is without failures, `run` with them. `peak_memory_bytes` is the allocator's peak on the fullest
+    rank; `fits` compares what the device shows.
     `mfu_fraction` counts model FLOPs by `flops_convention` against the dense 16-bit peak.
     """
 
@@ -156,7 +157,7 @@ def schedule_name(plan: Plan) -> str:
 
 
 def p2p_mode(plan: Plan) -> P2p:
-    """Megatron's 1F1B sends and receives in step; its interleaved schedule hides the steady phase (theory 4.1)."""
+    """Megatron's 1F1B sends and receives in step; its interleaved schedule hides the steady phase."""
     if plan.schedule in ("1f1b", "gpipe"):
         return "blocking"
     if plan.schedule == "interleaved":

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 from simulator.model import catalogue
 from simulator.model.inline import from_mapping
@@ -34,6 +37,16 @@ NAMES_OF_SIBLINGS = {"Nemotron-3.5-Lightning": "taken as Nemotron-3-Nano, whose 
 _CUT = re.compile(r"\s+(cut to \d+ layers|\(.*\)|\d+B(-A\d+B)?$)", re.IGNORECASE)
 
 
+# Models of published rows that are too small or odd for the catalogue, by the rows' model_name.
+WRITTEN_OUT = Path(__file__).parent / "published" / "models.json"
+
+
+@cache
+def models_written_out() -> Mapping[str, Mapping[str, Any]]:
+    found: Mapping[str, Mapping[str, Any]] = json.loads(WRITTEN_OUT.read_text(encoding="utf-8"))
+    return found
+
+
 def plain(name: str) -> str:
     return re.sub(r"[^a-z0-9.]", "", name.lower())
 
@@ -51,6 +64,9 @@ def entry_of(name: str) -> str | None:
 def model_of(row: Row) -> tuple[Model, list[str]]:
     """The model of a row and what was assumed. Raises Unsupported where neither name nor columns say enough."""
     name, entry = row.text("model_name"), entry_of(row.text("model_name"))
+    written = models_written_out().get(name)
+    if written is not None:
+        return from_mapping(written, name), [f"architecture: {written['source']}"]
     assumed = [text for known, text in NAMES_OF_SIBLINGS.items() if known.lower() in name.lower()]
     if entry is None:
         return model_of_columns(row)

@@ -9,7 +9,7 @@ from typing import Any
 from simulator.model.spec import Model, MoE
 from simulator.plan.spec import Optimizer, Overlap, Plan, Recompute, Stack
 from validate.rows import Row, Unsupported
-from validate.rows_tables import flags_of, notes_of, recipe_flags, stack_of, tables, words_of
+from validate.rows_tables import Entry, flags_of, notes_of, recipe_flags, stack_of, tables, words_of
 
 PARTS = {"optimizer": Optimizer, "recompute": Recompute, "overlap": Overlap, "stack": Stack}
 
@@ -35,14 +35,25 @@ def plan_of(row: Row, model: Model, gpus: int) -> tuple[Plan, list[str]]:
     degrees(row, settings, gpus)
     stack = stack_of(row)
     settings.assumed.append(f"software stack: {stack['name']}")
-    for key, (value, source) in stack["plan"].items():
+    for key, (value, source) in stack_settings(stack, row).items():
         settings.assume(key, value, source)
     words(row, settings, stack["plain_fp8"])
+    if settings.values["pp"] > 1:
+        for key, (value, source) in stack.get("with_pipeline", {}).items():
+            settings.assume(key, value, source)
     flags(row, settings)
     resolve(settings, model, row)
-    batch(row, settings)
     pipeline(row, model, settings)
+    batch(row, settings)
     return build(settings.values), settings.assumed
+
+
+def stack_settings(stack: Entry, row: Row) -> dict[str, Any]:
+    """The stack's plan keys with their sources, those of the row's accelerator last."""
+    found = dict(stack["plan"])
+    for start, more in stack.get("by_gpu", {}).items():
+        found |= more if row.text("gpu_type").startswith(start) else {}
+    return found
 
 
 def degrees(row: Row, settings: Settings, gpus: int) -> None:
@@ -77,6 +88,10 @@ def sp_attention(row: Row) -> bool:
 
 def words(row: Row, settings: Settings, plain_fp8: str) -> None:
     """The columns of words: precision, sharding, schedule, recompute, sequence parallelism."""
+    by_model = words_of(row, "model_name")
+    if by_model is not None:
+        settings.said(by_model["set"])
+        settings.assumed.append(by_model["assumed"])
     for column in ("precision", "zero_stage_or_distopt", "schedule", "recompute"):
         entry, text = words_of(row, column), row.text(column)
         if entry is None and text.startswith("selective ["):
@@ -152,9 +167,14 @@ def resolve(settings: Settings, model: Model, row: Row) -> None:
 
 def batch(row: Row, settings: Settings) -> None:
     """Micro-batch and global batch; what does not divide is reported and rounded."""
-    micro, whole = row.count("micro_batch"), row.count("global_batch_sequences")
+    values = settings.values
+    micro, whole = row.count("micro_batch"), row.count("global_batch_sequences") or values.get("global_batch_size")
     if whole is None:
         raise Unsupported("the source does not say the global batch")
+    stages = values["pp"] * values["vpp"]
+    if values.pop("microbatches", None) == "stages" and micro is None and whole % (stages * values["dp"]) == 0:
+        micro = whole // (stages * values["dp"])
+        settings.assumed.append(f"micro_batch_size = {micro}: as many micro-batches as stages")
     if micro is None:
         micro, why = tables()["assumed"]["micro_batch"]
         settings.assumed.append(f"micro_batch_size = {micro}: {why}")
@@ -170,8 +190,10 @@ def pipeline(row: Row, model: Model, settings: Settings) -> None:
     """Schedule, virtual stages, and whether embedding and loss count as layers."""
     values = settings.values
     pp, vpp = values["pp"], row.count("vp")
-    if pp == 1 or values.get("schedule") == "dualpipe":
+    if pp == 1 or values.get("schedule") == "dualpipe" or (vpp is None and row.text("schedule") == "1F1B"):
         vpp = 1
+    elif vpp is None and "vpp" in values:
+        vpp = values["vpp"]
     elif vpp is None and "interleaved" in row.text("schedule"):
         vpp = max(1, len(model.layers) // pp)
         settings.assumed.append(f"vpp = {vpp}: one layer to a virtual stage")

@@ -50,9 +50,8 @@ def _tree_network(g: Number, k: Number) -> Number:
 
 
 def tree(operation: str, n: Number, g: Number, k: Number) -> Demand:
-    """Double binary tree over domains, a chain inside each: up once, down once."""
-    chain = np.where(g > 2, 2.0, np.where(g > 1, 1.0, 0.0))
-    return Demand(2.0 * (g - 1), 2.0 * np.ceil(np.log2(k)), chain, _tree_network(g, k))
+    """Double binary tree over domains, chains inside that start at different GPUs: up once, down once."""
+    return Demand(2.0 * (g - 1), 2.0 * np.ceil(np.log2(k)), 2.0 * (g - 1) / g, _tree_network(g, k))
 
 
 def _nvls_share(operation: str, g: Number) -> Number:

@@ -65,7 +65,9 @@ def clos_network(cluster: Cluster) -> Network:
         np.array([NODE_KINDS.index(name) for name in ("gpu", "scale_up_switch", *counts)], np.int8),
         [layout.gpus, domains, *counts.values()],
     )
-    return Network(cluster.name, layout.gpus, node_kind, source, target, capacity, latency, kind, tuple(ranges), pool, layout)
+    return Network(
+        cluster.name, layout.gpus, node_kind, source, target, capacity, latency, kind, tuple(ranges), pool, layout
+    )
 
 
 def _ends(layout: Clos, name: str, first: dict[str, int], size: int) -> tuple[NDArray, NDArray, NDArray]:

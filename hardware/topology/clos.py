@@ -6,6 +6,7 @@ Per plane, leaf l sends cable j (of `leaf_cables`) to spine j mod `spines` of it
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -91,7 +92,11 @@ def link_ranges(layout: Clos) -> dict[str, tuple[int, int]]:
     gpus, ports = layout.gpus, layout.gpus * layout.ports if layout.tiers else 0
     leaf_cables = layout.planes * layout.leaves * layout.leaf_cables if layout.tiers > 1 else 0
     spine_cables = layout.planes * layout.pods * layout.spines * layout.spine_cables if layout.tiers > 2 else 0
-    inside = {"scale_up_mesh": gpus * (layout.domain_gpus - 1)} if layout.mesh else {"scale_up_out": gpus, "scale_up_in": gpus}
+    inside = (
+        {"scale_up_mesh": gpus * (layout.domain_gpus - 1)}
+        if layout.mesh
+        else {"scale_up_out": gpus, "scale_up_in": gpus}
+    )
     sizes = inside | {
         "nic_out": ports, "nic_in": ports, "leaf_up": leaf_cables, "leaf_down": leaf_cables,
         "spine_up": spine_cables, "spine_down": spine_cables,
@@ -122,7 +127,9 @@ def plan_clos(cluster: Cluster) -> Clos:
     bare = Clos(cluster.gpus, cluster.node.gpus, min(scale_up.domain_gpus, cluster.gpus), scale_up.kind != "nvswitch")
     if not fabric.tiers:
         if cluster.gpus > scale_up.domain_gpus:
-            raise ValueError(f"fabric {fabric.name}: has no switches, yet {cluster.gpus} GPUs need more than one domain")
+            raise ValueError(
+                f"fabric {fabric.name}: has no switches, yet {cluster.gpus} GPUs need more than one domain"
+            )
         return bare
     if len(fabric.tiers) > 3:
         raise ValueError(f"fabric {fabric.name}: has {len(fabric.tiers)} tiers; up to three can be wired")
@@ -138,16 +145,20 @@ def _with_leaves(bare: Clos, cluster: Cluster) -> Clos:
     attached = max(1, round(node.nic.bandwidth_bytes_per_s / leaf.port_bandwidth_bytes_per_s))
     tied = fabric.planes > 1 and attached < fabric.planes
     if tied and rails % fabric.planes:
-        raise ValueError(f"fabric {fabric.name}: {fabric.planes} planes of one port per GPU need so many rails, not {rails}")
+        raise ValueError(
+            f"fabric {fabric.name}: {fabric.planes} planes of one port per GPU need so many rails, not {rails}"
+        )
     port = min(node.nic.bandwidth_bytes_per_s / (1 if tied else fabric.planes), leaf.port_bandwidth_bytes_per_s)
     down_ports, segments = max(1, leaf.reach_gpus // rails), -(-cluster.gpus // leaf.reach_gpus)
     top = len(fabric.tiers) == 1
     if top and segments > 1:
         raise ValueError(f"fabric {fabric.name}: {leaf.name} joins {leaf.reach_gpus} GPUs, {cluster.gpus} are wanted")
     cables, capacity = (0, 0.0) if top else _uplinks(down_ports * port, leaf)
-    if down_ports + cables > leaf.radix:
+    # Where a NIC serves several GPUs, each has its share of one port.
+    occupied = math.ceil(down_ports * port / leaf.port_bandwidth_bytes_per_s - 1e-9)
+    if occupied + cables > leaf.radix:
         raise ValueError(
-            f"fabric {fabric.name}: {leaf.name} of radix {leaf.radix} has no {down_ports} ports for GPUs beside "
+            f"fabric {fabric.name}: {leaf.name} of radix {leaf.radix} has no {occupied} ports for GPUs beside "
             f"{cables} uplinks"
         )
     return replace(
@@ -161,7 +172,9 @@ def _with_leaves(bare: Clos, cluster: Cluster) -> Clos:
 def _with_top_spines(layout: Clos, fabric: Fabric) -> Clos:
     spine = fabric.tiers[1]
     if layout.leaves > spine.radix:
-        raise ValueError(f"fabric {fabric.name}: {spine.name} of radix {spine.radix} cannot join {layout.leaves} leaves")
+        raise ValueError(
+            f"fabric {fabric.name}: {spine.name} of radix {spine.radix} cannot join {layout.leaves} leaves"
+        )
     return replace(layout, spines=_divisor_from(layout.leaf_cables, layout.leaves * layout.leaf_cables / spine.radix))
 
 

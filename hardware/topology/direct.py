@@ -66,8 +66,9 @@ def dragonfly(cluster: Cluster) -> Network:
     globals_per_switch = switch.radix - per_switch - (per_group - 1)
     if globals_per_switch * per_group < groups - 1:
         raise ValueError(
-            f"fabric {fabric.name}: {switch.name} of radix {switch.radix} leaves {max(globals_per_switch, 0)} global ports "
-            f"beside {per_switch} endpoints and {per_group - 1} switches; {groups} groups need {groups - 1} per group"
+            f"fabric {fabric.name}: {switch.name} of radix {switch.radix} leaves {max(globals_per_switch, 0)} global "
+            f"ports beside {per_switch} endpoints and {per_group - 1} switches; {groups} groups need {groups - 1} "
+            f"per group"
         )
     links = _Links()
     domains = _scale_up(links, cluster)
@@ -104,7 +105,9 @@ def dragonfly_plus(cluster: Cluster) -> Network:
     first_spine = first_leaf + groups * leaves_per_group
     free = group.radix - leaves_per_group
     if spines_per_group < 1 or free * spines_per_group < groups - 1:
-        raise ValueError(f"fabric {fabric.name}: radix {group.radix} cannot join {groups} groups of {leaves_per_group} leaves")
+        raise ValueError(
+            f"fabric {fabric.name}: radix {group.radix} cannot join {groups} groups of {leaves_per_group} leaves"
+        )
     gpu = np.arange(cluster.gpus)
     links.both_ways("nic", gpu, first_leaf + gpu // leaf.reach_gpus, node.nic.bandwidth_bytes_per_s,
                     (node.nic.latency_s + leaf.latency_s) / 2)  # fmt: skip
@@ -132,12 +135,14 @@ def torus_shape(nodes: int, dimensions: int) -> tuple[int, ...]:
         left //= side
     shape.append(left)
     if min(shape) == 1 and nodes > 3:
-        raise ValueError(f"{nodes} servers fill no {dimensions}-dimensional torus; a product of {dimensions} sides does")
+        raise ValueError(
+            f"{nodes} servers fill no {dimensions}-dimensional torus; a product of {dimensions} sides does"
+        )
     return tuple(sorted(shape, reverse=True))
 
 
 def torus(cluster: Cluster) -> Network:
-    """Servers on a 2D or 3D torus; `radix` of the one tier is the number of neighbours. The server's router is a switch."""
+    """Servers on a 2D or 3D torus: the one tier's radix counts neighbours; the server's router is a switch."""
     fabric, node = cluster.fabric, cluster.node
     tier = fabric.tiers[0]
     if tier.radix not in (4, 6):
@@ -153,6 +158,6 @@ def torus(cluster: Cluster) -> Network:
         ahead = np.roll(place, -1, axis)
         # In a ring of two, both neighbours are the same server, reached by two cables.
         if side > 1:
-            links.both_ways(f"ring {axis}", first + place.ravel(), first + ahead.ravel(), tier.port_bandwidth_bytes_per_s,
-                            tier.latency_s)  # fmt: skip
+            ends = (first + place.ravel(), first + ahead.ravel())
+            links.both_ways(f"ring {axis}", *ends, tier.port_bandwidth_bytes_per_s, tier.latency_s)
     return links.network(cluster.name, cluster.gpus, _kinds(cluster.gpus, domains, {"switch": cluster.nodes}))

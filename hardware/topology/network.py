@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
-NODE_KINDS = ("gpu", "scale_up_switch", "leaf", "spine", "core", "switch")
+NODE_KINDS = ("gpu", "scale_up_switch", "pci", "cpu", "nic", "leaf", "spine", "core", "switch")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,12 +48,12 @@ class Network:
 
     @property
     def switches(self) -> int:
-        """Switches of the scale-out network: every node that is neither a GPU nor inside a scale-up domain."""
-        return int(np.count_nonzero(self.node_kind > NODE_KINDS.index("scale_up_switch")))
+        """Switches of the scale-out network: what is neither a GPU nor inside a server or scale-up domain."""
+        return int(np.count_nonzero(self.node_kind >= NODE_KINDS.index("leaf")))
 
     def pool_capacity(self) -> Floats:
         """Capacity of each pool: the sum over its links, so that a failed cable takes only its share."""
-        return np.bincount(self.pool, self.capacity_bytes_per_s)
+        return np.bincount(self.pool, self.capacity_bytes_per_s).astype(float)
 
     def class_of(self, name: str) -> NDArray[np.int64]:
         """Indices of all links of a class. ValueError lists the classes there are."""
@@ -129,5 +129,7 @@ def to_graph(network: Network) -> Any:
         graph.add_node(node, kind=NODE_KINDS[kind], name=node_name(network, node))
     columns = (network.source, network.target, network.capacity_bytes_per_s, network.latency_s, network.link_class)
     for source, target, capacity, latency, kind in zip(*(column.tolist() for column in columns), strict=True):
-        graph.add_edge(source, target, capacity_bytes_per_s=capacity, latency_s=latency, link_class=network.classes[kind])
+        graph.add_edge(
+            source, target, capacity_bytes_per_s=capacity, latency_s=latency, link_class=network.classes[kind]
+        )
     return graph

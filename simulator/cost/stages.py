@@ -23,7 +23,7 @@ from simulator.workload.mixers import mixer_work
 from simulator.workload.operators import Number
 from simulator.workload.shape import Shape
 
-# Host seconds per kernel launched from PyTorch: module, autograd and launch together (theory 6.5: a launch takes
+# Host seconds per kernel launched from PyTorch: module, autograd and launch together (from memory: a launch takes
 # 2-5 us where the CPU keeps ahead; a whole eager operator 10-30 us over its several kernels).
 HOST_S_PER_KERNEL = 6e-6
 # Share of kernels that CUDA graphs launch for the host: attention, router and preprocessing, or all.

@@ -53,16 +53,21 @@ def stage_count(plan: Plan) -> int:
 
 
 def stages_of_ranks(plan: Plan) -> tuple[tuple[int, ...], ...]:
-    """For each pipeline rank the stages it holds, by chunk.
+    """For each pipeline rank the stages it holds, by chunk."""
+    return held_stages(plan.schedule, plan.pp, plan.vpp)
+
+
+def held_stages(schedule: str, pp: int, vpp: int) -> tuple[tuple[int, ...], ...]:
+    """For each pipeline rank the stages it holds under a schedule, by chunk.
 
     Looped in Megatron-Core (rank r holds chunk x pp + r), folded for zb-v and dualpipe-v (r and 2 pp - 1 - r);
     dualpipe runs two pipelines in opposite directions, so rank r holds stages r and pp - 1 - r.
     """
-    if plan.schedule in V_SHAPED:
-        return tuple((rank, 2 * plan.pp - 1 - rank) for rank in range(plan.pp))
-    if plan.schedule == "dualpipe":
-        return tuple((rank, plan.pp - 1 - rank) for rank in range(plan.pp))
-    return tuple(tuple(chunk * plan.pp + rank for chunk in range(plan.vpp)) for rank in range(plan.pp))
+    if schedule in V_SHAPED:
+        return tuple((rank, 2 * pp - 1 - rank) for rank in range(pp))
+    if schedule == "dualpipe":
+        return tuple((rank, pp - 1 - rank) for rank in range(pp))
+    return tuple(tuple(chunk * pp + rank for chunk in range(vpp)) for rank in range(pp))
 
 
 def ranks_of_stages(plan: Plan) -> tuple[tuple[int, ...], ...]:

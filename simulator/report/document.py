@@ -7,6 +7,7 @@ was made, so that equal scenarios give equal bytes.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -89,7 +90,10 @@ def scenario_document(scenario: Scenario) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, mappings, sequences and NumPy scalars as dict, list, str, int, float, bool and None."""
+    """Dataclasses, mappings, sequences and NumPy scalars as dict, list, str, int, float, bool and None.
+
+    Infinity, which JSON has not, becomes None: a time between failures where nothing fails.
+    """
     if hasattr(value, "to_dict"):
         return value.to_dict()
     if is_dataclass(value) and not isinstance(value, type):
@@ -98,7 +102,8 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    return value.item() if hasattr(value, "item") else value
+    value = value.item() if hasattr(value, "item") else value
+    return None if value in (math.inf, -math.inf) else value
 
 
 def documented_verbs() -> list[str]:

@@ -21,30 +21,37 @@ from rich.text import Text
 from hardware.units import (
     format_bytes,
     format_count,
+    format_energy,
     format_flops_rate,
     format_fraction,
     format_rate,
     format_seconds,
+    format_usd,
 )
 
 WIDTH = 100
 BAR = 34
 GIB = 2**30
-# Owners of memory whose names are too long for a column.
+# Owners of memory, by their first word, that are too long for a column.
 SHORT = {
     "gradients": "grads",
     "optimizer": "optim",
     "activations": "activ",
-    "communication": "comm",
-    "temporary": "temp",
-    "quantized weights": "quant",
-    "gathered weights": "gather",
+    "quantized": "quant",
+    "gathered": "gather",
     "working": "work",
 }
 ZERO = {"none": "replicated", "optimizer": "ZeRO-1", "optimizer_gradients": "ZeRO-2", "full": "ZeRO-3"}
+
+
+def step_seconds(seconds: float) -> str:
+    """A step and its parts: in seconds even above a minute, as everybody quotes them."""
+    return format_seconds(seconds) if seconds < 60 else f"{seconds:,.2f} s"
+
+
 # How people write what may be known of a published run.
 ANSWERS = {
-    "step_time_s": ("step time", format_seconds),
+    "step_time_s": ("step time", step_seconds),
     "tokens_per_s_per_gpu": ("tokens/s/GPU", "{:,.1f}".format),
     "model_flops_per_s_per_gpu": ("per GPU", format_flops_rate),
     "mfu_fraction": ("MFU", format_fraction),
@@ -156,10 +163,10 @@ def _layout(plan: Mapping[str, Any]) -> Iterable[str]:
 
 def _step(document: Mapping[str, Any], blocks: bool) -> RenderableType:
     total = document["step_time_s"]
-    head = Text.assemble(("Step time  ", "bold"), (format_seconds(total), "bold green"))
+    head = Text.assemble(("Step time  ", "bold"), (step_seconds(total), "bold green"))
     if "step_time_interval_s" in document:
         low, high = document["step_time_interval_s"]
-        head.append(f"   between {format_seconds(low)} and {format_seconds(high)}")
+        head.append(f"   between {step_seconds(low)} and {step_seconds(high)}")
     table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
     for _ in range(2):
         table.add_column()
@@ -169,7 +176,7 @@ def _step(document: Mapping[str, Any], blocks: bool) -> RenderableType:
     for cause, seconds in document["breakdown_s"].items():
         if abs(seconds) < 5e-5 * total:
             continue
-        table.add_row(cause, _waterfall(done / total, seconds / total, blocks), format_seconds(seconds),
+        table.add_row(cause, _waterfall(done / total, seconds / total, blocks), step_seconds(seconds),
                       format_fraction(seconds / total))  # fmt: skip
         done += seconds
     return Group("", head, Padding(table, (0, 0, 0, 2)))
@@ -185,7 +192,8 @@ def _waterfall(start: float, share: float, blocks: bool) -> Text:
 
 def _figures(document: Mapping[str, Any]) -> RenderableType:
     per_gpu = document["tokens_per_s_per_gpu"]
-    mfu = f"{format_fraction(document['mfu_fraction'])} MFU ({document['flops_convention']})"
+    counted = f"of the dense 16-bit peak, counted as {document['flops_convention']}"
+    mfu = f"{format_fraction(document['mfu_fraction'])} MFU {counted}"
     tokens = document["scenario"]["run"]["tokens"]
     rows = [
         ("Throughput", f"{format_count(document['tokens_per_s'])} tokens/s, {per_gpu:,.1f} tokens/s/GPU"),
@@ -196,7 +204,27 @@ def _figures(document: Mapping[str, Any]) -> RenderableType:
             f"{format_count(tokens)} tokens in {format_seconds(document['training_time_s'])}, without failures",
         ),
     ]
+    rows += [("Whole run", text) for text in _run(document["run"])]
     return Group("", _pairs(rows))
+
+
+def _run(run: Mapping[str, Any] | None) -> Iterable[str]:
+    """The run with its failures: when it ends, what it costs, where the time goes."""
+    if run is None:
+        return
+    if not run["finishes"]:
+        yield f"does not finish: {run['reason']}"
+        return
+    ends = run["finish_s"]
+    yield (f"{format_seconds(ends['p50'])} with failures (P10 {format_seconds(ends['p10'])}, P90 "
+           f"{format_seconds(ends['p90'])}), goodput {format_fraction(run['goodput_fraction'])}")  # fmt: skip
+    lost = sorted(((spent, cause) for cause, spent in run["lost_s"].items() if spent > 0), reverse=True)
+    if lost:
+        yield "lost: " + ", ".join(f"{cause.replace('_', ' ')} {format_seconds(spent)}" for spent, cause in lost)
+    bill = [f"{format_usd(run['cost_usd'])}"] if run["cost_usd"] is not None else []
+    bill += [format_energy(run["energy_j"])] if run["energy_j"] is not None else []
+    if bill:
+        yield ", ".join(bill)
 
 
 def _memory(document: Mapping[str, Any], blocks: bool) -> RenderableType:
@@ -212,7 +240,7 @@ def _memory(document: Mapping[str, Any], blocks: bool) -> RenderableType:
     table.add_column("GiB on", no_wrap=True)
     table.add_column("layers", min_width=6, max_width=14, overflow="fold")
     for owner in owners:
-        table.add_column(SHORT.get(owner, owner.split()[0][:8]), justify="right", no_wrap=True)
+        table.add_column(SHORT.get(owner.split()[0], owner.split()[0]), justify="right", no_wrap=True)
     table.add_column("used", justify="right")
     table.add_column("of capacity", no_wrap=True)
     for stages in _alike(document["stages"]):
@@ -255,7 +283,7 @@ def _alike(stages: list[Mapping[str, Any]]) -> Iterable[list[Mapping[str, Any]]]
         yield list(group)
 
 
-def _gauge(used: float, blocks: bool, width: int = 8) -> Text:
+def _gauge(used: float, blocks: bool, width: int = 6) -> Text:
     full, empty = ("█", "░") if blocks else ("#", ".")
     filled = min(round(used * width), width)
     style = "red" if used > 1 else "yellow" if used > 0.9 else "green"

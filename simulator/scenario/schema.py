@@ -31,6 +31,7 @@ from simulator.scenario.overrides import apply_overrides, attributed
 
 T = TypeVar("T")
 MOST_GPUS = 10_000_000
+MOST_SLOTS = 1_000_000
 NOT_MODELLED = (
     "'full' gathers weights for every micro-batch; that beside overlapped forwards and backwards is not modelled: "
     "take sharding optimizer, or a schedule other than dualpipe and overlap.moe_ep false"
@@ -98,8 +99,9 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
     try:
         return read_scenario(document, Path(path).stem)
     except InputError as error:
-        placed = [attributed(problem, overrides) for problem in error.problems]
-        raise InputError(sorted(placed, key=lambda p: (p.line is None, p.line or 0))) from None
+        file = document.place.file
+        placed = [attributed(each, overrides) if each.file == file else each for each in error.problems]
+        raise InputError(sorted(placed, key=lambda each: (each.file != file, each.line is None, each.line))) from None
 
 
 def read_scenario(document: Document, name: str) -> Scenario:
@@ -259,9 +261,33 @@ def illegal(model: Model, cluster: Cluster, plan: Plan, run: Run, top: Place) ->
         found.append(("plan.precision", f"{part.name} cannot compute in {plan.precision}; it can in {offered}"))
     if plan.optimizer.kind == "muon" and "bf16" not in able:
         found.append(("plan.optimizer.kind", f"muon computes in bf16, which {part.name} lacks; take adamw"))
+    found += _beyond(plan, run)
     if plan.sharding == "full" and (plan.overlap.moe_ep or plan.schedule in ("dualpipe", "dualpipe-v")):
         found.append(("plan.sharding", NOT_MODELLED))
     return [top.under(key).problem(message) for key, message in found]
+
+
+def _beyond(plan: Plan, run: Run) -> list[tuple[str, str]]:
+    """Figures far beyond any real run, which would only exhaust memory or arithmetic, as (key, message)."""
+    slots = plan.microbatches * plan.pp * plan.vpp
+    limits = {
+        "run.seq_length": (run.seq_length, 10**9),
+        "run.tokens": (run.tokens, 1e18),
+        "plan.micro_batch_size": (plan.micro_batch_size, 10**6),
+        "plan.vocab_divisible_by": (plan.vocab_divisible_by, 10**6),
+        "plan.expert_imbalance": (plan.expert_imbalance, 1e4),
+        "plan.capacity_factor": (plan.capacity_factor or 0, 1e4),
+    }
+    found = [(key, f"{value:g} is beyond {most:g}, the most that is modelled") for key, (value, most) in limits.items()
+             if value > most]  # fmt: skip
+    if run.tokens < plan.global_batch_size * run.seq_length:
+        found.append(
+            ("run.tokens", f"{run.tokens:g} is less than one step: {plan.global_batch_size} x {run.seq_length}")
+        )
+    if slots > MOST_SLOTS:
+        what = f"{plan.microbatches} micro-batches per replica make {slots} slots; at most {MOST_SLOTS} are simulated"
+        found.append(("plan.global_batch_size", f"{what}, take a larger micro_batch_size"))
+    return found
 
 
 def scenario_schema() -> dict[str, Any]:

@@ -40,6 +40,16 @@ def network_ports(graph: TaskGraph) -> Ints:
     return np.where(uses, graph.rank, -1)
 
 
+def beside_communication(graph: TaskGraph, sm_count: int, communication_sms: int) -> Contention:
+    """What data-parallel and pipeline transfers do to a step: their kernels take `communication_sms` of a GPU's SMs
+    from computation (NCCL: 16-32 for rings over the network, 1-6 with SHARP or registered buffers), and
+    both use the GPU's one network port."""
+    if not 0 <= communication_sms < sm_count:
+        raise ValueError(f"communication_sms {communication_sms}: from 0 to below the GPU's {sm_count} SMs")
+    left = sm_count / (sm_count - communication_sms)
+    return Contention({("compute", "dp"): left, ("compute", "pp"): left}, network_ports(graph))
+
+
 class Shares:
     """Who runs beside whom right now, and the event at which each task ends at its present rate."""
 

@@ -62,6 +62,7 @@ def _legend(timeline: Timeline, y: float) -> list[str]:
             parts.append(f'<rect x="{x}" y="{y - 10}" width="12" height="12" fill="{COLOURS[kind]}"/>')
             parts.append(f'<text x="{x + 17}" y="{y}">{label}</text>')
             x += 150
-    milliseconds = timeline.step_time_s * 1e3
-    parts.append(f'<text x="{WIDTH - 20}" y="{y}" text-anchor="end">{milliseconds:.4g} ms</text>')
+    seconds = timeline.step_time_s
+    length = f"{seconds:.4g} s" if seconds >= 1 else f"{seconds * 1e3:.4g} ms"
+    parts.append(f'<text x="{WIDTH - 20}" y="{y}" text-anchor="end">{length}</text>')
     return parts

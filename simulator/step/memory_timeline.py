@@ -7,24 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simulator.step.graph import KIND, STREAM, Floats
-from simulator.step.schedules import BACKWARD, FORWARD, RankSlots, Schedule
+from simulator.memory.activations import Kept
+from simulator.memory.report import RankMemory
+from simulator.step.graph import KIND, KINDS, STREAM, Floats, slot_pieces
+from simulator.step.schedules import BACKWARD, FORWARD, Schedule, Slot, Work, backward_work
 from simulator.step.timeline import Timeline
-
-
-@dataclass(frozen=True, slots=True)
-class StageBytes:
-    """What one micro-batch leaves on a virtual stage between forward and backward, bytes.
-
-    `activations` in all, of which `deferred` (inputs of linears, output gradients) stay until the weight gradient
-    where that runs apart; `working`: what a backward needs only while it runs. `layers`: how many layers the
-    stage frees (or fills) one after the other while an overlapped pair runs.
-    """
-
-    activations: float
-    deferred: float = 0.0
-    working: float = 0.0
-    layers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,60 +48,66 @@ class MemoryTimeline:
         )
 
 
-def allocations(timeline: Timeline, schedule: Schedule, stages: Sequence[StageBytes], rank: int) -> list[Allocation]:
-    """What a rank's slots allocate and free. A forward allocates when it starts, a backward frees when it ends; the
-    halves of an overlapped pair work layer by layer, so that what one fills the other has freed."""
-    begun: dict[tuple[int, int], list[float]] = {}
+def rank_memory(
+    timeline: Timeline, schedule: Schedule, kept: Sequence[Kept], layers: Sequence[int], report: RankMemory
+) -> MemoryTimeline:
+    """A pipeline rank's memory over the step; `kept` and `layers` of every virtual stage, the rest from its report."""
+    constant = {owner: size for owner, size in report.owners.items() if owner not in ("activations", "working")}
+    return memory_over_time(allocations(timeline, schedule, kept, layers, report.rank), constant)
+
+
+def allocations(
+    timeline: Timeline, schedule: Schedule, kept: Sequence[Kept], layers: Sequence[int], rank: int
+) -> list[Allocation]:
+    """What a rank's slots allocate and free, given what one micro-batch leaves on each virtual stage and how many
+    layers that stage has. A forward allocates when it starts, a backward frees when it ends; the halves of an
+    overlapped pair work layer by layer, so that what one fills the other has freed."""
+    begun: dict[Work, list[float]] = {}
     found: list[Allocation] = []
-    for kind, work, back, start_s, end_s in _slot_spans(timeline, rank):
-        if kind in FORWARD:
-            layers = stages[schedule.stage_of_chunk[rank, work[1]]].layers
-            begun[work] = list(_steps(start_s, end_s, layers)[:-1]) if kind == "FB" else [start_s] * layers
-        if kind in BACKWARD:
-            stage = int(schedule.stage_of_chunk[rank, back[1]])
-            held, begins = stages[stage], begun.pop(back)
-            ends = _steps(start_s, end_s, held.layers)[:0:-1] if kind == "FB" else [end_s] * held.layers
-            share = held.activations - (held.deferred if kind == "I" else 0.0)
-            found += [
-                Allocation("activations", share / held.layers, begin, end, back[0], stage)
-                for begin, end in zip(begins, ends, strict=True)
-            ]
-            found.append(Allocation("working", held.working, start_s, end_s, back[0], stage))
-            if kind == "I":
-                begun[back] = begins
-        if kind == "W":
-            stage = int(schedule.stage_of_chunk[rank, work[1]])
-            held, begins = stages[stage], begun.pop(work)
-            found += [
-                Allocation("activations", held.deferred / held.layers, begin, end_s, work[0], stage) for begin in begins
-            ]
+    for slot, start_s, end_s in _slot_spans(timeline, rank):
+        if slot.kind in FORWARD:
+            count = max(1, layers[schedule.stage_of_chunk[rank, slot.chunk]])
+            steps = _steps(start_s, end_s, count)[:-1] if slot.kind == "FB" else [start_s] * count
+            begun[slot.microbatch, slot.chunk] = steps
+        if slot.kind == "F":
+            continue
+        work = backward_work(slot)
+        stage = int(schedule.stage_of_chunk[rank, work[1]])
+        begins = begun[work] if slot.kind == "I" else begun.pop(work)
+        ends = _steps(start_s, end_s, len(begins))[:0:-1] if slot.kind == "FB" else [end_s] * len(begins)
+        freed = _freed_bytes(slot.kind, kept[stage]) / len(begins)
+        found += [Allocation("activations", freed, *span, work[0], stage) for span in zip(begins, ends, strict=True)]
+        if slot.kind in BACKWARD:
+            found.append(Allocation("working", float(kept[stage].working), start_s, end_s, work[0], stage))
     return [allocation for allocation in found if allocation.bytes]
+
+
+def _freed_bytes(kind: str, kept: Kept) -> float:
+    """What a backward, or a half of it, lets go."""
+    if kind == "W":
+        return float(kept.until_wgrad)
+    return float(kept.until_backward - (kept.until_wgrad if kind == "I" else 0.0))
 
 
 def _steps(start_s: float, end_s: float, count: int) -> list[float]:
     return [start_s + (end_s - start_s) * step / count for step in range(count)] + [end_s]
 
 
-Span = tuple[str, tuple[int, int], tuple[int, int], float, float]
-
-
-def _slot_spans(timeline: Timeline, rank: int) -> list[Span]:
-    """(kind, work, backward work, start, end) of a rank's slots in order, pieces of one slot joined."""
+def _slot_spans(timeline: Timeline, rank: int) -> list[tuple[Slot, float, float]]:
+    """A rank's slots in order with start and end, pieces of one slot joined."""
     graph = timeline.graph
-    names = {KIND[kind]: kind for kind in ("F", "B", "I", "W", "FB")}
-    spans: list[Span] = []
-    for task in np.flatnonzero((graph.rank == rank) & (graph.stream == STREAM["compute"])).tolist():
-        kind = names.get(int(graph.kind[task]))
-        if kind is None:
-            continue
-        work = (int(graph.microbatch[task]), int(graph.chunk[task]))
-        back = (int(graph.backward_microbatch[task]), int(graph.backward_chunk[task])) if kind == "FB" else work
-        start_s, end_s = float(timeline.start_s[task]), float(timeline.end_s[task])
-        if spans and spans[-1][:3] == (kind, work, back):
-            spans[-1] = (kind, work, back, spans[-1][3], end_s)
-        else:
-            spans.append((kind, work, back, start_s, end_s))
-    return spans
+    first, pieces = slot_pieces(graph)
+    mine = (graph.rank == rank) & (graph.stream == STREAM["compute"]) & (graph.kind <= KIND["FB"])
+    starts = np.flatnonzero(mine & (first == np.arange(len(graph))))
+    columns = (graph.microbatch, graph.chunk, graph.backward_microbatch, graph.backward_chunk)
+    return [
+        (
+            Slot(KINDS[graph.kind[task]], *(int(column[task]) for column in columns)),  # type: ignore[arg-type]
+            float(timeline.start_s[task]),
+            float(timeline.end_s[task + pieces[task] - 1]),
+        )
+        for task in starts.tolist()
+    ]
 
 
 def memory_over_time(held: Sequence[Allocation], constant: Mapping[str, float]) -> MemoryTimeline:
@@ -130,23 +123,6 @@ def memory_over_time(held: Sequence[Allocation], constant: Mapping[str, float]) 
         np.subtract.at(change, np.searchsorted(moments, [a.end_s for a in own]), sizes)
         owners[owner] = owners.get(owner, 0.0) + np.cumsum(change[:-1])
     return MemoryTimeline(moments, owners)
-
-
-def static_peak_activations(slots: RankSlots, stages: Sequence[StageBytes]) -> float:
-    """Peak bytes of activations from the order of a rank's slots alone; `stages` are those of its chunks in order."""
-    live = peak = 0.0
-    for slot in slots:
-        filled = stages[slot.chunk].activations if slot.kind in FORWARD else 0.0
-        chunk = slot.backward_chunk if slot.kind == "FB" else slot.chunk
-        done = stages[chunk]
-        freed = {"F": 0.0, "W": done.deferred, "I": done.activations - done.deferred}.get(slot.kind, done.activations)
-        if slot.kind == "FB":
-            steps = np.arange(1, stages[slot.chunk].layers + 1) / stages[slot.chunk].layers
-            before = np.floor((steps - steps[0]) * done.layers + 1e-9) / done.layers
-            peak = max(peak, live + float((steps * filled - before * freed).max()))
-        peak = max(peak, live + filled) if slot.kind == "F" else peak
-        live += filled - freed
-    return peak
 
 
 def memory_snapshot(held: Sequence[Allocation], constant: Mapping[str, float]) -> dict[str, object]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from simulator.step.graph import KIND, KINDS, Floats, TaskGraph, topological_levels
+from simulator.step.graph import KIND, KINDS, Floats, TaskGraph, slot_pieces, topological_levels
 from simulator.step.phases import COMMUNICATION, HOST, Op, Phase, Program
 from simulator.step.spread import Spread, compute_factors, expert_factors, link_factors, mean_one, rank_shares
 
@@ -69,7 +69,8 @@ class Grid:
 class RankResult:
     """One simulated step: seconds [pp, stage_gpus] per GPU.
 
-    `wait_s`: by group, time at its barriers for slower members. `blame_s`: time that others waited for this GPU.
+    `wait_s`: by group, time at its barriers for slower members ("world": from a GPU's last work to the gradient
+    norm, the drain of the pipeline included). `blame_s`: time that others waited for this GPU.
     """
 
     step_time_s: float
@@ -103,6 +104,8 @@ class _Run:
     culprits: dict[str, np.ndarray]  # by group: whom each GPU last waited for there, by number within its stage
     first_piece: np.ndarray
     pieces: np.ndarray
+    program_of: ProgramOf
+    programs: dict[SlotKey, Program] = field(default_factory=dict)
     piece_s: dict[int, Floats] = field(default_factory=dict)
     shares: dict[tuple[int, int], Floats] = field(default_factory=dict)
     loads: dict[tuple[int, int, int], Floats] = field(default_factory=dict)  # of the slot at hand
@@ -110,22 +113,26 @@ class _Run:
     def barrier(self, clock: Floats, group: str, rank: int) -> Floats:
         """Everyone starts with the latest of its group."""
         members = self.grid.grouped(clock, group)
-        outer, size, inner = members.shape
-        if size == 1:
+        if members.shape[1] == 1:
             return clock
         latest = members.max(axis=1)
         waited = latest[:, None] - members
-        lost = waited.sum(axis=1)
-        if lost.any():
+        if waited.any():
             self.waits[group][rank] += waited.reshape(-1)
-            last = (np.arange(outer)[:, None] * size + members.argmax(axis=1)) * inner + np.arange(inner)
-            if group == "dp":
-                np.add.at(self.blame, self.slowest_of_pipelines(last), lost)
-            else:
-                guilty = self.culprits[FINER[group]][rank][last] if FINER[group] else last
-                np.add.at(self.blame[rank], guilty, lost)
-                self.culprits[group][rank] = _to_members(guilty, size)
-        return _to_members(latest, size)
+            self.charge(members, waited, group, rank)
+        return _to_members(latest, members.shape[1])
+
+    def charge(self, members: Floats, waited: Floats, group: str, rank: int) -> None:
+        """Blames what the members of each group waited on its last one, or on whom that one had waited for."""
+        outer, size, inner = members.shape
+        lost = waited.sum(axis=1)
+        last = (np.arange(outer)[:, None] * size + members.argmax(axis=1)) * inner + np.arange(inner)
+        if group == "dp":
+            np.add.at(self.blame, self.slowest_of_pipelines(last), lost)
+            return
+        guilty = self.culprits[FINER[group]][rank][last] if FINER[group] else last
+        np.add.at(self.blame[rank], guilty, lost)
+        self.culprits[group][rank] = _to_members(guilty, size)
 
     def slowest_of_pipelines(self, late: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """A late replica is as late as its slowest stage makes it: (stage, number) of the GPU that lost most in its
@@ -153,16 +160,21 @@ class _Run:
         return self.loads[key]
 
     def communicate(self, seconds: float, group: str, rank: int, clock: Floats, load: Floats | None) -> Floats:
+        """A collective of the group: all start together and take as long as the slowest member's part."""
         start = self.barrier(clock, group, rank)
-        slowest: Floats | float = self.jitter(group)
+        factor: Floats | float = self.jitter(group)
         if self.spread.slow_links:
-            slowest = slowest * self.link[rank]
+            factor = factor * self.link[rank]
         if load is not None:
-            slowest = slowest * load
-        if not isinstance(slowest, float):
-            members = self.grid.grouped(slowest, group)
-            slowest = _to_members(members.max(axis=1), members.shape[1])
-        return start + seconds * slowest
+            factor = factor * load
+        if isinstance(factor, float):
+            return start + seconds * factor
+        self.excess[rank] += seconds * (factor - 1)
+        members = self.grid.grouped(factor, group)
+        slowest = members.max(axis=1)
+        if self.spread.slow_links and members.shape[1] > 1:
+            self.charge(members, seconds * (slowest[:, None] - members), group, rank)
+        return start + seconds * _to_members(slowest, members.shape[1])
 
     def run_op(self, op: Op, rank: int, clock: Floats, stage: int, microbatch: int) -> Floats:
         uneven = op.kernel in ("experts", "ep") and self.spread.experts
@@ -191,8 +203,7 @@ def simulate_ranks(
 ) -> RankResult:
     """One step of every GPU. `graph` and `stage_of_chunk` are those of the folded step (build_graph, Schedule);
     `program_of` says what each slot does layer by layer. Without spread the result equals the folded step."""
-    run = _start(graph, grid, spread, seed, stage_of_chunk)
-    programs: dict[SlotKey, Program] = {}
+    run = _start(graph, grid, spread, seed, stage_of_chunk, program_of)
     ends: dict[int, Floats] = {}
     left = np.bincount(graph.preds, minlength=len(graph)).tolist()
     last = np.zeros((grid.pp, grid.stage_gpus))
@@ -204,23 +215,26 @@ def simulate_ranks(
             clock = np.zeros(grid.stage_gpus)
             for pred in preds:
                 clock = np.maximum(clock, ends[pred])
-            ends[task] = _run_task(run, task, clock, programs, program_of)
+            ends[task] = _run_task(run, task, clock)
         rank = int(graph.rank[task])
         if rank >= 0:
             np.maximum(last[rank], ends[task], out=last[rank])
-        for pred in (*preds, task):
-            left[pred] -= pred != task
-            if left[pred] == 0:
-                ends.pop(pred, None)
+        for pred in preds:
+            left[pred] -= 1
+        for used_up in (*preds, task):
+            if left[used_up] == 0:
+                ends.pop(used_up, None)
     return RankResult(float(last.max()), last, run.waits, run.blame)
 
 
-def _start(graph: TaskGraph, grid: Grid, spread: Spread, seed: int, stage_of_chunk: np.ndarray) -> _Run:
+def _start(
+    graph: TaskGraph, grid: Grid, spread: Spread, seed: int, stage_of_chunk: np.ndarray, program_of: ProgramOf
+) -> _Run:
     if graph.ranks != grid.pp:
         raise ValueError(f"the graph has {graph.ranks} pipeline ranks, the grid {grid.pp}")
     rng = np.random.default_rng(seed)
     shape = (grid.pp, grid.stage_gpus)
-    first_piece, pieces = _cut(graph)
+    first_piece, pieces = slot_pieces(graph)
     sequence = np.zeros((0, 0))
     if spread.sequence_sigma:
         drawn = mean_one(spread.sequence_sigma, rng.standard_normal((graph.microbatch.max() + 1, grid.dp)))
@@ -241,6 +255,7 @@ def _start(graph: TaskGraph, grid: Grid, spread: Spread, seed: int, stage_of_chu
         culprits=_culprits(grid),
         first_piece=first_piece,
         pieces=pieces,
+        program_of=program_of,
     )
 
 
@@ -265,11 +280,11 @@ def _all_ranks(run: _Run, task: int, preds: list[int], ends: dict[int, Floats]) 
     return np.full(run.grid.stage_gpus, start + run.graph.duration_s[task])
 
 
-def _run_task(run: _Run, task: int, clock: Floats, programs: dict[SlotKey, Program], program_of: ProgramOf) -> Floats:
+def _run_task(run: _Run, task: int, clock: Floats) -> Floats:
     graph, kind, rank = run.graph, int(run.graph.kind[task]), int(run.graph.rank[task])
     seconds = float(graph.duration_s[task])
     if kind in SLOTS:
-        return _run_slot(run, task, clock, programs, program_of)
+        return _run_slot(run, task, clock)
     if kind in SENDS:
         return clock + seconds * run.link[rank] * run.jitter("pp")
     if kind in (KIND["gather"], KIND["reduce"]):
@@ -277,7 +292,7 @@ def _run_task(run: _Run, task: int, clock: Floats, programs: dict[SlotKey, Progr
     return clock + seconds * run.compute[rank] * run.jitter("optimizer")
 
 
-def _run_slot(run: _Run, task: int, clock: Floats, programs: dict[SlotKey, Program], program_of: ProgramOf) -> Floats:
+def _run_slot(run: _Run, task: int, clock: Floats) -> Floats:
     """A slot cut into pieces runs its phases once, in the first piece, and spreads their time evenly."""
     graph, rank, first = run.graph, int(run.graph.rank[task]), int(run.first_piece[task])
     if task != first:
@@ -286,12 +301,12 @@ def _run_slot(run: _Run, task: int, clock: Floats, programs: dict[SlotKey, Progr
     back = (int(graph.backward_microbatch[task]), int(graph.backward_chunk[task])) if kind == "FB" else own
     stage, back_stage = (int(run.stage_of_chunk[rank, chunk]) for _, chunk in (own, back))
     key = (kind, stage, back_stage)
-    if key not in programs:
-        programs[key] = program_of(*key)
+    if key not in run.programs:
+        run.programs[key] = run.program_of(*key)
     run.loads.clear()
     halves = ((stage, own[0]), (back_stage, back[0]))
     end = clock
-    for phase in programs[key]:
+    for phase in run.programs[key]:
         end = _run_phase(run, phase, rank, end, halves)
     pieces = int(run.pieces[task])
     if pieces == 1:
@@ -307,12 +322,3 @@ def _run_phase(run: _Run, phase: Phase, rank: int, begin: Floats, halves: tuple[
     for op in phase.beside:
         beside = run.run_op(op, rank, beside, *halves[op.backward])
     return np.maximum(main, beside) if phase.beside else main
-
-
-def _cut(graph: TaskGraph) -> tuple[np.ndarray, np.ndarray]:
-    """First piece of the slot that each task belongs to, and into how many pieces the slot is cut."""
-    columns = (graph.rank, graph.kind, graph.microbatch, graph.chunk, graph.backward_microbatch, graph.backward_chunk)
-    same = np.logical_and.reduce([column[1:] == column[:-1] for column in columns])
-    number = np.concatenate([[0], np.cumsum(~same)])
-    starts = np.concatenate([[0], 1 + np.flatnonzero(~same)])
-    return starts[number], np.bincount(number)[number]

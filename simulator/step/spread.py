@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,21 @@ class ExpertLoad:
 
     def __bool__(self) -> bool:
         return bool(self.exponent or self.histogram or self.tokens)
+
+
+def read_histogram(path: Path) -> tuple[tuple[float, ...], ...]:
+    """Routed tokens [layers, experts] from a CSV file without header: a row per layer, a column per expert."""
+    rows = [line.split(",") for line in path.read_text().splitlines() if line.strip()]
+    wrong = []
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(rows[0]):
+            wrong.append(f"line {number}: {len(row)} experts, but line 1 has {len(rows[0])}")
+        bad = [cell for cell in row if not cell.strip().replace(".", "", 1).isdigit()]
+        if bad:
+            wrong.append(f"line {number}: {bad[0].strip()!r} is not a count of tokens")
+    if wrong or not rows:
+        raise ValueError(f"{path}: " + ("; ".join(wrong) or "no rows; one line of token counts per layer"))
+    return tuple(tuple(float(cell) for cell in row) for row in rows)
 
 
 @dataclass(frozen=True, slots=True)

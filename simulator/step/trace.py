@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from simulator.plan.spec import Plan
 from simulator.step.graph import KIND, KINDS, STREAM, STREAMS, TaskGraph
 from simulator.step.memory_timeline import MemoryTimeline
 from simulator.step.timeline import Timeline
@@ -45,6 +46,21 @@ class CollectiveInfo:
         }
 
 
+def collectives_of(plan: Plan, sent_elements: int, rank_parameters: int) -> dict[str, CollectiveInfo]:
+    """What Kineto would say of a plan's transfers: micro-batch activations of `sent_elements` between stages, and
+    the gathers and reductions of a rank's `rank_parameters` over its data-parallel group."""
+    shards = plan.dp * plan.cp
+    grads = {"fp32": "Float", "bf16": "BFloat16", "fp16": "Half"}.get(plan.optimizer.grad_reduce, "Float")
+    sent = CollectiveInfo("pipeline", 2, "BFloat16", sent_elements, sent_elements)
+    return {
+        "send_forward": sent,
+        "send_backward": sent,
+        "gather": CollectiveInfo("data_parallel", shards, "BFloat16", rank_parameters // shards, rank_parameters),
+        "reduce": CollectiveInfo("data_parallel", shards, grads, rank_parameters, rank_parameters // shards),
+        "norm": CollectiveInfo("world", plan.gpus, "Float", 1, 1),
+    }
+
+
 def chrome_trace(
     timeline: Timeline,
     collectives: Mapping[str, CollectiveInfo] | None = None,
@@ -54,6 +70,7 @@ def chrome_trace(
     """The trace document. `collectives`: what is known of the transfers of each task kind (send_forward, gather,
     ...); `memory`: by pipeline rank."""
     events = _metadata(timeline.graph) + _tasks(timeline, collectives or {}) + _flows(timeline)
+    events += _link_use(timeline)
     events += [event for rank, held in (memory or {}).items() for event in _counters(rank, held)]
     return {
         "schemaVersion": 1,
@@ -129,6 +146,23 @@ def _flows(timeline: Timeline) -> list[Event]:
         end = {"ph": "f", "bp": "e", "pid": int(graph.rank[target]), "tid": STREAM["compute"]}
         events.append({**about, **begin, "ts": timeline.start_s[source] * MICRO})
         events.append({**about, **end, "ts": timeline.start_s[target] * MICRO})
+    return events
+
+
+def _link_use(timeline: Timeline) -> list[Event]:
+    """How many transfers (pipeline sends, gathers, reductions) each rank has under way."""
+    graph = timeline.graph
+    moves = np.isin(graph.kind, [KIND[kind] for kind in COLLECTIVE]) & (graph.rank >= 0)
+    events: list[Event] = []
+    for rank in range(graph.ranks):
+        mine = moves & (graph.rank == rank)
+        moments, at = np.unique(np.concatenate([timeline.start_s[mine], timeline.end_s[mine]]), return_inverse=True)
+        change = np.bincount(at[: mine.sum()], minlength=len(moments)) - np.bincount(
+            at[mine.sum() :], minlength=len(moments)
+        )
+        about = {"ph": "C", "pid": rank, "name": "transfers under way"}
+        counts = zip(moments.tolist(), np.cumsum(change).tolist(), strict=True)
+        events += [{**about, "ts": moment_s * MICRO, "args": {"transfers": count}} for moment_s, count in counts]
     return events
 
 

@@ -9,7 +9,7 @@ from simulator.workload.shape import Shape, padded_vocab
 
 
 def embedding_work(model: Model, shape: Shape) -> Work:
-    """Vocabulary-parallel lookup; backward adds fp32 gradients row by row, so no matrix product (theory 2.2)."""
+    """Vocabulary-parallel lookup; backward adds fp32 gradients row by row, so no matrix product."""
     element, h = shape.element_bytes, shape.hidden
     looked_up = Pass("embedding", "copy", 2 * element * h * shape.tokens, (element + 8.0) * h * shape.tokens, 2, 2)
     return Work((looked_up, row_output("embedding_output", h, shape)), ())
@@ -19,7 +19,7 @@ def head_work(model: Model, shape: Shape) -> Work:
     """Final norm, output projection over the padded vocabulary in 16 bit, vocabulary-parallel cross-entropy.
 
     Cross-entropy: 16-bit logits are cast to fp32, reduced to maximum and sum, exponentiated in place, and turned
-    into the gradient in place (theory 3.5): five to eight passes over the logits, two thirds of them when fused.
+    into the gradient in place: five to eight passes over the logits, two thirds of them when fused.
     """
     element, h, plan = shape.element_bytes, shape.hidden, shape.plan
     columns = padded_vocab(model.vocab, plan) / plan.tp

@@ -13,7 +13,7 @@ from simulator.workload.shape import Shape
 
 
 def activation(name: str, width: Number, rows: Number, gated: bool, shape: Shape, modules: Modules) -> Pass:
-    """SwiGLU reads two and writes one, its backward reads three and writes two (theory 6.4); GELU one fewer each."""
+    """SwiGLU reads two and writes one, its backward reads three and writes two; GELU one fewer each."""
     element = shape.element_bytes
     forward, backward = (3, 5) if gated else (2, 3)
     unfused = 1 if shape.plan.stack.fused_kernels else 2
@@ -56,7 +56,7 @@ def dense_work(ffn: DenseFFN, shape: Shape) -> Work:
 
 
 def routed_rows(moe: MoE, shape: Shape) -> Number:
-    """Token copies that the hottest rank's local experts receive (theory 3.2.4): A k etp, times the imbalance."""
+    """Token copies that the hottest rank's local experts receive: A k etp, times the imbalance."""
     plan = shape.plan
     filled = plan.capacity_factor if plan.capacity_factor is not None else plan.expert_imbalance
     return shape.sharded_tokens * moe.top_k * plan.etp * filled
@@ -95,7 +95,7 @@ def moe_work(moe: MoE, shape: Shape) -> Work:
 def routing_pass(moe: MoE, tokens: Number, modules: Modules) -> Pass:
     """Scores, top-k, maps, sorting and counts in fp32: few bytes in many small kernels.
 
-    2.1 ms for routers and maps in DeepSeek's published profile of four layers, both directions (theory 6.3), are
+    2.1 ms for routers and maps of four layers, both directions, in DeepSeek's profile (deepseek-ai/profile-data), are
     some fifty launches a layer and direction at 5 us; Megatron-Core's fused router needs about half.
     """
     moved = 16.0 * moe.experts * tokens

@@ -140,7 +140,7 @@ def output_saved(width: Number, shape: Shape) -> tuple[Tensor, ...]:
 
 
 def rope(width: Number, shape: Shape) -> Pass:
-    """Rotary embedding of queries and keys: reads and writes them (theory 6.4)."""
+    """Rotary embedding of queries and keys: reads and writes them."""
     moved = 2 * shape.element_bytes * width * shape.tokens
     return Pass("rope", "elementwise", moved, moved)
 

@@ -38,6 +38,13 @@ def test_each_is_what_its_name_says(path: Path) -> None:
     assert scenario.plan.global_batch_size * scenario.run.seq_length == pytest.approx(tokens, rel=0.02)
 
 
+def test_the_example_of_the_guide_reads(tmp_path: Path) -> None:
+    example = (FOLDER / "README.md").read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0]
+    (tmp_path / "example.yaml").write_text(example, encoding="utf-8")
+    scenario = load_scenario(tmp_path / "example.yaml")
+    assert (scenario.plan.dp, scenario.plan.schedule) == (128, "1f1b")
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_each_begins_with_its_question(path: Path) -> None:
     scenario = load_scenario(path)

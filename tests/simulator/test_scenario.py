@@ -178,6 +178,13 @@ BROKEN: list[tuple[str, str | bytes, list[tuple[int | None, str, str]]]] = [
         "  stack: {framework: deepseek}"), [(20, "plan.sharding", "is not modelled: take sharding optimizer")]),
     ("an optimizer the GPU cannot run", changed("hgx-h100", "dgx-v100").replace("precision: bf16",
         "precision: fp16\n  optimizer: {kind: muon}"), [(21, "plan.optimizer.kind", "muon computes in bf16")]),
+    ("beyond anything real", changed("global_batch_size: 64", "global_batch_size: 64000000").replace("seq_length: 2048",
+        "seq_length: 4e18").replace("1e9", "1e300"), [
+        (19, "plan.global_batch_size", "8000000 micro-batches per replica make 16000000 slots"),
+        (22, "run.seq_length", "4e+18 is beyond 1e+09"),
+        (23, "run.tokens", "1e+300 is beyond 1e+18"),
+    ]),
+    ("less than one step", changed("1e9", "1000"), [(23, "run.tokens", "1000 is less than one step: 64 x 2048")]),
     ("policies of the run", GOOD + "  checkpoint: {every: 5 GiB}\n  failurs: {}\n", [
         (24, "run.checkpoint.every", "measures bytes"),
         (25, "run.failurs", "did you mean failures"),
@@ -259,6 +266,17 @@ def test_broken_overrides_are_named_themselves(tmp_path: Path, override: str, ke
     (problem,) = problems(write(tmp_path, GOOD), (override,))
     assert (problem.file, problem.line, problem.key) == (f"--set {override}", None, key)
     assert words in problem.message
+
+
+def test_problems_of_other_files_name_those_files(tmp_path: Path) -> None:
+    (tmp_path / "gpu.yaml").write_text("base: h100\n\ntdp: 500 V\n")
+    (tmp_path / "config.json").write_text('{\n"model_type": "llama",\n"hidden_size": "wide"\n}')
+    text = changed("node: hgx-h100", "node: {base: hgx-h100, accelerator: gpu.yaml}")
+    text = "model: {huggingface: config.json}\n" + text[text.index("cluster:") :].replace("pp: 2", "pp: x")
+    found = problems(write(tmp_path, text), ("tdp=5", "hidden_size=7"))
+    where = [(Path(problem.file).name, problem.line, problem.key) for problem in found]
+    assert where[0] == ("scenario.yaml", 7, "plan.pp")
+    assert {("--set tdp=5", None, "tdp"), ("gpu.yaml", 3, "tdp"), ("config.json", 3, "hidden_size")} <= set(where)
 
 
 def test_a_hugging_face_config_beside_the_scenario(tmp_path: Path) -> None:

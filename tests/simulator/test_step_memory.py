@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import pickle
+import re
+import xml.etree.ElementTree as ET
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from simulator.evaluate import simulate_step
+from simulator.memory import memory_report
+from simulator.memory.activations import Kept, stage_kept
+from simulator.plan.layout import stages
+from simulator.scenario.schema import load_scenario
 from simulator.step.build import build_graph
 from simulator.step.graph import KIND
+from simulator.step.memory_chart import memory_svg
 from simulator.step.memory_timeline import (
     Allocation,
-    StageBytes,
     allocations,
     memory_over_time,
     memory_snapshot,
-    static_peak_activations,
+    rank_memory,
 )
 from simulator.step.player import play
-from simulator.step.schedules import SCHEDULES, Schedule, make_schedule, peak_in_flight
+from simulator.step.schedules import SCHEDULES, RankSlots, Schedule, backward_work, make_schedule, peak_in_flight
 from simulator.step.timeline import Timeline
 from simulator.step.times import DataParallel, StageTimes
+from simulator.workload.shape import shape_of
+from simulator.workload.states import stage_parameters
 
 
 def played(name: str, seed: int = 1) -> tuple[Schedule, Timeline]:
@@ -33,21 +43,39 @@ def played(name: str, seed: int = 1) -> tuple[Schedule, Timeline]:
     return schedule, play(build_graph(schedule, StageTimes(*halves, rng.random(n), rng.random(n), data_parallel=data)))
 
 
-def stage_bytes(stages: int, layers: int, seed: int) -> list[StageBytes]:
+def stage_bytes(stages: int, seed: int) -> list[Kept]:
     sizes = np.random.default_rng(seed).integers(1, 1000, (stages, 2))
-    return [StageBytes(float(a + b), float(b), 0.0, layers) for a, b in sizes]
+    return [Kept(float(a + b), float(b)) for a, b in sizes]
+
+
+def static_peak(slots: RankSlots, own: list[Kept], layers: int) -> float:
+    """Peak bytes of activations from the order of the slots alone."""
+    live = peak = 0.0
+    for slot in slots:
+        filled = own[slot.chunk].until_backward if slot.kind in ("F", "FB") else 0.0
+        done = own[backward_work(slot)[1]]
+        whole = done.until_backward
+        freed = {"F": 0.0, "W": done.until_wgrad, "I": whole - done.until_wgrad}.get(slot.kind, whole)
+        for step in range(layers if slot.kind == "FB" else 0):  # fills one layer, then frees one
+            peak = max(peak, live + (step + 1) / layers * filled - step / layers * freed)
+        if slot.kind == "F":
+            peak = max(peak, live + filled)
+        live += filled - freed
+    return peak
 
 
 @pytest.mark.parametrize("layers", [1, 4])
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_peak_is_the_static_peak(name: str, layers: int) -> None:
     schedule, timeline = played(name)
-    sizes = stage_bytes(schedule.stages, layers, 2)
+    sizes = stage_bytes(schedule.stages, 2)
     for rank, slots in enumerate(schedule.ranks):
-        held = memory_over_time(allocations(timeline, schedule, sizes, rank), {"weights": 5e4})
+        held = memory_over_time(
+            allocations(timeline, schedule, sizes, [layers] * schedule.stages, rank), {"weights": 5e4}
+        )
         own = [sizes[stage] for stage in schedule.stage_of_chunk[rank]]
         peak, moment, owners = held.peak()
-        assert peak == pytest.approx(5e4 + static_peak_activations(slots, own))
+        assert peak == pytest.approx(5e4 + static_peak(slots, own, layers))
         assert owners["weights"] == 5e4
         assert 0 <= moment <= timeline.step_time_s
         assert held.by_owner["activations"][-1] == pytest.approx(0.0, abs=1e-6)
@@ -59,8 +87,8 @@ def test_equal_stages_hold_the_published_count(name: str) -> None:
     """Bytes over time are the in-flight count of the schedule when every stage keeps one byte."""
     schedule, timeline = played(name)
     for rank in range(schedule.pp):
-        sizes = [StageBytes(1.0, 1.0)] * schedule.stages
-        peak = memory_over_time(allocations(timeline, schedule, sizes, rank), {}).peak()[0]
+        sizes, layers = [Kept(1.0, 1.0)] * schedule.stages, [1] * schedule.stages
+        peak = memory_over_time(allocations(timeline, schedule, sizes, layers, rank), {}).peak()[0]
         assert peak == peak_in_flight(schedule, rank)
 
 
@@ -69,15 +97,14 @@ def test_pairs_free_while_they_fill() -> None:
     ranks of DualPipe run the halves of their first pair apart."""
     schedule, timeline = played("dualpipe")
     for layers in (1, 4, 8):
-        sizes = [StageBytes(1.0, 0.0, 0.0, layers)] * schedule.stages
-        peaks = [memory_over_time(allocations(timeline, schedule, sizes, r), {}).peak()[0] for r in range(4)]
+        held = [allocations(timeline, schedule, [Kept(1.0)] * 4, [layers] * 4, rank) for rank in range(4)]
+        peaks = [memory_over_time(rank_held, {}).peak()[0] for rank_held in held]
         assert peaks == pytest.approx([4 + 1 / layers, 5, 5, 4 + 1 / layers])
 
 
 def test_working_memory_is_held_while_backward_runs() -> None:
     schedule, timeline = played("1f1b")
-    sizes = [StageBytes(10.0, working=7.0)] * 4
-    held = allocations(timeline, schedule, sizes, 3)
+    held = allocations(timeline, schedule, [Kept(10.0, working=7.0)] * 4, [2] * 4, 3)
     assert memory_over_time(held, {}).peak()[2] == {"activations": 10.0, "working": 7.0}
     seconds = sum(a.end_s - a.begin_s for a in held if a.owner == "working")
     own = (timeline.graph.rank == 3) & (timeline.graph.kind == KIND["B"])
@@ -98,3 +125,36 @@ def test_snapshot_is_balanced() -> None:
     assert sum(alive.values()) == 1000
     spans = sorted((e["addr"], e["addr"] + e["size"]) for e in trace if e["action"] == "alloc")
     assert all(end <= begin for (_, end), (begin, _) in pairwise(spans))
+
+
+@pytest.mark.parametrize("name", ["tiny", "deepseek-v3-256xgb200", "deepseek-v3-2048xh800", "kimi-k2-10240xh100"])
+def test_real_plans_peak_where_the_report_says(name: str) -> None:
+    """The activations' peak over time is the static report's; in overlapped pairs at most one layer above it."""
+    scenario = load_scenario(Path(__file__).parents[2] / "scenarios" / f"{name}.yaml")
+    model, plan = scenario.model, scenario.plan
+    layout = stages(model, plan)
+    step, shape = simulate_step(scenario, layout), shape_of(model, plan, scenario.run.seq_length)
+    kept, layers = stage_kept(model, shape, layout), [stage.layer_count for stage in layout]
+    report = memory_report(model, shape, layout, stage_parameters(model, plan, layout), step.schedule.ranks)
+    for rank in report:
+        over_time = rank_memory(step.timeline, step.schedule, kept, layers, rank)
+        peak = float(over_time.by_owner["activations"].max())
+        largest = max(float(kept[stage].until_backward) / max(1, layers[stage]) for stage in rank.stages)
+        paired = any(slot.kind == "FB" for slot in step.schedule.ranks[rank.rank])
+        assert rank.owners["activations"] <= peak * (1 + 1e-9)
+        assert peak <= rank.owners["activations"] * (1 + 1e-9) + paired * largest
+        assert over_time.peak()[0] <= rank.allocated_bytes * (1 + 1e-9) + paired * largest
+
+
+def test_chart_draws_every_owner_within_the_frame() -> None:
+    schedule, timeline = played("1f1b")
+    held = allocations(timeline, schedule, [Kept(8e9, working=1e9)] * 4, [1] * 4, 0)
+    picture = ET.fromstring(memory_svg(memory_over_time(held, {"weights & more": 3e10}), "<rank 0>", 80e9))
+    paths = [e for e in picture.iter("{http://www.w3.org/2000/svg}path") if e.get("class") == "owner"]
+    assert len(paths) == 3
+    numbers = [float(y) for path in paths for y in re.findall(r"V([\d.]+)", path.get("d", ""))]
+    assert min(numbers) >= 46
+    assert max(numbers) <= 420 - 40
+    texts = [e.text or "" for e in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert "weights & more" in texts
+    assert any(text.startswith("peak 58.7 GiB") for text in texts)  # 30 + 4 x 8 + 1 GB

@@ -7,10 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.step.contention import Contention, network_ports
+from simulator.step.build import build_graph
+from simulator.step.contention import Contention, beside_communication, network_ports
 from simulator.step.graph import Deadlock, TaskGraph, Tasks, assemble
 from simulator.step.player import play
+from simulator.step.schedules import make_schedule
 from simulator.step.sweep import sweep, sweep_timeline
+from simulator.step.times import DataParallel, StageTimes
 
 
 def graph_of(ranks: np.ndarray, streams: np.ndarray, seconds: np.ndarray, edges: np.ndarray) -> TaskGraph:
@@ -117,8 +120,25 @@ def test_contention_only_delays_and_is_bounded(graph: TaskGraph, factor: float) 
     assert (lasted <= graph.duration_s * factor**5 + 1e-9).all()
 
 
+def test_transfers_beside_compute_of_a_real_graph() -> None:
+    """Reductions that overlap the last backward take its SMs: 16 of 132 make it 132/116 longer while they run."""
+    one = np.ones(1)
+    data = DataParallel(reduce_s=((0.5,) * 4,))
+    times = StageTimes({"compute": one}, {"compute": one}, {"compute": one}, 0 * one, 0 * one, data_parallel=data)
+    graph = build_graph(make_schedule("none", 1, 1, 1), times)
+    left = 132 / 116
+    # Forward 1 s, first piece 0.5 s; then three pieces each beside a reduction of 0.5 s that ends before them.
+    piece = 0.5 + 0.5 * (1 - 1 / left)
+    expected = 1.0 + 0.5 + 3 * piece + 0.5
+    assert play(graph, beside_communication(graph, 132, 16)).step_time_s == pytest.approx(expected)
+    assert play(graph, beside_communication(graph, 132, 0)).step_time_s == pytest.approx(3.5)
+
+
 def test_wrong_contention_is_named() -> None:
     with pytest.raises(ValueError, match=r"slowdown \(compute, nvlink\): streams are compute, tp"):
         Contention({("compute", "nvlink"): 1.2})
     with pytest.raises(ValueError, match=r"slowdown \(dp, compute\) is 0.5; at least 1"):
         Contention({("dp", "compute"): 0.5})
+    graph = graph_of(np.array([0]), np.array([0]), np.ones(1), np.zeros((0, 2), dtype=np.int64))
+    with pytest.raises(ValueError, match="communication_sms 140: from 0 to below the GPU's 132 SMs"):
+        beside_communication(graph, 132, 140)

@@ -4,6 +4,7 @@ order statistics where they are not; the slow one is found."""
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,15 @@ from simulator.step.inequality import study
 from simulator.step.phases import Op, Phase, Program, folded
 from simulator.step.ranks import Grid, ProgramOf, simulate_ranks
 from simulator.step.schedules import SCHEDULES, Schedule, make_schedule
-from simulator.step.spread import ExpertLoad, Spread, compute_factors, expert_factors, mean_one, rank_shares
+from simulator.step.spread import (
+    ExpertLoad,
+    Spread,
+    compute_factors,
+    expert_factors,
+    mean_one,
+    rank_shares,
+    read_histogram,
+)
 from simulator.step.sweep import sweep, sweep_timeline
 from simulator.step.times import DataParallel, StageTimes
 
@@ -130,6 +139,7 @@ def test_slow_link_holds_up_its_group() -> None:
     grid, spread = Grid(1, dp=4, ep=2), Spread(slow_links={3: 4.0})
     found = simulate_ranks(graph, schedule.stage_of_chunk, program, grid, spread)
     assert found.end_s.tolist() == [[3.0, 3.0, 6.0, 6.0]]
+    assert found.worst() == [(3, 2 * 0.5 * 3.0)]  # its partner waits 3 times 0.5 s longer, forward and backward
 
 
 def test_jitter_costs_the_expected_maximum() -> None:
@@ -219,3 +229,16 @@ def test_piecewise_slots_keep_their_time() -> None:
     assert (graph.kind == KIND["F"]).sum() == 2 * (3 + 3)
     found = simulate_ranks(graph, schedule.stage_of_chunk, program_of, Grid(2, dp=4, ep=2), Spread())
     assert found.step_time_s == pytest.approx(sweep_timeline(graph).step_time_s, rel=1e-9)
+
+
+def test_histogram_file(tmp_path: Path) -> None:
+    path = tmp_path / "routed.csv"
+    path.write_text("10,20,30,40\n5,5,5,85\n")
+    load = ExpertLoad(histogram=read_histogram(path))
+    assert rank_shares(load, 1, 2, 4).tolist() == [0.1, 0.9]
+    path.write_text("10,20\n5,x,5\n")
+    with pytest.raises(ValueError, match="line 2: 3 experts, but line 1 has 2; line 2: 'x' is not a count"):
+        read_histogram(path)
+    path.write_text("\n")
+    with pytest.raises(ValueError, match="no rows; one line of token counts per layer"):
+        read_histogram(path)

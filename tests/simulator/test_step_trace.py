@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simulator.memory.activations import Kept
+from simulator.plan.spec import Optimizer, Plan
 from simulator.step.build import build_graph
 from simulator.step.gantt import gantt_svg
 from simulator.step.graph import STREAM
-from simulator.step.memory_timeline import StageBytes, allocations, memory_over_time
+from simulator.step.memory_timeline import allocations, memory_over_time
 from simulator.step.player import play
 from simulator.step.schedules import SCHEDULES, make_schedule
 from simulator.step.timeline import Timeline
 from simulator.step.times import DataParallel, StageTimes
-from simulator.step.trace import CollectiveInfo, chrome_trace, write_trace
+from simulator.step.trace import chrome_trace, collectives_of, write_trace
 
 
 def played(name: str = "1f1b") -> Timeline:
@@ -56,19 +58,30 @@ def test_flows_join_transfers_to_slots() -> None:
 
 
 def test_collectives_carry_kinetos_names() -> None:
-    info = {"reduce": CollectiveInfo("dp", 64, "Float", 6400, 100)}
-    events = chrome_trace(played(), info)["traceEvents"]
+    plan = Plan(dp=32, cp=2, pp=4, micro_batch_size=1, global_batch_size=256, optimizer=Optimizer(grad_reduce="bf16"))
+    events = chrome_trace(played(), collectives_of(plan, 4096 * 100, 6400))["traceEvents"]
     reduces = [e for e in events if "reduce_scatter" in e["name"]]
     assert reduces
     for event in reduces:
         assert event["args"]["Collective name"] == "_reduce_scatter_base"
         assert {"In msg nelems", "Out msg nelems", "Group size", "dtype", "Process Group Name"} <= set(event["args"])
+        assert (event["args"]["In msg nelems"], event["args"]["Out msg nelems"]) == (6400, 100)
+        assert (event["args"]["Group size"], event["args"]["dtype"]) == (64, "BFloat16")
+
+
+def test_counters_of_transfers_return_to_zero() -> None:
+    events = [e for e in chrome_trace(played())["traceEvents"] if e["name"] == "transfers under way"]
+    for rank in range(4):
+        counts = [e["args"]["transfers"] for e in sorted(events, key=lambda e: e["ts"]) if e["pid"] == rank]
+        assert counts[-1] == 0
+        assert min(counts) == 0
+        assert 1 <= max(counts) <= 2  # one on the pipeline's stream, one on the data-parallel stream
 
 
 def test_file_is_gzipped_json_and_repeatable(tmp_path: Path) -> None:
     schedule = make_schedule("1f1b", 4, 1, 8)
     timeline = played()
-    held = memory_over_time(allocations(timeline, schedule, [StageBytes(1e9)] * 4, 0), {"weights": 5e9})
+    held = memory_over_time(allocations(timeline, schedule, [Kept(1e9)] * 4, [1] * 4, 0), {"weights": 5e9})
     for name in ("a.json.gz", "b.json.gz"):
         write_trace(chrome_trace(timeline, memory={0: held}), tmp_path / name)
     assert (tmp_path / "a.json.gz").read_bytes() == (tmp_path / "b.json.gz").read_bytes()
