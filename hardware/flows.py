@@ -239,6 +239,33 @@ def _split(
     return kind.astype(np.int64), first
 
 
+def without_idle_limits(paths: Paths, capacity: Floats) -> Paths:
+    """The paths without the links that can never be full before others are; rates stay exactly as they were.
+
+    A link is implied by others if all its flows pass, at one other place of their paths, links that together carry no
+    more than it does: a leaf's uplinks behind its hosts' ports, say.
+    """
+    links = len(capacity)
+    room = np.append(capacity, np.inf)
+    kept = paths.astype(np.int64)
+    for hop in range(len(paths)):
+        for other in range(len(paths)):
+            if other == hop:
+                continue
+            pair = np.unique(kept[hop] * (links + 1) + kept[other])
+            link, through = np.divmod(pair, links + 1)
+            implied = np.bincount(link, room[through], links + 1) <= room * (1 + _EQUAL)
+            # A link that other places of paths also cross is more than this hop shows.
+            elsewhere = np.bincount(np.delete(kept, hop, axis=0).ravel(), minlength=links + 1) > 0
+            implied &= ~elsewhere
+            implied[links] = False
+            kept[hop] = np.where(implied[kept[hop]], links, kept[hop])
+    # Move what is left to the top and drop the rows that are empty.
+    order = np.argsort(kept == links, axis=0, kind="stable")
+    kept = np.take_along_axis(kept, order, axis=0)
+    return kept[: max(1, int((kept < links).any(axis=1).sum()))].astype(np.int32)
+
+
 def components(paths: Paths, links: int) -> NDArray[np.int64]:
     """A label per flow; flows with different labels share no link, directly or through others."""
     from scipy.sparse import coo_array
@@ -304,7 +331,10 @@ def simulate(
     first, kind, count = merge(paths, size, entry, cap)
     if weights is not None:
         count = np.bincount(kind, weights).astype(float)
-    finish, solves = _run(paths[:, first], capacity, size[first], entry[first], cap[first], count, changes, tolerance)
+    distinct = paths[:, first]
+    if not changes and len(first) > 1:
+        distinct = without_idle_limits(distinct, capacity)
+    finish, solves = _run(distinct, capacity, size[first], entry[first], cap[first], count, changes, tolerance)
     return FlowTimes(finish[kind], float(finish.max()), solves)
 
 
