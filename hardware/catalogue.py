@@ -122,8 +122,10 @@ def _entry(kind: Kind, what: object, at: Place) -> Section:
     """The raw mapping that a name, file or mapping stands for, bases merged, ready to be read."""
     if isinstance(what, str):
         document = _named(kind, what, at)
-    else:
+    elif isinstance(what, Mapping):
         document = Document(what, at)
+    else:
+        raise InputError([at.problem(f"must be a catalogue name, a file or a mapping, not {what!r}")])
     section = Section(_cited(document.data), document.place)
     base = section.data.get("base")
     if base is None:

@@ -45,8 +45,8 @@ class Place:
 
     @property
     def line(self) -> int | None:
-        """The line of the key, or of the nearest key above it that has one."""
-        key = self.key
+        """The line of the key, or of the nearest key above it that has one; `a[1]` is `a.1`."""
+        key = self.key.replace("[", ".").replace("]", "")
         while key and key not in self.lines:
             key = key.rpartition(".")[0]
         return self.lines.get(key)

@@ -9,6 +9,7 @@ from hardware import units
 from hardware.problems import InputError, Place, Problem, one_of
 
 _MISSING: Any = object()
+MOST_COUNT = 2**63
 
 
 class Section:
@@ -68,14 +69,15 @@ class Section:
 
     def count(self, key: str, default: Any = _MISSING) -> Any:
         """A positive integer; None where it could not be read."""
-        value = self.quantity(key, "count", default)
+        value = self.take(key, default)
         if value is None or value is default:
             return value
-        if value != value or value == 0:
+        whole = int(value) if isinstance(value, float) and value.is_integer() else value
+        if isinstance(whole, bool) or not isinstance(whole, int) or not 1 <= whole < MOST_COUNT:
+            shown = str(value).lower() if isinstance(value, bool) else repr(value)
+            self.report(key, f"must be a whole number of at least 1, not {shown[:40]}")
             return None
-        if value != int(value):
-            self.report(key, f"must be a whole number, not {value:g}")
-        return int(value)
+        return whole
 
     def text(self, key: str, default: Any = _MISSING) -> Any:
         value = self.take(key, default)

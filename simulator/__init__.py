@@ -1,0 +1,26 @@
+"""What happens on a cluster that trains a model: scenarios in, predictions out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from simulator.evaluate import Prediction, evaluate
+    from simulator.scenario.schema import Scenario, load_scenario
+
+__all__ = ["Prediction", "Scenario", "evaluate", "load_scenario"]
+_HOMES = {
+    "Prediction": "simulator.evaluate",
+    "evaluate": "simulator.evaluate",
+    "Scenario": "simulator.scenario.schema",
+    "load_scenario": "simulator.scenario.schema",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imported on first use, so that the command line starts fast."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import sys
+from collections.abc import Callable
 
 import typer
 
-from simulator.cli import catalogues, evaluate
+from simulator.cli import catalogues, evaluate, validate
 
 app = typer.Typer(
     name="traincast",
@@ -17,11 +19,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # Every verb of the house: name, function. The functions import what they need when called, so that help stays quick.
-VERBS = {
+VERBS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate.evaluate,
     "hardware": catalogues.hardware,
     "models": catalogues.models,
     "schema": catalogues.schema,
+    "validate": validate.validate,
 }
 for verb, function in VERBS.items():
     app.command(verb)(function)
@@ -31,6 +34,8 @@ def main() -> None:
     """Runs the command line; bad input ends with every problem on stderr and exit code 2, without a traceback."""
     from hardware.problems import InputError
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a name in another script must not end a run in an ASCII locale
     try:
         app()
     except InputError as error:

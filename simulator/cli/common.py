@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,16 +24,22 @@ OutDir = Annotated[
 
 
 def explain(error: InputError) -> str:
-    """Every problem on a line of its own: `file:line: key message`."""
-    return "".join(f"{line}\n" for line in map(located, error.problems))
+    """Every problem on a line of its own: `file:line: key: what is wrong and what would be right`."""
+    count = len(error.problems)
+    lines = [str(problem).replace("\n", " ") for problem in error.problems]
+    return "\n".join([*lines, f"{count} {'problem' if count == 1 else 'problems'}; nothing was run", ""])
 
 
-def located(problem: Any) -> str:
-    place = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
-    return ": ".join(part for part in (place, f"{problem.key} {problem.message}".strip()) if part)
+def check_known(kind: str, name: str, known: Sequence[str]) -> None:
+    """Raises InputError with the nearest names unless `name` is known."""
+    from hardware.problems import InputError, Problem, one_of
+
+    if name not in known:
+        raise InputError([Problem(kind, None, "", one_of(name, known))])
 
 
 def print_json(document: Mapping[str, Any]) -> None:
     """The document on stdout; NaN and infinity would not be JSON and are refused."""
-    json.dump(document, sys.stdout, indent=2, allow_nan=False, ensure_ascii=False)
-    sys.stdout.write("\n")
+    from simulator.report.folder import json_text
+
+    sys.stdout.write(json_text(document))

@@ -10,26 +10,28 @@ from simulator.cli.common import AsJson, OutDir, Overrides, ScenarioFile, print_
 
 
 def evaluate(scenario: ScenarioFile, set_: Overrides = None, as_json: AsJson = False, out: OutDir = None) -> None:
-    """Step time, MFU, tokens/s, memory by pipeline stage and training time of one scenario.
+    """One scenario: step time, MFU, memory, training time.
 
     Exit code 0 when it fits in memory, 1 when it does not, 2 when the scenario cannot be read.
     """
-    from simulator.evaluate import evaluate as predict
-    from simulator.report.document import evaluate_document
     from simulator.scenario.schema import load_scenario
 
-    prediction = predict(load_scenario(scenario, set_ or []))
+    loaded = load_scenario(scenario, set_ or [])
+
+    from simulator.evaluate import evaluate as predict
+    from simulator.report.document import evaluate_document
+
+    prediction = predict(loaded)
     document = evaluate_document(prediction)
-    for warning in prediction.warnings:
-        sys.stderr.write(f"warning: {warning}\n")
+    if out is not None:
+        from simulator.report.folder import evaluation_files, write_results
+
+        write_results(out, evaluation_files(loaded, document))
     if as_json:
         print_json(document)
+        sys.stderr.writelines(f"warning: {warning}\n" for warning in prediction.warnings)
     else:
         from simulator.report.terminal import print_evaluation
 
         print_evaluation(document)
-    if out is not None:
-        from simulator.report.folder import write_results
-
-        write_results(out, document)
     raise typer.Exit(0 if prediction.fits else 1)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from hardware.collectives import combine_s, dispatch_s
 
-from simulator.cost.price import Price, Prices, collective_price_s, price
+import hardware.collectives
+from hardware.collectives import combine_s, dispatch_s
+from simulator.cost.price import Price, Prices, price
 from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.plan.spec import Plan
 from simulator.workload.operators import CoreAttention, Exchange, Matmul, Number, Operator, Routing, Work
 
 # TransformerEngine's pipelined overlap leaves the last of `num_splits` = 4 chunks of a collective exposed.
 TP_OVERLAP_EXPOSED_FRACTION = 1 / 4
+
+
+Priced = Sequence[tuple[Operator, Price]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,44 +70,15 @@ def is_recomputed(modules: tuple[str, ...], again: frozenset[str] | None) -> boo
 
 
 def routing_price(op: Routing, prices: Prices) -> tuple[Number, Number]:
-    """Forward and backward seconds of dispatch or combine; backward runs the opposite way with its own bytes."""
-    forward_s = ROUTERS[prices.plan.dispatcher](op, op.name, op.forward_element_bytes, prices)
-    opposite = "combine" if op.name == "dispatch" else "dispatch"
-    backward_s = ROUTERS[prices.plan.dispatcher](op, opposite, op.backward_element_bytes, prices)
-    return forward_s, backward_s
-
-
-def deduplicated_s(op: Routing, direction: str, element_bytes: float, prices: Prices) -> Number:
-    """DeepEP and HybridEP: one copy per destination node over the network, fan-out inside the fast domain."""
-    move = dispatch_s if direction == "dispatch" else combine_s
-    seconds = move(
-        prices.cluster,
-        prices.groups["ep"],
-        tokens=op.tokens,
-        hidden=op.width,
-        top_k=op.top_k,
-        experts=op.experts,
-        element_bytes=element_bytes,
-        expert_groups=op.groups,
-        group_top_k=op.group_top_k,
-        backend=prices.plan.dispatcher,
-    )
-    return seconds * prices.plan.expert_imbalance / prices.comm_fraction
-
-
-def alltoall_s(op: Routing, direction: str, element_bytes: float, prices: Prices) -> Number:
-    """NCCL all-to-all of every token copy (no deduplication, theory 5.4)."""
-    copies = op.tokens * op.top_k * (prices.plan.capacity_factor or prices.plan.expert_imbalance)
-    return collective_price_s("all_to_all", copies * op.width * element_bytes, "ep", prices)
-
-
-def allgather_s(op: Routing, direction: str, element_bytes: float, prices: Prices) -> Number:
-    """Every rank receives every token of its expert group, and reduce-scatters the outputs."""
-    total = op.tokens * op.width * element_bytes * prices.plan.ep
-    return collective_price_s("all_gather" if direction == "dispatch" else "reduce_scatter", total, "ep", prices)
-
-
-ROUTERS = {"deepep": deduplicated_s, "hybridep": deduplicated_s, "alltoall": alltoall_s, "allgather": allgather_s}
+    """Forward and backward seconds of dispatch or combine: the backward of one travels like the other."""
+    plan, group = prices.plan, prices.groups["ep"]
+    # Expert groups sit on whole domains, so limiting a token's groups limits its domains (node-limited routing).
+    limit = op.group_top_k * np.maximum(1.0, group.domains / op.groups) if op.groups > 1 else None
+    load = plan.expert_imbalance if plan.capacity_factor is None else plan.capacity_factor
+    moved = hardware.collectives.Exchange(op.tokens, op.width, op.experts, op.top_k, limit, load)
+    out_s = dispatch_s(moved, group, prices.cluster, plan.dispatcher, op.fp8).seconds / prices.comm_fraction
+    home_s = combine_s(moved, group, prices.cluster, plan.dispatcher).seconds / prices.comm_fraction
+    return (out_s, home_s) if op.name == "dispatch" else (home_s, out_s)
 
 
 def block_cost(work: Work, prices: Prices, whole_layer_again: bool) -> BlockCost:
@@ -136,14 +111,14 @@ def exchanges(seconds: Mapping[str, Number], first: str, last: str) -> Exchanges
     return Exchanges(seconds.get(first, 0.0), seconds.get(last, 0.0))
 
 
-def by_evidence(priced: list[tuple[Operator, Price]]) -> tuple[tuple[str, Number], ...]:
+def by_evidence(priced: Priced) -> tuple[tuple[str, Number], ...]:
     kinds = sorted({cost.evidence for _, cost in priced})
     return tuple(
         (kind, sum(c.forward_s + c.input_s + c.weight_s for _, c in priced if c.evidence == kind)) for kind in kinds
     )
 
 
-def forward_seconds(priced: list[tuple[Operator, Price]], plan: Plan) -> Seconds:
+def forward_seconds(priced: Priced, plan: Plan) -> Seconds:
     """Forward compute, and what of its communication no operator hides."""
     compute_s = sum(cost.forward_s for op, cost in priced if not isinstance(op, Exchange))
     products_s = sum(cost.forward_s for op, cost in priced if isinstance(op, Matmul))
@@ -157,7 +132,7 @@ def forward_seconds(priced: list[tuple[Operator, Price]], plan: Plan) -> Seconds
     )
 
 
-def backward_seconds(priced: list[tuple[Operator, Price]], plan: Plan) -> Seconds:
+def backward_seconds(priced: Priced, plan: Plan) -> Seconds:
     """Input-gradient compute and its exposed communication; re-gathering hides behind input-gradient products."""
     compute_s = sum(cost.input_s for op, cost in priced if not isinstance(op, Exchange))
     products_s = sum(cost.input_s for op, cost in priced if isinstance(op, Matmul))
@@ -180,7 +155,7 @@ def exposed_tp_s(tp_s: Number, products_s: Number, plan: Plan) -> Number:
     return np.maximum(TP_OVERLAP_EXPOSED_FRACTION * tp_s, tp_s - products_s)
 
 
-def exposed_cp_s(moved: list[tuple[Exchange, Number]], attention_s: Number) -> Number:
+def exposed_cp_s(moved: Sequence[tuple[Exchange, Number]], attention_s: Number) -> Number:
     """Ring steps hide behind attention on the block at hand; gathers and head exchanges do not."""
     hidden_s = sum(seconds for op, seconds in moved if op.group == "cp" and op.behind_attention)
     open_s = sum(seconds for op, seconds in moved if op.group == "cp" and not op.behind_attention)

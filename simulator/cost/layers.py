@@ -47,7 +47,7 @@ def pair(ahead: LayerCost, back: LayerCost) -> Seconds:
 
     Compute: attention forward | experts backward, experts' weights, experts forward | attention backward and its
     weights. Traffic: combine's gradient out | dispatch forward and dispatch's gradient home | combine forward.
-    Each | is a dependency between the streams (combined 1F1B of Megatron-Core; DualPipe), theory 4.4.
+    Each | is a dependency between the streams (combined 1F1B of Megatron-Core; DualPipe).
     """
     out, home = ahead.ffn.routing_forward, back.ffn.routing_backward
     mixer_ahead, mixer_back = ahead.mixer.forward, back.mixer.input + back.mixer.weight

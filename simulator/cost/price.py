@@ -6,14 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from hardware.collectives import Group, collective_s
-from hardware.kernels import (
-    attention_s,
-    evidence,
-    gemm_s,
-    grouped_gemm_s,
-    streaming_s,
-)
-
+from hardware.kernels import attention_s, evidence, flash_rate, gemm_s, grouped_gemm_s, streaming_s
+from hardware.kernels.matmul import Role
 from hardware.specs import Cluster
 from simulator.plan.spec import Plan
 from simulator.workload.operators import (
@@ -23,7 +17,7 @@ from simulator.workload.operators import (
     Number,
     Operator,
     Pass,
-    Recurrence,
+    Scan,
 )
 
 
@@ -56,7 +50,11 @@ def matmul_price(op: Matmul, prices: Prices) -> Price:
     """Forward [m, k][k, n], input gradient [m, n][n, k], weight gradient [n, m][m, k]."""
     accelerator, plan = prices.cluster.accelerator, prices.plan
     precision = plan.precision if op.quantized else high_precision(plan)
-    roles = (("forward", op.m, op.n, op.k), ("dgrad", op.m, op.k, op.n), ("wgrad", op.n, op.k, op.m))
+    roles: tuple[tuple[Role, Number, Number, Number], ...] = (
+        ("forward", op.m, op.n, op.k),
+        ("dgrad", op.m, op.k, op.n),
+        ("wgrad", op.n, op.k, op.m),
+    )
     beside = prices.sm_fraction
     if op.name.startswith("expert_"):
         family = "grouped_gemm"
@@ -70,7 +68,9 @@ def matmul_price(op: Matmul, prices: Prices) -> Price:
             op.groups * gemm_s(accelerator, precision, m, n, k, role=role, sm_fraction=beside)
             for role, m, n, k in roles
         ]
-    return Price(*seconds, forward_kernels=1, backward_kernels=2, evidence=evidence(accelerator, family, precision))
+    forward_s, input_s, weight_s = seconds
+    known = evidence(accelerator, family, precision)
+    return Price(forward_s, input_s, weight_s, forward_kernels=1, backward_kernels=2, evidence=known)
 
 
 def high_precision(plan: Plan) -> str:
@@ -91,12 +91,21 @@ def attention_price(op: CoreAttention, prices: Prices) -> Price:
         home_s = _attention_s(op, prices, op.queries, op.causal, backward)
         foreign_s = _attention_s(op, prices, op.queries / 2 if op.causal else op.queries, False, backward)
         seconds.append(home_s + (ring - 1) * foreign_s)
-    kernels = (1, 3) if prices.plan.stack.flash_attention else (5, 8)
-    return Price(*seconds, 0.0, 0.0, *kernels, evidence=evidence(prices.cluster.accelerator, "attention", precision))
+    forward_kernels, backward_kernels = (1, 3) if prices.plan.stack.flash_attention else (5, 8)
+    forward_s, backward_s = seconds
+    return Price(
+        forward_s,
+        backward_s,
+        forward_kernels=forward_kernels,
+        backward_kernels=backward_kernels,
+        evidence=evidence(prices.cluster.accelerator, "attention", precision),
+    )
 
 
 def _attention_s(op: CoreAttention, prices: Prices, keys: Number, causal: bool, backward: bool) -> Number:
-    return attention_s(
+    stack = prices.plan.stack
+    rate = flash_rate(prices.cluster.accelerator, stack.flash_version) if stack.flash_attention else 1.0
+    seconds = attention_s(
         prices.cluster.accelerator,
         high_precision(prices.plan),
         batch=op.batch,
@@ -110,12 +119,13 @@ def _attention_s(op: CoreAttention, prices: Prices, keys: Number, causal: bool, 
         backward=backward,
         window=op.window,
         sm_fraction=prices.sm_fraction,
-        flash=prices.plan.stack.flash_attention,
+        flash=stack.flash_attention,
     )
+    return seconds / rate
 
 
-def recurrence_price(op: Recurrence, prices: Prices) -> Price:
-    """Chunked scans reach a small part of the matrix peak: assumed 0.25, until a profile says otherwise."""
+def scan_price(op: Scan, prices: Prices) -> Price:
+    """Scans reach a small part of the matrix peak: assumed 0.25, until a profile says otherwise."""
     accelerator = prices.cluster.accelerator
     peak = accelerator.peak_flops_per_s[high_precision(prices.plan)]
     compute_s = op.flops / (0.25 * peak * prices.sm_fraction)
@@ -147,7 +157,7 @@ def exchange_price(op: Exchange, prices: Prices) -> Price:
 PRICES: dict[type, Callable[..., Price]] = {
     Matmul: matmul_price,
     CoreAttention: attention_price,
-    Recurrence: recurrence_price,
+    Scan: scan_price,
     Pass: pass_price,
     Exchange: exchange_price,
 }

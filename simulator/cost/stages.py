@@ -23,7 +23,7 @@ from simulator.workload.mixers import mixer_work
 from simulator.workload.operators import Number
 from simulator.workload.shape import Shape
 
-# Host seconds per kernel launched from PyTorch: module, autograd and launch together (theory 6.5: a launch takes
+# Host seconds per kernel launched from PyTorch: module, autograd and launch together (from memory: a launch takes
 # 2-5 us where the CPU keeps ahead; a whole eager operator 10-30 us over its several kernels).
 HOST_S_PER_KERNEL = 6e-6
 # Share of kernels that CUDA graphs launch for the host: attention, router and preprocessing, or all.
@@ -48,12 +48,16 @@ def stage_costs(model: Model, shape: Shape, prices: Prices, stages: Sequence[Sta
     plan = prices.plan
 
     @cache
-    def half(part: Mixer | FFN, is_mixer: bool, again: bool) -> BlockCost:
-        return block_cost(mixer_work(part, shape) if is_mixer else ffn_work(part, shape), prices, again)
+    def mixer(part: Mixer, again: bool) -> BlockCost:
+        return block_cost(mixer_work(part, shape), prices, again)
+
+    @cache
+    def ffn(part: FFN, again: bool) -> BlockCost:
+        return block_cost(ffn_work(part, shape), prices, again)
 
     def layer(spec: Layer, again: bool) -> LayerCost:
-        mixer = half(spec.mixer, True, again) if spec.mixer else NO_COST
-        return LayerCost(mixer, half(spec.ffn, False, again) if spec.ffn else NO_COST)
+        ahead = mixer(spec.mixer, again) if spec.mixer else NO_COST
+        return LayerCost(ahead, ffn(spec.ffn, again) if spec.ffn else NO_COST)
 
     @cache
     def end(name: str) -> LayerCost:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from hardware.collectives import collective_s, strided_group
 
+from hardware.collectives import collective_s, strided_group
 from hardware.specs import Cluster
 from simulator.cost.groups import plan_groups, shard_groups
 from simulator.cost.price import Prices
@@ -21,10 +21,11 @@ from simulator.workload.shape import Shape, padded_vocab
 from simulator.workload.states import DTYPE_BYTES, StageParameters, shard_count
 
 # SMs that expert communication kernels occupy while they run beside compute: DeepEP's default in Megatron-Core 20,
-# HybridEP 16, NCCL's channels of an all-to-all 24 (theory 5.4, 5.5).
+# HybridEP 16, NCCL's channels of an all-to-all 24, from memory.
 COMMUNICATION_SMS = {"deepep": 20, "hybridep": 16, "alltoall": 24, "allgather": 24}
-# Bandwidth that expert communication keeps beside compute: 25-35 of 50 GB/s in DeepSeek's H800 profile (theory 5.7).
-COMMUNICATION_FRACTION = 0.6
+# Speed that expert communication keeps beside compute: DeepSeek's H800 profile spends 80 ms and 33 ms of handshakes on
+# what takes 52 ms alone (deepseek-ai/profile-data).
+COMMUNICATION_FRACTION = 52 / 113
 
 
 @dataclass(frozen=True, slots=True)

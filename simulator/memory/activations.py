@@ -11,7 +11,7 @@ import numpy as np
 from simulator.model.spec import Layer, Model
 from simulator.plan.layout import StageLayers
 from simulator.plan.spec import Plan
-from simulator.workload.ends import embedding_work, head_work, logits_transient_bytes, mtp_glue_work
+from simulator.workload.ends import embedding_work, head_work, head_working_bytes, mtp_glue_work
 from simulator.workload.ffns import ffn_work
 from simulator.workload.mixers import mixer_work
 from simulator.workload.operators import NOTHING, Matmul, Number, Tensor, Work
@@ -86,7 +86,7 @@ def stage_kept(model: Model, shape: Shape, stages: Sequence[StageLayers]) -> tup
         for position, index in enumerate(stage.layers):
             sums = sums + layer(model.layers[index], full and position < limit)
         head = layer_kept(head_work(model, shape), plan, False)
-        head = Kept(head.until_backward, head.until_wgrad, logits_transient_bytes(model, shape))
+        head = Kept(head.until_backward, head.until_wgrad, head_working_bytes(model, shape))
         for module in model.mtp[: stage.mtp]:
             glue = layer_kept(mtp_glue_work(model, shape), plan, False)
             sums = sums + glue + layer(module, full and plan.recompute.method == "uniform") + head

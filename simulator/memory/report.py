@@ -24,7 +24,7 @@ from simulator.workload.states import (
 )
 
 GIB = 2**30
-# Outside the allocator (theory 3.6): CUDA context with cuBLAS and cuDNN handles, from memory 0.5-1.2 GiB; NCCL
+# Outside the allocator: CUDA context with cuBLAS and cuDNN handles, from memory 0.5-1.2 GiB; NCCL
 # buffers per communicator, 544-688 MB on one node of A100 (NVIDIA/nccl#964); DeepEP's NVLink and RDMA buffers,
 # from memory 1-2 GB.
 CONTEXT_BYTES = 0.8 * GIB
@@ -85,7 +85,7 @@ def memory_report(
 
 
 def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]:
-    """Weights, gradients and optimizer state of one rank (theory 3.1)."""
+    """Weights, gradients and optimizer state of one rank (Megatron-Core's dist_optimizer.md)."""
     copies = replica_ranks(plan)
     dense: Number = sum(stage.dense for stage in held)
     expert: Number = sum(stage.expert for stage in held)

@@ -18,7 +18,7 @@ class Family:
 
     gated: bool = True
     norm: Literal["rms", "layer"] = "rms"
-    qk_norm: Literal["head"] | None = None
+    qk_norm: Literal["head", "layer"] | None = None
     qk_norm_gains: bool = True
     attention_bias: bool = False
     out_bias: bool = True
@@ -45,6 +45,7 @@ FAMILIES: dict[str, Family] = {
     "bert": Family(gated=False, norm="layer", attention_bias=True, mlp_bias=True, tied=True, positions=True,
                    extra_positions=2, causal=False),
     "bloom": Family(gated=False, norm="layer", attention_bias=True, mlp_bias=True, tied=True),
+    "deepseek": Family(),
     "deepseek_v2": Family(),
     "deepseek_v3": Family(),
     "deepseek_v32": Family(),
@@ -52,6 +53,7 @@ FAMILIES: dict[str, Family] = {
     "glm4_moe": Family(out_bias=False),
     "glm_moe_dsa": Family(),
     "gpt2": CLASSIC,
+    "gpt_neox": Family(gated=False, norm="layer", attention_bias=True, mlp_bias=True),
     "gpt_oss": Family(attention_bias=True, expert_bias=True, sinks=True),
     "kimi_k2": Family(),
     "kimi_linear": Family(),
@@ -65,19 +67,23 @@ FAMILIES: dict[str, Family] = {
     "mpt": CLASSIC,
     "nemotron": Family(gated=False, norm="layer"),
     "nemotron_h": Family(gated=False),
+    "olmoe": Family(qk_norm="layer"),
     # OPT offsets its positions by two.
     "opt": Family(gated=False, norm="layer", attention_bias=True, mlp_bias=True, tied=True, positions=True,
                   extra_positions=2),
+    "phi3": Family(),
     "qwen2": Family(attention_bias=True, out_bias=False, window_off=True),
     "qwen2_moe": Family(attention_bias=True, out_bias=False, window_off=True, shared_gate=True),
     "qwen3": Family(qk_norm="head", window_off=True),
     "qwen3_moe": Family(qk_norm="head", window_off=True),
     "qwen3_next": Family(qk_norm="head", shared_gate=True, output_gate=True),
+    "qwen3_5_text": Family(qk_norm="head", output_gate=True),
     "qwen3_5_moe_text": Family(qk_norm="head", shared_gate=True, output_gate=True),
 }  # fmt: skip
 
-GATED_ACTIVATIONS = frozenset({"silu", "situ", "swigluoai"})
-PLAIN_ACTIVATIONS = frozenset({"relu", "relu2", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh"})
+GELU = frozenset({"gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh"})
+GATED_ACTIVATIONS = GELU | {"silu", "situ", "swigluoai"}
+PLAIN_ACTIVATIONS = GELU | {"relu", "relu2"}
 
 # Keys that change neither parameters nor matrix work, by reason.
 HARMLESS_WORDS = {
@@ -88,13 +94,14 @@ HARMLESS_WORDS = {
         apply_residual_connection_post_layernorm do_layer_norm_before moe_shared_expert_overlap mamba_ssm_cache_dtype
         mamba_ssm_dtype mamba_chunk_size chunk_size rescale_prenorm_residual residual_in_fp32 fp32_residual_connection
         moe_router_dtype init_device init_config verbose classifier_dropout reorder_and_upcast_attn language_model_only
-        attn_impl attn_uses_sequence_id prefix_lm""",
+        use_parallel_residual attn_impl attn_uses_sequence_id prefix_lm""",
     "tokens": """bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id decoder_start_token_id
         image_token_index video_token_id vision_start_token_id vision_end_token_id""",
     "rotary embedding, linear biases and lengths": """compress_rope_theta initial_context_length max_position_embeddings
         max_window_layers mla_use_nope indexer_rope_interleave original_max_position_embeddings partial_rotary_factor
         rope_interleave rope_parameters rope_scaling rope_theta rotary_dim swa_rope_theta for_llm_compressor
-        attn_temperature_tuning attn_scale floor_scale no_rope_layer_interval seq_length alibi_bias_max""",
+        attn_temperature_tuning attn_scale floor_scale no_rope_layer_interval seq_length alibi_bias_max rotary_pct
+        rotary_emb_base""",
     "numeric details, initialisation, dropout": """activation_situ_beta activation_situ_linear_beta attention_dropout
         attention_value_scale attn_pdrop embd_pdrop resid_pdrop resid_pdrob emb_pdrop dropout activation_dropout
         hidden_dropout hidden_dropout_prob attention_probs_dropout_prob layerdrop hc_eps initializer_range init_std

@@ -32,7 +32,7 @@ def moe_layers(keys: Keys, count: int) -> list[bool]:
     """Which layers hold experts, from whichever key the config writes it in."""
     has_experts = keys.has(*EXPERTS) and keys.whole(*EXPERTS, least=0) > 0
     first = keys.whole("first_k_dense_replace", default=0, least=0)
-    dense_only = keys.find(["mlp_only_layers"])[1] or []
+    dense_only = keys.wholes("mlp_only_layers")
     step = keys.whole("decoder_sparse_step", default=1)
     interleave = keys.whole("interleave_moe_layer_step", default=1)
     kinds = keys.each("mlp_layer_types", count, {"dense", "sparse"})

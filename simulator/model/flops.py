@@ -23,7 +23,7 @@ from simulator.model.spec import (
     Model,
 )
 
-Mask = Literal["causal", "half", "full"]
+Mask = Literal["causal", "megatron", "full"]
 Floats = NDArray[np.float64]
 
 TRAINING = 3.0  # forward once, backward twice: the input gradient and the weight gradient cost one forward each
@@ -32,14 +32,14 @@ TRAINING = 3.0  # forward once, backward twice: the input gradient and the weigh
 def keys_seen(seq_length: ArrayLike, limit: float | None, mask: Mask) -> Floats:
     """Mean number of keys that one query of a sequence meets, where it may see at most `limit` of them.
 
-    "causal": the lower triangle, s/2 or w(1 - w/2s) within a window w; "full": all of them; "half": half of "full",
-    as Megatron counts causal masks even within a window.
+    "causal": the lower triangle, s/2 or w(1 - w/2s) within a window w; "full": all of them; "megatron": half of
+    "full", even within a window.
     """
     seq = np.asarray(seq_length, dtype=float)
     seen = seq if limit is None else np.minimum(seq, float(limit))
     if mask == "full":
         return seen
-    return seen / 2 if mask == "half" else seen * (1 - seen / (2 * seq))
+    return seen / 2 if mask == "megatron" else seen * (1 - seen / (2 * seq))
 
 
 def chunk_keys(seq_length: ArrayLike, chunk: int, mask: Mask) -> Floats:
@@ -50,34 +50,38 @@ def chunk_keys(seq_length: ArrayLike, chunk: int, mask: Mask) -> Floats:
     return seen if mask == "full" else seen / 2
 
 
-def attention_core(mixer: Attention, seq_length: ArrayLike, mask: Mask) -> Floats:
-    if mixer.chunk is not None:
-        seen = chunk_keys(seq_length, mixer.chunk, mask)
-    else:
-        seen = keys_seen(seq_length, sparse_limit(mixer, mask), mask)
-    return 2 * mixer.heads * (mixer.head_dim + mixer.v_head_dim) * seen
-
-
-def sparse_limit(mixer: Attention | LatentAttention, mask: Mask) -> int | None:
-    """The most keys a query attends to: its window, or the indexer's choice (conventions by mask ignore the latter)."""
+def attended_keys(mixer: Attention | LatentAttention, seq_length: ArrayLike, mask: Mask) -> Floats:
+    """Mean keys per query after the window, the chunks and the indexer's choice ("full" knows no choice)."""
+    if isinstance(mixer, Attention) and mixer.chunk is not None:
+        return chunk_keys(seq_length, mixer.chunk, mask)
     window = mixer.window if isinstance(mixer, Attention) else None
-    if mixer.indexer is None or mask != "causal":
-        return window
-    return min(mixer.indexer.top_k, window or mixer.indexer.top_k)
+    if mixer.indexer is None or mask == "full":
+        return keys_seen(seq_length, window, mask)
+    if mask == "megatron":
+        return np.minimum(keys_seen(seq_length, window, mask), mixer.indexer.top_k)
+    return keys_seen(seq_length, min(mixer.indexer.top_k, window or mixer.indexer.top_k), mask)
+
+
+def attention_core(mixer: Attention, seq_length: ArrayLike, mask: Mask) -> Floats:
+    return 2 * mixer.heads * (mixer.head_dim + mixer.v_head_dim) * attended_keys(mixer, seq_length, mask)
 
 
 def latent_attention_core(mixer: LatentAttention, seq_length: ArrayLike, mask: Mask) -> Floats:
     """Training runs MLA with keys and values expanded to every head."""
     width = mixer.nope_head_dim + mixer.rope_head_dim + mixer.v_head_dim
-    return 2 * mixer.heads * width * keys_seen(seq_length, sparse_limit(mixer, mask), mask)
+    return 2 * mixer.heads * width * attended_keys(mixer, seq_length, mask)
 
 
 def compressed_attention_core(mixer: CompressedAttention, seq_length: ArrayLike, mask: Mask) -> Floats:
-    """A window of raw keys, and the compressed ones (the indexer's choice of them where there is one)."""
-    seen = keys_seen(seq_length, mixer.window, mask)
+    """A window of raw keys, and the compressed ones (the indexer's choice of them where there is one).
+
+    Megatron counts the window whole and the compressed keys causally.
+    """
+    seen = keys_seen(seq_length, mixer.window, "full" if mask == "megatron" else mask)
     if mixer.compress_ratio:
         slots = np.asarray(seq_length, dtype=float) / mixer.compress_ratio
-        seen = seen + keys_seen(slots, mixer.indexer.top_k if mixer.indexer else None, mask)
+        chosen = mixer.indexer.top_k if mixer.indexer else None
+        seen = seen + keys_seen(slots, chosen, "causal" if mask == "megatron" else mask)
     return 2 * mixer.heads * 2 * mixer.head_dim * seen
 
 
@@ -114,11 +118,17 @@ def core_flops_per_token(mixer: Mixer | None, seq_length: ArrayLike, mask: Mask 
 
 
 def indexer_flops_per_token(mixer: Mixer | None, seq_length: ArrayLike, mask: Mask = "causal") -> Floats:
-    """Forward FLOPs per token of an indexer's scores: every head against every earlier (compressed) key."""
+    """Forward FLOPs per token of an indexer's scores: every head against every earlier (compressed) key.
+
+    Megatron counts the compressed keys whole.
+    """
     indexer = getattr(mixer, "indexer", None)
     if indexer is None:
         return np.zeros(np.shape(seq_length))
-    slots = np.asarray(seq_length, dtype=float) / (getattr(mixer, "compress_ratio", 1) or 1)
+    slots = np.asarray(seq_length, dtype=float)
+    if isinstance(mixer, CompressedAttention):
+        slots = slots / mixer.compress_ratio
+        mask = "full" if mask == "megatron" else mask
     return 2 * indexer.heads * indexer.head_dim * keys_seen(slots, None, mask)
 
 
@@ -166,11 +176,10 @@ def counted_flops(model: Model, seq_length: ArrayLike, vocab: int, counted: Coun
 def megatron(model: Model, seq_length: ArrayLike, vocab: int) -> Floats:
     """Megatron-LM and Megatron-Bridge today: masks halved, prediction depths and padded logits in, router out.
 
-    Sparse attention is counted as if it were dense and its indexer not at all. Megatron takes a Mamba block to be
-    twice the hidden size wide whatever its heads; we count its real width (Nemotron-3-Nano: 7 % less).
-    Source: NVIDIA/Megatron-LM megatron/training/training.py, num_floating_point_operations.
+    Megatron takes a Mamba block to be twice the hidden size wide whatever its heads; we count its real width
+    (Nemotron-3-Nano: 7 % less). Source: NVIDIA/Megatron-LM, num_floating_point_operations.
     """
-    return counted_flops(model, seq_length, vocab, Counted("half", mtp=True))
+    return counted_flops(model, seq_length, vocab, Counted("megatron", ("compute", "indexing"), mtp=True))
 
 
 def megatron_2021(model: Model, seq_length: ArrayLike, vocab: int) -> Floats:

@@ -22,7 +22,7 @@ def from_huggingface(config: Mapping[str, Any], name: str, place: Place | None =
     `place` says where it was read, for messages (None: `name`). Raises InputError listing every problem: an unknown
     family, a missing key, a contradiction, a key that is not understood.
     """
-    keys = Keys(text_part(config), place or Place(name))
+    keys = text_keys(config, place or Place(name))
     family_name = keys.word("model_type", allowed=FAMILIES)
     if keys.problems:
         raise InputError(keys.problems)
@@ -58,15 +58,14 @@ def conventions(keys: Keys, family: Family) -> Family:
     return family
 
 
-def text_part(config: Mapping[str, Any]) -> dict[str, Any]:
+def text_keys(config: Mapping[str, Any], place: Place) -> Keys:
     """The text model's keys: a multimodal config nests them, and may tie the embeddings outside."""
     inner = config.get("text_config")
     if not isinstance(inner, Mapping):
-        return {key: value for key, value in config.items() if key != "vision_config"}
-    merged = dict(inner)
-    if merged.get("tie_word_embeddings") is None and "tie_word_embeddings" in config:
-        merged["tie_word_embeddings"] = config["tie_word_embeddings"]
-    return merged
+        return Keys({key: value for key, value in config.items() if key != "vision_config"}, place)
+    outer_tie = {"tie_word_embeddings": config.get("tie_word_embeddings")}
+    own = {key: value for key, value in inner.items() if value is not None}
+    return Keys(outer_tie | own, place.under("text_config"))
 
 
 def hidden_size(keys: Keys) -> int:

@@ -76,7 +76,7 @@ def stack(keys: Keys, name: str, hidden: int) -> tuple[Layer, ...]:
         return ()
     found: list[Layer] = []
     for number, entry in enumerate(entries):
-        inner = Keys(entry, keys.place.under(f"{name}[{number}]"), keys.problems)
+        inner = Keys(entry, keys.place.under(name).under(number), keys.problems)
         repeat = inner.whole("repeat", default=1, most=MOST_LAYERS)
         layer = Layer(component(inner, "mixer", MIXERS, hidden), component(inner, "ffn", FFNS, hidden))
         if not inner.has("mixer", "ffn"):

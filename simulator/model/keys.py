@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from reprlib import repr
 from typing import Any, Final
 
 from hardware.problems import InputError, Place, Problem, one_of
@@ -49,7 +50,7 @@ class Keys:
             return names[0], None
         for name, value in found[1:]:
             if value != found[0][1]:
-                self.problem(name, f"{value!r} contradicts {found[0][0]} {found[0][1]!r}; they mean the same")
+                self.problem(name, f"{repr(value)} contradicts {found[0][0]} {repr(found[0][1])}; they mean the same")
         return found[0]
 
     def whole(self, *names: str, default: int | Required = REQUIRED, least: int = 1, most: int = MOST) -> int:
@@ -63,7 +64,7 @@ class Keys:
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            self.problem(name, f"{value!r} is not a whole number from {least} to {most}")
+            self.problem(name, f"{repr(value)} is not a whole number from {least} to {most}")
             return least
         return value
 
@@ -73,7 +74,7 @@ class Keys:
         if value is None and not isinstance(default, Required):
             return default
         if not isinstance(value, bool):
-            self.problem(name, f"{value!r} is not true or false")
+            self.problem(name, f"{repr(value)} is not true or false")
             return False
         return value
 
@@ -82,6 +83,9 @@ class Keys:
         name, value = self.find(names)
         if value is None and not isinstance(default, Required):
             return default
+        if value is None:
+            self.problem(name, f"missing; choose from {', '.join(sorted(allowed))}")
+            return sorted(allowed)[0]
         if not isinstance(value, str) or value not in allowed:
             self.problem(name, one_of(value, allowed))
             return sorted(allowed)[0]
@@ -95,9 +99,19 @@ class Keys:
         if not isinstance(value, list) or len(value) != length:
             self.problem(name, f"must be a list of {length} items, one per layer")
             return []
-        wrong = [item for item in value if allowed is not None and (isinstance(item, bool) or item not in allowed)]
+        wrong = [item for item in value if allowed is not None and not is_one_of(item, allowed)]
         if wrong:
-            self.problem(name, f"{wrong[0]!r} is not known; known: {', '.join(map(str, sorted(allowed or [])))}")
+            self.problem(name, f"{repr(wrong[0])} is not known; known: {listed(allowed or [])}")
+            return []
+        return value
+
+    def wholes(self, name: str) -> list[int]:
+        """A list of whole numbers of any length; empty where it is wrong or absent."""
+        _, value = self.find([name])
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(type(item) is int for item in value):
+            self.problem(name, "must be a list of whole numbers")
             return []
         return value
 
@@ -137,3 +151,14 @@ class Keys:
 
 def other(names: Sequence[str]) -> str:
     return "or " + ", ".join(names[1:])
+
+
+def is_one_of(item: object, allowed: Collection[Any]) -> bool:
+    """Whether a plain word or number is among those allowed."""
+    return type(item) in (str, int) and item in allowed
+
+
+def listed(allowed: Collection[Any]) -> str:
+    """The allowed values in words; of many only the first and the last."""
+    values = sorted(allowed)
+    return ", ".join(map(str, values)) if len(values) <= 12 else f"{values[0]} to {values[-1]}"

@@ -63,18 +63,19 @@ def layer_kinds(keys: Keys, family: Family, count: int) -> list[str]:
 
 def kda_kinds(inner: Keys, count: int) -> list[str]:
     """Kimi writes two lists of layer numbers that count from one."""
-    lists = [inner.values.get("kda_layers") or [], inner.values.get("full_attn_layers") or []]
-    inner.asked.update({"kda_layers", "full_attn_layers"})
-    if not all(isinstance(item, list) for item in lists) or sorted(lists[0] + lists[1]) != list(range(1, count + 1)):
+    linear, full = inner.wholes("kda_layers"), inner.wholes("full_attn_layers")
+    if sorted(linear + full) != list(range(1, count + 1)):
         inner.problem("kda_layers", f"with full_attn_layers must name each layer from 1 to {count} once")
         return ["full_attention"] * count
-    return ["linear_attention" if layer + 1 in set(lists[0]) else "full_attention" for layer in range(count)]
+    named = set(linear)
+    return ["linear_attention" if layer + 1 in named else "full_attention" for layer in range(count)]
 
 
 def windowed_kinds(keys: Keys, family: Family, count: int) -> list[str]:
     """Every layer slides where a window is set; Qwen must switch it on and keeps the first layers full."""
     used = keys.flag("use_sliding_window", default=not family.window_off)
-    if not (used and keys.has("sliding_window", "sliding_window_size")):
+    set_at_all = keys.has("sliding_window", "sliding_window_size")
+    if not (used and set_at_all):
         return ["full_attention"] * count
     first = keys.whole("max_window_layers", default=0, least=0) if family.window_off else 0
     return ["sliding_attention" if layer >= first else "full_attention" for layer in range(count)]
@@ -148,10 +149,12 @@ def sinks(keys: Keys, family: Family, kind: str) -> bool:
 
 
 def qk_norm(keys: Keys, family: Family) -> Literal["head", "layer"] | None:
-    norm_type = keys.word("qk_norm_type", allowed={"per_layer", "per_head"}, default="per_head")
+    keys.has("qk_norm_type")
     if not keys.flag("use_qk_norm", default=family.qk_norm is not None) or not family.qk_norm_gains:
         return None
-    return "layer" if norm_type == "per_layer" else "head"
+    default = "per_layer" if family.qk_norm == "layer" else "per_head"
+    written = keys.word("qk_norm_type", allowed={"per_layer", "per_head"}, default=default)
+    return "layer" if written == "per_layer" else "head"
 
 
 def latent_attention(keys: Keys, indexer: Indexer | None) -> LatentAttention:

@@ -56,10 +56,14 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """What the software does by itself: kernels fused or not, how attention runs, how the host launches."""
+    """What the software does by itself: kernels fused or not, how attention runs, how the host launches.
+
+    `flash_version` is the generation of flash attention: 1 (2022), 2 (2023), 3 (and fused attention of cuDNN 9).
+    """
 
     framework: Literal["megatron-core", "torchtitan", "fsdp", "deepspeed", "deepseek", "ddp"] = "megatron-core"
     flash_attention: bool = True
+    flash_version: int = 3
     dropout: bool = False
     fused_kernels: bool = True
     cuda_graphs: Literal["none", "partial", "full"] = "none"
@@ -74,7 +78,9 @@ class Plan:
     expert data parallelism is tp cp dp / (ep etp). `layout` is a Megatron pipeline layout string.
     `expert_imbalance` is the hottest rank's share of routed tokens over the mean (1.0: balanced).
     `rank_order` names the axes of the rank line, fastest first, as Megatron's order string does.
-    `sharding` "full" is ZeRO-3 / FSDP; `shard_group` limits it to so many ranks (HSDP; None: all of dp x cp).
+    `fp8_param_gather` keeps the weights themselves in FP8; `activation_fp8_input_store` saves activation-function
+    inputs in FP8. `sharding` "full" is ZeRO-3 / FSDP; `shard_group` limits it to so many ranks (HSDP; None: all
+    of dp x cp).
     """
 
     dp: int
@@ -100,6 +106,7 @@ class Plan:
     optimizer: Optimizer = Optimizer()
     precision: Precision = "bf16"
     fp8_param_gather: bool = False
+    activation_fp8_input_store: bool = False
     recompute: Recompute = Recompute()
     overlap: Overlap = Overlap()
     dispatcher: Dispatcher = "alltoall"

@@ -7,16 +7,21 @@ was made, so that equal scenarios give equal bytes.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from simulator.model.flops import flops_per_token
 
 if TYPE_CHECKING:
     from simulator.evaluate import Prediction
     from simulator.scenario.schema import Scenario
 
+# What may be published of a run and is predicted under the same name, and which of it depends on how FLOPs are counted.
+COUNTS_FLOPS = ("model_flops_per_s_per_gpu", "mfu_fraction")
+ANSWERS = ("step_time_s", "tokens_per_s_per_gpu", *COUNTS_FLOPS, "training_time_s", "peak_memory_bytes")
 SCHEMAS = Path(__file__).parent / "schemas"
 
 
@@ -26,7 +31,30 @@ def evaluate_document(prediction: Prediction) -> dict[str, Any]:
     return {
         "scenario": scenario_document(prediction.scenario),
         **{name: plain(getattr(prediction, name)) for name in figures},
+        "against_published": against_published(prediction),
     }
+
+
+def against_published(prediction: Prediction) -> list[dict[str, Any]]:
+    """Each figure that is known, predicted beside it; FLOPs and MFU counted as the published ones were."""
+    scenario = prediction.scenario
+    published = scenario.published
+    if published is None:
+        return []
+    convention = published.flops_convention or prediction.flops_convention
+    recount = flops_per_token(scenario.model, scenario.run.seq_length, convention) / flops_per_token(
+        scenario.model, scenario.run.seq_length, prediction.flops_convention
+    )
+    rows = []
+    for quantity in ANSWERS:
+        measured = getattr(published, quantity)
+        if measured is None:
+            continue
+        factor = float(recount) if quantity in COUNTS_FLOPS else 1.0
+        predicted = float(getattr(prediction, quantity)) * factor
+        rows.append({"quantity": quantity, "measured": measured, "predicted": predicted,
+                     "error_fraction": predicted / measured - 1})  # fmt: skip
+    return rows
 
 
 def scenario_document(scenario: Scenario) -> dict[str, Any]:
@@ -62,21 +90,28 @@ def scenario_document(scenario: Scenario) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, mappings, sequences and NumPy scalars as dict, list, str, int, float, bool and None."""
+    """Dataclasses, mappings, sequences and NumPy scalars as dict, list, str, int, float, bool and None.
+
+    Infinity, which JSON has not, becomes None: a time between failures where nothing fails.
+    """
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
     if is_dataclass(value) and not isinstance(value, type):
         return {spec.name: plain(getattr(value, spec.name)) for spec in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    return value.item() if hasattr(value, "item") else value
+    value = value.item() if hasattr(value, "item") else value
+    return None if value in (math.inf, -math.inf) else value
 
 
-@cache
+def documented_verbs() -> list[str]:
+    """The verbs whose documents have a schema."""
+    return sorted(path.name.removesuffix(".schema.json") for path in SCHEMAS.glob("*.schema.json"))
+
+
 def document_schema(verb: str) -> dict[str, Any]:
-    """The JSON Schema (2020-12) of a verb's document. Raises KeyError, naming those there are, for another word."""
-    known = {path.name.removesuffix(".schema.json"): path for path in sorted(SCHEMAS.glob("*.schema.json"))}
-    if verb not in known:
-        raise KeyError(f"no document schema {verb}; there are {', '.join(known)}")
-    schema: dict[str, Any] = json.loads(known[verb].read_text(encoding="utf-8"))
+    """The JSON Schema (2020-12) of a verb's document."""
+    schema: dict[str, Any] = json.loads((SCHEMAS / f"{verb}.schema.json").read_text(encoding="utf-8"))
     return schema

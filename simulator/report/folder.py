@@ -12,8 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from hardware.problems import InputError, Problem
+from simulator.scenario.resolved import scenario_yaml
+from simulator.scenario.schema import Scenario
 
 MARK = ".traincast"
+
+
+def evaluation_files(scenario: Scenario, document: Mapping[str, Any]) -> dict[str, str]:
+    """What an evaluation leaves behind, by file name."""
+    from simulator.report.terminal import evaluation_text
+
+    return {
+        "result.json": json_text(document),
+        "scenario.yaml": scenario_yaml(scenario),
+        "report.txt": evaluation_text(document),
+    }
 
 
 def write_results(folder: Path, files: Mapping[str, str]) -> None:
@@ -43,7 +56,7 @@ def write_text(path: Path, text: str) -> None:
 
 def json_text(document: Mapping[str, Any]) -> str:
     """The document as JSON with a final newline; NaN and infinity, which are not JSON, raise ValueError."""
-    return json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
 def _claim(folder: Path) -> None:

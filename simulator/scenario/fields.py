@@ -10,7 +10,7 @@ import types
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from hardware.sections import Section
 from hardware.units import EXAMPLES, UNITS
@@ -36,7 +36,7 @@ def _read_field(spec: Field[Any], hint: Any, section: Section) -> Any:
             return None
         hint = strip_none(hint)
     if is_dataclass(hint):
-        return read_fields(hint, section.section(key))  # type: ignore[type-var]
+        return read_fields(cast("type[Any]", hint), section.section(key))
     if get_origin(hint) is tuple:
         return _read_words(section, key)
     if get_origin(hint) is Literal:
@@ -80,7 +80,7 @@ def strip_none(hint: Any) -> Any:
 
 
 @cache
-def hints(cls: Any) -> dict[str, Any]:
+def hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls)
 
 
@@ -89,11 +89,14 @@ def json_schema(hint: Any, name: str = "") -> dict[str, Any]:
     if is_optional(hint):
         return {"anyOf": [json_schema(strip_none(hint), name), {"type": "null"}]}
     if is_dataclass(hint):
+        known = hints(cast("type", hint))
         return {
             "type": "object",
             "description": " ".join((hint.__doc__ or "").split("\n\n")[0].split()),
-            "properties": {key_of(s.name, hints(hint)[s.name]): _property(hints(hint)[s.name], s) for s in fields(hint)},
-            "required": [key_of(s.name, hints(hint)[s.name]) for s in fields(hint) if s.default is MISSING],
+            "properties": {
+                key_of(each.name, known[each.name]): _property(known[each.name], each) for each in fields(hint)
+            },
+            "required": [key_of(each.name, known[each.name]) for each in fields(hint) if each.default is MISSING],
             "additionalProperties": False,
         }
     if get_origin(hint) is Literal:

@@ -2,45 +2,65 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from hardware import catalogue
 from hardware.documents import Document, read_document
-from hardware.problems import InputError, Place, Problem
+from hardware.kernels.curves import PRECISIONS
+from hardware.problems import InputError, Place, Problem, one_of
 from hardware.sections import Section
 from hardware.specs import Cluster
 from simulator.model.catalogue import load
+from simulator.model.catalogue import names as model_names
+from simulator.model.flops import CONVENTIONS
 from simulator.model.huggingface import from_huggingface
 from simulator.model.inline import from_mapping
 from simulator.model.spec import Model
-from simulator.plan.spec import Plan
+from simulator.plan.rules import check, without_effect
+from simulator.plan.spec import Plan, Precision
+from simulator.run.read import KEYS as POLICIES
+from simulator.run.read import RunPolicies, read_run
 from simulator.scenario.fields import json_schema, read_fields
 from simulator.scenario.overrides import apply_overrides, attributed
 
 T = TypeVar("T")
+MOST_GPUS = 10_000_000
+MOST_SLOTS = 1_000_000
+NOT_MODELLED = (
+    "'full' gathers weights for every micro-batch; that beside overlapped forwards and backwards is not modelled: "
+    "take sharding optimizer, or a schedule other than dualpipe and overlap.moe_ep false"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What is trained on: sequences of `seq_length` tokens, `tokens` in all."""
+    """What is trained on: sequences of `seq_length` tokens, `tokens` in all; `policies` say how the run is kept up
+    (None: nothing ever breaks, and the whole run is not simulated)."""
 
     seq_length: int
     tokens: float
+    policies: RunPolicies | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What the world measured for this very scenario, with its source; what is not known is left out."""
+    """What the world measured for this very scenario, with its source; what is not known is left out.
+
+    `flops_convention` names how FLOPs and MFU were counted (simulator.model.flops).
+    """
 
     source: str
     step_time_s: float | None = None
     tokens_per_s_per_gpu: float | None = None
     model_flops_per_s_per_gpu: float | None = None
     mfu_fraction: float | None = None
-    gpu_hours_per_1e12_tokens: float | None = None
+    flops_convention: str | None = None
     training_time_s: float | None = None
     peak_memory_bytes: float | None = None
     notes: str | None = None
@@ -48,7 +68,11 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One question: this model, on this cluster, laid out by this plan, for this run."""
+    """One question: this model, on this cluster, laid out by this plan, for this run.
+
+    `file` is where it was read and `written` its data with the overrides applied; `warnings` name settings that are
+    legal and change nothing.
+    """
 
     name: str
     question: str
@@ -58,6 +82,9 @@ class Scenario:
     run: Run
     source: str | None = None
     published: Published | None = None
+    file: str = "scenario"
+    written: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    warnings: tuple[str, ...] = ()
 
 
 def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
@@ -72,8 +99,9 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
     try:
         return read_scenario(document, Path(path).stem)
     except InputError as error:
-        placed = [attributed(problem, overrides) for problem in error.problems]
-        raise InputError(sorted(placed, key=lambda p: (p.line is None, p.line or 0))) from None
+        file = document.place.file
+        placed = [attributed(each, overrides) if each.file == file else each for each in error.problems]
+        raise InputError(sorted(placed, key=lambda each: (each.file != file, each.line is None, each.line))) from None
 
 
 def read_scenario(document: Document, name: str) -> Scenario:
@@ -84,16 +112,28 @@ def read_scenario(document: Document, name: str) -> Scenario:
     model = _whole(top, lambda: _read_model(top.take("model"), top.place.under("model")))
     cluster = _whole(top, lambda: _read_cluster(top.section("cluster")))
     plan = _whole(top, lambda: _read_plan(top.section("plan"), _gpus(top)))
-    run = _whole(top, lambda: read_fields(Run, top.section("run")))
-    known = "published" in top.data
-    published = _whole(top, lambda: read_fields(Published, top.section("published"))) if known else None
-    top.seen.add("published")
+    run = _whole(top, lambda: _read_run(top.section("run")))
+    published = _whole(top, lambda: _read_published(top.section("published"))) if "published" in top.data else None
     top.done()
     if model and cluster and plan and run:
-        top.problems += legality(model, cluster, plan, run, top.place)
+        top.problems += illegal(model, cluster, plan, run, top.place)
     top.raise_problems()
-    assert model and cluster and plan and run
-    return Scenario(title, question, model, cluster, plan, run, source, published)
+    if model is None or cluster is None or plan is None or run is None:
+        raise AssertionError("a section is missing though no problem was found")
+    idle = without_effect(model, plan, gpus=cluster.gpus, seq_length=run.seq_length)
+    return Scenario(
+        name=title,
+        question=question,
+        model=model,
+        cluster=cluster,
+        plan=plan,
+        run=run,
+        source=source,
+        published=published,
+        file=document.place.file,
+        written=document.data,
+        warnings=tuple(f"{violation.key} {violation.message}" for violation in idle),
+    )
 
 
 def _whole(top: Section, read: Callable[[], T]) -> T | None:
@@ -111,16 +151,15 @@ def _read_model(written: Any, at: Place) -> Model | None:
     """A catalogue name, {huggingface: path to a config.json beside the scenario}, or a model written out."""
     if written is None:
         return None
-    try:
-        if isinstance(written, str):
-            return load(written)
-        if isinstance(written, Mapping) and "huggingface" in written:
-            return _read_huggingface(Section(written, at))
-        if isinstance(written, Mapping):
-            return from_mapping(written, "model")
-    except ValueError as error:
-        raise InputError([at.problem(str(error))]) from None
-    raise InputError([at.problem("must be a catalogue name, {huggingface: path} or a model written out")])
+    if isinstance(written, str):
+        if written not in model_names():
+            raise InputError([at.problem(f"model {one_of(written, model_names())}")])
+        return load(written)
+    if not isinstance(written, Mapping):
+        raise InputError([at.problem("must be a catalogue name, {huggingface: path} or a model written out")])
+    if "huggingface" in written:
+        return _read_huggingface(Section(written, at))
+    return from_mapping(written, "model", at)
 
 
 def _read_huggingface(section: Section) -> Model:
@@ -128,10 +167,13 @@ def _read_huggingface(section: Section) -> Model:
     section.done()
     section.raise_problems()
     file = Path(section.place.file).parent / str(path)
+    if not file.is_file():
+        section.report("huggingface", f"there is no file {file}; the path is read from the scenario's folder")
+        section.raise_problems()
     config = read_document(file)
     if not isinstance(config.data, Mapping):
         raise InputError([config.place.problem("holds no mapping; a Hugging Face config.json is one")])
-    return from_huggingface(config.data, name or file.parent.name or file.stem, str(path))
+    return from_huggingface(config.data, name or file.parent.name or file.stem, config.place, str(path))
 
 
 def _read_cluster(section: Section) -> Cluster | None:
@@ -149,6 +191,23 @@ def _read_cluster(section: Section) -> Cluster | None:
     return catalogue.cluster(gpus, node, fabric, write, read, pue, title, at)
 
 
+def _read_run(section: Section) -> Run:
+    seq_length, tokens = section.count("seq_length"), section.quantity("tokens", "tokens")
+    section.seen.update(POLICIES)
+    section.done()
+    return Run(seq_length, tokens, read_run(section.data, section.place))
+
+
+def _read_published(section: Section) -> Published:
+    published = read_fields(Published, section)
+    counts_flops = published.mfu_fraction or published.model_flops_per_s_per_gpu
+    if published.flops_convention is None and counts_flops:
+        section.report("flops_convention", f"is missing: say how FLOPs were counted, {', '.join(CONVENTIONS)}")
+    elif published.flops_convention is not None and published.flops_convention not in CONVENTIONS:
+        section.report("flops_convention", one_of(published.flops_convention, CONVENTIONS))
+    return published
+
+
 def _gpus(top: Section) -> int | None:
     """The cluster's number of GPUs as far as it can be read, whatever else is wrong with the cluster."""
     cluster = top.data.get("cluster")
@@ -158,34 +217,118 @@ def _gpus(top: Section) -> int | None:
 
 def _read_plan(section: Section, gpus: int | None) -> Plan:
     """The plan as written, with what follows from the rest: dp fills the GPUs, the schedule follows pp and vpp."""
-    tp, cp, pp, vpp = (section.data.get(name, 1) for name in ("tp", "cp", "pp", "vpp"))
-    if all(map(_is_count, (tp, cp, pp, vpp))):
-        schedule = "none" if pp == 1 else "1f1b" if vpp == 1 else "interleaved"
+    degrees = {name: section.data.get(name, 1) for name in ("tp", "cp", "pp", "vpp")}
+    if all(map(_is_count, degrees.values())):
+        vpp = degrees.pop("vpp")
+        schedule = "none" if degrees["pp"] == 1 else "1f1b" if vpp == 1 else "interleaved"
         section.data = {"schedule": schedule, **section.data}
         if gpus is not None:
-            _fill_gpus(section, gpus, tp * cp * pp, f"tp {tp} x cp {cp} x pp {pp}")
-    if gpus is None or not section.broken and "dp" not in section.data:
-        section.data = {"dp": 1, **section.data}  # only so that reading goes on: another problem was reported
+            _fill_gpus(section, gpus, degrees)
+    if not section.broken:
+        section.data = {"dp": 1, **section.data}  # a stand-in where dp could not be derived: that was reported
     return read_fields(Plan, section)
 
 
-def _fill_gpus(section: Section, gpus: int, replica: int, degrees: str) -> None:
+def _fill_gpus(section: Section, gpus: int, degrees: Mapping[str, int]) -> None:
     """Derives dp where it was left out; reports a plan that does not use every GPU of the cluster exactly once."""
-    dp = section.data.get("dp")
+    replica = math.prod(degrees.values())
+    written, dp = " x ".join(f"{name} {degree}" for name, degree in degrees.items()), section.data.get("dp")
     if gpus % replica:
-        nearest = " or ".join(str(n) for n in (gpus // replica * replica, (gpus // replica + 1) * replica) if n)
-        message = f"{degrees} = {replica} GPUs does not divide the cluster's {gpus}; change a degree, or take {nearest} GPUs"
-        section.problems.append(section.place.problem(message))
+        products = dict(zip(degrees, accumulate(degrees.values(), operator.mul), strict=True))
+        culprit = next(name for name, product in products.items() if gpus % product)
+        nearest = " or ".join(str(n * replica) for n in (gpus // replica, gpus // replica + 1) if n)
+        section.report(culprit, f"{written} = {replica} GPUs to a replica does not divide the cluster's {gpus}; change "
+                       f"a degree, or take {nearest} GPUs")  # fmt: skip
     elif dp is None:
         section.data = {"dp": gpus // replica, **section.data}
     elif _is_count(dp) and dp * replica != gpus:
-        message = f"is {dp}, but {degrees} x dp {dp} = {dp * replica} GPUs and the cluster has {gpus}"
-        section.report("dp", f"{message}; leave dp out, or write {gpus // replica}")
+        section.report("dp", f"is {dp}, but {written} x dp {dp} = {dp * replica} GPUs and the cluster has {gpus}; "
+                       f"leave dp out, or write {gpus // replica}")  # fmt: skip
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < MOST_GPUS
 
 
-def legality(model: Model, cluster: Cluster, plan: Plan, run: Run, top: Place) -> list[Problem]:
-    return []
+def illegal(model: Model, cluster: Cluster, plan: Plan, run: Run, top: Place) -> list[Problem]:
+    """What keeps a plan that can be read from running: broken rules, what the GPU lacks, what is not modelled."""
+    broken = check(model, plan, gpus=cluster.gpus, seq_length=run.seq_length)
+    found = [(violation.key, violation.message) for violation in broken]
+    part = cluster.accelerator
+    able = [name for name, each in PRECISIONS.items() if {each.format, *each.needs} <= set(part.peak_flops_per_s)]
+    if plan.precision not in able:
+        offered = ", ".join(name for name in get_args(Precision) if name in able)
+        found.append(("plan.precision", f"{part.name} cannot compute in {plan.precision}; it can in {offered}"))
+    if plan.optimizer.kind == "muon" and "bf16" not in able:
+        found.append(("plan.optimizer.kind", f"muon computes in bf16, which {part.name} lacks; take adamw"))
+    found += _beyond(plan, run)
+    if plan.sharding == "full" and (plan.overlap.moe_ep or plan.schedule in ("dualpipe", "dualpipe-v")):
+        found.append(("plan.sharding", NOT_MODELLED))
+    return [top.under(key).problem(message) for key, message in found]
+
+
+def _beyond(plan: Plan, run: Run) -> list[tuple[str, str]]:
+    """Figures far beyond any real run, which would only exhaust memory or arithmetic, as (key, message)."""
+    slots = plan.microbatches * plan.pp * plan.vpp
+    limits = {
+        "run.seq_length": (run.seq_length, 10**9),
+        "run.tokens": (run.tokens, 1e18),
+        "plan.micro_batch_size": (plan.micro_batch_size, 10**6),
+        "plan.vocab_divisible_by": (plan.vocab_divisible_by, 10**6),
+        "plan.expert_imbalance": (plan.expert_imbalance, 1e4),
+        "plan.capacity_factor": (plan.capacity_factor or 0, 1e4),
+    }
+    found = [(key, f"{value:g} is beyond {most:g}, the most that is modelled") for key, (value, most) in limits.items()
+             if value > most]  # fmt: skip
+    if run.tokens < plan.global_batch_size * run.seq_length:
+        found.append(
+            ("run.tokens", f"{run.tokens:g} is less than one step: {plan.global_batch_size} x {run.seq_length}")
+        )
+    if slots > MOST_SLOTS:
+        what = f"{plan.microbatches} micro-batches per replica make {slots} slots; at most {MOST_SLOTS} are simulated"
+        found.append(("plan.global_batch_size", f"{what}, take a larger micro_batch_size"))
+    return found
+
+
+def scenario_schema() -> dict[str, Any]:
+    """The JSON Schema of scenario files, for editors; own hardware and models written out stay free-form in it."""
+    plan = json_schema(Plan)
+    plan["required"] = [name for name in plan["required"] if name != "dp"]
+    part = {"anyOf": [{"type": "string"}, {"type": "object"}]}
+    cluster = {
+        "gpus": {"type": "integer", "minimum": 1},
+        "node": {**part, "examples": catalogue.names("nodes")},
+        "fabric": {**part, "examples": catalogue.names("fabrics")},
+        "name": {"type": "string"},
+        "pue": {"type": "number", "minimum": 1},
+        **{name: {"type": "string", "examples": ["1 TB/s"]} for name in ("storage_write", "storage_read")},
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "traincast scenario",
+        "type": "object",
+        "properties": {
+            **{key: {"type": "string"} for key in ("name", "question", "source")},
+            "model": {**part, "examples": model_names()},
+            "cluster": {
+                "type": "object",
+                "properties": cluster,
+                "required": ["gpus", "node", "fabric"],
+                "additionalProperties": False,
+            },
+            "plan": plan,
+            "run": {
+                "type": "object",
+                "properties": {
+                    "seq_length": json_schema(int),
+                    "tokens": json_schema(float, "tokens"),
+                    **{name: {} for name in POLICIES},
+                },
+                "required": ["seq_length", "tokens"],
+                "additionalProperties": False,
+            },
+            "published": json_schema(Published),
+        },
+        "required": ["model", "cluster", "plan", "run"],
+        "additionalProperties": False,
+    }

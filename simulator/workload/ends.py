@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from simulator.model.spec import Model
 from simulator.workload.linears import column_input, norm, row_output
-from simulator.workload.operators import Exchange, Matmul, Operator, Pass, Tensor, Work
+from simulator.workload.operators import Exchange, Matmul, Number, Operator, Pass, Tensor, Work
 from simulator.workload.shape import Shape, padded_vocab
 
 
 def embedding_work(model: Model, shape: Shape) -> Work:
-    """Vocabulary-parallel lookup; backward adds fp32 gradients row by row, so no matrix product (theory 2.2)."""
+    """Vocabulary-parallel lookup; backward adds fp32 gradients row by row, so no matrix product."""
     element, h = shape.element_bytes, shape.hidden
     looked_up = Pass("embedding", "copy", 2 * element * h * shape.tokens, (element + 8.0) * h * shape.tokens, 2, 2)
     return Work((looked_up, row_output("embedding_output", h, shape)), ())
@@ -19,7 +19,7 @@ def head_work(model: Model, shape: Shape) -> Work:
     """Final norm, output projection over the padded vocabulary in 16 bit, vocabulary-parallel cross-entropy.
 
     Cross-entropy: 16-bit logits are cast to fp32, reduced to maximum and sum, exponentiated in place, and turned
-    into the gradient in place (theory 3.5): five to eight passes over the logits, two thirds of them when fused.
+    into the gradient in place: five to eight passes over the logits, two thirds of them when fused.
     """
     element, h, plan = shape.element_bytes, shape.hidden, shape.plan
     columns = padded_vocab(model.vocab, plan) / plan.tp
@@ -44,14 +44,21 @@ def head_work(model: Model, shape: Shape) -> Work:
     saved = (
         Tensor("final_norm_input", element * h * shape.sharded_tokens),
         Tensor("head_input", element * h * shape.sharded_tokens, until_wgrad=True),
-        Tensor("logits", 4.0 * logits),
+        # Fused cross-entropy keeps the 16-bit softmax, the unfused one its fp32 copy.
+        Tensor("logits", (element if fused else 4.0) * logits),
     )
     return Work(operators, saved)
 
 
-def logits_transient_bytes(model: Model, shape: Shape) -> float:
-    """16-bit logits beside their fp32 copy, and the 16-bit gradient, at the moment of the loss (theory 3.5)."""
-    return 2 * shape.element_bytes * shape.tokens * padded_vocab(model.vocab, shape.plan) / shape.plan.tp
+def head_working_bytes(model: Model, shape: Shape) -> Number:
+    """What the head's backward allocates for a moment beside its saved tensors.
+
+    The 16-bit gradient of the logits (and, unfused, their 16-bit original beside the fp32 copy), the gathered input
+    with its gradient, and the placeholder gradient of the weight that Megatron-Core's fused accumulation returns.
+    """
+    columns = padded_vocab(model.vocab, shape.plan) / shape.plan.tp
+    copies = 1 if shape.plan.stack.fused_kernels else 2
+    return shape.element_bytes * (copies * shape.tokens * columns + (2 * shape.tokens + columns) * shape.hidden)
 
 
 def mtp_glue_work(model: Model, shape: Shape) -> Work:

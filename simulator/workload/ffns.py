@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from simulator.model.components import linears
 from simulator.model.spec import FFN, DenseFFN, MoE
-from simulator.workload.linears import casts, column_input, matmul, norm, row_output
-from simulator.workload.mixers import dropout
+from simulator.workload.linears import addition, casts, column_input, matmul, norm, row_output
+from simulator.workload.mixers import residual
 from simulator.workload.operators import Exchange, Matmul, Modules, Number, Operator, Pass, Routing, Tensor, Work
 from simulator.workload.shape import Shape
 
 
 def activation(name: str, width: Number, rows: Number, gated: bool, shape: Shape, modules: Modules) -> Pass:
-    """SwiGLU reads two and writes one, its backward reads three and writes two (theory 6.4); GELU one fewer each."""
+    """SwiGLU reads two and writes one, its backward reads three and writes two; GELU one fewer each."""
     element = shape.element_bytes
     forward, backward = (3, 5) if gated else (2, 3)
     unfused = 1 if shape.plan.stack.fused_kernels else 2
@@ -41,13 +41,13 @@ def dense_work(ffn: DenseFFN, shape: Shape) -> Work:
         *casts(fc2, shape),
         fc2,
         row_output("mlp_output", h, shape, mlp),
-        *dropout("mlp", shape),
+        *residual("mlp", shape),
     )
     rows = shape.sharded_tokens
     saved = [
         Tensor("residual_2", element * h * rows),
         Tensor("fc1_input", shape.input_bytes * h * rows, mlp, until_wgrad=True),
-        Tensor("fc1_output", element * (2 if ffn.gated else 1) * ffn.width / t * shape.tokens, mlp),
+        Tensor("fc1_output", shape.activation_bytes * (2 if ffn.gated else 1) * ffn.width / t * shape.tokens, mlp),
         Tensor("fc2_input", shape.input_bytes * ffn.width / t * shape.tokens, mlp, until_wgrad=True),
     ]
     if shape.plan.stack.dropout:
@@ -56,7 +56,7 @@ def dense_work(ffn: DenseFFN, shape: Shape) -> Work:
 
 
 def routed_rows(moe: MoE, shape: Shape) -> Number:
-    """Token copies that the hottest rank's local experts receive (theory 3.2.4): A k etp, times the imbalance."""
+    """Token copies that the hottest rank's local experts receive: A k etp, times the imbalance."""
     plan = shape.plan
     filled = plan.capacity_factor if plan.capacity_factor is not None else plan.expert_imbalance
     return shape.sharded_tokens * moe.top_k * plan.etp * filled
@@ -71,14 +71,14 @@ def moe_work(moe: MoE, shape: Shape) -> Work:
     products = {linear.name: linear for linear in linears(moe, h)}
     router = matmul(products["router"], shape, inside)
     operators: list[Operator] = [norm("mlp_norm", h, tokens, shape, ("layernorm",)), router]
-    # Scores, top-k, maps and probabilities in fp32: read and written a few times, small but many kernels.
-    score_bytes = 4.0 * moe.experts * tokens
-    operators.append(Pass("routing", "elementwise", 4 * score_bytes, 4 * score_bytes, 8, 6, inside))
+    operators.append(routing_pass(moe, tokens, inside))
     if "latent_down" in products:
         operators.append(matmul(products["latent_down"], shape, inside))
     operators += expert_operators(moe, width, rows, shape)
     if "latent_up" in products:
         operators.append(matmul(products["latent_up"], shape, inside))
+    # Gradients of router, dispatch and shared expert meet at the norm's output.
+    operators += residual("moe", shape)
     saved = [
         Tensor("residual_2", element * h * tokens),
         Tensor("router_input", element * h * tokens, ("layernorm",), until_wgrad=True),
@@ -87,9 +87,19 @@ def moe_work(moe: MoE, shape: Shape) -> Work:
     ]
     if moe.shared_width:
         shared = shared_work(moe, shape)
-        operators += shared.operators
+        operators += [*shared.operators, addition("shared_sum", h, tokens, shape, modules=inside)]
         saved += shared.saved
     return Work(tuple(operators), tuple(saved))
+
+
+def routing_pass(moe: MoE, tokens: Number, modules: Modules) -> Pass:
+    """Scores, top-k, maps, sorting and counts in fp32: few bytes in many small kernels.
+
+    2.1 ms for routers and maps of four layers, both directions, in DeepSeek's profile (deepseek-ai/profile-data), are
+    some fifty launches a layer and direction at 5 us; Megatron-Core's fused router needs about half.
+    """
+    moved = 16.0 * moe.experts * tokens
+    return Pass("routing", "elementwise", moved, moved, 24, 16, modules)
 
 
 def expert_operators(moe: MoE, width: int, rows: Number, shape: Shape) -> list[Operator]:
@@ -117,12 +127,14 @@ def expert_operators(moe: MoE, width: int, rows: Number, shape: Shape) -> list[O
         quantized=shape.quantized,
         modules=inside,
     )
-    routing = (shape.sharded_tokens, width, moe.top_k, moe.experts, moe.groups, moe.group_top_k)
-    moved = 2 * element * width * rows
+    routing = (shape.sharded_tokens, width, moe.top_k, moe.experts, moe.groups, moe.group_top_k, plan.dispatch_fp8)
     fp8_in = plan.dispatch_fp8 and shape.quantized
+    # NCCL's all-to-all needs copies sorted by rank before and by expert after; DeepEP and HybridEP only expand.
+    passes = 1 if plan.dispatcher in ("deepep", "hybridep") else 2
+    out_bytes, home_bytes = (passes * 2 * size * width * rows for size in (low if fp8_in else element, element))
     return [
-        Pass("permute", "permute", moved, moved, 2, 2, inside),
-        Routing("dispatch", *routing, forward_element_bytes=low, backward_element_bytes=element),
+        Pass("permute", "permute", out_bytes, home_bytes, passes, passes, inside),
+        Routing("dispatch", *routing),
         *expert_tensor_exchange("all_gather", rows * width * low, plan.etp),
         *casts(fc1, shape, cast_input=not fp8_in),
         fc1,
@@ -130,8 +142,8 @@ def expert_operators(moe: MoE, width: int, rows: Number, shape: Shape) -> list[O
         *casts(fc2, shape, cast_grad=not fp8_in),
         fc2,
         *expert_tensor_exchange("reduce_scatter", rows * width * element, plan.etp),
-        Routing("combine", *routing, forward_element_bytes=element, backward_element_bytes=low),
-        Pass("unpermute", "permute", moved, moved, 2, 2, inside),
+        Routing("combine", *routing),
+        Pass("unpermute", "permute", home_bytes, out_bytes, passes, passes, inside),
     ]
 
 
@@ -145,17 +157,17 @@ def expert_tensor_exchange(operation: str, total_bytes: Number, etp: int) -> tup
 
 def expert_saved(moe: MoE, width: int, rows: Number, shape: Shape) -> tuple[Tensor, ...]:
     """FC1 input as received, FC1 output, and the activation's output, per routed token copy."""
-    element, expert_width = shape.element_bytes, moe.width / shape.plan.etp
+    expert_width = moe.width / shape.plan.etp
     return (
         Tensor("expert_fc1_input", shape.input_bytes * width * rows, ("moe",), until_wgrad=True),
-        Tensor("expert_fc1_output", element * (2 if moe.gated else 1) * expert_width * rows, ("moe",)),
+        Tensor("expert_fc1_output", shape.activation_bytes * (2 if moe.gated else 1) * expert_width * rows, ("moe",)),
         Tensor("expert_fc2_input", shape.input_bytes * expert_width * rows, ("moe", "moe_act"), until_wgrad=True),
     )
 
 
 def shared_work(moe: MoE, shape: Shape) -> Work:
     """The shared expert: a dense feed-forward on every token, split over tp."""
-    element, t, h = shape.element_bytes, shape.plan.tp, shape.hidden
+    t, h = shape.plan.tp, shape.hidden
     modules: Modules = ("moe", "shared_experts")
     products = {linear.name: linear for linear in linears(moe, h)}
     fc1, fc2 = (matmul(products[name], shape, modules) for name in ("shared_fc1", "shared_fc2"))
@@ -170,7 +182,7 @@ def shared_work(moe: MoE, shape: Shape) -> Work:
     )
     width = moe.shared_width / t * shape.tokens
     saved = (
-        Tensor("shared_fc1_output", element * (2 if moe.gated else 1) * width, modules),
+        Tensor("shared_fc1_output", shape.activation_bytes * (2 if moe.gated else 1) * width, modules),
         Tensor("shared_fc2_input", shape.input_bytes * width, modules, until_wgrad=True),
     )
     return Work(operators, saved)

@@ -51,7 +51,8 @@ def casts(product: Matmul, shape: Shape, cast_input: bool = True, cast_grad: boo
 
 
 def column_input(name: str, width: Number, shape: Shape, modules: Modules = ()) -> Exchange:
-    """What tensor parallelism moves before a column-parallel linear (theory: 2 AG + 2 RS forward per layer).
+    """What tensor parallelism moves before a column-parallel linear (arXiv 2205.05198: two all-gathers and two
+    reduce-scatters forward per layer).
 
     With sequence parallelism the token shards are gathered (in the linear's own precision), reduce-scattered in
     backward, and gathered once more for the weight gradient; without it backward all-reduces the input gradient.
@@ -90,19 +91,24 @@ def row_output(name: str, width: Number, shape: Shape, modules: Modules = ()) ->
 
 
 def norm(name: str, width: Number, rows: Number, shape: Shape, modules: Modules = ()) -> Pass:
-    """A norm with the residual addition before it: reads and writes the stream, and once more in backward.
+    """A norm: forward reads and writes the stream; backward reads gradient and input and writes.
 
-    Forward reads input and residual and writes sum and norm; backward reads gradient, input and residual
-    gradient, writes the input gradient (theory 6.4).
+    Unfused software (2021-22) casts to fp32 and back in kernels of their own.
     """
     element = shape.element_bytes
     fused = shape.plan.stack.fused_kernels
     return Pass(
         name,
         "norm",
-        forward_bytes=rows * width * element * (4 if fused else 6),
-        backward_bytes=rows * width * element * (5 if fused else 7),
+        forward_bytes=rows * width * element * (2 if fused else 4),
+        backward_bytes=rows * width * element * (3 if fused else 5),
         forward_kernels=1 if fused else 2,
         backward_kernels=2 if fused else 3,
         modules=modules,
     )
+
+
+def addition(name: str, width: Number, rows: Number, shape: Shape, terms: int = 2, modules: Modules = ()) -> Pass:
+    """Sum of `terms` tensors: reads them and writes one; backward sums the gradients that come back."""
+    moved = rows * width * shape.element_bytes * (terms + 1)
+    return Pass(name, "elementwise", moved, moved, terms - 1, terms - 1, modules)

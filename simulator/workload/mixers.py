@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from simulator.model.components import linears
+from simulator.model.flops import core_flops_per_token, indexer_flops_per_token
 from simulator.model.spec import (
     Attention,
     CompressedAttention,
@@ -16,7 +17,7 @@ from simulator.model.spec import (
     Mamba2,
     Mixer,
 )
-from simulator.workload.linears import casts, column_input, matmul, norm, row_output
+from simulator.workload.linears import addition, casts, column_input, matmul, norm, row_output
 from simulator.workload.operators import (
     CoreAttention,
     Exchange,
@@ -24,7 +25,7 @@ from simulator.workload.operators import (
     Number,
     Operator,
     Pass,
-    Recurrence,
+    Scan,
     Tensor,
     Work,
 )
@@ -40,13 +41,16 @@ def core_attention(mixer: Attention | LatentAttention, shape: Shape) -> tuple[tu
     else:
         kv_heads = mixer.heads / t
         qk_dim, v_dim, window = mixer.nope_head_dim + mixer.rope_head_dim, mixer.v_head_dim, None
+    if mixer.indexer:
+        window = min(mixer.indexer.top_k, window or mixer.indexer.top_k)
     heads = mixer.heads / t
     ulysses = plan.cp if plan.cp_comm == "a2a" else 1
+    length = attention_length(mixer, shape)
     core = CoreAttention(
         "core_attention",
-        batch=shape.batch,
-        queries=shape.seq / plan.cp * ulysses,
-        keys=shape.seq,
+        batch=shape.batch * shape.seq / length,
+        queries=length / plan.cp * ulysses,
+        keys=length,
         heads=heads / ulysses,
         kv_heads=np.maximum(1, kv_heads / ulysses),
         qk_dim=qk_dim,
@@ -56,7 +60,7 @@ def core_attention(mixer: Attention | LatentAttention, shape: Shape) -> tuple[tu
     )
     element = shape.element_bytes
     kv_bytes = shape.tokens * kv_heads * (qk_dim + v_dim) * element
-    operators: tuple[Operator, ...] = (*context_exchange(core, kv_bytes, shape), core)
+    operators: tuple[Operator, ...] = (*context_exchange(core, kv_bytes, shape), *index_scores(mixer, shape), core)
     if shape.plan.stack.flash_attention:
         scores = Tensor("attention_lse", 4 * heads * shape.tokens, ("core_attn",))
     else:
@@ -64,6 +68,19 @@ def core_attention(mixer: Attention | LatentAttention, shape: Shape) -> tuple[tu
         per_score = 5 if plan.stack.dropout else 2
         scores = Tensor("attention_scores", per_score * heads * shape.tokens * shape.seq, ("core_attn",))
     return operators, (scores,)
+
+
+def attention_length(mixer: Attention | LatentAttention, shape: Shape) -> int:
+    """Tokens that attend to each other: the sequence, or a chunk of it."""
+    return min(shape.seq, getattr(mixer, "chunk", None) or shape.seq)
+
+
+def index_scores(mixer: Attention | LatentAttention | CompressedAttention, shape: Shape) -> tuple[Operator, ...]:
+    """Scores of a sparse-attention indexer over all earlier keys, replicated over tp."""
+    if mixer.indexer is None:
+        return ()
+    flops = indexer_flops_per_token(mixer, shape.seq) * shape.tokens
+    return (Scan("index_scores", flops, 4.0 * mixer.indexer.heads * mixer.indexer.head_dim * shape.tokens),)
 
 
 def context_exchange(core: CoreAttention, kv_bytes: Number, shape: Shape) -> tuple[Exchange, ...]:
@@ -100,7 +117,7 @@ def attention_work(mixer: Attention, shape: Shape) -> Work:
         operators.append(norm("qk_norm", q_width + kv_width / 2, shape.tokens, shape))
     operators += [rope(q_width + kv_width / 2, shape), *core]
     out = matmul(products["out"], shape)
-    operators += [*casts(out, shape), out, row_output("attention_output", h, shape), *dropout("attention", shape)]
+    operators += [*casts(out, shape), out, row_output("attention_output", h, shape), *residual("attention", shape)]
     saved = [
         Tensor("residual_1", element * h * shape.sharded_tokens),
         Tensor("qkv_input", shape.input_bytes * h * shape.sharded_tokens, until_wgrad=True),
@@ -113,7 +130,8 @@ def attention_work(mixer: Attention, shape: Shape) -> Work:
 
 def output_saved(width: Number, shape: Shape) -> tuple[Tensor, ...]:
     """The attention output, kept once for attention's backward and, quantised, once more for its projection."""
-    kept = (Tensor("attention_output", shape.element_bytes * width * shape.tokens, until_wgrad=True),)
+    output = Tensor("attention_output", shape.element_bytes * width * shape.tokens, until_wgrad=True)
+    kept: tuple[Tensor, ...] = (output,)
     if shape.quantized:
         kept += (Tensor("projection_input", shape.input_bytes * width * shape.tokens, until_wgrad=True),)
     if shape.plan.stack.dropout:
@@ -122,19 +140,24 @@ def output_saved(width: Number, shape: Shape) -> tuple[Tensor, ...]:
 
 
 def rope(width: Number, shape: Shape) -> Pass:
-    """Rotary embedding of queries and keys: reads and writes them (theory 6.4)."""
+    """Rotary embedding of queries and keys: reads and writes them."""
     moved = 2 * shape.element_bytes * width * shape.tokens
     return Pass("rope", "elementwise", moved, moved)
 
 
-def dropout(name: str, shape: Shape) -> tuple[Operator, ...]:
-    """Bias, dropout and residual addition in one kernel where fused, in three where not (2021-22 software)."""
+def residual(name: str, shape: Shape) -> tuple[Operator, ...]:
+    """The block's output joins the residual stream; with dropout in the same kernel where fused, in three where
+    not (bias, dropout, addition of 2021-22 software)."""
+    joined = addition(f"{name}_residual", shape.hidden, shape.sharded_tokens, shape)
     if not shape.plan.stack.dropout:
-        return ()
-    rows, element = shape.sharded_tokens * shape.hidden, shape.element_bytes
-    kernels = 1 if shape.plan.stack.fused_kernels else 3
-    moved = rows * (element * 2 * kernels + 1)
-    return (Pass(f"{name}_dropout", "elementwise", moved, moved, kernels, kernels),)
+        return (joined,)
+    mask = 1.0 * shape.sharded_tokens * shape.hidden
+    if shape.plan.stack.fused_kernels:
+        return (
+            replace(joined, forward_bytes=joined.forward_bytes + mask, backward_bytes=joined.backward_bytes + mask),
+        )
+    unfused = 2 * shape.sharded_tokens * shape.hidden * shape.element_bytes * 2 + mask
+    return (joined, Pass(f"{name}_dropout", "elementwise", unfused, unfused, 2, 2))
 
 
 def latent_attention_work(mixer: LatentAttention, shape: Shape) -> Work:
@@ -156,9 +179,17 @@ def latent_attention_work(mixer: LatentAttention, shape: Shape) -> Work:
             product = matmul(linear, shape, up)
             operators += [*casts(product, shape), product]
     heads = mixer.heads / t
-    operators.append(replace(rope(2 * heads * qk_dim, shape), modules=up))
+    # Queries are rotated in place in their rotary part; keys are put together from content and one rotary key.
+    rotated = 2 * heads * mixer.rope_head_dim + heads * (mixer.nope_head_dim + qk_dim)
+    operators.append(replace(rope(rotated / 2, shape), modules=up))
     out = matmul(products["out"], shape)
-    operators += [*core, *casts(out, shape), out, row_output("attention_output", h, shape)]
+    operators += [
+        *core,
+        *casts(out, shape),
+        out,
+        row_output("attention_output", h, shape),
+        *residual("attention", shape),
+    ]
     # Latents are kept as they leave the down-projections and, normed, as inputs of the up-projections.
     latents = element * (latent + mixer.rope_head_dim) + shape.input_bytes * latent
     saved = [
@@ -196,8 +227,13 @@ def compressed_attention_work(mixer: CompressedAttention, shape: Shape) -> Work:
     operators: list[Operator] = [norm("input_norm", h, shape.sharded_tokens, shape), column_input("latents", h, shape)]
     for product in products:
         operators += [*casts(product, shape), product]
-    operators += [rope(width + mixer.head_dim, shape), *context_exchange(core, kv_bytes, shape), core]
-    operators.append(row_output("attention_output", h, shape))
+    operators += [
+        rope(width + mixer.head_dim, shape),
+        *context_exchange(core, kv_bytes, shape),
+        *index_scores(mixer, shape),
+        core,
+    ]
+    operators += [row_output("attention_output", h, shape), *residual("attention", shape)]
     saved = (
         Tensor("residual_1", element * h * shape.sharded_tokens),
         Tensor("qkv_input", shape.input_bytes * h * shape.sharded_tokens, until_wgrad=True),
@@ -216,12 +252,10 @@ def recurrent_work(mixer: LinearAttention | Mamba2, shape: Shape) -> Work:
     if isinstance(mixer, LinearAttention):
         inner = mixer.value_heads * mixer.value_head_dim
         convolved = 2 * mixer.key_heads * mixer.key_head_dim + inner
-        # Megatron-LM counts 4 products of head_dim^2 per value head and token (theory 2.1).
-        flops_per_token = 8 * mixer.value_heads * mixer.value_head_dim**2
     else:
         inner = mixer.heads * mixer.head_dim
         convolved = inner + 2 * mixer.groups * mixer.state
-        flops_per_token = 7 * inner * mixer.state
+    flops = core_flops_per_token(mixer, shape.seq) / t * shape.tokens
     products = {linear.name: linear for linear in linears(mixer, h)}
     operators: list[Operator] = [
         norm("input_norm", h, shape.sharded_tokens, shape),
@@ -233,11 +267,11 @@ def recurrent_work(mixer: LinearAttention | Mamba2, shape: Shape) -> Work:
     moved = 2 * element * convolved / t * shape.tokens
     operators += [
         Pass("convolution", "elementwise", moved, 2 * moved, 1, 2),
-        Recurrence("scan", flops_per_token / t * shape.tokens, moved + element * inner / t * shape.tokens),
+        Scan("scan", flops, moved + element * inner / t * shape.tokens),
         norm("gated_norm", inner / t, shape.tokens, shape),
     ]
     out = matmul(products["out"], shape)
-    operators += [*casts(out, shape), out, row_output("mixer_output", h, shape)]
+    operators += [*casts(out, shape), out, row_output("mixer_output", h, shape), *residual("mixer", shape)]
     width = sum(np.asarray(product.n) for product in entering)
     saved = (
         Tensor("residual_1", element * h * shape.sharded_tokens),

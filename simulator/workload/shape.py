@@ -52,6 +52,11 @@ class Shape:
         return SAVED_INPUT_BYTES[self.plan.precision]
 
     @property
+    def activation_bytes(self) -> float:
+        """Bytes per element of a saved activation-function input (activation_func_fp8_input_store: FP8)."""
+        return 1.0 if self.plan.activation_fp8_input_store else self.element_bytes
+
+    @property
     def quantized(self) -> bool:
         return is_quantized(self.plan.precision)
 

@@ -55,6 +55,13 @@ def test_every_number_has_a_source(kind: str, name: str) -> None:
     assert [key for key in bare_numbers(data) if key != ".planes"] == []
 
 
+@pytest.mark.parametrize(("kind", "name"), ENTRIES)
+def test_every_reference_is_used(kind: str, name: str) -> None:
+    text = (catalogue.DATA / kind / f"{name}.yaml").read_text()
+    for tag in yaml.safe_load(text).get("references", {}):
+        assert f"source: {tag}}}" in text
+
+
 @pytest.mark.parametrize("gpu", ACCELERATORS, ids=lambda gpu: gpu.name)
 def test_accelerator_is_plausible(gpu: Accelerator) -> None:
     peak = gpu.peak_flops_per_s
@@ -279,6 +286,26 @@ def test_all_problems_at_once_with_file_line_key_and_remedy(tmp_path: Path) -> N
         assert words in found[key].message
 
 
+def test_problems_of_a_fabric_name_the_tier(tmp_path: Path) -> None:
+    path = tmp_path / "net.yaml"
+    path.write_text(
+        "name: net\nkind: close\nrails: maybe\nplanes: 0\ntiers:\n"
+        "  - {name: leaf, radix: 64, port_bandwidth: 400 Gb/s, latency: 1 us, reach_gpus: 64}\n"
+        "  - {name: spine, radix: many, port_bandwidth: 400 Gb, latency: 1 us, reach_gpus: 32}\n"
+    )
+    found = "\n".join(problems(catalogue.fabric, str(path)))
+    for words in (
+        f"{path}:2: kind: 'close' is not known; did you mean clos?",
+        f"{path}:3: rails: must be true or false, not 'maybe'",
+        f"{path}:4: planes: must be a whole number of at least 1, not 0",
+        f"{path}:5: tiers: must be listed lowest first, reaching ever more GPUs, not [64, 32]",
+        f"{path}:7: tiers.1.radix: must be a whole number of at least 1, not 'many'",
+        f"{path}:7: tiers.1.port_bandwidth: '400 Gb': 'Gb' measures bytes",
+    ):
+        assert words in found
+    assert len(found.splitlines()) == 6
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -288,7 +315,7 @@ def test_all_problems_at_once_with_file_line_key_and_remedy(tmp_path: Path) -> N
         ("name: a\nname: b", "given twice, first on line 1"),
         ("a: &x [1]\nb: *x", "alias"),
         ("[" * 2000, "nested deeper"),
-        ("tdp: !!python/object/apply:os.system ['true']", "tdp"),
+        ("tdp: !!python/object/apply:os.system ['true']", "tags are not read"),
         ("\x00", "not valid YAML"),
         ("base: h10", "did you mean"),
         ("base: {}", "must be a catalogue name"),
@@ -308,6 +335,7 @@ def test_unreadable_files_are_refused_in_words(tmp_path: Path) -> None:
     assert "is a directory" in problems(catalogue.node, str(tmp_path / "dir.yaml"))[0]
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\xd8")
     assert "not UTF-8" in problems(catalogue.node, str(tmp_path / "binary.yaml"))[0]
+    assert "null byte" in problems(catalogue.node, "a\0.yaml")[0]
 
 
 def test_cluster_of_a_published_run() -> None:
@@ -324,6 +352,7 @@ def test_cluster_of_a_published_run() -> None:
         ((32768, "h800", "mpft"), ["fabric: deepseek-8plane joins at most 16384 GPUs"]),
         ((16, "h100", "none"), ["fabric: none joins at most 8 GPUs"]),
         ((0, "h100", "none"), ["gpus: must be a whole number"]),
+        ((8, 7, ["none"]), ["node: must be a catalogue name, a file or a mapping", "fabric: must be"]),
         ((True, "h10", "mpf"), ["node: node 'h10' is not known", "fabric: fabric 'mpf' is not known", "gpus: must"]),
     ],
 )

@@ -6,8 +6,10 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from hardware.problems import InputError
+from hardware.problems import InputError, Place
 from simulator.model import catalogue
 from simulator.model.families import FAMILIES
 from simulator.model.huggingface import from_huggingface
@@ -68,6 +70,34 @@ def test_parameters_of_public_models(name: str) -> None:
 @pytest.mark.parametrize("name", MTP)
 def test_prediction_modules_of_public_models(name: str) -> None:
     assert sum(depth.total for depth in model_parameters(catalogue.load(name)).mtp) == MTP[name]
+
+
+# Configs and counts as the model hubs state them.
+OTHERS: list[tuple[int, dict[str, Any]]] = [
+    (20_554_567_680, {"model_type": "gpt_neox", "hidden_size": 6144, "num_hidden_layers": 44, "vocab_size": 50432,
+                      "num_attention_heads": 64, "intermediate_size": 24576, "hidden_act": "gelu_fast",
+                      "rotary_pct": 0.25}),
+    (3_821_079_552, {"model_type": "phi3", "hidden_size": 3072, "num_hidden_layers": 32, "vocab_size": 32064,
+                     "num_attention_heads": 32, "num_key_value_heads": 32, "intermediate_size": 8192}),
+    (6_919_161_856, {"model_type": "olmoe", "hidden_size": 2048, "num_hidden_layers": 16, "vocab_size": 50304,
+                     "num_attention_heads": 16, "num_key_value_heads": 16, "intermediate_size": 1024,
+                     "num_experts": 64, "num_experts_per_tok": 8}),
+    (16_375_728_128, {"model_type": "deepseek", "hidden_size": 2048, "num_hidden_layers": 28, "vocab_size": 102400,
+                      "num_attention_heads": 16, "num_key_value_heads": 16, "intermediate_size": 10944,
+                      "moe_intermediate_size": 1408, "n_routed_experts": 64, "n_shared_experts": 2,
+                      "num_experts_per_tok": 6, "first_k_dense_replace": 1, "moe_layer_freq": 1}),
+    (124_439_808, {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024,
+                   "n_ctx": 1024, "vocab_size": 50257, "activation_function": "gelu_new"}),
+    (494_032_768, {"model_type": "qwen2", "hidden_size": 896, "num_hidden_layers": 24, "vocab_size": 151936,
+                   "num_attention_heads": 14, "num_key_value_heads": 2, "intermediate_size": 4864,
+                   "tie_word_embeddings": True, "use_sliding_window": False, "sliding_window": 32768,
+                   "max_window_layers": 24}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("count", "values"), OTHERS, ids=[values["model_type"] for _, values in OTHERS])
+def test_models_outside_the_catalogue_to_the_parameter(count: int, values: dict[str, Any]) -> None:
+    assert total_parameters(from_huggingface(values, values["model_type"])) == count
 
 
 def test_routing_bias_is_the_only_difference_for_deepseek_v3() -> None:
@@ -137,6 +167,14 @@ def test_broken_configs_name_the_key(change: dict[str, Any], key: str) -> None:
     assert f"config.json: {key}" in refused({**config("deepseek-v3"), **change})
 
 
+def test_problems_say_file_line_and_nested_key() -> None:
+    place = Place("config.json", "", {"text_config": 2, "text_config.hidden_size": 5})
+    with pytest.raises(InputError) as caught:
+        from_huggingface({"text_config": {**config("qwen3-30b-a3b"), "hidden_size": 0}}, "m", place)
+    problem = caught.value.problems[0]
+    assert (problem.file, problem.line, problem.key) == ("config.json", 5, "text_config.hidden_size")
+
+
 @pytest.mark.parametrize("values", [{}, {"model_type": "llama"}, {"text_config": 3, "model_type": "llama"}])
 def test_empty_configs(values: dict[str, Any]) -> None:
     assert refused(values)
@@ -152,3 +190,26 @@ def test_every_family_has_a_catalogued_model_or_reads_a_plain_one(family: str) -
     plain = {"model_type": family, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
              "intermediate_size": 128, "vocab_size": 100}  # fmt: skip
     assert len(from_huggingface(plain, family).layers) == 2
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+FUZZED = ["deepseek-v3", "deepseek-v4-flash", "kimi-k3", "minimax-m3", "nemotron-3-ultra-550b-a55b", "mpt-7b",
+          "nemotron-3-super-120b-a12b", "mimo-v2-flash", "llama-4-scout", "qwen3.5-397b-a17b", "glm-5.2"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUZZED)
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_any_junk_is_read_or_refused_politely(name: str, data: st.DataObject) -> None:
+    values = config(name)
+    for key in data.draw(st.lists(st.sampled_from(sorted(values)), min_size=1, max_size=3)):
+        values[key] = data.draw(JUNK)
+    try:
+        model = from_huggingface(values, "config.json")
+    except InputError:
+        return
+    assert total_parameters(model) > 0

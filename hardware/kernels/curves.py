@@ -1,0 +1,174 @@
+"""Fitted kernel curves: what each measured accelerator sustains, read lazily from `hardware/data/kernels`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from hardware.specs import Accelerator
+
+DATA = Path(__file__).parent.parent / "data" / "kernels"
+Evidence = Literal["measured", "fitted", "nominal", "assumed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """How a training precision runs: the peak it needs, the measured curves that stand for it, its bytes per element.
+
+    `operand_bytes` includes the block scales that travel with the operand; `needs` are the formats the part must have;
+    `wgrad_rate` is what weight gradients reach of the curve beyond what the part's own role rates say.
+    """
+
+    format: str
+    curves: tuple[str, ...]
+    operand_bytes: float
+    output_bytes: float = 2.0
+    needs: tuple[str, ...] = ()
+    wgrad_rate: float = 1.0
+
+
+# Block scales on both sides of a weight gradient (1 x 128 each) slow it: DeepSeek's published H800 training profile has
+# 65.6 / 3 TFLOP of them in 32.8 ms of kernels on two streams, which overlap by 5.2 ms: about 0.73 of the curve
+# on the 112 SMs left to them.
+# mxfp8 stands on fp8_block: on Blackwell that collection ran the same block-scaled tensor-core instruction with
+# power-of-two scales (1 per 128 there, 1 per 32 here); parts without FP4 have no hardware for block scales.
+PRECISIONS: dict[str, Precision] = {
+    "fp32": Precision("fp32", (), 4.0, 4.0),
+    "tf32": Precision("tf32", (), 4.0, 4.0),
+    "fp16": Precision("fp16", ("bf16",), 2.0),
+    "bf16": Precision("bf16", ("bf16",), 2.0),
+    "fp8-delayed": Precision("fp8", ("fp8",), 1.0),
+    "fp8-tensorwise": Precision("fp8", ("fp8",), 1.0),
+    "fp8-blockwise": Precision("fp8", ("fp8_block", "fp8"), 1.0 + 4 / 128, wgrad_rate=0.73),
+    "mxfp8": Precision("fp8", ("fp8_block", "fp8"), 1.0 + 1 / 32, needs=("fp4",)),
+    "nvfp4": Precision("fp4", ("nvfp4",), 0.5 + 1 / 16),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GemmCurve:
+    """What one matrix-multiply kernel family reaches on one part (see `hardware.kernels.matmul.tiled_s`).
+
+    `k_half` is the reduction length at which half the sustained rate is lost to prologue and epilogue, `ramp` in
+    [0, 1] how much of a partly filled last wave is lost, `tile_penalty` what small tiles lose to operand traffic,
+    `overlap` the exponent that joins compute and memory time (large: perfect overlap), `epilogue_bytes` what an
+    element of the output costs beyond its own bytes.
+    """
+
+    sustained_flops_per_s: float
+    k_half: float
+    latency_s: float
+    bandwidth_fraction: float
+    ramp: float
+    overlap: float
+    tile_penalty: float
+    epilogue_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionCurve:
+    """What flash attention reaches on one part (see `hardware.kernels.attention.flash_s`).
+
+    Sustained forward rate by head size; `keys_half` is the number of keys seen by an average query at which half of
+    it is lost; `tail` weighs the longest single tile of queries, which no other tile can hide; `unequal_rate`
+    multiplies the rate where qk_dim differs from v_dim; `backward_rates` are backward over forward rates by head size
+    (`backward_head_dims`), with 2.5 times the forward FLOPs.
+    """
+
+    head_dims: tuple[float, ...]
+    sustained_flops_per_s: tuple[float, ...]
+    keys_half: float
+    tail: float
+    latency_s: float
+    bandwidth_fraction: float
+    unequal_rate: float
+    backward_head_dims: tuple[float, ...]
+    backward_rates: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelSet:
+    """All curves of one measured part, by precision key of the collection (bf16, fp8, fp8_block, nvfp4).
+
+    `role_rates`: family -> role -> rate over the forward rate. `borrowed` names the families not measured here.
+    `spread`: family -> role -> [p10, p50, p90] of training collections' times over predicted times.
+    """
+
+    name: str
+    peak_flops_per_s: Mapping[str, float]
+    gemm: Mapping[str, GemmCurve]
+    grouped_gemm: Mapping[str, GemmCurve]
+    attention: Mapping[str, AttentionCurve]
+    role_rates: Mapping[str, Mapping[str, float]]
+    borrowed: frozenset[str]
+    spread: Mapping[str, Any]
+
+
+@cache
+def kernel_set(name: str) -> KernelSet:
+    """The curves named `name` (an accelerator's `kernels`). Raises ValueError for a name without a file."""
+    path = DATA / f"{name}.json"
+    if not name.replace("-", "").isalnum() or not path.is_file():
+        known = ", ".join(sorted(p.stem for p in DATA.glob("*.json") if p.stem != "streaming"))
+        raise ValueError(f"kernels: no measured kernel set {name!r}; known: {known}")
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    return KernelSet(
+        name=name,
+        peak_flops_per_s=raw["part"]["peak_flops_per_s"],
+        gemm={key: GemmCurve(**curve["curve"]) for key, curve in raw["gemm"].items()},
+        grouped_gemm={key: GemmCurve(**curve["curve"]) for key, curve in raw["grouped_gemm"].items()},
+        attention={key: attention_curve(curve["curve"]) for key, curve in raw["attention"].items()},
+        role_rates=raw["role_rates"],
+        borrowed=frozenset(raw["borrowed"]),
+        spread=raw["spread"],
+    )
+
+
+def attention_curve(raw: Mapping[str, Any]) -> AttentionCurve:
+    """An attention curve from its JSON object, lists turned into tuples."""
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in raw.items()}
+    return AttentionCurve(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The curve that prices one precision on one accelerator, the rate to multiply it by, and the hard ceiling."""
+
+    precision: Precision
+    curve: Any
+    rate: float
+    peak_flops_per_s: float
+    evidence: Evidence
+
+
+def choose(accelerator: Accelerator, family: Literal["gemm", "grouped_gemm", "attention"], precision: str) -> Choice:
+    """Which curve stands for `precision` here; a format without a curve borrows bf16's, scaled by the peaks.
+
+    Raises ValueError for a precision that does not exist or that the part cannot compute in.
+    """
+    wanted = supported(accelerator, precision)
+    measured = kernel_set(accelerator.kernels)
+    curves: Mapping[str, Any] = getattr(measured, family)
+    peak = accelerator.peak_flops_per_s[wanted.format]
+    for key in wanted.curves:
+        if key in curves:
+            own = accelerator.name.lower() == measured.name and family not in measured.borrowed
+            return Choice(wanted, curves[key], accelerator.kernel_scale, peak, "measured" if own else "fitted")
+    rate = peak / measured.peak_flops_per_s["bf16"]
+    return Choice(wanted, curves["bf16"], rate, peak, "nominal")
+
+
+def supported(accelerator: Accelerator, precision: str) -> Precision:
+    """The precision's record. Raises ValueError, saying what the part has, where it cannot compute in it."""
+    wanted = PRECISIONS.get(precision)
+    if wanted is None:
+        raise ValueError(f"precision: {precision!r} is unknown; known: {', '.join(PRECISIONS)}")
+    missing = [need for need in (wanted.format, *wanted.needs) if need not in accelerator.peak_flops_per_s]
+    if missing:
+        has = ", ".join(sorted(accelerator.peak_flops_per_s))
+        raise ValueError(f"precision: {accelerator.name} cannot compute in {precision!r} (it has {has})")
+    return wanted

@@ -1,0 +1,49 @@
+"""`traincast hardware`, `models` and `schema`: what is known by name, and what the files must look like."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from simulator.cli.common import AsJson, check_known, print_json
+
+Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="One entry in full; all of them when left out.")]
+
+
+def models(name: Name = None, as_json: AsJson = False) -> None:
+    """The models known by name, or one layer by layer."""
+    from simulator.model import catalogue
+    from simulator.report import catalogues as report
+
+    if name is None:
+        listing = report.models_document()
+        print_json(listing) if as_json else report.print_models(listing)
+    else:
+        check_known("model", name, catalogue.names())
+        document = report.model_document(catalogue.load(name))
+        print_json(document) if as_json else report.print_model(document)
+
+
+def hardware(name: Name = None, as_json: AsJson = False) -> None:
+    """The hardware known by name, or one part with sources."""
+    from simulator.report import catalogues as report
+
+    if name is None:
+        listing = report.hardware_document()
+        print_json(listing) if as_json else report.print_hardware(listing)
+    else:
+        check_known("hardware", name, report.part_names())
+        parts = report.part_document(name)
+        print_json({"parts": parts}) if as_json else report.print_parts(parts)
+
+
+def schema(
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="scenario (the input file), or a verb's JSON document.")],
+) -> None:
+    """The JSON Schema of scenario files or of a document."""
+    from simulator.report.document import document_schema, documented_verbs
+    from simulator.scenario.schema import scenario_schema
+
+    check_known("schema", what, ["scenario", *documented_verbs()])
+    print_json(scenario_schema() if what == "scenario" else document_schema(what))

@@ -1,0 +1,159 @@
+"""Checkpoint policies: what a save costs, when it is safe, what it survives, and how long it takes to load."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from simulator.run.progress import Grid
+
+PolicyName = Literal["none", "sync", "sharded", "async", "in-memory", "tiered"]
+# What a save stops beside its copy to host memory (planning, agreeing, launching). Asynchronous: DCP left under 0.5 s
+# of 50 s for 8B parameters on 512 H100, Nemotron 3 under 1 s of 60 s. In memory: ByteRobust (arXiv 2509.16293) saves
+# every step at 0.01 to 0.04 s.
+ASYNC_OVERHEAD_S = 0.5
+MEMORY_OVERHEAD_S = 0.02
+EVERYTHING = 10**9  # nodes: a tier outside the cluster survives any loss within it
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointPolicy:
+    """What the user chooses.
+
+    `every_s` is the interval to storage in seconds of work (None: the best one for the failure rate, see
+    `interval.best_interval_s`); `fast_every_s` that of copies in host memory or on local drives (None: the same
+    rule with their cost). `peer_distance_nodes` is how far the peer of an in-memory copy is: it survives events
+    of at most so many neighbouring nodes. `overhead_s` is what an asynchronous or in-memory save stops beside its copy
+    to host memory (None: as measured elsewhere).
+    """
+
+    policy: PolicyName = "async"
+    every_s: float | None = None
+    fast_every_s: float | None = None
+    peer_distance_nodes: int = 1
+    overhead_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SavePaths:
+    """What is saved and what carries it.
+
+    `state_bytes` is one whole training state (weights, master weights, optimizer). `writers` GPUs hold a distinct
+    piece of it (one data-parallel replica) and push it at `writer_bytes_per_s` when only they write; sharded
+    policies spread it over all `gpus`. `host_bytes_per_s` (device to host) and `nic_bytes_per_s` are per GPU and
+    direction, `local_bytes_per_s` is the local drive's share of one GPU; `storage_*` are totals of the shared storage.
+    """
+
+    state_bytes: float
+    gpus: int
+    writers: int
+    storage_write_bytes_per_s: float
+    storage_read_bytes_per_s: float
+    writer_bytes_per_s: float
+    host_bytes_per_s: float
+    nic_bytes_per_s: float
+    local_bytes_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """One place where checkpoints go.
+
+    A save stops the job for `stall_s`, is safe `lag_s` later, takes `restore_s` to load, and survives events that
+    take down at most `survives_nodes` nodes. `every_s` None: to be chosen.
+    """
+
+    name: str
+    every_s: float | None
+    stall_s: float
+    lag_s: float
+    restore_s: float
+    survives_nodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """The tiers of a run with their final intervals (finest first, the last is storage), and the stall of a save
+    on demand, before a planned stop."""
+
+    tiers: tuple[Tier, ...]
+    final_save_s: float
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(tuple(t.every_s or math.inf for t in self.tiers), tuple(t.stall_s for t in self.tiers))
+
+
+def sharded_write_s(paths: SavePaths) -> float:
+    """Every GPU writes an equal share through its NIC; the storage may be the limit."""
+    return paths.state_bytes / min(paths.storage_write_bytes_per_s, paths.gpus * paths.nic_bytes_per_s)
+
+
+def sharded_read_s(paths: SavePaths) -> float:
+    """One copy is read from storage; what storage does not deliver is fanned out by the replicas meanwhile."""
+    return paths.state_bytes / min(paths.storage_read_bytes_per_s, paths.gpus * paths.nic_bytes_per_s)
+
+
+def snapshot_s(policy: CheckpointPolicy, paths: SavePaths, overhead_s: float) -> float:
+    """Each GPU copies its share to host memory, besides the policy's overhead (or the usual one)."""
+    overhead = overhead_s if policy.overhead_s is None else policy.overhead_s
+    return overhead + paths.state_bytes / paths.gpus / paths.host_bytes_per_s
+
+
+def _none(policy: CheckpointPolicy, paths: SavePaths) -> tuple[Tier, ...]:
+    return (Tier("storage", math.inf, 0.0, 0.0, sharded_read_s(paths), EVERYTHING),)
+
+
+def _sync(policy: CheckpointPolicy, paths: SavePaths) -> tuple[Tier, ...]:
+    """One replica writes while all wait (torch.save from the ranks of the first replica)."""
+    writers = paths.writers * paths.writer_bytes_per_s
+    write_s = paths.state_bytes / min(paths.storage_write_bytes_per_s, writers)
+    return (Tier("storage", policy.every_s, write_s, 0.0, sharded_read_s(paths), EVERYTHING),)
+
+
+def _sharded(policy: CheckpointPolicy, paths: SavePaths) -> tuple[Tier, ...]:
+    """All write their shard while all wait."""
+    return (Tier("storage", policy.every_s, sharded_write_s(paths), 0.0, sharded_read_s(paths), EVERYTHING),)
+
+
+def _async(policy: CheckpointPolicy, paths: SavePaths) -> tuple[Tier, ...]:
+    """The job waits for the copy to host memory only; the shards are written behind its back."""
+    stall = snapshot_s(policy, paths, ASYNC_OVERHEAD_S)
+    return (Tier("storage", policy.every_s, stall, sharded_write_s(paths), sharded_read_s(paths), EVERYTHING),)
+
+
+def _in_memory(policy: CheckpointPolicy, paths: SavePaths) -> tuple[Tier, ...]:
+    """Host-memory copies, replicated to a peer node over the fabric, in front of asynchronous storage (GEMINI)."""
+    share = paths.state_bytes / paths.gpus
+    exchange = share / paths.nic_bytes_per_s
+    load = exchange + share / paths.host_bytes_per_s
+    stall = snapshot_s(policy, paths, MEMORY_OVERHEAD_S)
+    fast = Tier("memory", policy.fast_every_s, stall, exchange, load, policy.peer_distance_nodes)
+    return (fast, *_behind_memory(policy, paths))
+
+
+def _tiered(policy: CheckpointPolicy, paths: SavePaths) -> tuple[Tier, ...]:
+    """Local drives, which outlive the process but not the node, then storage."""
+    share = paths.state_bytes / paths.gpus
+    load = share / min(paths.local_bytes_per_s, paths.host_bytes_per_s)
+    stall = snapshot_s(policy, paths, ASYNC_OVERHEAD_S)
+    fast = Tier("local", policy.fast_every_s, stall, share / paths.local_bytes_per_s, load, 0)
+    return (fast, *_behind_memory(policy, paths))
+
+
+def _behind_memory(policy: CheckpointPolicy, paths: SavePaths) -> tuple[Tier, ...]:
+    """Storage fed from the copy that the fast tier has already taken: no stall of its own."""
+    return (Tier("storage", policy.every_s, 0.0, sharded_write_s(paths), sharded_read_s(paths), EVERYTHING),)
+
+
+POLICIES: Mapping[str, Callable[[CheckpointPolicy, SavePaths], tuple[Tier, ...]]] = {
+    "none": _none,
+    "sync": _sync,
+    "sharded": _sharded,
+    "async": _async,
+    "in-memory": _in_memory,
+    "tiered": _tiered,
+}

@@ -1,0 +1,66 @@
+"""How long something takes when that is not one number: fixed, exponential, lognormal, or a quantile table."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+
+DurationKind = Literal["fixed", "exponential", "lognormal", "quantiles"]
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """A positive random time.
+
+    `scale_s` is the value (fixed), the mean (exponential) or the median (lognormal); `sigma` is the standard
+    deviation of the logarithm (lognormal). "quantiles" runs straight between (probability, seconds) points,
+    which start at probability 0 and end at 1.
+    """
+
+    kind: DurationKind
+    scale_s: float = 0.0
+    sigma: float = 0.0
+    points: tuple[tuple[float, float], ...] = ()
+
+    def mean_s(self) -> float:
+        """Expected value: scale, scale, scale exp(sigma^2 / 2), or the area under the quantile polygon."""
+        if self.kind == "lognormal":
+            return self.scale_s * math.exp(self.sigma**2 / 2)
+        if self.kind == "quantiles":
+            return sum((q1 - q0) * (s0 + s1) / 2 for (q0, s0), (q1, s1) in pairwise(self.points))
+        return self.scale_s
+
+    def scaled(self, factor: float) -> Duration:
+        """The same law, every time multiplied by `factor`."""
+        points = tuple((q, seconds * factor) for q, seconds in self.points)
+        return replace(self, scale_s=self.scale_s * factor, points=points)
+
+    def sample_s(self, count: int, rng: np.random.Generator) -> np.ndarray:
+        """`count` independent draws, in seconds."""
+        if self.kind == "lognormal":
+            return self.scale_s * np.exp(self.sigma * rng.standard_normal(count))
+        if self.kind == "exponential":
+            return rng.exponential(self.scale_s, count)
+        if self.kind == "quantiles":
+            probability, seconds = zip(*self.points, strict=True)
+            return np.interp(rng.random(count), probability, seconds)
+        return np.full(count, self.scale_s)
+
+
+def fixed(seconds: float) -> Duration:
+    return Duration("fixed", seconds)
+
+
+def exponential(mean_s: float) -> Duration:
+    return Duration("exponential", mean_s)
+
+
+def lognormal(median_s: float, mean_s: float) -> Duration:
+    """The lognormal with this median and mean; mean / median = exp(sigma^2 / 2)."""
+    if mean_s < median_s:
+        raise ValueError(f"a lognormal time has a mean ({mean_s} s) of at least its median ({median_s} s)")
+    return Duration("lognormal", median_s, math.sqrt(2 * math.log(mean_s / median_s)))

@@ -1,0 +1,57 @@
+"""What simulated runs came to: one array element per run, and the story of a single one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Raw results of `n` runs.
+
+    `finish_s` (n,) is infinite where the run was given up; `elapsed_s` is the wall time played, `work_s` the useful
+    part of it. `lost_s` maps causes to (n,): work_s and the losses add up to elapsed_s. `lost_by_component_s` and
+    `stops_by_component` are (n, components): time down and work lost, and job stops, by what had failed.
+    """
+
+    finish_s: np.ndarray
+    elapsed_s: np.ndarray
+    work_s: np.ndarray
+    lost_s: Mapping[str, np.ndarray]
+    lost_by_component_s: np.ndarray
+    stops_by_component: np.ndarray
+    faults: np.ndarray
+    waits_for_ever: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """Something that happened at `time_s` of the run, with the useful work in hand just after it.
+
+    `what` is a kind of fault ("crash", ...), "replaced" (a slow node), "rolled back" (corruption found), "regrown",
+    "resumed" or "finished"; `node` is JOB where it concerns none; `effect` says what it did to the job.
+    """
+
+    time_s: float
+    what: str
+    component: str
+    node: int
+    effect: str
+    work_s: float
+
+
+def joined(parts: Sequence[Outcome]) -> Outcome:
+    """Outcomes of several batches of runs, one after the other."""
+    return Outcome(
+        finish_s=np.concatenate([p.finish_s for p in parts]),
+        elapsed_s=np.concatenate([p.elapsed_s for p in parts]),
+        work_s=np.concatenate([p.work_s for p in parts]),
+        lost_s={name: np.concatenate([p.lost_s[name] for p in parts]) for name in parts[0].lost_s},
+        lost_by_component_s=np.concatenate([p.lost_by_component_s for p in parts]),
+        stops_by_component=np.concatenate([p.stops_by_component for p in parts]),
+        faults=np.concatenate([p.faults for p in parts]),
+        waits_for_ever=np.concatenate([p.waits_for_ever for p in parts]),
+    )

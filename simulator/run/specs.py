@@ -1,0 +1,188 @@
+"""What a whole run is: work, machines, checkpoints, failures, recovery, money and power, as frozen values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from simulator.run.checkpoints import CheckpointPolicy, SavePaths
+from simulator.run.fault_log import LogRow
+from simulator.run.faults import FailureModel, Machines
+
+LOSSES = ("lost_work", "detection", "waiting", "restart", "checkpoint", "slow", "shrunk", "planned")
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of the run with one batch and one step time: a ramp step, the main phase, the long-context phase."""
+
+    name: str
+    tokens: float
+    tokens_per_step: float
+    step_time_s: float
+
+    @property
+    def steps(self) -> int:
+        return math.ceil(self.tokens / self.tokens_per_step - 1e-9)
+
+    @property
+    def work_s(self) -> float:
+        return self.steps * self.step_time_s
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """From nodes in place to the first useful step, without the loading of the checkpoint (its tier knows that).
+
+    Communicators take `init_s_per_gpu` per GPU of the job: 0.003 for an O(n) bootstrap (MegaScale: under 30 s above
+    10,000 GPUs), 0.5 for a single TCP store (MegaScale: 1,047 s at 2,048; DeepSpeed on Aurora: 0.53 s per rank).
+    """
+
+    process_start_s: float = 60.0
+    init_s_per_gpu: float = 0.003
+    warm_up_s: float = 60.0
+
+    def seconds(self, gpus: int) -> float:
+        return self.process_start_s + self.init_s_per_gpu * gpus + self.warm_up_s
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What replaces a lost node, and what the job does meanwhile.
+
+    A hot spare takes over in `hot_swap_s`; a cold one needs `cold_start_s`, and one starts to warm up as soon as a
+    hot one is used. With no node within `patience_s` the job waits for the first to come back ("wait") or goes on
+    with fewer data-parallel replicas ("shrink"), no fewer than `min_replicas`, and grows again at once or at the
+    next restart. A node that failed `evict_after` times (None: never) is not taken back. Slow nodes are replaced
+    once detected if `evict_slow`. `maintenance_every_s` stops everything for `maintenance_s` (None: never).
+    """
+
+    hot_spares: int = 0
+    cold_spares: int = 0
+    hot_swap_s: float = 60.0
+    cold_start_s: float = 1800.0
+    when_short: Literal["wait", "shrink"] = "wait"
+    patience_s: float = 0.0
+    min_replicas: int = 1
+    regrow: Literal["at-once", "at-restart"] = "at-restart"
+    evict_after: int | None = None
+    evict_slow: bool = True
+    maintenance_every_s: float | None = None
+    maintenance_s: float = 0.0
+
+    @property
+    def spares(self) -> int:
+        return self.hot_spares + self.cold_spares
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What time and energy cost. Rented: `gpu_hour_usd` covers everything. Owned: capital over its life, and power.
+
+    `network_usd_per_gpu_hour` and `storage_usd_per_hour` come on top of either. `carbon_kg_per_kwh` is the grid's.
+    """
+
+    gpu_hour_usd: float | None = None
+    capital_usd_per_gpu: float = 0.0
+    life_s: float = 4 * 365.25 * 86400.0
+    electricity_usd_per_kwh: float = 0.0
+    network_usd_per_gpu_hour: float = 0.0
+    storage_usd_per_hour: float = 0.0
+    carbon_kg_per_kwh: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    """Watts per GPU with its share of the node and the fabric: training, and stopped or standing by; and the PUE."""
+
+    busy_w: float
+    idle_w: float
+    pue: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """How many runs are drawn, from which seed, on how many processes, and when a run is given up.
+
+    A run whose work stays below `give_up_fraction` of its wall time is answered with "does not finish".
+    """
+
+    runs: int = 200
+    seed: int = 0
+    workers: int = 1
+    give_up_fraction: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class RunSpec:
+    """One whole training run on one cluster.
+
+    `replicas` data-parallel replicas share `job_nodes`; `replica_speed[r]` is the speed with r of them as a fraction
+    of full speed, r = 0 ... replicas (None: r / replicas, the global batch being kept). Rows of a `fault_log` are
+    replayed instead of drawing from the failure model. `assumptions` name inputs that nobody gave.
+    """
+
+    segments: tuple[Segment, ...]
+    job_nodes: int
+    gpus_per_node: int
+    replicas: int
+    checkpoint: CheckpointPolicy
+    paths: SavePaths
+    failures: FailureModel
+    recovery: Recovery = Recovery()
+    restart: Restart = Restart()
+    prices: Prices | None = None
+    power: Power | None = None
+    simulation: Simulation = Simulation()
+    replica_speed: tuple[float, ...] | None = None
+    nodes_per_rack: int = 1
+    nodes_per_pod: int = 1
+    fault_log: tuple[LogRow, ...] = ()
+    assumptions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.job_nodes % self.replicas:
+            raise ValueError(
+                f"{self.replicas} replicas do not share {self.job_nodes} nodes evenly: give a divisor of the node count"
+            )
+        if not 1 <= self.recovery.min_replicas <= self.replicas:
+            raise ValueError(f"min_replicas must be between 1 and the {self.replicas} replicas of the job")
+        if self.replica_speed is not None and len(self.replica_speed) != self.replicas + 1:
+            raise ValueError(f"replica_speed needs {self.replicas + 1} entries, for 0 ... {self.replicas} replicas")
+
+    @property
+    def nodes_per_replica(self) -> int:
+        return self.job_nodes // self.replicas
+
+    @property
+    def machines(self) -> Machines:
+        spares = self.recovery.spares
+        return Machines(self.job_nodes, spares, self.gpus_per_node, self.nodes_per_rack, self.nodes_per_pod)
+
+    @property
+    def work_s(self) -> float:
+        """Wall time if nothing ever broke and nothing were saved."""
+        return sum(segment.work_s for segment in self.segments)
+
+    @property
+    def tokens(self) -> float:
+        return sum(segment.tokens for segment in self.segments)
+
+    @property
+    def job_gpus(self) -> int:
+        return self.job_nodes * self.gpus_per_node
+
+    @property
+    def gpus(self) -> int:
+        """All GPUs paid for: the job's and the spares'."""
+        return self.machines.nodes * self.gpus_per_node
+
+    @property
+    def restart_s(self) -> float:
+        return self.restart.seconds(self.job_gpus)
+
+    def speeds(self) -> tuple[float, ...]:
+        if self.replica_speed is not None:
+            return self.replica_speed
+        return tuple(r / self.replicas for r in range(self.replicas + 1))

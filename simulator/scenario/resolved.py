@@ -1,0 +1,46 @@
+"""A scenario written back as a file that evaluates to the same wherever it lies: overrides in, plan spelled out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from simulator.scenario.schema import Scenario
+
+FILES = (".yaml", ".yml", ".json")
+
+
+def scenario_yaml(scenario: Scenario) -> str:
+    """The resolved scenario as YAML."""
+    data = resolved(scenario)
+    return yaml.dump(data, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False, allow_unicode=True)
+
+
+def resolved(scenario: Scenario) -> dict[str, Any]:
+    """The scenario's data as written, with its name, absolute paths of the files it names, every key of the plan."""
+    folder = Path(scenario.file).parent
+    data = {**scenario.written, "name": scenario.name}
+    data["model"] = _anchored(data["model"], folder)
+    data["cluster"] = _anchored(data["cluster"], folder)
+    data["plan"] = _lists(asdict(scenario.plan))
+    return {"name": data.pop("name"), **data}
+
+
+def _anchored(value: Any, folder: Path) -> Any:
+    """The value with the paths of files in it made absolute."""
+    if isinstance(value, Mapping):
+        return {key: _anchored(item, folder) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_anchored(item, folder) for item in value]
+    return str((folder / value).resolve()) if isinstance(value, str) and value.endswith(FILES) else value
+
+
+def _lists(value: Any) -> Any:
+    """Tuples as lists, which YAML has."""
+    if isinstance(value, Mapping):
+        return {key: _lists(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,174 @@
+"""The step as a Chrome / Perfetto trace: a process per pipeline rank, a thread per stream, flows for transfers,
+counters for memory; communication carries the argument names that PyTorch's Kineto writes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simulator.plan.spec import Plan
+from simulator.step.graph import KIND, KINDS, STREAM, STREAMS, TaskGraph
+from simulator.step.memory_timeline import MemoryTimeline
+from simulator.step.timeline import Timeline
+
+MICRO = 1e6  # trace times are microseconds
+NAMES = {"F": "forward", "B": "backward", "I": "input gradient", "W": "weight gradient", "FB": "forward + backward"}
+COLLECTIVE = {"send_forward": "send", "send_backward": "send", "gather": "_allgather_base",
+              "reduce": "_reduce_scatter_base", "norm": "allreduce"}  # fmt: skip
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CollectiveInfo:
+    """What Kineto says of a collective: process group, its size, dtype, elements in and out."""
+
+    group_name: str
+    group_size: int
+    dtype: str
+    in_elements: int
+    out_elements: int
+
+    def arguments(self, name: str) -> dict[str, Any]:
+        return {
+            "Collective name": name,
+            "In msg nelems": self.in_elements,
+            "Out msg nelems": self.out_elements,
+            "Group size": self.group_size,
+            "dtype": self.dtype,
+            "Process Group Name": self.group_name,
+        }
+
+
+def collectives_of(plan: Plan, sent_elements: int, rank_parameters: int) -> dict[str, CollectiveInfo]:
+    """What Kineto would say of a plan's transfers: micro-batch activations of `sent_elements` between stages, and
+    the gathers and reductions of a rank's `rank_parameters` over its data-parallel group."""
+    shards = plan.dp * plan.cp
+    grads = {"fp32": "Float", "bf16": "BFloat16", "fp16": "Half"}.get(plan.optimizer.grad_reduce, "Float")
+    sent = CollectiveInfo("pipeline", 2, "BFloat16", sent_elements, sent_elements)
+    return {
+        "send_forward": sent,
+        "send_backward": sent,
+        "gather": CollectiveInfo("data_parallel", shards, "BFloat16", rank_parameters // shards, rank_parameters),
+        "reduce": CollectiveInfo("data_parallel", shards, grads, rank_parameters, rank_parameters // shards),
+        "norm": CollectiveInfo("world", plan.gpus, "Float", 1, 1),
+    }
+
+
+def chrome_trace(
+    timeline: Timeline,
+    collectives: Mapping[str, CollectiveInfo] | None = None,
+    memory: Mapping[int, MemoryTimeline] | None = None,
+    name: str = "step",
+) -> dict[str, Any]:
+    """The trace document. `collectives`: what is known of the transfers of each task kind (send_forward, gather,
+    ...); `memory`: by pipeline rank."""
+    events = _metadata(timeline.graph) + _tasks(timeline, collectives or {}) + _flows(timeline)
+    events += _link_use(timeline)
+    events += [event for rank, held in (memory or {}).items() for event in _counters(rank, held)]
+    return {
+        "schemaVersion": 1,
+        "displayTimeUnit": "ms",
+        "traceName": name,
+        "distributedInfo": {"backend": "nccl", "rank": 0, "world_size": timeline.graph.ranks},
+        "traceEvents": events,
+    }
+
+
+def write_trace(document: Mapping[str, Any], path: Path) -> None:
+    """Writes JSON, compressed where the name ends in .gz; aside first, then renamed."""
+    data = json.dumps(document, separators=(",", ":")).encode()
+    aside = path.with_name(path.name + ".part")
+    aside.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+    os.replace(aside, path)
+
+
+def _metadata(graph: TaskGraph) -> list[Event]:
+    events: list[Event] = []
+    lanes = sorted({(int(rank), int(stream)) for rank, stream in zip(graph.rank, graph.stream, strict=True)})
+    for rank in sorted({rank for rank, _ in lanes}):
+        label = f"pipeline rank {rank}" if rank >= 0 else "all ranks"
+        events.append({"ph": "M", "pid": rank, "name": "process_name", "args": {"name": label}})
+        order = rank if rank >= 0 else graph.ranks
+        events.append({"ph": "M", "pid": rank, "name": "process_sort_index", "args": {"sort_index": order}})
+    for rank, stream in lanes:
+        about = {"ph": "M", "pid": rank, "tid": stream}
+        events.append({**about, "name": "thread_name", "args": {"name": f"stream {stream} ({STREAMS[stream]})"}})
+        events.append({**about, "name": "thread_sort_index", "args": {"sort_index": stream}})
+    return events
+
+
+def _tasks(timeline: Timeline, collectives: Mapping[str, CollectiveInfo]) -> list[Event]:
+    graph = timeline.graph
+    events: list[Event] = []
+    for task in range(len(graph)):
+        kind = KINDS[graph.kind[task]]
+        arguments: dict[str, Any] = {"stream": int(graph.stream[task])}
+        if graph.microbatch[task] >= 0:
+            arguments |= {"microbatch": int(graph.microbatch[task]), "chunk": int(graph.chunk[task])}
+        if kind == "FB":
+            arguments["backward microbatch"] = int(graph.backward_microbatch[task])
+            arguments["backward chunk"] = int(graph.backward_chunk[task])
+        if kind in COLLECTIVE:
+            known = collectives.get(kind)
+            arguments |= known.arguments(COLLECTIVE[kind]) if known else {"Collective name": COLLECTIVE[kind]}
+        events.append(
+            {
+                "ph": "X",
+                "cat": "kernel",
+                "name": f"ncclDevKernel_{COLLECTIVE[kind]} {kind}" if kind in COLLECTIVE else NAMES.get(kind, kind),
+                "pid": int(graph.rank[task]),
+                "tid": int(graph.stream[task]),
+                "ts": timeline.start_s[task] * MICRO,
+                "dur": (timeline.end_s[task] - timeline.start_s[task]) * MICRO,
+                "args": arguments,
+            }
+        )
+    return events
+
+
+def _flows(timeline: Timeline) -> list[Event]:
+    """An arrow from every transfer between ranks to the slot that uses it."""
+    graph = timeline.graph
+    rows = np.repeat(np.arange(len(graph)), np.diff(graph.pred_indptr))
+    sends = np.isin(graph.kind[graph.preds], (KIND["send_forward"], KIND["send_backward"]))
+    across = sends & (graph.rank[rows] != graph.rank[graph.preds]) & (graph.rank[rows] >= 0)
+    events: list[Event] = []
+    for number, (target, source) in enumerate(zip(rows[across].tolist(), graph.preds[across].tolist(), strict=True)):
+        about = {"cat": "p2p", "name": KINDS[graph.kind[source]], "id": number}
+        begin = {"ph": "s", "pid": int(graph.rank[source]), "tid": int(graph.stream[source])}
+        end = {"ph": "f", "bp": "e", "pid": int(graph.rank[target]), "tid": STREAM["compute"]}
+        events.append({**about, **begin, "ts": timeline.start_s[source] * MICRO})
+        events.append({**about, **end, "ts": timeline.start_s[target] * MICRO})
+    return events
+
+
+def _link_use(timeline: Timeline) -> list[Event]:
+    """How many transfers (pipeline sends, gathers, reductions) each rank has under way."""
+    graph = timeline.graph
+    moves = np.isin(graph.kind, [KIND[kind] for kind in COLLECTIVE]) & (graph.rank >= 0)
+    events: list[Event] = []
+    for rank in range(graph.ranks):
+        mine = moves & (graph.rank == rank)
+        moments, at = np.unique(np.concatenate([timeline.start_s[mine], timeline.end_s[mine]]), return_inverse=True)
+        change = np.bincount(at[: mine.sum()], minlength=len(moments)) - np.bincount(
+            at[mine.sum() :], minlength=len(moments)
+        )
+        about = {"ph": "C", "pid": rank, "name": "transfers under way"}
+        counts = zip(moments.tolist(), np.cumsum(change).tolist(), strict=True)
+        events += [{**about, "ts": moment_s * MICRO, "args": {"transfers": count}} for moment_s, count in counts]
+    return events
+
+
+def _counters(rank: int, held: MemoryTimeline) -> list[Event]:
+    return [
+        {"ph": "C", "pid": rank, "name": "memory (bytes)", "ts": moment_s * MICRO,
+         "args": {owner: float(values[index]) for owner, values in held.by_owner.items()}}
+        for index, moment_s in enumerate(held.time_s.tolist())
+    ]  # fmt: skip

@@ -1,0 +1,124 @@
+"""Memory of a pipeline rank against closed forms."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from simulator.memory.activations import Kept, layer_kept, stage_kept
+from simulator.memory.report import memory_report, peak_activations, state_bytes
+from simulator.model.catalogue import load
+from simulator.model.parameters import total_parameters
+from simulator.model.spec import Attention, DenseFFN, Layer, Model
+from simulator.plan.layout import stages
+from simulator.plan.spec import Optimizer, Plan, Recompute
+from simulator.step.schedules import make_schedule
+from simulator.workload.ffns import ffn_work
+from simulator.workload.mixers import mixer_work
+from simulator.workload.shape import shape_of
+from simulator.workload.states import StageParameters, stage_parameters
+
+LLAMA = Model("llama", 4096, 128256, (Layer(Attention(32, 8, 128, 128), DenseFFN(14336)),) * 32)
+PLAN = Plan(dp=8, micro_batch_size=1, global_batch_size=64, sharding="none")
+ONE = StageParameters(1e9, 0.0, ((1e9, 0.0),))
+
+
+def bytes_per_parameter(**changes: Any) -> float:
+    return sum(state_bytes([ONE], replace(PLAN, **changes)).values()) / 1e9
+
+
+def test_bytes_per_parameter() -> None:
+    """18 without sharding; 6 + 12/S with the distributed optimizer; (2 + 4 + 12)/S with everything sharded."""
+    assert bytes_per_parameter() == 18
+    assert bytes_per_parameter(sharding="optimizer") == pytest.approx(6 + 12 / 8)
+    assert bytes_per_parameter(sharding="optimizer_gradients") == pytest.approx(2 + 16 / 8)
+    gathered = 2 * 2 + 4
+    assert bytes_per_parameter(sharding="full") == pytest.approx(18 / 8 + gathered)
+    assert bytes_per_parameter(sharding="optimizer", optimizer=Optimizer(grads="bf16")) == pytest.approx(4 + 12 / 8)
+    assert bytes_per_parameter(sharding="optimizer", shard_group=4) == pytest.approx(6 + 12 / 4)
+    assert bytes_per_parameter(sharding="optimizer", optimizer=Optimizer(kind="muon")) == pytest.approx(6 + 8 / 8)
+    assert bytes_per_parameter(sharding="optimizer", optimizer=Optimizer(moments="bf16")) == pytest.approx(6 + 8 / 8)
+    assert bytes_per_parameter(precision="fp32", optimizer=Optimizer(main_params=None)) == 16
+
+
+def test_experts_shard_over_their_own_replicas() -> None:
+    """Experts divide by expert data parallelism, which may be 1: then sharding saves nothing on them."""
+    plan = replace(PLAN, sharding="optimizer", ep=8)
+    held = StageParameters(0.0, 1e9, ((0.0, 1e9),))
+    assert sum(state_bytes([held], plan).values()) == pytest.approx(18e9)
+
+
+@pytest.mark.parametrize(("pp", "ep"), [(1, 1), (4, 8), (16, 64)])
+def test_every_parameter_has_a_home(pp: int, ep: int) -> None:
+    """Local parameters of all stages, times the ranks that share them, are the model's."""
+    model = load("deepseek-v3")
+    plan = replace(PLAN, pp=pp, ep=ep, dp=64, vocab_divisible_by=1, schedule="dualpipe" if pp > 1 else "none")
+    held = stage_parameters(model, plan, stages(model, plan))
+    dense, expert = sum(s.dense for s in held), sum(s.expert for s in held) * ep
+    mtp = 11_610_067_968
+    assert dense + expert == pytest.approx(total_parameters(model) + mtp, rel=1e-9)
+
+
+def test_tied_embedding_lives_twice() -> None:
+    tied = replace(LLAMA, tied_embeddings=True)
+    plan = replace(PLAN, pp=4, vocab_divisible_by=1)
+    held = stage_parameters(tied, plan, stages(tied, plan))
+    assert sum(s.dense for s in held) == pytest.approx(total_parameters(tied) + tied.vocab * tied.hidden)
+
+
+def test_full_recompute_keeps_the_layer_input() -> None:
+    shape = shape_of(LLAMA, PLAN, 8192)
+    layer = LLAMA.layers[0]
+    assert layer.mixer
+    assert layer.ffn
+    work = mixer_work(layer.mixer, shape) + ffn_work(layer.ffn, shape)
+    full = replace(PLAN, recompute=Recompute("full"))
+    kept = layer_kept(work, full, whole_layer_again=True)
+    assert kept.until_backward == 2 * 8192 * 4096
+    assert kept.working > layer_kept(work, PLAN, whole_layer_again=False).working
+
+
+def test_selective_recompute_drops_what_it_names() -> None:
+    model = load("deepseek-v3")
+    plan = replace(PLAN, ep=8, dp=64)
+    shape = shape_of(model, plan, 4096)
+    (whole,) = stage_kept(model, shape, stages(model, plan))
+    again = replace(plan, recompute=Recompute("selective", modules=("mla_up_proj",)))
+    (fewer,) = stage_kept(model, shape_of(model, again, 4096), stages(model, again))
+    # q and k of 128 heads x 192 and v of 128 heads x 128, in 62 layers with MTP's: 131 KB per token and layer.
+    assert whole.until_backward - fewer.until_backward == pytest.approx(62 * 4096 * 2 * 128 * (192 * 2 + 128))
+
+
+@pytest.mark.parametrize(
+    ("name", "pp", "vpp", "microbatches"),
+    [("gpipe", 4, 1, 8), ("1f1b", 4, 1, 8), ("1f1b", 8, 1, 3), ("interleaved", 4, 2, 8), ("interleaved", 4, 4, 16)],
+)
+def test_activations_in_flight(name: str, pp: int, vpp: int, microbatches: int) -> None:
+    """GPipe holds m, 1F1B min(m, p - r), interleaving min(m v, 2 (p - r - 1) + (v - 1) p + 1) / v stages."""
+    schedule = make_schedule(name, pp, vpp, microbatches)
+    for rank, slots in enumerate(schedule.ranks):
+        counts = {
+            "gpipe": microbatches,
+            "1f1b": min(microbatches, pp - rank),
+            "interleaved": min(microbatches * vpp, 2 * (pp - rank - 1) + (vpp - 1) * pp + 1) / vpp,
+        }
+        live, _ = peak_activations(slots, [Kept(1.0 / vpp, 0.0, 0.0)] * vpp)
+        assert live == pytest.approx(counts[name])
+
+
+def test_owners_add_up() -> None:
+    plan = replace(PLAN, pp=4, schedule="1f1b", sharding="optimizer")
+    layers = stages(LLAMA, plan)
+    schedule = make_schedule("1f1b", 4, 1, plan.microbatches)
+    report = memory_report(
+        LLAMA, shape_of(LLAMA, plan, 8192), layers, stage_parameters(LLAMA, plan, layers), schedule.ranks
+    )
+    assert [rank.rank for rank in report] == [0, 1, 2, 3]
+    for rank in report:
+        assert rank.allocated_bytes == pytest.approx(sum(rank.owners.values()))
+        assert rank.device_bytes > rank.allocated_bytes
+    # The first rank holds most micro-batches, the last one the logits.
+    assert report[0].owners["activations"] > report[2].owners["activations"]
+    assert report[3].owners["working"] > report[1].owners["working"]
