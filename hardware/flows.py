@@ -180,6 +180,10 @@ def merge(paths: Paths, *keys: Floats) -> tuple[NDArray[np.int64], NDArray[np.in
     return first, kind, count.astype(float)
 
 
+# Above so many flows looking for implied links costs more than a few events without them.
+_PRUNED = 65536
+
+
 @dataclass(frozen=True, slots=True)
 class Fold:
     """Flows and links that behave alike, each kind standing for all of its members.
@@ -332,7 +336,7 @@ def simulate(
     if weights is not None:
         count = np.bincount(kind, weights).astype(float)
     distinct = paths[:, first]
-    if not changes and len(first) > 1:
+    if not changes and len(first) <= _PRUNED:
         distinct = without_idle_limits(distinct, capacity)
     finish, solves = _run(distinct, capacity, size[first], entry[first], cap[first], count, changes, tolerance)
     return FlowTimes(finish[kind], float(finish.max()), solves)

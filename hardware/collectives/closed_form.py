@@ -210,6 +210,12 @@ def tariff(
 _cached_tariff = lru_cache(maxsize=4096)(tariff)
 
 
+def forget() -> None:
+    """Drops what was derived from the efficiencies, after they changed in memory."""
+    for cached in (curve, network, _cached_tariff):
+        cached.cache_clear()
+
+
 def _tuner_s(prices: Tariff, size: Number) -> np.ndarray:
     """NCCL's estimate of each candidate at each size, first axis candidates."""
     latency, transfer = prices.tuner_latency_s, size * prices.tuner_s_per_byte
