@@ -24,7 +24,7 @@ from simulator.workload.states import DTYPE_BYTES, StageParameters, shard_count
 # HybridEP 16, NCCL's channels of an all-to-all 24, from memory.
 COMMUNICATION_SMS = {"deepep": 20, "hybridep": 16, "alltoall": 24, "allgather": 24}
 # Speed that expert communication keeps beside compute: DeepSeek's H800 profile spends 80 ms on what takes 52 ms alone
-# (deepseek-ai/profile-data). Its 33 ms of handshakes are left out: they wait for compute (see layers.HANDOVER_FRACTION).
+# (deepseek-ai/profile-data). Its 33 ms of handshakes wait for compute: see layers.HANDOVER_FRACTION.
 COMMUNICATION_FRACTION = 52 / 80
 
 

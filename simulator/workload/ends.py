@@ -59,7 +59,8 @@ def head_work(model: Model, shape: Shape) -> Work:
 def head_working_bytes(model: Model, shape: Shape) -> Number:
     """What the head's backward allocates for a moment beside its saved tensors.
 
-    The gradient of the logits, the gathered input with its gradient, and the placeholder gradient of the weight that Megatron-Core's fused accumulation returns.
+    The gradient of the logits, the gathered input with its gradient, and the placeholder gradient of the weight that
+    Megatron-Core's fused accumulation returns.
     """
     columns = padded_vocab(model.vocab, shape.plan) / shape.plan.tp
     # Unfused: the 16-bit logits stand beside their fp32 copy, and the gradient is fp32.
