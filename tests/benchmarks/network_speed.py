@@ -128,7 +128,7 @@ def all_to_all() -> None:
         begin = time.process_time()
         times = simulate(routes.paths, routes.capacity, size, tolerance=tolerance)
         line(f"all-to-all of {len(source):,} hashed flows of different sizes, tolerance {tolerance}",
-             time.process_time() - begin, f"{times.solves} solves, {times.makespan_s / bound:.3f} of the NIC bound")  # fmt: skip
+             time.process_time() - begin, f"{times.solves} solves, {times.makespan_s / bound:.3f} of bound")  # fmt: skip
 
 
 def closed_form() -> None:
