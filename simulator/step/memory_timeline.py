@@ -55,8 +55,11 @@ def rank_memory(timeline: Timeline, schedule: Schedule, kept: Sequence[Kept], re
 
 
 def allocations(timeline: Timeline, schedule: Schedule, kept: Sequence[Kept], rank: int) -> list[Allocation]:
-    """What a rank's slots allocate and free, given what one micro-batch leaves on each virtual stage. A forward allocates when it starts, a backward frees when it ends; the halves of an
-    overlapped pair work layer by layer, so that what one fills the other has freed."""
+    """What a rank's slots allocate and free, given what one micro-batch leaves on each virtual stage.
+
+    A forward allocates when it starts, a backward frees when it ends; the halves of an overlapped pair work layer by
+    layer, so that what one fills the other has freed.
+    """
     begun: dict[Work, list[float]] = {}
     found: list[Allocation] = []
     for slot, start_s, end_s in _slot_spans(timeline, rank):

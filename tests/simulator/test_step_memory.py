@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulator.evaluate import simulate_step
 from simulator.memory import memory_report
 from simulator.memory.activations import Kept, stage_kept
 from simulator.memory.report import peak_activations
+from simulator.one_step import simulate_step
 from simulator.plan.layout import stages
 from simulator.scenario.schema import load_scenario
 from simulator.step.build import build_graph
