@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import log, sqrt
 
 import numpy as np
 
+from simulator.cost.constants import Constants, constants_for
 from simulator.cost.step_times import SlotTimes, is_paired, pair_seconds, slot_times, update_times
 from simulator.memory import RankMemory, memory_report
 from simulator.model.flops import flops_per_token
@@ -80,6 +82,20 @@ class Step:
     schedule: Schedule
     slots: SlotTimes
     timeline: Timeline
+    gpus: int
+
+    @property
+    def straggler_s(self) -> float:
+        """What the job waits for its slowest rank: the latest of n with spread s is about s sqrt(2 ln n) late."""
+        return self.timeline.step_time_s * self.slots.constants.rank_noise * sqrt(2 * log(max(self.gpus, 1)))
+
+    @property
+    def step_time_s(self) -> float:
+        return self.timeline.step_time_s + self.straggler_s
+
+    def breakdown(self) -> dict[str, float]:
+        """Seconds of the step by cause; they add up to its time."""
+        return self.timeline.breakdown() | {"straggler": self.straggler_s}
 
 
 def evaluate(scenario: Scenario) -> Prediction:
@@ -91,7 +107,7 @@ def evaluate(scenario: Scenario) -> Prediction:
     memory = memory_report(
         model, shape_of(model, plan, run.seq_length), layers, stage_parameters(model, plan, layers), step.schedule.ranks
     )
-    step_time_s = step.timeline.step_time_s
+    step_time_s = step.step_time_s
     tokens = plan.global_batch_size * run.seq_length
     per_token = float(flops_per_token(model, run.seq_length, FLOPS_CONVENTION, int(padded_vocab(model.vocab, plan))))
     achieved = tokens * per_token / step_time_s / cluster.gpus
@@ -111,23 +127,24 @@ def evaluate(scenario: Scenario) -> Prediction:
         flops_convention=FLOPS_CONVENTION,
         gpu_hours_per_1e12_tokens=1e12 / (tokens / step_time_s) * cluster.gpus / 3600,
         training_time_s=run.tokens / tokens * step_time_s,
-        run=whole_run(scenario, step_time_s, step.timeline.breakdown()["compute"] / step_time_s),
+        run=whole_run(scenario, step_time_s, step.breakdown()["compute"] / step_time_s),
         peak_memory_bytes=max(rank.allocated_bytes for rank in memory),
         device_memory_bytes=fullest,
         memory_capacity_bytes=capacity,
         fits=fullest <= capacity,
-        breakdown_s=step.timeline.breakdown(),
+        breakdown_s=step.breakdown(),
         evidence=evidence_shares(step),
-        stages=stage_reports(scenario, layers, memory, step.timeline),
+        stages=stage_reports(scenario, layers, memory, step),
         warnings=warnings(scenario, fullest),
     )
 
 
-def simulate_step(scenario: Scenario, layers: tuple[StageLayers, ...]) -> Step:
-    """Price every slot of the plan's schedule and play the step."""
+def simulate_step(scenario: Scenario, layers: tuple[StageLayers, ...], constants: Constants | None = None) -> Step:
+    """Price every slot of the plan's schedule and play the step; `constants` None: those of the data file."""
     model, plan, cluster = scenario.model, scenario.plan, scenario.cluster
-    slots = slot_times(model, shape_of(model, plan, scenario.run.seq_length), cluster, layers)
-    updates = update_times(model, plan, cluster, layers, stage_parameters(model, plan, layers))
+    constants = constants or constants_for(cluster.accelerator, plan)
+    slots = slot_times(model, shape_of(model, plan, scenario.run.seq_length), cluster, layers, constants)
+    updates = update_times(model, plan, cluster, layers, stage_parameters(model, plan, layers), constants)
     schedule = make_schedule(schedule_name(plan), plan.pp, plan.vpp, plan.microbatches, plan.microbatch_group_size)
     times = StageTimes(
         forward_s=by_cause([stage.forward for stage in slots.stages]),
@@ -147,7 +164,7 @@ def simulate_step(scenario: Scenario, layers: tuple[StageLayers, ...]) -> Step:
             optimizer_s=updates.optimizer_s,
         ),
     )
-    return Step(schedule, slots, play(build_graph(schedule, times)))
+    return Step(schedule, slots, play(build_graph(schedule, times)), cluster.gpus)
 
 
 def schedule_name(plan: Plan) -> str:
@@ -184,10 +201,10 @@ def evidence_shares(step: Step) -> dict[str, float]:
 
 
 def stage_reports(
-    scenario: Scenario, layers: tuple[StageLayers, ...], memory: tuple[RankMemory, ...], timeline: Timeline
+    scenario: Scenario, layers: tuple[StageLayers, ...], memory: tuple[RankMemory, ...], step: Step
 ) -> tuple[StageReport, ...]:
     parameters = stage_parameters(scenario.model, scenario.plan, layers)
-    spent = timeline.by_rank()
+    spent = step.timeline.by_rank()
     return tuple(
         StageReport(
             rank=held.rank,
@@ -197,7 +214,8 @@ def stage_reports(
             outside_allocator_bytes=held.outside,
             peak_memory_bytes=held.allocated_bytes,
             device_memory_bytes=held.device_bytes,
-            breakdown_s={cause: float(seconds[held.rank]) for cause, seconds in spent.items()},
+            breakdown_s={cause: float(seconds[held.rank]) for cause, seconds in spent.items()}
+            | {"straggler": step.straggler_s},
         )
         for held in memory
     )
