@@ -12,11 +12,13 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator import interval
 from simulator.cost import constants as data
 from simulator.cost.constants import Constants, constants_for
 from simulator.evaluate import simulate_step
@@ -45,6 +47,7 @@ class Point:
     predicted_s: float
     slopes: Mapping[str, float]
     entries: tuple[int, ...]
+    case: interval.Case
 
 
 def is_rate(constant: str) -> bool:
@@ -79,7 +82,7 @@ def point_of(row: Row) -> Point | None:
         moved = predicted_s(scenario, replace(here, **{name: value * (1 + NUDGE)}))
         slopes[name] = float(np.log(moved / base_s)) / (np.log1p(NUDGE) if is_rate(name) else value * NUDGE)
     family = f"{row.id.split('-')[0]} {scenario.model.name}"
-    return Point(row.id, family, measured.value, base_s, slopes, entries)
+    return Point(row.id, family, measured.value, base_s, slopes, entries, interval.case_of(scenario))
 
 
 def points(rows: Sequence[Row], processes: int = PROCESSES) -> list[Point]:
@@ -167,18 +170,42 @@ def fitted_values(fit: Fit, entries: Sequence[Mapping[str, Any]]) -> list[tuple[
     ]
 
 
-def write_values(values: Sequence[tuple[float, float, float]]) -> None:
-    """Puts value, low and high into the data file, entry by entry, and leaves every other line as it is."""
+def errors_without(found: Sequence[Point], matrix: Floats, entries: Sequence[Mapping[str, Any]], fit: Fit) -> Floats:
+    """Mean error of all rows with one constant at a time at its neutral value, the others as fitted."""
+    now = np.array([coordinate(entry, "value") for entry in entries])
+    neutral = [0.0 if is_rate(e["constant"]) else float(getattr(data.NEUTRAL, e["constant"])) for e in entries]
+    error = np.array([np.log(point.predicted_s / point.measured_s) for point in found]) + matrix @ (fit.at - now)
+    without = [error + matrix[:, i] * (neutral[i] - fit.at[i]) for i in range(len(entries))]
+    return np.array([np.abs(np.expm1(each)).mean() for each in without])
+
+
+def write_residuals(found: Sequence[Point], left_out: Mapping[str, float]) -> None:
+    """What the intervals are drawn from: every row's case, family and log(measured / predicted) without its family."""
+    lines = ["id,family,generation,kind,stack,gpus,log_error"]
+    for p in found:
+        about = f"{p.case.generation},{p.case.kind},{p.case.stack},{p.case.gpus}"
+        lines.append(f'"{p.id}","{p.family}",{about},{-left_out[p.id]:.4f}')
+    write_aside(interval.DATA, "\n".join(lines) + "\n")
+
+
+def write_aside(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    aside = path.with_suffix(".aside")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
+
+
+def write_values(values: Sequence[tuple[float, float, float]], without: Floats) -> None:
+    """Puts what was fitted into the data file, entry by entry, and leaves every other line as it is."""
     text = data.DATA.read_text(encoding="utf-8")
     blocks = re.split(r"(?m)^(?=\[\[constants\]\]$)", text)
     assert len(blocks) == len(values) + 1, "one block to an entry"
     written = [blocks[0]]
-    for block, (value, low, high) in zip(blocks[1:], values, strict=True):
-        kept = re.sub(r"(?m)^(value|low|high) = .*\n?", "", block).rstrip("\n")
-        written.append(f"{kept}\nvalue = {value:.4g}\nlow = {low:.4g}\nhigh = {high:.4g}\n\n")
-    aside = data.DATA.with_suffix(".aside")
-    aside.write_text("".join(written).rstrip("\n") + "\n", encoding="utf-8")
-    aside.replace(data.DATA)
+    for block, (value, low, high), error in zip(blocks[1:], values, without, strict=True):
+        kept = re.sub(r"(?m)^(value|low|high|mean_error_without) = .*\n?", "", block).rstrip("\n")
+        figures = f"value = {value:.4g}\nlow = {low:.4g}\nhigh = {high:.4g}\nmean_error_without = {error:.4g}"
+        written.append(f"{kept}\n{figures}\n\n")
+    write_aside(data.DATA, "".join(written).rstrip("\n") + "\n")
 
 
 def figures(errors: Floats) -> str:
@@ -202,10 +229,13 @@ def main() -> None:
     print("fitted         ", figures(error + matrix @ (fit.at - now)))
     left_out = left_out_errors(found, matrix, entries)
     print("family left out", figures(np.array(list(left_out.values()))))
+    for kind in ("dense", "moe"):
+        print(f"  {kind:<13} ", figures(np.array([left_out[p.id] for p in found if p.case.kind == kind])))
     for entry, (value, low, high) in zip(entries, fitted_values(fit, entries), strict=True):
         print(f"{entry['name']:<46} {entry['value']:>9.4g} -> {value:>9.4g}  [{low:.4g}, {high:.4g}]")
     if arguments.write:
-        write_values(fitted_values(fit, entries))
+        write_values(fitted_values(fit, entries), errors_without(found, matrix, entries, fit))
+        write_residuals(found, left_out)
 
 
 if __name__ == "__main__":
