@@ -72,8 +72,8 @@ def predict(done: Simulated) -> Prediction:
     """What a simulated step says of the scenario."""
     scenario, step, memory = done.scenario, done.step, done.memory
     model, plan, cluster, run = scenario.model, scenario.plan, scenario.cluster, scenario.run
-    step_time_s = step.timeline.step_time_s
-    busy_fraction = step.timeline.breakdown()["compute"] / step_time_s
+    step_time_s = step.step_time_s
+    busy_fraction = step.breakdown()["compute"] / step_time_s
     whole = whole_run(scenario, partial(one_step.step_time_s, scenario, step), busy_fraction)
     tokens = plan.global_batch_size * run.seq_length
     per_token = float(flops_per_token(model, run.seq_length, FLOPS_CONVENTION, int(padded_vocab(model.vocab, plan))))
@@ -99,7 +99,7 @@ def predict(done: Simulated) -> Prediction:
         device_memory_bytes=fullest,
         memory_capacity_bytes=capacity,
         fits=fullest <= capacity,
-        breakdown_s=step.timeline.breakdown(),
+        breakdown_s=step.breakdown(),
         evidence=evidence_shares(step),
         stages=stage_reports(done),
         warnings=(*warnings(scenario, fullest), *(whole.warnings if whole else ())),
@@ -120,7 +120,7 @@ def evidence_shares(step: Step) -> dict[str, float]:
 
 
 def stage_reports(done: Simulated) -> tuple[StageReport, ...]:
-    parameters, spent = done.parameters, done.step.timeline.by_rank()
+    parameters, spent = done.parameters, done.step.by_rank()
     return tuple(
         StageReport(
             rank=held.rank,
@@ -130,7 +130,7 @@ def stage_reports(done: Simulated) -> tuple[StageReport, ...]:
             outside_allocator_bytes=held.outside,
             peak_memory_bytes=held.allocated_bytes,
             device_memory_bytes=held.device_bytes,
-            breakdown_s={cause: float(seconds[held.rank]) for cause, seconds in spent.items()},
+            breakdown_s=spent[held.rank],
         )
         for held in done.memory
     )
