@@ -97,6 +97,19 @@ def network(technology: str) -> dict[str, Any]:
     return table.get(technology, table["infiniband"])
 
 
+def evidence(operation: str, algorithm: str, protocol: str, group: Group, cluster: Cluster | Links) -> str:
+    """What a time of this pair rests on: "fitted" to sweeps of this GPU generation (and, across domains, of this NIC
+    technology), or "assumed" from a relative."""
+    links = cluster if isinstance(cluster, Links) else links_of(cluster)
+    if algorithm == "none":
+        return "fitted"
+    inside = curve(links.generation, operation, algorithm, protocol).evidence
+    wire = network(links.nic_technology)
+    known = links.nic_technology in efficiencies()["network"] and wire["evidence"] == "fitted"
+    crosses = bool(np.any(np.asarray(group.domains) > 1))
+    return "fitted" if inside == "fitted" and (known or not crosses) else "assumed"
+
+
 class Tariff(NamedTuple):
     """Prices of all candidates for one group; arrays have the candidates as first axis."""
 

@@ -17,6 +17,7 @@ from hardware.collectives import (
     collective_s,
     combine_s,
     dispatch_s,
+    evidence,
     expected_distinct,
     strided_group,
 )
@@ -119,6 +120,15 @@ def test_array_of_groups_equals_one_by_one() -> None:
             alone = collective_s(operation, sizes[i].item(), group, H100)
             assert together.seconds[i] == pytest.approx(alone.seconds, rel=1e-12)
             assert alone.algorithm in ("none", together.algorithm[i])
+
+
+def test_evidence_says_what_was_measured() -> None:
+    inside, across = Group(8.0, 8.0), Group(64.0, 8.0)
+    assert evidence("all_reduce", "ring", "Simple", inside, H100) == "fitted"
+    assert evidence("all_reduce", "ring", "Simple", across, H100) == "assumed"
+    assert evidence("all_gather", "ring", "Simple", across, links(nic_technology="efa")) == "fitted"
+    assert evidence("broadcast", "ring", "Simple", inside, H100) == "assumed"
+    assert evidence("all_reduce", "ring", "Simple", inside, links("cdna3")) == "assumed"
 
 
 def test_one_rank_takes_no_time() -> None:
