@@ -162,7 +162,7 @@ def _price(
     terms, wire = curve(links.generation, operation, algorithm, protocol), network(links.nic_technology)
     hop_s = hop_latency_s(algorithm, group, links)
     latency_s = terms.fixed_s + demand.scale_up_steps * terms.step_s
-    latency_s = latency_s + np.where(k > 1, wire["fixed_s"], 0.0)
+    latency_s = latency_s + np.where(k > 1, wire["fixed_s"][protocol], 0.0)
     latency_s = latency_s + demand.network_steps * (wire["step_s"][protocol] + hop_s)
     latency_s = latency_s + demand.messages * constants()["post_overhead_us"][links.cpu_vendor] * 1e-6
     achieved = terms.efficiency * links.scale_up_bytes_per_s

@@ -75,6 +75,8 @@ def test_summary_counts_errors_by_group() -> None:
         (("A100-SXM-80GB", "NVLink", 8, 1, 2**30, 8237.8), 0.10),
         (("H100-SXM-80GB", "EFA v2 32x100G/node", 16, 2, 2**30, 4607.6), 0.20),
         (("H100-SXM-80GB", "NVLink4/NVSwitch", 8, 1, 2**16, 19.54), 0.20),
+        # stas00/ml-engineering: 4 nodes of 8 B200, 4 GiB.
+        (("B200-SXM-180GB", "EFA v2", 32, 4, 2**32, 22050.0), 0.15),
     ],
 )
 def test_single_published_all_reduces(row: tuple, limit: float) -> None:
