@@ -165,15 +165,18 @@ def _price(
     latency_s = latency_s + np.where(k > 1, wire["fixed_s"][protocol], 0.0)
     latency_s = latency_s + demand.network_steps * (wire["step_s"][protocol] + hop_s)
     latency_s = latency_s + demand.messages * constants()["post_overhead_us"][links.cpu_vendor] * 1e-6
-    achieved = terms.efficiency * links.scale_up_bytes_per_s
+    inside = links.scale_up(g)
+    achieved = terms.efficiency * inside
     if sms is not None:
         achieved = np.minimum(achieved, sms * generation_of(links)["sm_gbs"] * 1e9)
     nic = links.nic_bytes_per_s * group.nic_share / uplink_slowdown(operation, group, links)
     scale_up = (demand.scale_up + terms.copies / n) / achieved
     across = demand.network / (wire["efficiency"][protocol] * nic)
-    bound = np.maximum(demand.scale_up / links.scale_up_bytes_per_s, demand.network / nic)
+    bound = np.maximum(demand.scale_up / inside, demand.network / nic)
     sharpness = np.where(k > 1, wire["sharpness"], terms.sharpness)
-    return latency_s, np.maximum(scale_up, across), sharpness, bound
+    # The levels of a hierarchical exchange follow each other; every other algorithm keeps all links busy at once.
+    transfer = scale_up + across if algorithm == "hierarchical" else np.maximum(scale_up, across)
+    return latency_s, transfer, sharpness, bound
 
 
 # The fields that vary by group, to which sizes add their axes.

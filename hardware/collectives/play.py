@@ -62,11 +62,11 @@ def ideal_s(operation: str, algorithm: str, size_bytes: float, group: Group, lin
     demand = ALGORITHMS[algorithm](operation, group.ranks, group.ranks_per_domain, group.domains)
     hop_s = hop_latency_s(algorithm, group, links)
     latency_s = demand.scale_up_steps * links.scale_up_latency_s + demand.network_steps * hop_s
-    nic = links.nic_bytes_per_s * group.nic_share
+    nic, inside = links.nic_bytes_per_s * group.nic_share, links.scale_up(group.ranks_per_domain)
     if algorithm == "hierarchical":
         # Its levels follow each other; every other algorithm keeps both kinds of link busy at once.
-        return float(latency_s + size_bytes * (demand.scale_up / links.scale_up_bytes_per_s + demand.network / nic))
-    return float(latency_s + size_bytes * max(demand.scale_up / links.scale_up_bytes_per_s, demand.network / nic))
+        return float(latency_s + size_bytes * (demand.scale_up / inside + demand.network / nic))
+    return float(latency_s + size_bytes * max(demand.scale_up / inside, demand.network / nic))
 
 
 def check_groups(network: Network, groups: Sequence[Ints]) -> None:

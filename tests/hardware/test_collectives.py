@@ -151,6 +151,21 @@ def test_few_sms_slow_a_collective_down() -> None:
     )
 
 
+def test_a_pair_in_a_mesh_has_one_link_of_seven() -> None:
+    """MI300X: 448 GB/s are seven links of 64, of which two GPUs have one between them."""
+    mesh = links("cdna3", 448e9, mesh_gpus=8, multicast=False)
+    pair, all_eight = (collective_s("all_reduce", 4e9, Group(n, n), mesh) for n in (2.0, 8.0))
+    assert pair.bound_s == pytest.approx(4e9 / 64e9)
+    assert all_eight.bound_s == pytest.approx(2 * 7 / 8 * 4e9 / 448e9)
+
+
+def test_hierarchical_levels_follow_each_other() -> None:
+    """stas00/ml-engineering: 4 GiB over 4 nodes of 8 B200: 16.1 ms on the NICs alone."""
+    time = collective_s("all_reduce", 2.0**32, Group(32.0, 8.0), B200, "hierarchical")
+    assert time.bound_s == pytest.approx(16.1e-3, rel=1e-2)
+    assert time.seconds > time.bound_s + 2 * 7 / 8 * 2.0**32 / 900e9
+
+
 def test_shared_nics_and_oversubscribed_uplinks_slow_the_network_part() -> None:
     whole, half = Group(64.0, 1.0, 1), Group(64.0, 1.0, 1, nic_share=0.5)
     assert collective_s("all_reduce", 4e9, half, H100).seconds == pytest.approx(
