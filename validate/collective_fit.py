@@ -1,6 +1,7 @@
 """Fits the collective efficiencies in hardware/data/collectives/efficiencies.json to published sweeps.
 
-`python -m validate.collective_fit [MEASUREMENTS.csv]` fits and rewrites the file, and prints the errors that are left.
+`python -m validate.collective_fit [MEASUREMENTS.csv]` fits and rewrites the file, and prints the errors that are left;
+with `--held-out 4` it writes nothing and tells how well sweeps of 4 GPUs follow from the others.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from validate.collectives import (
     port_of,
     predict,
     read_measurements,
+    summarise,
 )
 
 # RoCE's only sweep is bound by NVLink and says nothing of the NICs; InfiniBand has none.
@@ -110,22 +112,42 @@ def fit_network(table: pd.DataFrame, technology: str) -> dict[str, Any]:
     return entry
 
 
+def use(curves: dict[str, Any]) -> None:
+    """Lets the closed form in this process price with these curves on top of its own."""
+    current = closed_form.efficiencies()["scale_up"]
+    for generation, operations in curves.items():
+        for operation, found in operations.items():
+            current.setdefault(generation, {}).setdefault(operation, {}).update(found)
+    closed_form.forget()
+
+
+def held_out(table: pd.DataFrame, gpus: int = 4) -> pd.DataFrame:
+    """Errors on in-node sweeps of `gpus` GPUs by generation, fitted to the sweeps of all other counts only."""
+    inside = table[table["n_nodes"].eq(1)]
+    away = inside["n_gpus"].eq(gpus)
+    try:
+        use(fit_scale_up(inside[~away]))
+        return summarise(predict(inside[away]), ["generation"])
+    finally:
+        closed_form.efficiencies.cache_clear()
+        closed_form.forget()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("measurements", nargs="?", default=PUBLISHED)
+    parser.add_argument("--held-out", type=int, metavar="GPUS", help="fit without sweeps of so many GPUs, predict them")
     options = parser.parse_args()
     table = read_measurements(options.measurements)
     table = table[table["reason"].eq("") & table["operation"].isin(OPERATIONS)]
-    current = closed_form.efficiencies()
-    for generation, operations in fit_scale_up(table).items():
-        known = current["scale_up"].setdefault(generation, {})
-        for operation, curves in operations.items():
-            known.setdefault(operation, {}).update(curves)
-    closed_form.forget()
+    if options.held_out:
+        print(held_out(table, options.held_out).round(3).to_string(index=False))
+        return
+    use(fit_scale_up(table))
     for technology in FITTED_NETWORKS:
         fit_network(table, technology)
     aside = DATA / "efficiencies.json.new"
-    aside.write_text(json.dumps(current, indent=1) + "\n")
+    aside.write_text(json.dumps(closed_form.efficiencies(), indent=1) + "\n")
     os.replace(aside, DATA / "efficiencies.json")
     print(collectives_text(collectives_document(options.measurements)), end="")
 
