@@ -129,11 +129,12 @@ def expert_operators(moe: MoE, width: int, rows: Number, shape: Shape) -> list[O
     )
     routing = (shape.sharded_tokens, width, moe.top_k, moe.experts, moe.groups, moe.group_top_k, plan.dispatch_fp8)
     fp8_in = plan.dispatch_fp8 and shape.quantized
-    # NCCL's all-to-all needs copies sorted by rank before and by expert after; DeepEP and HybridEP only expand.
-    passes = 1 if plan.dispatcher in ("deepep", "hybridep") else 2
+    # NCCL's all-to-all needs copies sorted by rank before and by expert after; DeepEP only expands; HybridEP does so
+    # on the way.
+    passes = {"hybridep": 0, "deepep": 1}.get(plan.dispatcher, 2)
     out_bytes, home_bytes = (passes * 2 * size * width * rows for size in (low if fp8_in else element, element))
     return [
-        Pass("permute", "permute", out_bytes, home_bytes, passes, passes, inside),
+        *([Pass("permute", "permute", out_bytes, home_bytes, passes, passes, inside)] if passes else []),
         Routing("dispatch", *routing),
         *expert_tensor_exchange("all_gather", rows * width * low, plan.etp),
         *casts(fc1, shape, cast_input=not fp8_in),
@@ -143,7 +144,7 @@ def expert_operators(moe: MoE, width: int, rows: Number, shape: Shape) -> list[O
         fc2,
         *expert_tensor_exchange("reduce_scatter", rows * width * element, plan.etp),
         Routing("combine", *routing),
-        Pass("unpermute", "permute", home_bytes, out_bytes, passes, passes, inside),
+        *([Pass("unpermute", "permute", home_bytes, out_bytes, passes, passes, inside)] if passes else []),
     ]
 
 
