@@ -180,6 +180,10 @@ def merge(paths: Paths, *keys: Floats) -> tuple[NDArray[np.int64], NDArray[np.in
     return first, kind, count.astype(float)
 
 
+# Above so many flows looking for implied links costs more than a few events without them.
+_PRUNED = 65536
+
+
 @dataclass(frozen=True, slots=True)
 class Fold:
     """Flows and links that behave alike, each kind standing for all of its members.
@@ -237,6 +241,33 @@ def _split(
     both = kind * (int(number.max()) + 1) + number
     _, first, kind = np.unique(both, return_index=True, return_inverse=True)
     return kind.astype(np.int64), first
+
+
+def without_idle_limits(paths: Paths, capacity: Floats) -> Paths:
+    """The paths without the links that can never be full before others are; rates stay exactly as they were.
+
+    A link is implied by others if all its flows pass, at one other place of their paths, links that together carry no
+    more than it does: a leaf's uplinks behind its hosts' ports, say.
+    """
+    links = len(capacity)
+    room = np.append(capacity, np.inf)
+    kept = paths.astype(np.int64)
+    for hop in range(len(paths)):
+        for other in range(len(paths)):
+            if other == hop:
+                continue
+            pair = np.unique(kept[hop] * (links + 1) + kept[other])
+            link, through = np.divmod(pair, links + 1)
+            implied = np.bincount(link, room[through], links + 1) <= room * (1 + _EQUAL)
+            # A link that other places of paths also cross is more than this hop shows.
+            elsewhere = np.bincount(np.delete(kept, hop, axis=0).ravel(), minlength=links + 1) > 0
+            implied &= ~elsewhere
+            implied[links] = False
+            kept[hop] = np.where(implied[kept[hop]], links, kept[hop])
+    # Move what is left to the top and drop the rows that are empty.
+    order = np.argsort(kept == links, axis=0, kind="stable")
+    kept = np.take_along_axis(kept, order, axis=0)
+    return kept[: max(1, int((kept < links).any(axis=1).sum()))].astype(np.int32)
 
 
 def components(paths: Paths, links: int) -> NDArray[np.int64]:
@@ -304,7 +335,10 @@ def simulate(
     first, kind, count = merge(paths, size, entry, cap)
     if weights is not None:
         count = np.bincount(kind, weights).astype(float)
-    finish, solves = _run(paths[:, first], capacity, size[first], entry[first], cap[first], count, changes, tolerance)
+    distinct = paths[:, first]
+    if not changes and len(first) <= _PRUNED:
+        distinct = without_idle_limits(distinct, capacity)
+    finish, solves = _run(distinct, capacity, size[first], entry[first], cap[first], count, changes, tolerance)
     return FlowTimes(finish[kind], float(finish.max()), solves)
 
 

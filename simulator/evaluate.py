@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from simulator.model.flops import flops_per_token
 from simulator.model.parameters import active_parameters, total_parameters
-from simulator.one_step import Simulated, Step, simulate
+from simulator.one_step import Simulated, Step, simulate, simulate_step
+from simulator.plan.layout import stages
 from simulator.run.result import RunResult
 from simulator.scenario.schema import Scenario
-from simulator.whole_run import whole_run
+from simulator.whole_run import StepTime, whole_run
 from simulator.workload.shape import padded_vocab
 
 FLOPS_CONVENTION = "megatron"
@@ -71,6 +72,7 @@ def predict(done: Simulated) -> Prediction:
     scenario, step, memory = done.scenario, done.step, done.memory
     model, plan, cluster, run = scenario.model, scenario.plan, scenario.cluster, scenario.run
     step_time_s = step.timeline.step_time_s
+    whole = whole_run(scenario, step_times(scenario, step), step.timeline.breakdown()["compute"] / step_time_s)
     tokens = plan.global_batch_size * run.seq_length
     per_token = float(flops_per_token(model, run.seq_length, FLOPS_CONVENTION, int(padded_vocab(model.vocab, plan))))
     achieved = tokens * per_token / step_time_s / cluster.gpus
@@ -90,7 +92,7 @@ def predict(done: Simulated) -> Prediction:
         flops_convention=FLOPS_CONVENTION,
         gpu_hours_per_1e12_tokens=1e12 / (tokens / step_time_s) * cluster.gpus / 3600,
         training_time_s=run.tokens / tokens * step_time_s,
-        run=whole_run(scenario, step_time_s, step.timeline.breakdown()["compute"] / step_time_s),
+        run=whole,
         peak_memory_bytes=max(rank.allocated_bytes for rank in memory),
         device_memory_bytes=fullest,
         memory_capacity_bytes=capacity,
@@ -98,8 +100,25 @@ def predict(done: Simulated) -> Prediction:
         breakdown_s=step.timeline.breakdown(),
         evidence=evidence_shares(step),
         stages=stage_reports(done),
-        warnings=warnings(scenario, fullest),
+        warnings=(*warnings(scenario, fullest), *(whole.warnings if whole else ())),
     )
+
+
+def step_times(scenario: Scenario, step: Step) -> StepTime:
+    """Seconds of a step by global batch and sequence length; what differs from the plan's is simulated anew."""
+
+    def seconds(global_batch_size: int, seq_length: int) -> float:
+        plan, run = scenario.plan, scenario.run
+        if (global_batch_size, seq_length) == (plan.global_batch_size, run.seq_length):
+            return step.timeline.step_time_s
+        phase = replace(
+            scenario,
+            plan=replace(plan, global_batch_size=global_batch_size),
+            run=replace(run, seq_length=seq_length),
+        )
+        return simulate_step(phase, stages(scenario.model, phase.plan)).timeline.step_time_s
+
+    return seconds
 
 
 def evidence_shares(step: Step) -> dict[str, float]:

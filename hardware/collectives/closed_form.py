@@ -126,6 +126,19 @@ def uplink_slowdown(operation: str, group: Group, links: Links) -> Number:
     return np.maximum(1.0, oversubscription * crossing)
 
 
+def hop_latency_s(algorithm: str, group: Group, links: Links) -> Number:
+    """One network step: to the farthest member, or for rings, that go from neighbour to neighbour, on the average.
+
+    Of a ring's steps one in `domains_per_block` climbs to the group's tier; the others stay below it.
+    """
+    table = np.asarray(links.tier_latencies_s)
+    top = table[group.tier]
+    if algorithm not in ("ring", "hierarchical"):
+        return top
+    below = table[np.maximum(np.asarray(group.tier) - 1, 0)]
+    return below + (top - below) / group.domains_per_block
+
+
 def _price(
     operation: str, pair: tuple[str, str], group: Group, links: Links, sms: int | None
 ) -> tuple[Number, Number, Number, Number]:
@@ -134,7 +147,7 @@ def _price(
     n, g, k = group.ranks, group.ranks_per_domain, group.domains
     demand = ALGORITHMS[algorithm](operation, n, g, k)
     terms, wire = curve(links.generation, operation, algorithm, protocol), network(links.nic_technology)
-    hop_s = np.asarray(links.tier_latencies_s)[group.tier]
+    hop_s = hop_latency_s(algorithm, group, links)
     latency_s = terms.fixed_s + demand.scale_up_steps * terms.step_s
     latency_s = latency_s + np.where(k > 1, wire["fixed_s"], 0.0)
     latency_s = latency_s + demand.network_steps * (wire["step_s"][protocol] + hop_s)
@@ -195,6 +208,12 @@ def tariff(
 
 
 _cached_tariff = lru_cache(maxsize=4096)(tariff)
+
+
+def forget() -> None:
+    """Drops what was derived from the efficiencies, after they changed in memory."""
+    for cached in (curve, network, _cached_tariff):
+        cached.cache_clear()
 
 
 def _tuner_s(prices: Tariff, size: Number) -> np.ndarray:

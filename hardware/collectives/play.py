@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware.collectives.algorithms import ALGORITHMS
+from hardware.collectives.closed_form import hop_latency_s
 from hardware.collectives.group import Group, Links
 from hardware.collectives.phases import NETWORK, PHASES, SWITCH, Phase
 from hardware.flows import CapacityChange, fold, simulate
@@ -36,10 +37,30 @@ class Played:
     kinds: int
 
 
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What a collective is played under.
+
+    `policy` and `seed` route its flows; `beside` is another job's traffic, present in every phase; at `changes` (times
+    from the start of a phase) links change capacity. `folded` solves one flow of each symmetric kind, otherwise every
+    flow is simulated. `tolerance` is `simulate`'s.
+    """
+
+    policy: str = "adaptive"
+    seed: int = 0
+    beside: Phase | None = None
+    changes: tuple[CapacityChange, ...] = ()
+    folded: bool = True
+    tolerance: float = 0.0
+
+
+IDLE = Conditions()
+
+
 def ideal_s(operation: str, algorithm: str, size_bytes: float, group: Group, links: Links) -> float:
     """The closed form at full link speed: steps times their latency, and the busiest link's bytes over its capacity."""
     demand = ALGORITHMS[algorithm](operation, group.ranks, group.ranks_per_domain, group.domains)
-    hop_s = links.tier_latencies_s[int(group.tier)]
+    hop_s = hop_latency_s(algorithm, group, links)
     latency_s = demand.scale_up_steps * links.scale_up_latency_s + demand.network_steps * hop_s
     nic = links.nic_bytes_per_s * group.nic_share
     if algorithm == "hierarchical":
@@ -84,9 +105,7 @@ def play(
     groups: Sequence[Ints],
     size_bytes: float,
     algorithm: str,
-    policy: str = "adaptive",
-    seed: int = 0,
-    folded: bool = True,
+    conditions: Conditions = IDLE,
 ) -> Played:
     """All groups do the same collective at once; each repeat of a phase starts when the last flow of one has ended.
 
@@ -97,24 +116,15 @@ def play(
     groups = [np.asarray(ranks, dtype=np.int64) for ranks in groups]
     check_groups(network, groups)
     schedules = [PHASES[algorithm](operation, ranks, per_domain(network, ranks), size_bytes) for ranks in groups]
-    return play_phases(network, schedules, policy, seed, folded=folded)
+    return play_phases(network, schedules, conditions)
 
 
-def play_phases(
-    network: Network,
-    schedules: Sequence[Sequence[Phase]],
-    policy: str = "adaptive",
-    seed: int = 0,
-    beside: Phase | None = None,
-    changes: Sequence[CapacityChange] = (),
-    folded: bool = True,
-) -> Played:
-    """Schedules of several groups, phase by phase side by side. `beside` is other traffic, present in every phase.
+def play_phases(network: Network, schedules: Sequence[Sequence[Phase]], conditions: Conditions = IDLE) -> Played:
+    """Schedules of several groups, phase by phase side by side.
 
-    `folded` solves one of each kind of symmetric flows; without it every flow is simulated. `changes` (times from
-    the start of each phase) are for schedules of one phase without repeats.
+    ValueError for links that change under schedules of several phases or repeats.
     """
-    if changes and any(len(schedule) != 1 or schedule[0].repeats != 1 for schedule in schedules):
+    if conditions.changes and any(len(schedule) != 1 or schedule[0].repeats != 1 for schedule in schedules):
         raise ValueError("links that change under way need schedules of one phase without repeats")
     seconds, latency_s = np.zeros(len(schedules)), np.zeros(len(schedules))
     carried = np.zeros(len(network.classes))
@@ -123,7 +133,7 @@ def play_phases(
         running = [i for i, schedule in enumerate(schedules) if place < len(schedule)]
         phases = [schedules[i][place] for i in running]
         owner = np.repeat(running, [len(phase.source) for phase in phases])
-        result = _play_phase(network, phases, owner, policy, seed, beside, changes, folded)
+        result = _play_phase(network, phases, owner, conditions)
         repeats = np.array([phase.repeats for phase in phases])
         seconds[running] += repeats * result.finish_s[running]
         latency_s[running] += result.latency_s
@@ -145,26 +155,13 @@ class _PhaseTime:
     kinds: int
 
 
-def _play_phase(
-    network: Network,
-    phases: Sequence[Phase],
-    owner: Ints,
-    policy: str,
-    seed: int,
-    beside: Phase | None,
-    changes: Sequence[CapacityChange],
-    folded: bool,
-) -> _PhaseTime:
-    source = np.concatenate([phase.source for phase in phases])
-    target = np.concatenate([phase.target for phase in phases])
-    size = np.concatenate([phase.size_bytes for phase in phases])
-    own = len(source)
-    if beside is not None:
-        source, target = np.concatenate([source, beside.source]), np.concatenate([target, beside.target])
-        size = np.concatenate([size, beside.size_bytes])
-    routes = route_ends(network, source, target, policy, seed)
+def _play_phase(network: Network, phases: Sequence[Phase], owner: Ints, conditions: Conditions) -> _PhaseTime:
+    present = [*phases, conditions.beside] if conditions.beside else list(phases)
+    source, target = (np.concatenate([getattr(phase, end) for phase in present]) for end in ("source", "target"))
+    size, own = np.concatenate([phase.size_bytes for phase in present]), len(owner)
+    routes = route_ends(network, source, target, conditions.policy, conditions.seed)
     column_size = size[routes.owner] * routes.share
-    finish, kinds = _finish(routes, column_size, changes, folded)
+    finish, kinds = _finish(routes, column_size, conditions)
     mine = routes.owner < own
     last = np.zeros(int(owner.max()) + 1)
     np.maximum.at(last, owner[routes.owner[mine]], finish[mine])
@@ -178,16 +175,15 @@ def _play_phase(
     return _PhaseTime(last, _latencies(network, phases, routes, owner), busiest, kinds)
 
 
-def _finish(
-    routes: Routes, size: NDArray[np.float64], changes: Sequence[CapacityChange], folded: bool
-) -> tuple[NDArray[np.float64], int]:
+def _finish(routes: Routes, size: NDArray[np.float64], conditions: Conditions) -> tuple[NDArray[np.float64], int]:
     """Finish time of every column, and how many kinds of flow were simulated."""
-    if changes or not folded:
+    changes, tolerance = conditions.changes, conditions.tolerance
+    if changes or not conditions.folded:
         # Which links change is not known to the fold: members of one kind may part.
-        times = simulate(routes.paths, routes.capacity, size, changes=changes)
+        times = simulate(routes.paths, routes.capacity, size, changes=changes, tolerance=tolerance)
         return times.finish_s, routes.paths.shape[1]
     alike = fold(routes.paths, routes.capacity, size)
-    times = simulate(alike.paths, alike.capacity, size[alike.first], weights=alike.weights)
+    times = simulate(alike.paths, alike.capacity, size[alike.first], tolerance=tolerance, weights=alike.weights)
     return times.finish_s[alike.kind], len(alike.first)
 
 
@@ -228,3 +224,15 @@ def route_ends(network: Network, source: Ints, target: Ints, policy: str, seed: 
     # Into the switch and out again: each end adds its half of the path.
     latency = np.where(special, 2 * network.latency_s[links], routes.latency_s)
     return Routes(paths, routes.capacity, latency, routes.owner, routes.share, routes.link_class, routes.classes)
+
+
+def strided_groups(gpus: int, ranks: int, stride: int = 1) -> list[Ints]:
+    """All groups of `ranks` GPUs `stride` apart that tile the first `gpus`, as the dimensions of a plan do.
+
+    ValueError where they do not tile them.
+    """
+    block = ranks * stride
+    if ranks < 1 or stride < 1 or gpus % block:
+        raise ValueError(f"groups of {ranks} ranks {stride} apart do not tile {gpus} GPUs: {block} must divide them")
+    grid = np.arange(gpus).reshape(gpus // block, ranks, stride)
+    return list(grid.transpose(0, 2, 1).reshape(-1, ranks))

@@ -52,7 +52,7 @@ def evaluate(
 ) -> None:
     """One scenario: step time, MFU, memory, training time.
 
-    Exit code 0 when it fits in memory, 1 when it does not, 2 when the scenario cannot be read.
+    Exit code 0 when it fits in memory and can finish, 1 when not, 2 when the scenario cannot be read.
     """
     from simulator.scenario.schema import load_scenario
 
@@ -83,7 +83,8 @@ def evaluate(
         from simulator.report.terminal import print_evaluation
 
         print_evaluation(document)
-    raise typer.Exit(0 if prediction.fits else 1)
+    finishes = prediction.run is None or prediction.run.finishes
+    raise typer.Exit(0 if prediction.fits and finishes else 1)
 
 
 def check_endings(files: dict[str, tuple[Path | None, tuple[str, ...]]]) -> None:

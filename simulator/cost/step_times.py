@@ -23,9 +23,9 @@ from simulator.workload.states import DTYPE_BYTES, StageParameters, shard_count
 # SMs that expert communication kernels occupy while they run beside compute: DeepEP's default in Megatron-Core 20,
 # HybridEP 16, NCCL's channels of an all-to-all 24, from memory.
 COMMUNICATION_SMS = {"deepep": 20, "hybridep": 16, "alltoall": 24, "allgather": 24}
-# Speed that expert communication keeps beside compute: DeepSeek's H800 profile spends 80 ms and 33 ms of handshakes on
-# what takes 52 ms alone (deepseek-ai/profile-data).
-COMMUNICATION_FRACTION = 52 / 113
+# Speed that expert communication keeps beside compute: DeepSeek's H800 profile spends 80 ms on what takes 52 ms alone
+# (deepseek-ai/profile-data). Its 33 ms of handshakes wait for compute: see layers.HANDOVER_FRACTION.
+COMMUNICATION_FRACTION = 52 / 80
 
 
 @dataclass(frozen=True, slots=True)

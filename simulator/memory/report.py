@@ -101,6 +101,9 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
         "gradients": grads * DTYPE_BYTES[plan.optimizer.grads],
         "optimizer": states * optimizer_bytes(plan.optimizer),
     }
+    if plan.stack.framework == "deepspeed" and plan.optimizer.grads == "fp32" and plan.precision != "fp32":
+        # Autograd leaves 16-bit gradients, which BF16_Optimizer adds to its fp32 ones.
+        found["16-bit gradients"] = grads * 2.0
     if caches_quantized_weights(plan):
         # Row- and column-wise copies, kept over the step's micro-batches so that each weight is cast once.
         found["quantized weights"] = 2 * weights * SAVED_INPUT_BYTES[plan.precision]
@@ -112,7 +115,8 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
 
 def caches_quantized_weights(plan: Plan) -> bool:
     """TransformerEngine keeps low-precision copies beside 16-bit weights unless the weights themselves are FP8."""
-    return is_quantized(plan.precision) and not plan.fp8_param_gather and plan.microbatches > 1
+    casts_once = plan.stack.framework == "megatron-core" and plan.microbatches > 1
+    return casts_once and is_quantized(plan.precision) and not plan.fp8_param_gather
 
 
 def peak_activations(slots: Sequence[ScheduleSlot], kept: Sequence[Kept]) -> tuple[float, float]:

@@ -68,6 +68,8 @@ def window_s(spec: RunSpec) -> float:
     gpus = machines.nodes * machines.gpus_per_node
     model = spec.failures
     rate = sum(mean_rate_per_s(c, gpus, 0.0, longest, model.age_s) for c in model.classes)
+    if spec.recovery.maintenance_every_s is not None:
+        rate += 1 / spec.recovery.maintenance_every_s
     return min(longest, FAULTS_PER_WINDOW / rate) if rate > 0 else longest
 
 

@@ -202,7 +202,7 @@ def _nodes(
 ) -> np.ndarray:
     """The node each event starts from: uniform, but lemons `lemon_multiplier` times as likely as the others."""
     node = rng.integers(0, machines.nodes, count)
-    if not len(lemons):
+    if len(lemons) in (0, machines.nodes):
         return node
     weight = len(lemons) * model.lemon_multiplier
     share = weight / (weight + machines.nodes - len(lemons))

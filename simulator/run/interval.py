@@ -97,6 +97,11 @@ def settle_intervals(
             chosen = tier.every_s
         else:
             chosen = whole(max(tier.every_s, tier.lag_s), unit)
+            if chosen > 1.05 * whole(max(tier.every_s, tier.lag_s), step_s):
+                warnings.append(
+                    f"a {tier.name} checkpoint is taken every {chosen:.0f} s of work, a multiple of the faster tier's "
+                    f"{unit:.0f} s, not every {tier.every_s:.0f} s"
+                )
             if tier.lag_s > tier.every_s:
                 warnings.append(
                     f"a {tier.name} checkpoint takes {tier.lag_s:.0f} s to write: it is taken every {chosen:.0f} s of "

@@ -24,6 +24,7 @@ KEYS = (
 )  # fmt: skip
 DEFAULT_FAILURES = "llama-3"
 INLINE = Place("inline")
+MOST, MOST_WORKERS = 1_000_000, 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class RunPolicies:
     """What a user decides about a run; `recovery.hot_spares` None (auto) is settled when the job is known.
 
     `fault_log` rows replace the failure model where given. `local_bytes_per_s` and `writer_bytes_per_s` belong to the
-    save paths, which the cluster does not describe.
+    save paths, which the cluster does not describe. `place` is where the section stands, for messages.
     """
 
     phases: tuple[Phase, ...]
@@ -55,6 +56,7 @@ class RunPolicies:
     simulation: Simulation
     local_bytes_per_s: float
     writer_bytes_per_s: float
+    place: Place = field(default=INLINE, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ def read_run(data: Mapping[str, Any], at: Place = INLINE) -> RunPolicies:
         simulation=_simulation(_part(top, "simulation")),
         local_bytes_per_s=local,
         writer_bytes_per_s=writer,
+        place=at,
     )
     top.done()
     top.raise_problems()
@@ -118,7 +121,7 @@ def read_run(data: Mapping[str, Any], at: Place = INLINE) -> RunPolicies:
 
 
 def run_spec(policies: RunPolicies, facts: JobFacts) -> RunSpec:
-    """Policies and facts together: a run that can be simulated. Raises ValueError where they do not fit."""
+    """Policies and facts together: a run that can be simulated. Raises InputError where they do not fit."""
     gpus = facts.job_nodes * facts.gpus_per_node
     paths = SavePaths(
         state_bytes=facts.state_bytes,
@@ -135,8 +138,9 @@ def run_spec(policies: RunPolicies, facts: JobFacts) -> RunSpec:
     if log:
         nodes = max(facts.job_nodes + recovery.spares, 1 + max(row.node for row in log))
         failures = model_of(log, nodes, facts.gpus_per_node)
-    if policies.auto_spares:
-        recovery = replace(recovery, hot_spares=spares_needed(failures, gpus))
+    if policies.auto_spares:  # a cluster that needs more spares than it has nodes will not be saved by them
+        recovery = replace(recovery, hot_spares=min(spares_needed(failures, gpus), facts.job_nodes))
+    _check_fit(policies, facts, recovery)
     slow = facts.slow_speed
     failures = replace(failures, classes=tuple(replace(c, speed=slow.get(c.name, c.speed)) for c in failures.classes))
     prices = policies.prices
@@ -161,6 +165,19 @@ def run_spec(policies: RunPolicies, facts: JobFacts) -> RunSpec:
         nodes_per_pod=facts.nodes_per_pod,
         assumptions=facts.assumptions,
     )
+
+
+def _check_fit(policies: RunPolicies, facts: JobFacts, recovery: Recovery) -> None:
+    problems, nodes = [], facts.job_nodes + recovery.spares
+    if recovery.min_replicas > facts.replicas:
+        message = f"is {recovery.min_replicas}; the job has {facts.replicas} replicas that it could drop"
+        problems.append(policies.place.under("recovery.min_replicas").problem(message))
+    last = max((row.node for row in policies.fault_log), default=0)
+    if last >= nodes:
+        message = f"names node {last}; the job and its spares have nodes 0 to {nodes - 1}: give more spares"
+        problems.append(policies.place.under("fault_log").problem(message))
+    if problems:
+        raise InputError(problems)
 
 
 def segments(
@@ -276,10 +293,10 @@ def _spares(part: Section) -> tuple[Recovery, bool]:
 
 
 def _whole(part: Section, key: str) -> int:
-    """A whole number, zero included."""
+    """A whole number, zero included, of at most a million."""
     value = part.quantity(key, "count", 0, zero=True)
-    if value != value or value != int(value):
-        part.report(key, "must be a whole number of nodes, or auto for hot spares")
+    if not value <= MOST or value != int(value):
+        part.report(key, f"must be a whole number of at most {MOST:,}")
         return 0
     return int(value)
 
@@ -361,6 +378,10 @@ def _simulation(part: Section) -> Simulation:
         workers=part.count("workers", default.workers) or 1,
         give_up_fraction=part.quantity("give_up_below", "fraction", default.give_up_fraction),
     )
+    if simulation.runs > MOST or simulation.workers > MOST_WORKERS:
+        part.report(
+            "runs", f"at most {MOST:,} runs on {MOST_WORKERS} workers, not {simulation.runs} on {simulation.workers}"
+        )
     if not 0 < simulation.give_up_fraction < 1:
         part.report("give_up_below", "must be between 0 and 1: the share of useful time below which a run is given up")
     part.done()

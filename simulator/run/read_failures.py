@@ -20,6 +20,8 @@ DATA = Path(__file__).parent / "data" / "failures"
 INLINE = Place("inline")
 NO_FAILURES = FailureModel("none", ())
 DAY_S = 86400.0
+# Beyond these no cluster is described any more, and the numbers of faults run away.
+MOST_VARIANCE, MOST_FOLLOWERS, SHAPES = 10.0, 10.0, (0.1, 10.0)
 
 
 def presets() -> list[str]:
@@ -80,17 +82,18 @@ def _together(top: Section, model: FailureModel) -> FailureModel:
         fraction = lemons.quantity("fraction", "fraction") or 0.0
         if fraction >= 1:
             lemons.report("fraction", f"must be below 1, not {fraction:g}")
-        model = replace(model, lemon_fraction=fraction, lemon_multiplier=lemons.quantity("multiplier", "count"))
+        multiplier = lemons.quantity("multiplier", "count") or 1.0
+        model = replace(model, lemon_fraction=fraction, lemon_multiplier=multiplier)
         lemons.done()
     if "swings" in top.data:
         swings = top.section("swings")
-        model = replace(model, swing_variance=swings.quantity("variance", "count", zero=True),
-                        swing_period_s=swings.quantity("period", "s"))  # fmt: skip
+        variance = _at_most(swings, "variance", MOST_VARIANCE)
+        model = replace(model, swing_variance=variance, swing_period_s=swings.quantity("period", "s") or DAY_S)
         swings.done()
     if "bursts" in top.data:
         bursts = top.section("bursts")
-        model = replace(model, burst_mean=bursts.quantity("mean", "count", zero=True),
-                        burst_window_s=bursts.quantity("window", "s"))  # fmt: skip
+        followers = _at_most(bursts, "mean", MOST_FOLLOWERS)
+        model = replace(model, burst_mean=followers, burst_window_s=bursts.quantity("window", "s") or DAY_S)
         bursts.done()
     return replace(model, age_s=top.quantity("age", "s", model.age_s))
 
@@ -130,6 +133,8 @@ def _class(name: str, section: Section, gpu_seconds: float) -> FaultClass:
         shape=section.quantity("shape", "count", 1.0),
         reference_age_s=section.quantity("reference_age", "s", 30 * DAY_S),
     )
+    if not SHAPES[0] <= fault.shape <= SHAPES[1]:
+        section.report("shape", f"must be between {SHAPES[0]} and {SHAPES[1]}, not {fault.shape:g}")
     if kind == "slow" and fault.lasts is None:
         section.report("lasts", "is missing: a slow fault passes by itself after some time, e.g. {mean: 72 min}")
     if kind == "slow" and not 0 < fault.speed < 1:
@@ -137,6 +142,15 @@ def _class(name: str, section: Section, gpu_seconds: float) -> FaultClass:
     if fault.scope == "job" and fault.repair is not None:
         section.report("repair", "belongs to nodes; a fault of scope job takes none away: write none, or an outage")
     return fault
+
+
+def _at_most(section: Section, key: str, most: float) -> float:
+    """A number from zero to `most`."""
+    value = float(section.quantity(key, "count", zero=True) or 0.0)
+    if value > most:
+        section.report(key, f"must be at most {most:g}, not {value:g}")
+        return most
+    return value
 
 
 def read_duration(section: Section, key: str, default: Duration | None) -> Duration | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -271,7 +271,20 @@ def illegal(model: Model, cluster: Cluster, plan: Plan, run: Run, top: Place) ->
     found += _beyond(plan, run)
     if plan.sharding == "full" and (plan.overlap.moe_ep or plan.schedule in ("dualpipe", "dualpipe-v")):
         found.append(("plan.sharding", NOT_MODELLED))
+    if not found:
+        found += _illegal_phases(model, cluster, plan, run)
     return [top.under(key).problem(message) for key, message in found]
+
+
+def _illegal_phases(model: Model, cluster: Cluster, plan: Plan, run: Run) -> list[tuple[str, str]]:
+    """What a phase's own batch or sequence length breaks of a plan that is legal with the scenario's."""
+    found = []
+    for number, phase in enumerate(run.policies.phases if run.policies else ()):
+        changed = replace(plan, global_batch_size=phase.global_batch_size or plan.global_batch_size)
+        length = phase.seq_length or run.seq_length
+        for violation in check(model, changed, gpus=cluster.gpus, seq_length=length):
+            found.append((f"run.phases.{number}", f"phase {phase.name}: {violation.key}: {violation.message}"))
+    return found
 
 
 def _beyond(plan: Plan, run: Run) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 from simulator.cost.blocks import BlockCost
-from simulator.cost.layers import LayerCost, exposed_routing_s
+from simulator.cost.layers import LayerCost, exposed_routing_s, handover_s
 from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.cost.stages import StageCost, paired_stages
 from simulator.cost.step_times import SlotTimes
@@ -111,12 +111,12 @@ def pair_program(ahead: Numbered, back: Numbered, plan: Plan) -> Program:
 
 
 def _paired_layers(i: int, ahead: LayerCost, j: int, back: LayerCost) -> list[Phase]:
-    """The three phases of the cost model's overlapped layer pair, and expert traffic of recomputation after them."""
+    """The three phases of the cost model's overlapped layer pair; then hand-overs and recomputed expert traffic."""
     out, home = ahead.ffn.routing_forward, back.ffn.routing_backward
     mixer_back = _backward(_ops(back.mixer.input, "mixer", j) + _ops(back.mixer.weight, "mixer", j))
     experts_back = _ops(back.ffn.input, _kernel(back.ffn), j) + _ops(back.ffn.weight, _kernel(back.ffn), j)
     experts_ahead = _ops(ahead.ffn.forward, _kernel(ahead.ffn), i)
-    again = _backward(_exchange(back.ffn.routing_recompute_s, j))
+    again = _backward(_exchange(back.ffn.routing_recompute_s + handover_s(ahead, back), j))
     return [
         Phase(_ops(ahead.mixer.forward, "mixer", i), _backward(_exchange(home.out_s, j))),
         Phase(_backward(experts_back) + experts_ahead, _exchange(out.out_s, i) + _backward(_exchange(home.home_s, j))),

@@ -15,6 +15,12 @@ def embedding_work(model: Model, shape: Shape) -> Work:
     return Work((looked_up, row_output("embedding_output", h, shape)), ())
 
 
+def has_fused_loss(shape: Shape) -> bool:
+    """Megatron-Core and DeepSeek compute the loss in one kernel on 16-bit logits; others cast them to fp32 first."""
+    stack = shape.plan.stack
+    return stack.fused_kernels and stack.framework in ("megatron-core", "deepseek")
+
+
 def head_work(model: Model, shape: Shape) -> Work:
     """Final norm, output projection over the padded vocabulary in 16 bit, vocabulary-parallel cross-entropy.
 
@@ -24,7 +30,7 @@ def head_work(model: Model, shape: Shape) -> Work:
     element, h, plan = shape.element_bytes, shape.hidden, shape.plan
     columns = padded_vocab(model.vocab, plan) / plan.tp
     logits = shape.tokens * columns
-    fused = plan.stack.fused_kernels
+    fused = has_fused_loss(shape)
     loss = Pass(
         "cross_entropy",
         "softmax_cross_entropy",
@@ -53,12 +59,13 @@ def head_work(model: Model, shape: Shape) -> Work:
 def head_working_bytes(model: Model, shape: Shape) -> Number:
     """What the head's backward allocates for a moment beside its saved tensors.
 
-    The 16-bit gradient of the logits (and, unfused, their 16-bit original beside the fp32 copy), the gathered input
-    with its gradient, and the placeholder gradient of the weight that Megatron-Core's fused accumulation returns.
+    The gradient of the logits, the gathered input with its gradient, and the placeholder gradient of the weight that
+    Megatron-Core's fused accumulation returns.
     """
     columns = padded_vocab(model.vocab, shape.plan) / shape.plan.tp
-    copies = 1 if shape.plan.stack.fused_kernels else 2
-    return shape.element_bytes * (copies * shape.tokens * columns + (2 * shape.tokens + columns) * shape.hidden)
+    # Unfused: the 16-bit logits stand beside their fp32 copy, and the gradient is fp32.
+    per_logit = shape.element_bytes if has_fused_loss(shape) else shape.element_bytes + 4.0
+    return per_logit * shape.tokens * columns + shape.element_bytes * (2 * shape.tokens + columns) * shape.hidden
 
 
 def mtp_glue_work(model: Model, shape: Shape) -> Work:

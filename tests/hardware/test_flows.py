@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hardware.flows import CapacityChange, fold, max_min_rates, merge, simulate
+from hardware.flows import CapacityChange, fold, max_min_rates, merge, simulate, without_idle_limits
 
 
 def columns(*routes: list[int], links: int) -> np.ndarray:
@@ -161,6 +161,23 @@ def test_tolerance_is_late_by_no_more_than_it_says() -> None:
         rough = simulate(paths, np.ones(40), size, tolerance=tolerance)
         assert rough.solves < exact.solves
         assert 1.0 <= rough.makespan_s / exact.makespan_s < 1 + 4 * tolerance
+
+
+@given(traffic())
+@settings(max_examples=100, deadline=None)
+def test_links_implied_by_others_change_no_rate(case: tuple) -> None:
+    paths, capacity, caps = case
+    pruned = without_idle_limits(paths, capacity)
+    whole = max_min_rates(paths, capacity, caps=caps)
+    assert max_min_rates(pruned, capacity, caps=caps) == pytest.approx(whole, rel=1e-9)
+
+
+def test_uplinks_behind_ports_are_implied() -> None:
+    """Four hosts of 1 behind an uplink of 4 cannot fill it before their ports; behind one of 3 they can."""
+    paths = columns(*[[i, 4] for i in range(4)], links=5)
+    wide, narrow = (without_idle_limits(paths, np.array([1.0, 1, 1, 1, up])) for up in (4.0, 3.0))
+    assert wide.tolist() == [[0, 1, 2, 3]]
+    assert len(narrow) == 2
 
 
 def test_merge_counts_equal_flows() -> None:

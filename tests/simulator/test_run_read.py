@@ -212,3 +212,12 @@ def test_speeds_that_were_simulated_replace_the_models() -> None:
     spec = run_spec(policies, replace(FACTS, slow_speed={"MFU decline": 0.5}, assumptions=("no storage was given",)))
     assert {c.name: c.speed for c in spec.failures.classes}["MFU decline"] == 0.5
     assert "no storage was given" in simulate(spec).warnings
+
+
+def test_what_only_shows_with_the_job_is_told_with_its_key(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("start_day,end_day,node,level,class,description\n1,2,500,a,GPU,x\n")
+    at = Place(str(tmp_path / "scenario.yaml"), "run")
+    data = {"fault_log": "log.csv", "recovery": {"min_replicas": 17}, "spares": {"hot": 2}}
+    with pytest.raises(InputError) as error:
+        run_spec(read_run(data, at), FACTS)
+    assert [p.key for p in error.value.problems] == ["run.recovery.min_replicas", "run.fault_log"]

@@ -46,6 +46,12 @@ def test_rsc_effective_time_with_five_minute_checkpoints(figures: dict[str, Row]
     assert figures["rsc-1-ettr-5min"].predicted == pytest.approx(0.93, abs=0.005)
 
 
+def test_rsc_effective_time_with_hourly_checkpoints(figures: dict[str, Row]) -> None:
+    assert figures["rsc-1-ettr-60min"].predicted > 0.9
+    # By hand: one failure in 7.2 h costs half an hour and five minutes.
+    assert figures["rsc-1-ettr-60min"].predicted == pytest.approx(1 / (1 + 35 / 60 / 7.21), abs=0.01)
+
+
 def test_rsc_small_jobs_are_reported_as_missed(figures: dict[str, Row]) -> None:
     """The observed times of small jobs contradict the projections' rate; no model of one rate meets both."""
     assert figures["rsc-1-mttf-1024"].error_fraction > 2

@@ -1,0 +1,127 @@
+"""Fits the collective efficiencies in hardware/data/collectives/efficiencies.json to published sweeps.
+
+`python -m validate.collective_fit [MEASUREMENTS.csv]` fits and rewrites the file, and prints the errors that are left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hardware.collectives import OPERATIONS, closed_form
+from hardware.collectives.algorithms import ALGORITHMS
+from hardware.collectives.tuner import DATA
+from validate.collectives import (
+    MACHINES,
+    PUBLISHED,
+    collectives_document,
+    collectives_text,
+    port_of,
+    predict,
+    read_measurements,
+)
+
+# RoCE's only sweep is bound by NVLink and says nothing of the NICs; InfiniBand has none.
+FITTED_NETWORKS = ("efa", "efa_v1", "tcpx")
+FEWEST_ROWS = 6
+
+
+def fit_curve(rows: pd.DataFrame, operation: str, algorithm: str, bandwidth: float) -> list[float]:
+    """Five coefficients of one algorithm and protocol inside a node, by robust least squares on log times."""
+    from scipy.optimize import least_squares
+
+    n, k = rows["n_gpus"].to_numpy(float), rows["n_nodes"].to_numpy(float)
+    demand = ALGORITHMS[algorithm](operation, n, n / k, k)
+    steps, share = (np.broadcast_to(part, n.shape) for part in (demand.scale_up_steps, demand.scale_up))
+    size, measured = rows["size_bytes"].to_numpy(float), rows["measured_s"].to_numpy(float)
+
+    def residual(x: np.ndarray) -> np.ndarray:
+        fixed, step, efficiency, copies, sharpness = x
+        latency = (fixed + steps * step) * 1e-6
+        transfer = size * (share + copies / n) / (efficiency * bandwidth)
+        return np.log((latency**sharpness + transfer**sharpness) ** (1 / sharpness) / measured)
+
+    start = [6.0, 1.0, 0.6, 0.2, 1.5]
+    low, high = [0.1, 0.0, 0.02, 0.0, 1.0], [400.0, 60.0, 1.0, 2.0, 4.0]
+    best = least_squares(residual, start, bounds=(low, high), loss="soft_l1", f_scale=0.1, x_scale=[1, 1, 0.1, 0.1, 1])
+    fixed, step, efficiency, copies, sharpness = (float(f"{value:.4g}") for value in best.x)
+    return [fixed * 1e-6, step * 1e-6, efficiency, copies, sharpness]
+
+
+def choices(table: pd.DataFrame) -> pd.Series:
+    """The pair "algorithm/protocol" that the tuner picks for each row."""
+    predicted = predict(table)
+    return predicted["chosen"] + "/" + predicted["chosen_protocol"]
+
+
+def fit_scale_up(table: pd.DataFrame) -> dict[str, Any]:
+    """Curves by generation, operation and pair from every sweep inside one node."""
+    inside = table[table["n_nodes"].eq(1)].copy()
+    inside["generation"] = [MACHINES[gpu].generation for gpu in inside["gpu"]]
+    inside["pair"] = choices(inside)
+    fitted: dict[str, Any] = {}
+    for key, rows in inside.groupby(["generation", "operation", "pair"]):
+        generation, operation, pair = (str(part) for part in key)
+        if len(rows) < FEWEST_ROWS:
+            continue
+        bandwidth = MACHINES[rows["gpu"].iloc[0]].scale_up_bytes_per_s
+        curve = fit_curve(rows, operation, pair.split("/")[0], bandwidth)
+        fitted.setdefault(generation, {}).setdefault(operation, {})[pair] = curve
+    return fitted
+
+
+def fit_network(table: pd.DataFrame, technology: str) -> dict[str, Any]:
+    """Latencies, achieved bandwidth and overlap of one NIC technology, from its sweeps across nodes."""
+    from scipy.optimize import least_squares
+
+    ours = np.array([port_of(fabric)[1] == technology for fabric in table["fabric"]])
+    rows = table[ours & table["n_nodes"].gt(1).to_numpy()]
+    used = sorted({pair.split("/")[1] for pair in choices(rows)})
+    entry = closed_form.efficiencies()["network"][technology]
+
+    def set_to(x: np.ndarray) -> None:
+        entry["fixed_s"], entry["sharpness"] = float(f"{x[0]:.4g}") * 1e-6, float(f"{x[1]:.4g}")
+        for i, protocol in enumerate(used):
+            entry["step_s"][protocol] = float(f"{x[2 + 2 * i]:.4g}") * 1e-6
+            entry["efficiency"][protocol] = float(f"{x[3 + 2 * i]:.4g}")
+        closed_form.forget()
+
+    def residual(x: np.ndarray) -> np.ndarray:
+        set_to(x)
+        predicted = predict(rows)
+        return np.log(predicted["predicted_s"].to_numpy(float) / predicted["measured_s"].to_numpy(float))
+
+    start = [20.0, 1.5] + [10.0, 0.6] * len(used)
+    low, high = [0.0, 1.0] + [0.0, 0.02] * len(used), [2000.0, 6.0] + [500.0, 1.0] * len(used)
+    best = least_squares(residual, start, bounds=(low, high), loss="soft_l1", f_scale=0.03, diff_step=1e-3)
+    set_to(best.x)
+    return entry
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("measurements", nargs="?", default=PUBLISHED)
+    options = parser.parse_args()
+    table = read_measurements(options.measurements)
+    table = table[table["reason"].eq("") & table["operation"].isin(OPERATIONS)]
+    current = closed_form.efficiencies()
+    for generation, operations in fit_scale_up(table).items():
+        known = current["scale_up"].setdefault(generation, {})
+        for operation, curves in operations.items():
+            known.setdefault(operation, {}).update(curves)
+    closed_form.forget()
+    for technology in FITTED_NETWORKS:
+        fit_network(table, technology)
+    aside = DATA / "efficiencies.json.new"
+    aside.write_text(json.dumps(current, indent=1) + "\n")
+    os.replace(aside, DATA / "efficiencies.json")
+    print(collectives_text(collectives_document(options.measurements)), end="")
+
+
+if __name__ == "__main__":
+    main()
