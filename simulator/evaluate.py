@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
+from simulator import one_step
 from simulator.model.flops import flops_per_token
 from simulator.model.parameters import active_parameters, total_parameters
-from simulator.one_step import Simulated, Step, simulate, simulate_step
-from simulator.plan.layout import stages
+from simulator.one_step import Simulated, Step, simulate
 from simulator.run.result import RunResult
 from simulator.scenario.schema import Scenario
-from simulator.whole_run import StepTime, whole_run
+from simulator.whole_run import whole_run
 from simulator.workload.shape import padded_vocab
 
 FLOPS_CONVENTION = "megatron"
@@ -71,8 +72,9 @@ def predict(done: Simulated) -> Prediction:
     """What a simulated step says of the scenario."""
     scenario, step, memory = done.scenario, done.step, done.memory
     model, plan, cluster, run = scenario.model, scenario.plan, scenario.cluster, scenario.run
-    step_time_s = step.timeline.step_time_s
-    whole = whole_run(scenario, step_times(scenario, step), step.timeline.breakdown()["compute"] / step_time_s)
+    step_time_s = step.step_time_s
+    busy_fraction = step.breakdown()["compute"] / step_time_s
+    whole = whole_run(scenario, partial(one_step.step_time_s, scenario, step), busy_fraction)
     tokens = plan.global_batch_size * run.seq_length
     per_token = float(flops_per_token(model, run.seq_length, FLOPS_CONVENTION, int(padded_vocab(model.vocab, plan))))
     achieved = tokens * per_token / step_time_s / cluster.gpus
@@ -97,28 +99,11 @@ def predict(done: Simulated) -> Prediction:
         device_memory_bytes=fullest,
         memory_capacity_bytes=capacity,
         fits=fullest <= capacity,
-        breakdown_s=step.timeline.breakdown(),
+        breakdown_s=step.breakdown(),
         evidence=evidence_shares(step),
         stages=stage_reports(done),
         warnings=(*warnings(scenario, fullest), *(whole.warnings if whole else ())),
     )
-
-
-def step_times(scenario: Scenario, step: Step) -> StepTime:
-    """Seconds of a step by global batch and sequence length; what differs from the plan's is simulated anew."""
-
-    def seconds(global_batch_size: int, seq_length: int) -> float:
-        plan, run = scenario.plan, scenario.run
-        if (global_batch_size, seq_length) == (plan.global_batch_size, run.seq_length):
-            return step.timeline.step_time_s
-        phase = replace(
-            scenario,
-            plan=replace(plan, global_batch_size=global_batch_size),
-            run=replace(run, seq_length=seq_length),
-        )
-        return simulate_step(phase, stages(scenario.model, phase.plan)).timeline.step_time_s
-
-    return seconds
 
 
 def evidence_shares(step: Step) -> dict[str, float]:
@@ -135,7 +120,7 @@ def evidence_shares(step: Step) -> dict[str, float]:
 
 
 def stage_reports(done: Simulated) -> tuple[StageReport, ...]:
-    parameters, spent = done.parameters, done.step.timeline.by_rank()
+    parameters, spent = done.parameters, done.step.by_rank()
     return tuple(
         StageReport(
             rank=held.rank,
@@ -145,7 +130,7 @@ def stage_reports(done: Simulated) -> tuple[StageReport, ...]:
             outside_allocator_bytes=held.outside,
             peak_memory_bytes=held.allocated_bytes,
             device_memory_bytes=held.device_bytes,
-            breakdown_s={cause: float(seconds[held.rank]) for cause, seconds in spent.items()},
+            breakdown_s=spent[held.rank],
         )
         for held in done.memory
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import log, sqrt
 
 import numpy as np
 
+from simulator.cost.constants import Constants, constants_for
 from simulator.cost.step_times import SlotTimes, is_paired, pair_seconds, slot_times, update_times
 from simulator.memory import RankMemory, memory_report
 from simulator.plan.allocation import allocated
@@ -28,6 +30,28 @@ class Step:
     schedule: Schedule
     slots: SlotTimes
     timeline: Timeline
+    gpus: int
+
+    @property
+    def straggler_s(self) -> float:
+        """What the job waits for its slowest rank: the latest of n with spread s is about s sqrt(2 ln n) late."""
+        return self.timeline.step_time_s * self.slots.constants.rank_noise * sqrt(2 * log(self.gpus))
+
+    @property
+    def step_time_s(self) -> float:
+        return self.timeline.step_time_s + self.straggler_s
+
+    def breakdown(self) -> dict[str, float]:
+        """Seconds of the step by cause, mean over pipeline ranks; they add up to its time."""
+        return self.timeline.breakdown() | {"straggler": self.straggler_s}
+
+    def by_rank(self) -> list[dict[str, float]]:
+        """The same of every pipeline rank."""
+        spent = self.timeline.by_rank()
+        return [
+            {cause: float(seconds[rank]) for cause, seconds in spent.items()} | {"straggler": self.straggler_s}
+            for rank in range(self.schedule.pp)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +79,12 @@ def simulate(scenario: Scenario) -> Simulated:
     )
 
 
-def simulate_step(scenario: Scenario, layers: tuple[StageLayers, ...]) -> Step:
-    """Price every slot of the plan's schedule and play the step."""
+def simulate_step(scenario: Scenario, layers: tuple[StageLayers, ...], constants: Constants | None = None) -> Step:
+    """Price every slot of the plan's schedule and play the step; `constants` None: those of the data file."""
     model, plan, cluster = scenario.model, scenario.plan, scenario.cluster
-    slots = slot_times(model, shape_of(model, plan, scenario.run.seq_length), cluster, layers)
-    updates = update_times(model, plan, cluster, layers, stage_parameters(model, plan, layers))
+    constants = constants or constants_for(cluster.accelerator, plan)
+    slots = slot_times(model, shape_of(model, plan, scenario.run.seq_length), cluster, layers, constants)
+    updates = update_times(model, plan, cluster, layers, stage_parameters(model, plan, layers), constants)
     schedule = make_schedule(schedule_name(plan), plan.pp, plan.vpp, plan.microbatches, plan.microbatch_group_size)
     times = StageTimes(
         forward_s=by_cause([stage.forward for stage in slots.stages]),
@@ -79,7 +104,18 @@ def simulate_step(scenario: Scenario, layers: tuple[StageLayers, ...]) -> Step:
             optimizer_s=updates.optimizer_s,
         ),
     )
-    return Step(schedule, slots, play(build_graph(schedule, times)))
+    return Step(schedule, slots, play(build_graph(schedule, times)), cluster.gpus)
+
+
+def step_time_s(scenario: Scenario, step: Step, global_batch_size: int, seq_length: int) -> float:
+    """Seconds of a step of `scenario` with another batch or sequence length; the plan's own is `step`."""
+    plan, run = scenario.plan, scenario.run
+    if (global_batch_size, seq_length) == (plan.global_batch_size, run.seq_length):
+        return step.step_time_s
+    changed = replace(
+        scenario, plan=replace(plan, global_batch_size=global_batch_size), run=replace(run, seq_length=seq_length)
+    )
+    return simulate_step(changed, stages(scenario.model, changed.plan)).step_time_s
 
 
 def schedule_name(plan: Plan) -> str:

@@ -75,15 +75,15 @@ def phase_seconds(done: Simulated) -> dict[str, float]:
     """The step as DeepSeek counts its own (arXiv 2505.09343 table 4), mean over pipeline ranks; adds up to the step.
 
     1F, 1B, 1W: forwards, backwards (whole ones and input gradients) and weight gradients that run alone; 1F1B:
-    overlapped pairs; bubble: waiting for another stage and for its transfers; opt: gradient reduction and parameter
+    overlapped pairs; bubble: waiting for another stage, for its transfers and for stragglers; opt: gradient reduction and parameter
     gathering that nothing hides, gradient norm, optimizer.
     """
     timeline = done.step.timeline
     alone = {kind: float(seconds.mean()) for kind, seconds in timeline.by_kind().items()}
-    spent = timeline.breakdown()
+    spent = done.step.breakdown()
     return {
         "1F": alone.get("F", 0.0),
-        "bubble": spent["bubble"] + spent["pp"],
+        "bubble": spent["bubble"] + spent["pp"] + spent["straggler"],
         "1B": alone.get("B", 0.0) + alone.get("I", 0.0),
         "1W": alone.get("W", 0.0),
         "1F1B": alone.get("FB", 0.0),

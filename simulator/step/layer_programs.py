@@ -111,7 +111,7 @@ def pair_program(ahead: Numbered, back: Numbered, plan: Plan) -> Program:
 
 
 def _paired_layers(i: int, ahead: LayerCost, j: int, back: LayerCost) -> list[Phase]:
-    """The three phases of the cost model's overlapped layer pair; then hand-overs and recomputed expert traffic."""
+    """The three phases of the cost model's overlapped layer pair; hand-overs and recomputed traffic after them."""
     out, home = ahead.ffn.routing_forward, back.ffn.routing_backward
     mixer_back = _backward(_ops(back.mixer.input, "mixer", j) + _ops(back.mixer.weight, "mixer", j))
     experts_back = _ops(back.ffn.input, _kernel(back.ffn), j) + _ops(back.ffn.weight, _kernel(back.ffn), j)

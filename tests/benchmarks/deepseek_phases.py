@@ -27,7 +27,7 @@ if __name__ == "__main__":
     balanced = simulate(replace(scenario, plan=replace(scenario.plan, expert_imbalance=1.0)))
     pairs = pair_seconds(balanced.step.slots, scenario.plan)
     assert pairs is not None
-    rows = {**phase_seconds(done), "step": done.step.timeline.step_time_s}
+    rows = {**phase_seconds(done), "step": done.step.step_time_s}
     rows["pair"] = sum(float(seconds[MIDDLE]) for seconds in pairs.values())
     print(f"{'seconds':10}{'published':>12}{'simulated':>12}{'difference':>12}")
     for name, published_s in (PUBLISHED | {"pair": PAIR_S}).items():

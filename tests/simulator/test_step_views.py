@@ -28,7 +28,7 @@ def test_deepseeks_phases(deepseek: Scenario) -> None:
     done = simulate(deepseek)
     found = phase_seconds(done)
     assert list(found) == list(PUBLISHED)
-    assert sum(found.values()) == pytest.approx(done.step.timeline.step_time_s, rel=1e-9)
+    assert sum(found.values()) == pytest.approx(done.step.step_time_s, rel=1e-9)
     assert found["1F1B"] == pytest.approx(PUBLISHED["1F1B"], rel=0.06)
     assert found["1F"] == pytest.approx(PUBLISHED["1F"], rel=0.12)
     assert found["1B"] + found["1W"] == pytest.approx(PUBLISHED["1B"] + PUBLISHED["1W"], rel=0.2)
