@@ -153,6 +153,19 @@ def test_fixed_algorithm_and_protocol_are_kept() -> None:
     assert free.seconds < time.seconds
 
 
+def test_lists_and_exclusions_as_nccl_algo_and_nccl_proto_take_them() -> None:
+    group = Group(64.0, 8.0)
+    sizes = 2.0 ** np.arange(3, 34)
+    best = np.minimum(*(collective_s("all_reduce", sizes, group, H100, a).seconds for a in ("ring", "tree")))
+    either = collective_s("all_reduce", sizes, group, H100, "ring,tree")
+    assert set(either.algorithm) == {"ring", "tree"}
+    assert (either.seconds >= best * (1 - 1e-12)).all()
+    without = collective_s("all_reduce", sizes, group, H100, "^nvls_tree", "^LL128")
+    assert "nvls_tree" not in without.algorithm
+    assert "LL128" not in without.protocol
+    assert "hierarchical" not in [a for a, _ in candidates("all_reduce", "^ring")]
+
+
 def test_few_sms_slow_a_collective_down() -> None:
     group = Group(8.0, 8.0)
     assert (
