@@ -50,8 +50,8 @@ class BlockCost:
     routing_backward: Exchanges = Exchanges()
     routing_recompute_s: Number = 0.0
     shared_s: tuple[Number, Number] = (0.0, 0.0)
-    forward_kernels: int = 0
-    backward_kernels: int = 0
+    forward_kernels: Number = 0
+    backward_kernels: Number = 0
     evidence_s: tuple[tuple[str, Number], ...] = ()
 
 
@@ -76,8 +76,9 @@ def routing_price(op: Routing, prices: Prices) -> tuple[Number, Number]:
     limit = op.group_top_k * np.maximum(1.0, group.domains / op.groups) if op.groups > 1 else None
     load = plan.expert_imbalance if plan.capacity_factor is None else plan.capacity_factor
     moved = hardware.collectives.Exchange(op.tokens, op.width, op.experts, op.top_k, limit, load)
-    out_s = dispatch_s(moved, group, prices.cluster, plan.dispatcher, op.fp8).seconds / prices.comm_fraction
-    home_s = combine_s(moved, group, prices.cluster, plan.dispatcher).seconds / prices.comm_fraction
+    rate = prices.comm_fraction * prices.constants.ep_rate
+    out_s = dispatch_s(moved, group, prices.cluster, plan.dispatcher, op.fp8).seconds / rate
+    home_s = combine_s(moved, group, prices.cluster, plan.dispatcher).seconds / rate
     return (out_s, home_s) if op.name == "dispatch" else (home_s, out_s)
 
 
@@ -92,6 +93,7 @@ def block_cost(work: Work, prices: Prices, whole_layer_again: bool) -> BlockCost
     backward = backward_seconds(priced, plan) + forward_seconds(repeated, plan)
     computing = [(op, cost) for op, cost in priced if not isinstance(op, Exchange)]
     shared = [cost for op, cost in computing if "shared_experts" in op.modules]
+    launches = prices.constants.expert_launches if routed else 0
     return BlockCost(
         forward=forward,
         input=backward,
@@ -100,8 +102,9 @@ def block_cost(work: Work, prices: Prices, whole_layer_again: bool) -> BlockCost
         routing_backward=exchanges({op.name: backward_s for op, _, backward_s in routed}, "combine", "dispatch"),
         routing_recompute_s=sum(forward_s for op, forward_s, _ in routed if is_recomputed(op.modules, again)),
         shared_s=(sum(cost.forward_s for cost in shared), sum(cost.input_s + cost.weight_s for cost in shared)),
-        forward_kernels=sum(cost.forward_kernels for _, cost in computing),
-        backward_kernels=sum(cost.backward_kernels for _, cost in computing)
+        forward_kernels=launches + sum(cost.forward_kernels for _, cost in computing),
+        backward_kernels=launches
+        + sum(cost.backward_kernels for _, cost in computing)
         + sum(cost.forward_kernels for op, cost in repeated if not isinstance(op, Exchange)),
         evidence_s=by_evidence(computing),
     )

@@ -9,6 +9,7 @@ from hardware.collectives import Group, collective_s
 from hardware.kernels import attention_s, evidence, flash_rate, gemm_s, grouped_gemm_s, streaming_s
 from hardware.kernels.matmul import Role
 from hardware.specs import Cluster
+from simulator.cost.constants import NEUTRAL, Constants, product_rate
 from simulator.plan.spec import Plan
 from simulator.workload.operators import (
     CoreAttention,
@@ -31,6 +32,7 @@ class Prices:
     groups: Mapping[str, Group]
     sm_fraction: float = 1.0
     comm_fraction: float = 1.0
+    constants: Constants = NEUTRAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +57,18 @@ def matmul_price(op: Matmul, prices: Prices) -> Price:
         ("dgrad", op.m, op.k, op.n),
         ("wgrad", op.n, op.k, op.m),
     )
-    beside = prices.sm_fraction
-    if op.name.startswith("expert_"):
+    beside, grouped = prices.sm_fraction, op.name.startswith("expert_")
+    rate = product_rate(prices.constants, precision, grouped)
+    if grouped:
         family = "grouped_gemm"
         seconds = [
-            grouped_gemm_s(accelerator, precision, op.groups, m, n, k, role=role, sm_fraction=beside)
+            grouped_gemm_s(accelerator, precision, op.groups, m, n, k, role=role, sm_fraction=beside) / rate
             for role, m, n, k in roles
         ]
     else:
         family = "gemm"
         seconds = [
-            op.groups * gemm_s(accelerator, precision, m, n, k, role=role, sm_fraction=beside)
+            op.groups * gemm_s(accelerator, precision, m, n, k, role=role, sm_fraction=beside) / rate
             for role, m, n, k in roles
         ]
     forward_s, input_s, weight_s = seconds
@@ -121,7 +124,7 @@ def _attention_s(op: CoreAttention, prices: Prices, keys: Number, causal: bool, 
         sm_fraction=prices.sm_fraction,
         flash=stack.flash_attention,
     )
-    return seconds / rate
+    return seconds / (rate * prices.constants.attention_rate)
 
 
 def scan_price(op: Scan, prices: Prices) -> Price:
@@ -129,7 +132,7 @@ def scan_price(op: Scan, prices: Prices) -> Price:
     accelerator = prices.cluster.accelerator
     peak = accelerator.peak_flops_per_s[high_precision(prices.plan)]
     compute_s = op.flops / (0.25 * peak * prices.sm_fraction)
-    forward_s = compute_s + streaming_s(accelerator, op.bytes, "elementwise")
+    forward_s = compute_s + streaming_s(accelerator, op.bytes, "elementwise") / prices.constants.streaming_rate
     return Price(forward_s, 2 * forward_s, forward_kernels=4, backward_kernels=6, evidence="assumed")
 
 
@@ -137,13 +140,15 @@ def pass_price(op: Pass, prices: Prices) -> Price:
     accelerator = prices.cluster.accelerator
     forward_s = op.forward_kernels * streaming_s(accelerator, op.forward_bytes / op.forward_kernels, op.kind)
     backward_s = op.backward_kernels * streaming_s(accelerator, op.backward_bytes / op.backward_kernels, op.kind)
-    return Price(forward_s, backward_s, 0.0, 0.0, op.forward_kernels, op.backward_kernels)
+    rate = prices.constants.streaming_rate
+    return Price(forward_s / rate, backward_s / rate, 0.0, 0.0, op.forward_kernels, op.backward_kernels)
 
 
 def collective_price_s(operation: str | None, size_bytes: Number, group: str, prices: Prices) -> Number:
     if operation is None:
         return 0.0
-    return collective_s(operation, size_bytes, prices.groups[group], prices.cluster).seconds / prices.comm_fraction
+    seconds = collective_s(operation, size_bytes, prices.groups[group], prices.cluster).seconds
+    return seconds / (prices.comm_fraction * prices.constants.tp_rate)
 
 
 def exchange_price(op: Exchange, prices: Prices) -> Price:

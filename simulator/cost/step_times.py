@@ -9,6 +9,7 @@ import numpy as np
 
 from hardware.collectives import collective_s, strided_group
 from hardware.specs import Cluster
+from simulator.cost.constants import NEUTRAL, Constants, constants_for
 from simulator.cost.groups import plan_groups, shard_groups
 from simulator.cost.price import Prices
 from simulator.cost.seconds import Seconds
@@ -46,6 +47,7 @@ class SlotTimes:
     stages: tuple[StageCost, ...]
     beside: tuple[StageCost, ...] | None
     send_s: float
+    constants: Constants = NEUTRAL
 
 
 def is_paired(plan: Plan) -> bool:
@@ -53,10 +55,16 @@ def is_paired(plan: Plan) -> bool:
     return plan.overlap.moe_ep or plan.schedule in ("dualpipe", "dualpipe-v")
 
 
-def slot_times(model: Model, shape: Shape, cluster: Cluster, stages: Sequence[StageLayers]) -> SlotTimes:
-    """Price every stage, twice where it also runs beside communication kernels."""
+def slot_times(
+    model: Model, shape: Shape, cluster: Cluster, stages: Sequence[StageLayers], constants: Constants | None = None
+) -> SlotTimes:
+    """Price every stage, twice where it also runs beside communication kernels.
+
+    `constants` None: those of the data file for this part and plan.
+    """
     plan = shape.plan
-    prices = Prices(cluster, plan, plan_groups(plan, cluster))
+    constants = constants or constants_for(cluster.accelerator, plan)
+    prices = Prices(cluster, plan, plan_groups(plan, cluster), constants=constants)
     beside = None
     if is_paired(plan):
         left = 1 - COMMUNICATION_SMS[plan.dispatcher] / cluster.accelerator.sm_count
@@ -66,7 +74,7 @@ def slot_times(model: Model, shape: Shape, cluster: Cluster, stages: Sequence[St
     sent = shape.sharded_tokens * shape.hidden * shape.element_bytes
     neighbours = strided_group(cluster, 2, cluster.gpus // plan.pp) if plan.pp > 1 else None
     send_s = collective_s("send_recv", sent, neighbours, cluster).seconds if neighbours else 0.0
-    return SlotTimes(stage_costs(model, shape, prices, stages), beside, float(send_s))
+    return SlotTimes(stage_costs(model, shape, prices, stages), beside, float(send_s), constants)
 
 
 def pair_seconds(times: SlotTimes, plan: Plan) -> dict[str, np.ndarray] | None:
@@ -88,9 +96,18 @@ def pair_seconds(times: SlotTimes, plan: Plan) -> dict[str, np.ndarray] | None:
 
 
 def update_times(
-    model: Model, plan: Plan, cluster: Cluster, stages: Sequence[StageLayers], parameters: Sequence[StageParameters]
+    model: Model,
+    plan: Plan,
+    cluster: Cluster,
+    stages: Sequence[StageLayers],
+    parameters: Sequence[StageParameters],
+    constants: Constants | None = None,
 ) -> UpdateTimes:
-    """Gradient reduction, optimizer and parameter gathering of every stage and rank."""
+    """Gradient reduction, optimizer and parameter gathering of every stage and rank.
+
+    `constants` None: those of the data file for this part and plan.
+    """
+    rate = (constants or constants_for(cluster.accelerator, plan)).dp_rate
     groups = shard_groups(plan, cluster)
     moved = [
         gather_and_reduce(held.layers, plan, groups, cluster, whole=stage.index > 0 and plan.sharding != "full")
@@ -110,8 +127,8 @@ def update_times(
         ends = strided_group(cluster, 2, cluster.gpus // plan.pp * (plan.pp - 1))
         barrier_s += collective_s("all_reduce", table, ends, cluster).seconds
     return UpdateTimes(
-        gather_s=tuple(gathers for gathers, _ in moved),
-        reduce_s=tuple(reduces for _, reduces in moved),
+        gather_s=tuple(tuple(seconds / rate for seconds in gathers) for gathers, _ in moved),
+        reduce_s=tuple(tuple(seconds / rate for seconds in reduces) for _, reduces in moved),
         optimizer_s=tuple(float(sum(updates[stage] for stage in ranks)) for ranks in held),
         barrier_s=float(barrier_s),
     )
