@@ -310,8 +310,7 @@ def simulate(
     paths: Paths,
     capacity: Floats,
     size_bytes: Floats,
-    start_s: Floats | None = None,
-    latency_s: Floats | None = None,
+    entry_s: Floats | None = None,
     caps: Floats | None = None,
     changes: Sequence[CapacityChange] = (),
     tolerance: float = 0.0,
@@ -319,16 +318,16 @@ def simulate(
 ) -> FlowTimes:
     """When each flow has delivered its bytes, all sharing links max-min fairly from event to event.
 
-    A flow enters at `start_s` + `latency_s`. Rates are solved anew at every entry, finish and capacity change, and
+    A flow takes bandwidth from `entry_s` on (its start and the latency of its path); `caps` limit it, `weights` tell
+    how many equal flows a column stands for. Rates are solved anew at every entry, finish and capacity change, and
     only among the flows that share links with those that changed. `tolerance` > 0 lets finishes within that fraction
     of the elapsed time count as one event: each flow still finishes at its own time, but what it frees is given on up
     to so much later (0: exact). ValueError for flows that can never finish.
     """
     size = np.asarray(size_bytes, dtype=float)
     flows = paths.shape[1]
-    zero, unlimited = np.zeros(flows), np.full(flows, np.inf)
-    entry = (zero if start_s is None else np.asarray(start_s, dtype=float)) + (zero if latency_s is None else latency_s)
-    cap = unlimited if caps is None else np.asarray(caps, dtype=float)
+    entry = np.zeros(flows) if entry_s is None else np.asarray(entry_s, dtype=float)
+    cap = np.full(flows, np.inf) if caps is None else np.asarray(caps, dtype=float)
     _check_flows(paths, capacity, size, entry, cap)
     if not flows:
         return FlowTimes(np.empty(0), 0.0, 0)
@@ -345,13 +344,13 @@ def simulate(
 def _check_flows(paths: Paths, capacity: Floats, size: Floats, entry: Floats, cap: Floats) -> None:
     check_paths(paths, capacity)
     flows = paths.shape[1]
-    for name, values in (("size_bytes", size), ("start_s + latency_s", entry), ("caps", cap)):
+    for name, values in (("size_bytes", size), ("entry_s", entry), ("caps", cap)):
         if values.shape != (flows,):
             raise ValueError(f"{name}: {flows} flows need {flows} values, not {values.shape}")
         if np.isnan(values).any() or (values < 0).any():
             raise ValueError(f"{name}: must not be negative or NaN")
     if not np.isfinite(size).all() or not np.isfinite(entry).all():
-        raise ValueError("size_bytes, start_s and latency_s must be finite")
+        raise ValueError("size_bytes and entry_s must be finite")
 
 
 def _run(

@@ -20,6 +20,8 @@ POLICIES = ("ecmp", "adaptive")
 # Spraying on graphs without a layout sends each flow as so many parts over hashed shortest paths.
 WAYS = 8
 _TRIES = 64
+# Distances held at once while routes are searched (8 bytes each).
+_DISTANCES = 30_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,9 +314,26 @@ def _searched(network: Network, source: Ints, target: Ints, policy: str, seed: i
 
 
 def _walk(network: Network, source: Ints, target: Ints, seed: int, key: Ints) -> NDArray[np.int32]:
-    """Every flow goes one hop nearer to its target at a time, hashed among the links that do."""
+    """Searched paths, so many targets at a time that their distances fit in memory."""
     if not len(source):
         return np.zeros((1, 0), np.int32)
+    parts = [_walk_some(network, source[some], target[some], seed, key[some]) for some in _by_targets(network, target)]
+    height = max(len(part) for part in parts)
+    paths = np.full((height, len(source)), network.links, np.int32)
+    for some, part in zip(_by_targets(network, target), parts, strict=True):
+        paths[: len(part), some] = part
+    return paths
+
+
+def _by_targets(network: Network, target: Ints) -> list[Ints]:
+    """Indices of flows in portions with few different targets each."""
+    different, number = np.unique(target, return_inverse=True)
+    portion = number // max(1, _DISTANCES // network.nodes)
+    return [np.flatnonzero(portion == i) for i in range(-(-len(different) // max(1, _DISTANCES // network.nodes)))]
+
+
+def _walk_some(network: Network, source: Ints, target: Ints, seed: int, key: Ints) -> NDArray[np.int32]:
+    """Every flow goes one hop nearer to its target at a time, hashed among the links that do."""
     search = _Search(network, target)
     lost = np.flatnonzero(~np.isfinite(search.distance[search.row, source]))
     if len(lost):
@@ -337,6 +356,14 @@ def _walk(network: Network, source: Ints, target: Ints, seed: int, key: Ints) ->
 
 
 def _count_searched(network: Network, source: Ints, target: Ints) -> Ints:
+    """Shortest paths between pairs, so many targets at a time that their distances fit in memory."""
+    counts = np.zeros(len(source), np.int64)
+    for some in _by_targets(network, target):
+        counts[some] = _count_some(network, source[some], target[some])
+    return counts
+
+
+def _count_some(network: Network, source: Ints, target: Ints) -> Ints:
     """Shortest paths counted outward from each target, nearest nodes first."""
     search = _Search(network, target)
     counts = np.zeros(len(source), np.int64)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import gcd
 
+from hardware.units import format_rate
 from simulator.model.parameters import model_parameters
 from simulator.run.montecarlo import simulate
-from simulator.run.read import JobFacts, run_spec
+from simulator.run.read import JobFacts, RunPolicies, run_spec, segments
 from simulator.run.result import RunResult
-from simulator.run.specs import Power, Segment
+from simulator.run.specs import Power
 from simulator.scenario.schema import Scenario
 from simulator.workload.states import optimizer_bytes, parameter_bytes
 
@@ -17,26 +19,30 @@ STORAGE_WRITE_BYTES_PER_S = 62e9 / 256
 STORAGE_READ_BYTES_PER_S = 125e9 / 256
 
 
-def whole_run(scenario: Scenario, step_time_s: float, compute_fraction: float) -> RunResult | None:
+# (global_batch_size, seq_length) -> seconds of a step
+StepTime = Callable[[int, int], float]
+
+
+def whole_run(scenario: Scenario, step_time_s: StepTime, compute_fraction: float) -> RunResult | None:
     """The run to its last token, with failures, checkpoints, spares, money and energy, over many seeds.
 
     None where the scenario has no policies.
     """
-    if scenario.run.policies is None:
+    policies = scenario.run.policies
+    if policies is None:
         return None
-    return simulate(run_spec(scenario.run.policies, job_facts(scenario, step_time_s, compute_fraction)))
+    return simulate(run_spec(policies, job_facts(scenario, policies, step_time_s, compute_fraction)))
 
 
-def job_facts(scenario: Scenario, step_time_s: float, compute_fraction: float) -> JobFacts:
-    """Facts of the run when one step takes `step_time_s`, of which the GPUs compute `compute_fraction`."""
-    cluster, plan, node = scenario.cluster, scenario.plan, scenario.cluster.node
-    tokens_per_step = plan.global_batch_size * scenario.run.seq_length
+def job_facts(scenario: Scenario, policies: RunPolicies, step_time_s: StepTime, compute_fraction: float) -> JobFacts:
+    """Facts of the run; the GPUs compute `compute_fraction` of a step. Each phase's step is simulated once."""
+    cluster, plan, node, run = scenario.cluster, scenario.plan, scenario.cluster.node, scenario.run
     has_experts = plan.ep > 1
     # A shrinking job drops whole copies of the model: with experts, whole expert-data-parallel groups.
     copies = plan.expert_dp if has_experts else plan.dp
     reach = [tier.reach_gpus for tier in cluster.fabric.tiers]
     return JobFacts(
-        segments=(Segment("main", scenario.run.tokens, tokens_per_step, step_time_s),),
+        segments=segments(policies.phases, run.tokens, plan.global_batch_size, run.seq_length, step_time_s),
         job_nodes=cluster.nodes,
         gpus_per_node=node.gpus,
         replicas=gcd(copies, cluster.nodes),
@@ -50,6 +56,19 @@ def job_facts(scenario: Scenario, step_time_s: float, compute_fraction: float) -
         nodes_per_rack=max(1, node.scale_up.domain_gpus // node.gpus),
         nodes_per_pod=max(1, min(reach[0] if reach else cluster.gpus, cluster.gpus) // node.gpus),
         price_usd_per_gpu_hour=cluster.accelerator.price_usd_per_hour,
+        assumptions=assumptions(scenario),
+    )
+
+
+def assumptions(scenario: Scenario) -> tuple[str, ...]:
+    """Inputs that the scenario leaves open."""
+    cluster = scenario.cluster
+    if cluster.storage_write_bytes_per_s and cluster.storage_read_bytes_per_s:
+        return ()
+    write, read = STORAGE_WRITE_BYTES_PER_S * cluster.gpus, STORAGE_READ_BYTES_PER_S * cluster.gpus
+    return (
+        f"cluster.storage_write and storage_read are not given; {format_rate(write)} and {format_rate(read)} assumed, "
+        "NVIDIA's best reference tier for this many GPUs",
     )
 
 

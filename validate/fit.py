@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from simulator import interval
 from simulator.cost import constants as data
 from simulator.cost.constants import Constants, constants_for
-from simulator.evaluate import simulate_step
+from simulator.one_step import simulate_step
 from simulator.plan.allocation import allocated
 from simulator.plan.layout import stages
 from simulator.scenario.schema import Scenario

@@ -97,6 +97,19 @@ def network(technology: str) -> dict[str, Any]:
     return table.get(technology, table["infiniband"])
 
 
+def evidence(operation: str, algorithm: str, protocol: str, group: Group, cluster: Cluster | Links) -> str:
+    """What a time of this pair rests on: "fitted" to sweeps of this GPU generation (and, across domains, of this NIC
+    technology), or "assumed" from a relative."""
+    links = cluster if isinstance(cluster, Links) else links_of(cluster)
+    if algorithm == "none":
+        return "fitted"
+    inside = curve(links.generation, operation, algorithm, protocol).evidence
+    wire = network(links.nic_technology)
+    known = links.nic_technology in efficiencies()["network"] and wire["evidence"] == "fitted"
+    crosses = bool(np.any(np.asarray(group.domains) > 1))
+    return "fitted" if inside == "fitted" and (known or not crosses) else "assumed"
+
+
 class Tariff(NamedTuple):
     """Prices of all candidates for one group; arrays have the candidates as first axis."""
 
@@ -149,18 +162,21 @@ def _price(
     terms, wire = curve(links.generation, operation, algorithm, protocol), network(links.nic_technology)
     hop_s = hop_latency_s(algorithm, group, links)
     latency_s = terms.fixed_s + demand.scale_up_steps * terms.step_s
-    latency_s = latency_s + np.where(k > 1, wire["fixed_s"], 0.0)
+    latency_s = latency_s + np.where(k > 1, wire["fixed_s"][protocol], 0.0)
     latency_s = latency_s + demand.network_steps * (wire["step_s"][protocol] + hop_s)
     latency_s = latency_s + demand.messages * constants()["post_overhead_us"][links.cpu_vendor] * 1e-6
-    achieved = terms.efficiency * links.scale_up_bytes_per_s
+    inside = links.scale_up(g)
+    achieved = terms.efficiency * inside
     if sms is not None:
         achieved = np.minimum(achieved, sms * generation_of(links)["sm_gbs"] * 1e9)
     nic = links.nic_bytes_per_s * group.nic_share / uplink_slowdown(operation, group, links)
     scale_up = (demand.scale_up + terms.copies / n) / achieved
     across = demand.network / (wire["efficiency"][protocol] * nic)
-    bound = np.maximum(demand.scale_up / links.scale_up_bytes_per_s, demand.network / nic)
+    bound = np.maximum(demand.scale_up / inside, demand.network / nic)
     sharpness = np.where(k > 1, wire["sharpness"], terms.sharpness)
-    return latency_s, np.maximum(scale_up, across), sharpness, bound
+    # The levels of a hierarchical exchange follow each other; every other algorithm keeps all links busy at once.
+    transfer = scale_up + across if algorithm == "hierarchical" else np.maximum(scale_up, across)
+    return latency_s, transfer, sharpness, bound
 
 
 # The fields that vary by group, to which sizes add their axes.

@@ -85,14 +85,14 @@ def _exchange_s(
     # A domain of one GPU has nothing to fan out to.
     scale_up_bytes = np.where(g > 1, load * gpus * (g - 1) / g, 0.0)
     nic = links.nic_bytes_per_s * group.nic_share / uplink_slowdown("all_to_all", group, links)
-    inside = np.minimum(terms["scale_up_fraction"] * links.scale_up_bytes_per_s, sms * terms["sm_bytes_per_s"])
+    inside = np.minimum(terms["scale_up_fraction"] * links.scale_up(g), sms * terms["sm_bytes_per_s"])
     inside = inside * (terms["fp8_rate"] if fp8 else 1.0)
     transfer_s = np.maximum(
         np.where(g > 1, logical_bytes, 0.0) / inside, network_bytes / (terms["network_fraction"] * nic)
     )
     hop_s = np.asarray(links.tier_latencies_s)[group.tier]
     fixed_s = terms["fixed_s"] + np.where(k > 1, constants()["handshake_hops"] * hop_s, 0.0)
-    bound_s = np.maximum(scale_up_bytes / links.scale_up_bytes_per_s, network_bytes / nic)
+    bound_s = np.maximum(scale_up_bytes / links.scale_up(g), network_bytes / nic)
     alone = np.asarray(n) <= 1
     seconds, bound_s = np.where(alone, 0.0, fixed_s + transfer_s), np.where(alone, 0.0, bound_s)
     if not np.all(seconds >= bound_s):

@@ -224,6 +224,20 @@ PHASES: dict[str, Callable[[str, Ranks, int, float], list[Phase]]] = {
 }  # fmt: skip
 
 
+def expert_exchange(ranks: Ranks, g: int, network_bytes: float, scale_up_bytes: float) -> list[Phase]:
+    """DeepEP-like dispatch of balanced routing (combine sends the same the other way): each rank sends to its own
+    rail in every other domain, and what arrives fans out inside; the bytes are those of `ExchangeTime`."""
+    grid = _grid(ranks, g)
+    k = len(grid)
+    across, inside = _all_pairs(grid.T), _all_pairs(grid)
+    sizes = [
+        np.full(len(across[0]), network_bytes / max(1, k - 1)),
+        np.full(len(inside[0]), scale_up_bytes / max(1, g - 1)),
+    ]
+    ends = [np.concatenate(pair) for pair in zip(across, inside, strict=True)]
+    return [Phase(ends[0], ends[1], np.concatenate(sizes), 1, float(g > 1), float(k > 1))]
+
+
 def push_pull(workers: Ranks, servers: Ranks, size: float) -> list[Phase]:
     """Parameter server: every worker pushes its gradient, a shard to each server, then pulls the parameters back.
 

@@ -62,11 +62,11 @@ def ideal_s(operation: str, algorithm: str, size_bytes: float, group: Group, lin
     demand = ALGORITHMS[algorithm](operation, group.ranks, group.ranks_per_domain, group.domains)
     hop_s = hop_latency_s(algorithm, group, links)
     latency_s = demand.scale_up_steps * links.scale_up_latency_s + demand.network_steps * hop_s
-    nic = links.nic_bytes_per_s * group.nic_share
+    nic, inside = links.nic_bytes_per_s * group.nic_share, links.scale_up(group.ranks_per_domain)
     if algorithm == "hierarchical":
         # Its levels follow each other; every other algorithm keeps both kinds of link busy at once.
-        return float(latency_s + size_bytes * (demand.scale_up / links.scale_up_bytes_per_s + demand.network / nic))
-    return float(latency_s + size_bytes * max(demand.scale_up / links.scale_up_bytes_per_s, demand.network / nic))
+        return float(latency_s + size_bytes * (demand.scale_up / inside + demand.network / nic))
+    return float(latency_s + size_bytes * max(demand.scale_up / inside, demand.network / nic))
 
 
 def check_groups(network: Network, groups: Sequence[Ints]) -> None:
@@ -166,11 +166,9 @@ def _play_phase(network: Network, phases: Sequence[Phase], owner: Ints, conditio
     last = np.zeros(int(owner.max()) + 1)
     np.maximum.at(last, owner[routes.owner[mine]], finish[mine])
     # Fractions of a second that each class's busiest link needs for the bytes of this phase.
-    load = np.bincount(
-        routes.paths.ravel(), np.broadcast_to(column_size, routes.paths.shape).ravel(), len(routes.capacity) + 1
-    )
+    load = _carried(routes, column_size)
     with np.errstate(divide="ignore", invalid="ignore"):
-        need = np.nan_to_num(load[:-1] / routes.capacity, posinf=0.0)
+        need = np.nan_to_num(load / routes.capacity, posinf=0.0)
     busiest = np.array([need[routes.link_class == i].max(initial=0.0) for i in range(len(network.classes))])
     return _PhaseTime(last, _latencies(network, phases, routes, owner), busiest, kinds)
 
@@ -224,6 +222,47 @@ def route_ends(network: Network, source: Ints, target: Ints, policy: str, seed: 
     # Into the switch and out again: each end adds its half of the path.
     latency = np.where(special, 2 * network.latency_s[links], routes.latency_s)
     return Routes(paths, routes.capacity, latency, routes.owner, routes.share, routes.link_class, routes.classes)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUse:
+    """How far traffic uses each class of links over a time: bytes over what they could carry, 1.0 being full.
+
+    `mean` is over all links of the class, `peak` of its busiest; `bottleneck` is the class with the highest peak.
+    """
+
+    mean: dict[str, float]
+    peak: dict[str, float]
+    bottleneck: str
+
+
+def link_use(
+    network: Network, schedules: Sequence[Sequence[Phase]], seconds: float, conditions: Conditions = IDLE
+) -> LinkUse:
+    """Use of the links by all schedules within `seconds` (a training step, say), without simulating when.
+
+    ValueError for a time that is not positive.
+    """
+    if not seconds > 0:
+        raise ValueError(f"link use: the time must be above zero, not {seconds}")
+    phases = [phase for schedule in schedules for phase in schedule]
+    source, target = (np.concatenate([getattr(phase, end) for phase in phases]) for end in ("source", "target"))
+    size = np.concatenate([phase.size_bytes * phase.repeats for phase in phases])
+    routes = route_ends(network, source, target, conditions.policy, conditions.seed)
+    carried = _carried(routes, size[routes.owner] * routes.share)
+    mean, peak = {}, {}
+    for number, name in enumerate(network.classes):
+        mine = (routes.link_class == number) & (routes.capacity > 0)
+        if carried[mine].any():
+            mean[name] = float(carried[mine].sum() / (routes.capacity[mine].sum() * seconds))
+            peak[name] = float((carried[mine] / routes.capacity[mine]).max() / seconds)
+    return LinkUse(mean, peak, max(peak, key=lambda name: peak[name]) if peak else "none")
+
+
+def _carried(routes: Routes, size: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Bytes over each link, `size` being those of each column."""
+    spread = np.broadcast_to(size, routes.paths.shape).ravel()
+    return np.bincount(routes.paths.ravel(), spread, len(routes.capacity) + 1)[:-1].astype(float)
 
 
 def strided_groups(gpus: int, ranks: int, stride: int = 1) -> list[Ints]:

@@ -100,7 +100,7 @@ def _algorithm_gbs(operation: str, algorithm: str, p: int, group: Group, links: 
     """Bytes of size per nanosecond, after NCCL's caps and its bus-to-algorithm ratio."""
     n, g, k = group.ranks, group.ranks_per_domain, group.domains
     row, table = generation_of(links), constants()
-    inside = table["graph_scale_up_fraction"] * links.scale_up_bytes_per_s / _GB
+    inside = table["graph_scale_up_fraction"] * links.scale_up(g) / _GB
     across = table["graph_network_fraction"] * g * links.nic_bytes_per_s / _GB
     across = np.minimum(across, np.where(g > 1, inside, across))
     # A ring carries the same rate on every link. Up to two nodes NCCL rates trees by the links inside, for each

@@ -61,6 +61,13 @@ def pair(ahead: LayerCost, back: LayerCost) -> Seconds:
         + np.maximum(0.0, out.out_s + home.home_s - experts.total_s)
         + np.maximum(0.0, out.home_s - mixer_back.total_s)
     )
-    computing = mixer_ahead + experts + mixer_back
-    waiting_s = HANDOVER_FRACTION * np.minimum(computing.total_s, out.total_s + home.total_s)
-    return computing + Seconds(ep_s=exposed_s + waiting_s + back.ffn.routing_recompute_s)
+    waiting_s = handover_s(ahead, back) + back.ffn.routing_recompute_s
+    return mixer_ahead + experts + mixer_back + Seconds(ep_s=exposed_s + waiting_s)
+
+
+def handover_s(ahead: LayerCost, back: LayerCost) -> Number:
+    """What the compute stream of a pair loses in waiting for hand-overs from the other one."""
+    computing = ahead.mixer.forward + ahead.ffn.forward
+    computing = computing + back.mixer.input + back.mixer.weight + back.ffn.input + back.ffn.weight
+    moving_s = ahead.ffn.routing_forward.total_s + back.ffn.routing_backward.total_s
+    return HANDOVER_FRACTION * np.minimum(computing.total_s, moving_s)

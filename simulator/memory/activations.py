@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -24,18 +24,21 @@ class Kept:
 
     `until_backward` stays from forward to the input gradient, of which `until_wgrad` stays until the weight
     gradient where that comes later. `working` is what the backward of one layer allocates for a moment:
-    recomputed tensors, gradients of the widest product, and at the head the logits' copies.
+    recomputed tensors, gradients of the widest product, and at the head the logits' copies. `layers` counts the
+    decoder layers (MTP's too) that hold it in equal parts.
     """
 
     until_backward: Number = 0.0
     until_wgrad: Number = 0.0
     working: Number = 0.0
+    layers: int = 0
 
     def __add__(self, other: Kept) -> Kept:
         return Kept(
             self.until_backward + other.until_backward,
             self.until_wgrad + other.until_wgrad,
             np.maximum(self.working, other.working),
+            self.layers + other.layers,
         )
 
 
@@ -78,7 +81,7 @@ def stage_kept(model: Model, shape: Shape, stages: Sequence[StageLayers]) -> tup
     def layer(spec: Layer, again: bool) -> Kept:
         mixer = mixer_work(spec.mixer, shape) if spec.mixer else NOTHING
         ffn = ffn_work(spec.ffn, shape) if spec.ffn else NOTHING
-        return layer_kept(mixer + ffn, plan, again)
+        return replace(layer_kept(mixer + ffn, plan, again), layers=1)
 
     def held(stage: StageLayers) -> Kept:
         limit = plan.recompute.layers if plan.recompute.method == "block" else stage.layer_count

@@ -18,6 +18,7 @@ from simulator.model.flops import flops_per_token
 if TYPE_CHECKING:
     from simulator.evaluate import Prediction
     from simulator.scenario.schema import Scenario
+    from simulator.step.inequality import InequalityReport
 
 # What may be published of a run and is predicted under the same name, and which of it depends on how FLOPs are counted.
 COUNTS_FLOPS = ("model_flops_per_s_per_gpu", "mfu_fraction")
@@ -25,13 +26,32 @@ ANSWERS = ("step_time_s", "tokens_per_s_per_gpu", *COUNTS_FLOPS, "training_time_
 SCHEMAS = Path(__file__).parent / "schemas"
 
 
-def evaluate_document(prediction: Prediction) -> dict[str, Any]:
-    """The document of one evaluated scenario."""
+def evaluate_document(prediction: Prediction, ranks: InequalityReport | None = None) -> dict[str, Any]:
+    """The document of one evaluated scenario; `ranks` where every GPU was simulated by itself."""
     figures = [spec.name for spec in fields(prediction) if spec.name != "scenario"]
     return {
         "scenario": scenario_document(prediction.scenario),
         **{name: plain(getattr(prediction, name)) for name in figures},
         "against_published": against_published(prediction),
+        "ranks": ranks_document(ranks, prediction.scenario) if ranks else None,
+    }
+
+
+def ranks_document(found: InequalityReport, scenario: Scenario) -> dict[str, Any]:
+    """Steps of every GPU by itself: how long they take, what each cause of inequality adds, who is waited for."""
+    gpus, node_gpus, stage_gpus = scenario.plan.gpus, scenario.cluster.node.gpus, scenario.plan.gpus // scenario.plan.pp
+    quantiles = {f"p{percent}": found.quantile_s(percent / 100) for percent in (10, 50, 90)}
+    return {
+        "gpus": gpus,
+        "samples": len(found.step_times_s),
+        "ideal_step_time_s": found.ideal_s,
+        "step_time_s": {"mean": found.mean_s, **quantiles},
+        "tax_fraction": {**found.tax_fraction, "together": found.mean_s / found.ideal_s - 1},
+        "wait_s": found.wait_s,
+        "blamed": [
+            {"rank": rank, "node": rank // node_gpus, "stage": rank // stage_gpus, "blamed_gpu_s": blamed_s}
+            for rank, blamed_s in found.blamed
+        ],
     }
 
 

@@ -56,7 +56,7 @@ class RunPolicies:
     simulation: Simulation
     local_bytes_per_s: float
     writer_bytes_per_s: float
-    place: Place
+    place: Place = field(default=INLINE, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

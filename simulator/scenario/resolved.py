@@ -11,7 +11,7 @@ import yaml
 
 from simulator.scenario.schema import Scenario
 
-FILES = (".yaml", ".yml", ".json")
+FILES = (".yaml", ".yml", ".json", ".csv")
 
 
 def scenario_yaml(scenario: Scenario) -> str:
@@ -26,6 +26,8 @@ def resolved(scenario: Scenario) -> dict[str, Any]:
     data = {**scenario.written, "name": scenario.name}
     data["model"] = _anchored(data["model"], folder)
     data["cluster"] = _anchored(data["cluster"], folder)
+    if "spread" in data:
+        data["spread"] = _anchored(data["spread"], folder)
     data["plan"] = _lists(asdict(scenario.plan))
     return {"name": data.pop("name"), **data}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -27,7 +27,9 @@ from simulator.plan.spec import Plan, Precision
 from simulator.run.read import KEYS as POLICIES
 from simulator.run.read import RunPolicies, read_run
 from simulator.scenario.fields import json_schema, read_fields
+from simulator.scenario.inequality import fitted, read_spread, spread_schema, unfit
 from simulator.scenario.overrides import apply_overrides, attributed
+from simulator.step.spread import Spread
 
 T = TypeVar("T")
 MOST_GPUS = 10_000_000
@@ -70,8 +72,8 @@ class Published:
 class Scenario:
     """One question: this model, on this cluster, laid out by this plan, for this run.
 
-    `file` is where it was read and `written` its data with the overrides applied; `warnings` name settings that are
-    legal and change nothing.
+    `spread` says what makes GPUs unequal (None: nothing does). `file` is where it was read and `written` its data
+    with the overrides applied; `warnings` name settings that are legal and change nothing.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Scenario:
     run: Run
     source: str | None = None
     published: Published | None = None
+    spread: Spread | None = None
     file: str = "scenario"
     written: Mapping[str, Any] = field(default_factory=dict, repr=False)
     warnings: tuple[str, ...] = ()
@@ -114,9 +117,12 @@ def read_scenario(document: Document, name: str) -> Scenario:
     plan = _whole(top, lambda: _read_plan(top.section("plan"), _gpus(top)))
     run = _whole(top, lambda: _read_run(top.section("run")))
     published = _whole(top, lambda: _read_published(top.section("published"))) if "published" in top.data else None
+    spread = _whole(top, lambda: read_spread(top.section("spread"))) if "spread" in top.data else None
     top.done()
     if model and cluster and plan and run:
         top.problems += illegal(model, cluster, plan, run, top.place)
+    if model and cluster and plan and spread:
+        top.problems += [top.place.under(key).problem(why) for key, why in unfit(spread, model, cluster, plan)]
     top.raise_problems()
     if model is None or cluster is None or plan is None or run is None:
         raise AssertionError("a section is missing though no problem was found")
@@ -130,6 +136,7 @@ def read_scenario(document: Document, name: str) -> Scenario:
         run=run,
         source=source,
         published=published,
+        spread=fitted(spread, model, plan, run.seq_length) if spread else None,
         file=document.place.file,
         written=document.data,
         warnings=tuple(f"{violation.key} {violation.message}" for violation in idle),
@@ -264,7 +271,20 @@ def illegal(model: Model, cluster: Cluster, plan: Plan, run: Run, top: Place) ->
     found += _beyond(plan, run)
     if plan.sharding == "full" and (plan.overlap.moe_ep or plan.schedule in ("dualpipe", "dualpipe-v")):
         found.append(("plan.sharding", NOT_MODELLED))
+    if not found:
+        found += _illegal_phases(model, cluster, plan, run)
     return [top.under(key).problem(message) for key, message in found]
+
+
+def _illegal_phases(model: Model, cluster: Cluster, plan: Plan, run: Run) -> list[tuple[str, str]]:
+    """What a phase's own batch or sequence length breaks of a plan that is legal with the scenario's."""
+    found = []
+    for number, phase in enumerate(run.policies.phases if run.policies else ()):
+        changed = replace(plan, global_batch_size=phase.global_batch_size or plan.global_batch_size)
+        length = phase.seq_length or run.seq_length
+        for violation in check(model, changed, gpus=cluster.gpus, seq_length=length):
+            found.append((f"run.phases.{number}", f"phase {phase.name}: {violation.key}: {violation.message}"))
+    return found
 
 
 def _beyond(plan: Plan, run: Run) -> list[tuple[str, str]]:
@@ -328,6 +348,7 @@ def scenario_schema() -> dict[str, Any]:
                 "additionalProperties": False,
             },
             "published": json_schema(Published),
+            "spread": spread_schema(),
         },
         "required": ["model", "cluster", "plan", "run"],
         "additionalProperties": False,

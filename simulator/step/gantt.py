@@ -14,11 +14,14 @@ COLOURS = {"F": "#4c78a8", "B": "#54a24b", "I": "#88c27f", "W": "#f2a93b", "FB":
            "send_backward": "#c4c4c4", "optimizer": "#d6616b"}  # fmt: skip
 LABELS = {"F": "forward", "B": "backward", "I": "input gradient", "W": "weight gradient", "FB": "forward + backward",
           "optimizer": "optimizer"}  # fmt: skip
-LATER_CHUNK_OPACITY = 0.62  # chunks after a rank's first are drawn lighter
+LATER_CHUNK_OPACITY = 0.5  # chunks after a rank's first are drawn lighter, with dark numbers
+DARK = "#22303c"
+GLYPH, SMALLEST = 0.56, 5.5  # width of a digit over the font size; the smallest size that can still be read
 
 
 def gantt_svg(timeline: Timeline, title: str) -> str:
-    """The compute streams of every pipeline rank over the step. The text is drawn where a box has room for it."""
+    """The compute streams of every pipeline rank over the step. Numbers shrink to fit their boxes, while they can
+    be read."""
     graph = timeline.graph
     scale = (WIDTH - LEFT - 20) / max(timeline.step_time_s, 1e-30)
     height = TOP + ROW * graph.ranks + 40
@@ -50,8 +53,11 @@ def _box(timeline: Timeline, task: int, scale: float) -> str:
         f'<rect x="{x:.2f}" y="{y}" width="{max(width, 0.3):.2f}" height="{ROW - 4}" fill="{COLOURS[kind]}"'
         f' fill-opacity="{opacity}" stroke="white" stroke-width="0.5"/>'
     )
-    if text and width > 6 * len(text) + 2:
-        box += f'<text x="{x + width / 2:.2f}" y="{y + 15}" text-anchor="middle" fill="white">{text}</text>'
+    size = min(11.0, (width - 1) / (GLYPH * len(text))) if text else 0.0
+    if size >= SMALLEST:
+        colour = "white" if opacity == 1 else DARK
+        middle = f'x="{x + width / 2:.2f}" y="{y + 11 + 0.36 * size:.1f}" text-anchor="middle"'
+        box += f'<text {middle} font-size="{size:.1f}" fill="{colour}">{text}</text>'
     return box
 
 
@@ -62,6 +68,9 @@ def _legend(timeline: Timeline, y: float) -> list[str]:
             parts.append(f'<rect x="{x}" y="{y - 10}" width="12" height="12" fill="{COLOURS[kind]}"/>')
             parts.append(f'<text x="{x + 17}" y="{y}">{label}</text>')
             x += 150
+    if (timeline.graph.chunk > 0).any():
+        parts.append(f'<rect x="{x}" y="{y - 10}" width="12" height="12" fill="#777" fill-opacity="0.5"/>')
+        parts.append(f'<text x="{x + 17}" y="{y}">lighter: later chunk of the rank</text>')
     seconds = timeline.step_time_s
     length = f"{seconds:.4g} s" if seconds >= 1 else f"{seconds * 1e3:.4g} ms"
     parts.append(f'<text x="{WIDTH - 20}" y="{y}" text-anchor="end">{length}</text>')

@@ -26,6 +26,10 @@ class InequalityReport:
     def quantile_s(self, fraction: float) -> float:
         return float(np.quantile(self.step_times_s, fraction))
 
+    @property
+    def mean_s(self) -> float:
+        return float(self.step_times_s.mean())
+
 
 def study(
     graph: TaskGraph,

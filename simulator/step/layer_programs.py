@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 from simulator.cost.blocks import BlockCost
-from simulator.cost.layers import LayerCost, exposed_routing_s
+from simulator.cost.layers import LayerCost, exposed_routing_s, handover_s
 from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.cost.stages import StageCost, paired_stages
 from simulator.cost.step_times import SlotTimes
@@ -30,9 +30,10 @@ class Programs:
 
     def of(self, kind: str, stage: int, backward_stage: int) -> Program:
         """The phases of a slot: forward on `stage` (F, FB), backward on `backward_stage` (B, I, W, FB)."""
-        ahead, back = self.times.stages[stage], self.times.stages[backward_stage]
-        if kind == "FB" and self.times.beside is not None:
-            return pair_program(self.times.beside[stage], self.times.beside[backward_stage], self.plan)
+        beside = self.times.beside
+        if kind == "FB" and beside is not None:
+            return pair_program(numbered(beside, stage), numbered(beside, backward_stage), self.plan)
+        ahead, back = numbered(self.times.stages, stage), numbered(self.times.stages, backward_stage)
         phases: Program = ()
         if kind in ("F", "FB"):
             phases += forward_program(ahead, self.plan)
@@ -41,6 +42,28 @@ class Programs:
         if kind in ("B", "W", "FB"):
             phases += weight_program(back)
         return phases
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """A stage with the model's number of each of its layers that have experts (-1: it has none)."""
+
+    cost: StageCost
+    layers: tuple[tuple[int, LayerCost], ...]
+
+
+def numbered(stages: Sequence[StageCost], stage: int) -> Numbered:
+    """Stage `stage`; layers with experts are counted from the first stage on."""
+    number = sum(has_experts(layer) for before in stages[:stage] for layer in before.layers) - 1
+    found = []
+    for layer in stages[stage].layers:
+        number += has_experts(layer)
+        found.append((number if has_experts(layer) else -1, layer))
+    return Numbered(stages[stage], tuple(found))
+
+
+def has_experts(layer: LayerCost) -> bool:
+    return bool(layer.ffn.routing_forward.total_s)
 
 
 def grid_of(plan: Plan, gpus_per_node: int) -> Grid:
@@ -56,44 +79,44 @@ def study_plan(
     return study(timeline.graph, schedule.stage_of_chunk, programs.of, grid, spread, seeds)
 
 
-def forward_program(stage: StageCost, plan: Plan) -> Program:
+def forward_program(stage: Numbered, plan: Plan) -> Program:
     """Every layer: mixer, tokens to the experts, ffn, tokens back."""
-    ops = [op for index, layer in enumerate(stage.layers) for op in _forward_ops(layer, plan, index)]
-    return (Phase(tuple(ops)), *_host(stage.forward))
+    ops = [op for index, layer in stage.layers for op in _forward_ops(layer, plan, index)]
+    return (Phase(tuple(ops)), *_host(stage.cost.forward))
 
 
-def input_program(stage: StageCost, plan: Plan) -> Program:
+def input_program(stage: Numbered, plan: Plan) -> Program:
     """Every layer from the last: gradients to the experts, ffn, gradients back, mixer."""
-    ops = [op for index, layer in _backwards(stage) for op in _input_ops(layer, plan, index)]
-    return (Phase(tuple(ops)), *_host(stage.input))
+    ops = [op for index, layer in stage.layers[::-1] for op in _input_ops(layer, plan, index)]
+    return (Phase(tuple(ops)), *_host(stage.cost.input))
 
 
-def weight_program(stage: StageCost) -> Program:
+def weight_program(stage: Numbered) -> Program:
     """Weight gradients of every layer from the last."""
-    ops = [op for index, layer in _backwards(stage) for op in _weight_ops(layer, index)]
-    return (Phase(tuple(ops)), *_host(stage.weight))
+    ops = [op for index, layer in stage.layers[::-1] for op in _weight_ops(layer, index)]
+    return (Phase(tuple(ops)), *_host(stage.cost.weight))
 
 
-def pair_program(ahead: StageCost, back: StageCost, plan: Plan) -> Program:
+def pair_program(ahead: Numbered, back: Numbered, plan: Plan) -> Program:
     """An overlapped pair: first layer of the one with the last of the other; layers without a partner run alone."""
     phases: list[Phase] = []
-    for first, last in zip_longest(enumerate(ahead.layers), _backwards(back)):
+    for first, last in zip_longest(ahead.layers, back.layers[::-1]):
         if first is None:
             phases.append(Phase(_input_ops(last[1], plan, last[0]) + _weight_ops(last[1], last[0])))
         elif last is None:
             phases.append(Phase(_forward_ops(first[1], plan, first[0])))
         else:
             phases += _paired_layers(*first, *last)
-    return (*phases, *_host(paired_stages(ahead, back, plan)))
+    return (*phases, *_host(paired_stages(ahead.cost, back.cost, plan)))
 
 
 def _paired_layers(i: int, ahead: LayerCost, j: int, back: LayerCost) -> list[Phase]:
-    """The three phases of the cost model's overlapped layer pair, and expert traffic of recomputation after them."""
+    """The three phases of the cost model's overlapped layer pair; hand-overs and recomputed traffic after them."""
     out, home = ahead.ffn.routing_forward, back.ffn.routing_backward
     mixer_back = _backward(_ops(back.mixer.input, "mixer", j) + _ops(back.mixer.weight, "mixer", j))
     experts_back = _ops(back.ffn.input, _kernel(back.ffn), j) + _ops(back.ffn.weight, _kernel(back.ffn), j)
     experts_ahead = _ops(ahead.ffn.forward, _kernel(ahead.ffn), i)
-    again = _backward(_exchange(back.ffn.routing_recompute_s, j))
+    again = _backward(_exchange(back.ffn.routing_recompute_s + handover_s(ahead, back), j))
     return [
         Phase(_ops(ahead.mixer.forward, "mixer", i), _backward(_exchange(home.out_s, j))),
         Phase(_backward(experts_back) + experts_ahead, _exchange(out.out_s, i) + _backward(_exchange(home.home_s, j))),
@@ -151,10 +174,6 @@ def _host(seconds: Seconds) -> Program:
 
 def _backward(ops: tuple[Op, ...]) -> tuple[Op, ...]:
     return tuple(op._replace(backward=True) for op in ops)
-
-
-def _backwards(stage: StageCost) -> list[tuple[int, LayerCost]]:
-    return list(enumerate(stage.layers))[::-1]
 
 
 def _kernel(ffn: BlockCost) -> str:

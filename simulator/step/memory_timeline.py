@@ -48,25 +48,23 @@ class MemoryTimeline:
         )
 
 
-def rank_memory(
-    timeline: Timeline, schedule: Schedule, kept: Sequence[Kept], layers: Sequence[int], report: RankMemory
-) -> MemoryTimeline:
-    """A pipeline rank's memory over the step; `kept` and `layers` of every virtual stage, the rest from its report."""
+def rank_memory(timeline: Timeline, schedule: Schedule, kept: Sequence[Kept], report: RankMemory) -> MemoryTimeline:
+    """A pipeline rank's memory over the step; `kept` of every virtual stage, what is constant from its report."""
     constant = {owner: size for owner, size in report.owners.items() if owner not in ("activations", "working")}
-    return memory_over_time(allocations(timeline, schedule, kept, layers, report.rank), constant)
+    return memory_over_time(allocations(timeline, schedule, kept, report.rank), constant)
 
 
-def allocations(
-    timeline: Timeline, schedule: Schedule, kept: Sequence[Kept], layers: Sequence[int], rank: int
-) -> list[Allocation]:
-    """What a rank's slots allocate and free, given what one micro-batch leaves on each virtual stage and how many
-    layers that stage has. A forward allocates when it starts, a backward frees when it ends; the halves of an
-    overlapped pair work layer by layer, so that what one fills the other has freed."""
+def allocations(timeline: Timeline, schedule: Schedule, kept: Sequence[Kept], rank: int) -> list[Allocation]:
+    """What a rank's slots allocate and free, given what one micro-batch leaves on each virtual stage.
+
+    A forward allocates when it starts, a backward frees when it ends; the halves of an overlapped pair work layer by
+    layer, so that what one fills the other has freed.
+    """
     begun: dict[Work, list[float]] = {}
     found: list[Allocation] = []
     for slot, start_s, end_s in _slot_spans(timeline, rank):
         if slot.kind in FORWARD:
-            count = max(1, layers[schedule.stage_of_chunk[rank, slot.chunk]])
+            count = max(1, kept[schedule.stage_of_chunk[rank, slot.chunk]].layers)
             steps = _steps(start_s, end_s, count)[:-1] if slot.kind == "FB" else [start_s] * count
             begun[slot.microbatch, slot.chunk] = steps
         if slot.kind == "F":
@@ -90,7 +88,7 @@ def _freed_bytes(kind: str, kept: Kept) -> float:
 
 
 def _steps(start_s: float, end_s: float, count: int) -> list[float]:
-    return [start_s + (end_s - start_s) * step / count for step in range(count)] + [end_s]
+    return [start_s + (end_s - start_s) * (step / count) for step in range(count)] + [end_s]
 
 
 def _slot_spans(timeline: Timeline, rank: int) -> list[tuple[Slot, float, float]]:

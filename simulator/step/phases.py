@@ -15,7 +15,7 @@ HOST = "host"
 
 class Op(NamedTuple):
     """One piece of a layer: `seconds` of a kernel class (COMPUTE_KERNELS), of communication in the group of that
-    name, or of waiting for the host. `layer` counts within the stage (-1: belongs to none); in an overlapped
+    name, or of waiting for the host. `layer` numbers the model's layers with experts (-1: not one); in an overlapped
     pair `backward` tells its halves apart."""
 
     seconds: float

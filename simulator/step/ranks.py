@@ -17,7 +17,6 @@ from simulator.step.spread import Spread, compute_factors, expert_factors, link_
 
 SlotKey = tuple[str, int, int]
 ProgramOf = Callable[[str, int, int], Program]  # (slot kind, forward stage, backward stage) -> phases
-LAYERS_PER_STAGE = 1000  # spaces the layer numbers of stages apart
 # A GPU that is late for a barrier may be late because of another, for which it waited in this smaller group.
 FINER = {"tp": "", "cp": "tp", "ep": "cp"}
 SLOTS = frozenset(KIND[kind] for kind in ("F", "B", "I", "W", "FB"))
@@ -107,8 +106,8 @@ class _Run:
     program_of: ProgramOf
     programs: dict[SlotKey, Program] = field(default_factory=dict)
     piece_s: dict[int, Floats] = field(default_factory=dict)
-    shares: dict[tuple[int, int], Floats] = field(default_factory=dict)
-    loads: dict[tuple[int, int, int], Floats] = field(default_factory=dict)  # of the slot at hand
+    shares: dict[int, Floats] = field(default_factory=dict)
+    loads: dict[tuple[int, int], Floats] = field(default_factory=dict)  # of the slot at hand
 
     def barrier(self, clock: Floats, group: str, rank: int) -> Floats:
         """Everyone starts with the latest of its group."""
@@ -146,16 +145,15 @@ class _Run:
         sigma = self.spread.jitter.get(kernel, 0.0)
         return mean_one(sigma, self.rng.standard_normal(self.grid.stage_gpus, dtype=np.float32)) if sigma else 1.0
 
-    def expert_load(self, stage: int, layer: int, microbatch: int) -> Floats:
+    def expert_load(self, layer: int, microbatch: int) -> Floats:
         """The same in forward and backward of a layer and micro-batch, whichever runs first."""
-        grid, load, key = self.grid, self.spread.experts, (stage, layer, microbatch)
+        grid, load, key = self.grid, self.spread.experts, (layer, microbatch)
         if key not in self.loads:
-            if (stage, layer) not in self.shares:
-                number = stage * LAYERS_PER_STAGE + layer
-                self.shares[stage, layer] = rank_shares(load, number, grid.ep, load.count or grid.ep)
+            if layer not in self.shares:
+                self.shares[layer] = rank_shares(load, layer, grid.ep, load.count or grid.ep)
             draw = np.random.default_rng([self.seed, *key])
             groups = grid.stage_gpus // grid.expert_group
-            factors = expert_factors(self.shares[stage, layer], load.tokens, groups, draw)
+            factors = expert_factors(self.shares[layer], load.tokens, groups, draw)
             self.loads[key] = np.repeat(factors.reshape(-1), grid.etp)
         return self.loads[key]
 
@@ -176,9 +174,9 @@ class _Run:
             self.charge(members, seconds * (slowest[:, None] - members), group, rank)
         return start + seconds * _to_members(slowest, members.shape[1])
 
-    def run_op(self, op: Op, rank: int, clock: Floats, stage: int, microbatch: int) -> Floats:
+    def run_op(self, op: Op, rank: int, clock: Floats, microbatch: int) -> Floats:
         uneven = op.kernel in ("experts", "ep") and self.spread.experts
-        load = self.expert_load(stage, op.layer, microbatch) if uneven else None
+        load = self.expert_load(op.layer, microbatch) if uneven else None
         if op.kernel in COMMUNICATION:
             return self.communicate(op.seconds, op.kernel, rank, clock, load)
         if op.kernel == HOST:
@@ -304,10 +302,10 @@ def _run_slot(run: _Run, task: int, clock: Floats) -> Floats:
     if key not in run.programs:
         run.programs[key] = run.program_of(*key)
     run.loads.clear()
-    halves = ((stage, own[0]), (back_stage, back[0]))
+    microbatches = (own[0], back[0])
     end = clock
     for phase in run.programs[key]:
-        end = _run_phase(run, phase, rank, end, halves)
+        end = _run_phase(run, phase, rank, end, microbatches)
     pieces = int(run.pieces[task])
     if pieces == 1:
         return end
@@ -315,10 +313,10 @@ def _run_slot(run: _Run, task: int, clock: Floats) -> Floats:
     return clock + run.piece_s[first]
 
 
-def _run_phase(run: _Run, phase: Phase, rank: int, begin: Floats, halves: tuple[tuple[int, int], ...]) -> Floats:
+def _run_phase(run: _Run, phase: Phase, rank: int, begin: Floats, microbatches: tuple[int, int]) -> Floats:
     main = beside = begin
     for op in phase.main:
-        main = run.run_op(op, rank, main, *halves[op.backward])
+        main = run.run_op(op, rank, main, microbatches[op.backward])
     for op in phase.beside:
-        beside = run.run_op(op, rank, beside, *halves[op.backward])
+        beside = run.run_op(op, rank, beside, microbatches[op.backward])
     return np.maximum(main, beside) if phase.beside else main

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+KERNEL_CLASSES = ("mixer", "ffn", "experts", "tp", "cp", "ep", "pp", "dp", "optimizer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +18,9 @@ class ExpertLoad:
     """How routed tokens spread over experts.
 
     `exponent`: popularity of the i-th favourite falls as i^-exponent, in another random order in every layer
-    (0: balanced); there are `count` experts (0: one per rank). `histogram` [layers, experts]: tokens counted in a
-    real run instead; layers beyond its rows take them again from the top. `tokens`: token copies that one expert
-    group routes per micro-batch; their count per rank varies as a multinomial does (0: no such noise).
+    (0: balanced); there are `count` experts (0: one per rank). `histogram` [layers with experts, experts]: tokens
+    counted in a real run instead; layers beyond its rows take them again from the top. `tokens`: token copies that
+    one expert group routes per micro-batch; their count per rank varies as a multinomial does (0: no such noise).
     """
 
     exponent: float = 0.0
@@ -51,7 +52,7 @@ class Spread:
     """Causes of inequality; the default has none.
 
     `gpu_sigma`: lognormal spread of GPU speed that lasts the step. `jitter`: lognormal sigma drawn anew for every
-    operation, by kernel class (mixer, ffn, experts, tp, cp, ep, pp, dp, optimizer). Both have mean 1.
+    operation, by kernel class (KERNEL_CLASSES). Both have mean 1.
     `slow_gpus`, `slow_nodes`, `slow_links`: how many times slower (>= 1) a rank's computation, all ranks of a
     node, or the network traffic of a rank is. `sequence_sigma`: lognormal spread of mixer work per micro-batch.
     """

@@ -5,24 +5,26 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from simulator.plan.spec import Plan
-from simulator.step.graph import KIND, KINDS, STREAM, STREAMS, TaskGraph
+from simulator.step.graph import KIND, KINDS, STREAM, STREAMS, WORLD, TaskGraph
 from simulator.step.memory_timeline import MemoryTimeline
+from simulator.step.schedules import Schedule
 from simulator.step.timeline import Timeline
+from simulator.workload.states import StageParameters, replica_ranks, shard_count
 
 MICRO = 1e6  # trace times are microseconds
 NAMES = {"F": "forward", "B": "backward", "I": "input gradient", "W": "weight gradient", "FB": "forward + backward"}
 COLLECTIVE = {"send_forward": "send", "send_backward": "send", "gather": "_allgather_base",
               "reduce": "_reduce_scatter_base", "norm": "allreduce"}  # fmt: skip
 Event = dict[str, Any]
+Collectives = dict[tuple[str, int, int], "CollectiveInfo"]  # by task kind, pipeline rank and chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,40 +37,49 @@ class CollectiveInfo:
     in_elements: int
     out_elements: int
 
-    def arguments(self, name: str) -> dict[str, Any]:
+    def arguments(self, buckets: int) -> dict[str, Any]:
+        """Of one of `buckets` equal parts."""
         return {
-            "Collective name": name,
-            "In msg nelems": self.in_elements,
-            "Out msg nelems": self.out_elements,
+            "In msg nelems": self.in_elements // buckets,
+            "Out msg nelems": self.out_elements // buckets,
             "Group size": self.group_size,
             "dtype": self.dtype,
             "Process Group Name": self.group_name,
         }
 
 
-def collectives_of(plan: Plan, sent_elements: int, rank_parameters: int) -> dict[str, CollectiveInfo]:
+def collectives_of(
+    plan: Plan, sent_elements: int, parameters: Sequence[StageParameters], schedule: Schedule
+) -> Collectives:
     """What Kineto would say of a plan's transfers: micro-batch activations of `sent_elements` between stages, and
-    the gathers and reductions of a rank's `rank_parameters` over its data-parallel group."""
-    shards = plan.dp * plan.cp
+    the gathers and reductions of each stage's `parameters`, dense ones over data parallelism (whose size it tells)
+    and experts over theirs. By task kind, pipeline rank and chunk."""
+    copies = replica_ranks(plan)
+    dense, expert = (int(shard_count(plan, copies[kind])) for kind in ("dense", "expert"))
     grads = {"fp32": "Float", "bf16": "BFloat16", "fp16": "Half"}.get(plan.optimizer.grad_reduce, "Float")
     sent = CollectiveInfo("pipeline", 2, "BFloat16", sent_elements, sent_elements)
-    return {
-        "send_forward": sent,
-        "send_backward": sent,
-        "gather": CollectiveInfo("data_parallel", shards, "BFloat16", rank_parameters // shards, rank_parameters),
-        "reduce": CollectiveInfo("data_parallel", shards, grads, rank_parameters, rank_parameters // shards),
-        "norm": CollectiveInfo("world", plan.gpus, "Float", 1, 1),
-    }
+    found: Collectives = {("norm", WORLD, -1): CollectiveInfo("world", plan.gpus, "Float", 1, 1)}
+    # Fully sharded parameters are gathered twice per micro-batch, for forward and for backward.
+    times = 2 if plan.sharding == "full" else 1
+    for (rank, chunk), stage in np.ndenumerate(schedule.stage_of_chunk):
+        held = parameters[int(stage)]
+        whole, shard = int(held.dense + held.expert), int(held.dense / dense + held.expert / expert)
+        found |= {
+            ("send_forward", rank, chunk): sent,
+            ("send_backward", rank, chunk): sent,
+            ("gather", rank, chunk): CollectiveInfo("data_parallel", dense, "BFloat16", times * shard, times * whole),
+            ("reduce", rank, chunk): CollectiveInfo("data_parallel", dense, grads, whole, shard),
+        }
+    return found
 
 
 def chrome_trace(
     timeline: Timeline,
-    collectives: Mapping[str, CollectiveInfo] | None = None,
+    collectives: Collectives | None = None,
     memory: Mapping[int, MemoryTimeline] | None = None,
     name: str = "step",
 ) -> dict[str, Any]:
-    """The trace document. `collectives`: what is known of the transfers of each task kind (send_forward, gather,
-    ...); `memory`: by pipeline rank."""
+    """The trace document. `collectives`: what is known of the transfers; `memory`: by pipeline rank."""
     events = _metadata(timeline.graph) + _tasks(timeline, collectives or {}) + _flows(timeline)
     events += _link_use(timeline)
     events += [event for rank, held in (memory or {}).items() for event in _counters(rank, held)]
@@ -81,12 +92,10 @@ def chrome_trace(
     }
 
 
-def write_trace(document: Mapping[str, Any], path: Path) -> None:
-    """Writes JSON, compressed where the name ends in .gz; aside first, then renamed."""
-    data = json.dumps(document, separators=(",", ":")).encode()
-    aside = path.with_name(path.name + ".part")
-    aside.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
-    os.replace(aside, path)
+def trace_bytes(document: Mapping[str, Any], compressed: bool) -> bytes:
+    """The document as JSON, gzipped where `compressed`; the same bytes whenever it is written."""
+    data = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    return gzip.compress(data, mtime=0) if compressed else data
 
 
 def _metadata(graph: TaskGraph) -> list[Event]:
@@ -104,8 +113,9 @@ def _metadata(graph: TaskGraph) -> list[Event]:
     return events
 
 
-def _tasks(timeline: Timeline, collectives: Mapping[str, CollectiveInfo]) -> list[Event]:
+def _tasks(timeline: Timeline, collectives: Collectives) -> list[Event]:
     graph = timeline.graph
+    buckets = _buckets(graph)
     events: list[Event] = []
     for task in range(len(graph)):
         kind = KINDS[graph.kind[task]]
@@ -116,8 +126,10 @@ def _tasks(timeline: Timeline, collectives: Mapping[str, CollectiveInfo]) -> lis
             arguments["backward microbatch"] = int(graph.backward_microbatch[task])
             arguments["backward chunk"] = int(graph.backward_chunk[task])
         if kind in COLLECTIVE:
-            known = collectives.get(kind)
-            arguments |= known.arguments(COLLECTIVE[kind]) if known else {"Collective name": COLLECTIVE[kind]}
+            place = (kind, int(graph.rank[task]), int(graph.chunk[task]))
+            known = collectives.get(place)
+            arguments["Collective name"] = COLLECTIVE[kind]
+            arguments |= known.arguments(buckets.get((*place, int(graph.microbatch[task])), 1)) if known else {}
         events.append(
             {
                 "ph": "X",
@@ -131,6 +143,16 @@ def _tasks(timeline: Timeline, collectives: Mapping[str, CollectiveInfo]) -> lis
             }
         )
     return events
+
+
+def _buckets(graph: TaskGraph) -> Counter[tuple[str, int, int, int]]:
+    """How many gathers (reductions) move a chunk's parameters for a micro-batch, by kind, rank, chunk, micro-batch."""
+    rows = np.flatnonzero(np.isin(graph.kind, (KIND["gather"], KIND["reduce"])))
+    columns = (graph.rank, graph.chunk, graph.microbatch)
+    return Counter(
+        (KINDS[graph.kind[task]], *(int(column[task]) for column in columns))  # type: ignore[misc]
+        for task in rows.tolist()
+    )
 
 
 def _flows(timeline: Timeline) -> list[Event]:

@@ -8,10 +8,19 @@ import numpy as np
 import pytest
 
 from hardware import catalogue
-from hardware.collectives import ALGORITHMS, OPERATIONS, links_of, strided_group
+from hardware.collectives import ALGORITHMS, OPERATIONS, Exchange, dispatch_s, links_of, strided_group
 from hardware.collectives.algorithms import candidates
-from hardware.collectives.phases import NETWORK, PHASES, SWITCH, Phase, double_tree, matrix_exchange, push_pull
-from hardware.collectives.play import Conditions, check_groups, ideal_s, play, play_phases, strided_groups
+from hardware.collectives.phases import (
+    NETWORK,
+    PHASES,
+    SWITCH,
+    Phase,
+    double_tree,
+    expert_exchange,
+    matrix_exchange,
+    push_pull,
+)
+from hardware.collectives.play import Conditions, check_groups, ideal_s, link_use, play, play_phases, strided_groups
 from hardware.flows import CapacityChange
 from hardware.specs import Cluster
 from hardware.topology import Network, build_network
@@ -223,6 +232,29 @@ def test_parameter_server_incast() -> None:
     workers, servers = np.arange(0, 256, 8), np.array([256, 264, 272, 280])
     played = play_phases(H100_NET, [push_pull(workers, servers, 1e8)])
     assert played.seconds - played.latency_s == pytest.approx(2 * 8 * 1e8 / 50e9)
+
+
+@pytest.mark.parametrize("ranks", [16, 64])
+def test_expert_exchange_played_takes_what_its_busiest_link_needs(ranks: int) -> None:
+    """DeepSeek-V3's routing: the NIC carries one copy per domain, NVLink the copies to distinct GPUs."""
+    exchange = Exchange(4096, 7168, 256, 8, 4)
+    moved = dispatch_s(exchange, strided_group(H100, ranks), H100)
+    phases = expert_exchange(np.arange(ranks), 8, moved.network_bytes, moved.scale_up_bytes)
+    played = play_phases(H100_NET, [phases])
+    assert played.seconds - played.latency_s == pytest.approx(moved.bound_s, rel=1e-6)
+    assert moved.seconds > played.seconds
+
+
+def test_link_use_of_a_step_names_the_bottleneck_class() -> None:
+    groups = strided_groups(512, 64)
+    schedules = [PHASES["pairwise"]("all_to_all", ranks, 8, 1e8) for ranks in groups]
+    use = link_use(H100_NET, schedules, 0.01)
+    assert use.peak["nic_out"] == pytest.approx(1e8 * 56 / 64 / 50e9 / 0.01)
+    assert use.mean["nic_out"] == pytest.approx(use.peak["nic_out"])
+    assert use.bottleneck in ("nic_out", "nic_in")
+    assert "leaf_up" not in use.peak, "groups of 64 stay below their leaves"
+    with pytest.raises(ValueError, match="above zero"):
+        link_use(H100_NET, schedules, 0.0)
 
 
 def test_broken_groups_are_refused_by_name() -> None:

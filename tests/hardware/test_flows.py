@@ -120,9 +120,9 @@ def test_finish_times_of_flows_that_share_then_part() -> None:
 
 def test_arrivals_and_start_latency() -> None:
     paths = columns([0], [0], links=1)
-    times = simulate(paths, np.array([10.0]), np.array([30.0, 10.0]), np.array([0.0, 0.5]), np.array([0.0, 0.5]))
+    times = simulate(paths, np.array([10.0]), np.array([30.0, 10.0]), np.array([0.0, 0.5]) + np.array([0.0, 0.5]))
     assert times.finish_s.tolist() == [4.0, 3.0]
-    empty = simulate(paths, np.array([10.0]), np.array([0.0, 10.0]), latency_s=np.array([0.25, 0.0]))
+    empty = simulate(paths, np.array([10.0]), np.array([0.0, 10.0]), np.array([0.25, 0.0]))
     assert empty.finish_s.tolist() == [0.25, 1.0]
 
 

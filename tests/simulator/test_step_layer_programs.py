@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulator.evaluate import Step, simulate_step
+from simulator.one_step import Step, simulate_step
 from simulator.plan.layout import stages
 from simulator.scenario.schema import Scenario, load_scenario
 from simulator.step.graph import KIND, KINDS, STREAM, slot_pieces

@@ -5,15 +5,17 @@ from __future__ import annotations
 import pickle
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from simulator.evaluate import simulate_step
 from simulator.memory import memory_report
 from simulator.memory.activations import Kept, stage_kept
+from simulator.memory.report import peak_activations
+from simulator.one_step import simulate_step
 from simulator.plan.layout import stages
 from simulator.scenario.schema import load_scenario
 from simulator.step.build import build_graph
@@ -27,7 +29,7 @@ from simulator.step.memory_timeline import (
     rank_memory,
 )
 from simulator.step.player import play
-from simulator.step.schedules import SCHEDULES, RankSlots, Schedule, backward_work, make_schedule, peak_in_flight
+from simulator.step.schedules import SCHEDULES, Schedule, make_schedule, peak_in_flight
 from simulator.step.timeline import Timeline
 from simulator.step.times import DataParallel, StageTimes
 from simulator.workload.shape import shape_of
@@ -44,39 +46,22 @@ def played(name: str, seed: int = 1) -> tuple[Schedule, Timeline]:
 
 
 def stage_bytes(stages: int, seed: int) -> list[Kept]:
-    sizes = np.random.default_rng(seed).integers(1, 1000, (stages, 2))
-    return [Kept(float(a + b), float(b)) for a, b in sizes]
+    sizes = np.random.default_rng(seed).integers(1, 1000, (stages, 3))
+    return [Kept(float(a + b), float(b), float(c)) for a, b, c in sizes]
 
 
-def static_peak(slots: RankSlots, own: list[Kept], layers: int) -> float:
-    """Peak bytes of activations from the order of the slots alone."""
-    live = peak = 0.0
-    for slot in slots:
-        filled = own[slot.chunk].until_backward if slot.kind in ("F", "FB") else 0.0
-        done = own[backward_work(slot)[1]]
-        whole = done.until_backward
-        freed = {"F": 0.0, "W": done.until_wgrad, "I": whole - done.until_wgrad}.get(slot.kind, whole)
-        for step in range(layers if slot.kind == "FB" else 0):  # fills one layer, then frees one
-            peak = max(peak, live + (step + 1) / layers * filled - step / layers * freed)
-        if slot.kind == "F":
-            peak = max(peak, live + filled)
-        live += filled - freed
-    return peak
-
-
-@pytest.mark.parametrize("layers", [1, 4])
+@pytest.mark.parametrize("layers", [(1, 1), (4, 4), (2, 3), (5, 2)])
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_peak_is_the_static_peak(name: str, layers: int) -> None:
+def test_peak_is_the_static_peak(name: str, layers: tuple[int, int]) -> None:
+    """The walk over slots, which knows no time, finds the peak that the timeline has, and its owners."""
     schedule, timeline = played(name)
-    sizes = stage_bytes(schedule.stages, 2)
+    sizes = [replace(kept, layers=layers[stage % 2]) for stage, kept in enumerate(stage_bytes(schedule.stages, 2))]
     for rank, slots in enumerate(schedule.ranks):
-        held = memory_over_time(
-            allocations(timeline, schedule, sizes, [layers] * schedule.stages, rank), {"weights": 5e4}
-        )
-        own = [sizes[stage] for stage in schedule.stage_of_chunk[rank]]
+        held = memory_over_time(allocations(timeline, schedule, sizes, rank), {"weights": 5e4})
+        activations, working = peak_activations(slots, [sizes[stage] for stage in schedule.stage_of_chunk[rank]])
         peak, moment, owners = held.peak()
-        assert peak == pytest.approx(5e4 + static_peak(slots, own, layers))
-        assert owners["weights"] == 5e4
+        assert peak == pytest.approx(5e4 + activations + working, rel=1e-12)
+        assert owners == pytest.approx({"weights": 5e4, "activations": activations, "working": working})
         assert 0 <= moment <= timeline.step_time_s
         assert held.by_owner["activations"][-1] == pytest.approx(0.0, abs=1e-6)
         assert held.by_owner["activations"].min() > -1e-6
@@ -87,8 +72,8 @@ def test_equal_stages_hold_the_published_count(name: str) -> None:
     """Bytes over time are the in-flight count of the schedule when every stage keeps one byte."""
     schedule, timeline = played(name)
     for rank in range(schedule.pp):
-        sizes, layers = [Kept(1.0, 1.0)] * schedule.stages, [1] * schedule.stages
-        peak = memory_over_time(allocations(timeline, schedule, sizes, layers, rank), {}).peak()[0]
+        sizes = [Kept(1.0, 1.0, layers=1)] * schedule.stages
+        peak = memory_over_time(allocations(timeline, schedule, sizes, rank), {}).peak()[0]
         assert peak == peak_in_flight(schedule, rank)
 
 
@@ -97,14 +82,14 @@ def test_pairs_free_while_they_fill() -> None:
     ranks of DualPipe run the halves of their first pair apart."""
     schedule, timeline = played("dualpipe")
     for layers in (1, 4, 8):
-        held = [allocations(timeline, schedule, [Kept(1.0)] * 4, [layers] * 4, rank) for rank in range(4)]
+        held = [allocations(timeline, schedule, [Kept(1.0, layers=layers)] * 4, rank) for rank in range(4)]
         peaks = [memory_over_time(rank_held, {}).peak()[0] for rank_held in held]
         assert peaks == pytest.approx([4 + 1 / layers, 5, 5, 4 + 1 / layers])
 
 
 def test_working_memory_is_held_while_backward_runs() -> None:
     schedule, timeline = played("1f1b")
-    held = allocations(timeline, schedule, [Kept(10.0, working=7.0)] * 4, [2] * 4, 3)
+    held = allocations(timeline, schedule, [Kept(10.0, working=7.0, layers=2)] * 4, 3)
     assert memory_over_time(held, {}).peak()[2] == {"activations": 10.0, "working": 7.0}
     seconds = sum(a.end_s - a.begin_s for a in held if a.owner == "working")
     own = (timeline.graph.rank == 3) & (timeline.graph.kind == KIND["B"])
@@ -129,26 +114,22 @@ def test_snapshot_is_balanced() -> None:
 
 @pytest.mark.parametrize("name", ["tiny", "deepseek-v3-256xgb200", "deepseek-v3-2048xh800", "kimi-k2-10240xh100"])
 def test_real_plans_peak_where_the_report_says(name: str) -> None:
-    """The activations' peak over time is the static report's; in overlapped pairs at most one layer above it."""
+    """The peak over time, and its owners, are the static report's on every rank."""
     scenario = load_scenario(Path(__file__).parents[2] / "scenarios" / f"{name}.yaml")
     model, plan = scenario.model, scenario.plan
     layout = stages(model, plan)
     step, shape = simulate_step(scenario, layout), shape_of(model, plan, scenario.run.seq_length)
-    kept, layers = stage_kept(model, shape, layout), [stage.layer_count for stage in layout]
+    kept = stage_kept(model, shape, layout)
     report = memory_report(model, shape, layout, stage_parameters(model, plan, layout), step.schedule.ranks)
     for rank in report:
-        over_time = rank_memory(step.timeline, step.schedule, kept, layers, rank)
-        peak = float(over_time.by_owner["activations"].max())
-        largest = max(float(kept[stage].until_backward) / max(1, layers[stage]) for stage in rank.stages)
-        paired = any(slot.kind == "FB" for slot in step.schedule.ranks[rank.rank])
-        assert rank.owners["activations"] <= peak * (1 + 1e-9)
-        assert peak <= rank.owners["activations"] * (1 + 1e-9) + paired * largest
-        assert over_time.peak()[0] <= rank.allocated_bytes * (1 + 1e-9) + paired * largest
+        peak, _, owners = rank_memory(step.timeline, step.schedule, kept, rank).peak()
+        assert peak == pytest.approx(rank.allocated_bytes, rel=1e-9)
+        assert owners == pytest.approx(rank.owners, rel=1e-9)
 
 
 def test_chart_draws_every_owner_within_the_frame() -> None:
     schedule, timeline = played("1f1b")
-    held = allocations(timeline, schedule, [Kept(8e9, working=1e9)] * 4, [1] * 4, 0)
+    held = allocations(timeline, schedule, [Kept(8e9, working=1e9)] * 4, 0)
     picture = ET.fromstring(memory_svg(memory_over_time(held, {"weights & more": 3e10}), "<rank 0>", 80e9))
     paths = [e for e in picture.iter("{http://www.w3.org/2000/svg}path") if e.get("class") == "owner"]
     assert len(paths) == 3

@@ -81,7 +81,7 @@ def test_counters_of_transfers_return_to_zero() -> None:
 def test_file_is_gzipped_json_and_repeatable(tmp_path: Path) -> None:
     schedule = make_schedule("1f1b", 4, 1, 8)
     timeline = played()
-    held = memory_over_time(allocations(timeline, schedule, [Kept(1e9)] * 4, [1] * 4, 0), {"weights": 5e9})
+    held = memory_over_time(allocations(timeline, schedule, [Kept(1e9)] * 4, 0), {"weights": 5e9})
     for name in ("a.json.gz", "b.json.gz"):
         write_trace(chrome_trace(timeline, memory={0: held}), tmp_path / name)
     assert (tmp_path / "a.json.gz").read_bytes() == (tmp_path / "b.json.gz").read_bytes()

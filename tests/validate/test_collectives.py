@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from hardware.collectives import Group, closed_form, collective_s
-from validate.collective_fit import fit_curve, main
+from hardware.collectives import OPERATIONS, Group, closed_form, collective_s
+from validate.collective_fit import fit_curve, held_out, main
 from validate.collectives import (
     PUBLISHED,
     collectives_document,
@@ -75,6 +76,8 @@ def test_summary_counts_errors_by_group() -> None:
         (("A100-SXM-80GB", "NVLink", 8, 1, 2**30, 8237.8), 0.10),
         (("H100-SXM-80GB", "EFA v2 32x100G/node", 16, 2, 2**30, 4607.6), 0.20),
         (("H100-SXM-80GB", "NVLink4/NVSwitch", 8, 1, 2**16, 19.54), 0.20),
+        # stas00/ml-engineering: 4 nodes of 8 B200, 4 GiB.
+        (("B200-SXM-180GB", "EFA v2", 32, 4, 2**32, 22050.0), 0.15),
     ],
 )
 def test_single_published_all_reduces(row: tuple, limit: float) -> None:
@@ -92,6 +95,17 @@ def test_accuracy_on_every_published_sweep() -> None:
     assert (summary["n"] >= 60).all()
     assert (summary["median_abs_error"] <= limits).all()
     assert (summary["p90_abs_error"] <= 0.35).all()
+
+
+def test_sweeps_left_out_of_the_fit_are_predicted() -> None:
+    """Four GPUs from two and eight (and H100's and B200's five to seven): within 15 % at the median."""
+    table = read_measurements(PUBLISHED)
+    table = table[table["reason"].eq("") & table["operation"].isin(OPERATIONS)]
+    before = json.dumps(closed_form.efficiencies())
+    summary = held_out(table, 4)
+    assert len(summary) == 3
+    assert (summary["median_abs_error"] <= 0.15).all()
+    assert json.dumps(closed_form.efficiencies()) == before
 
 
 def test_expert_exchanges_are_predicted_from_their_notes() -> None:
