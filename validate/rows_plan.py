@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from simulator.model.spec import Model, MoE
+from simulator.plan.layout import parse_layout
 from simulator.plan.spec import Optimizer, Overlap, Plan, Recompute, Stack
 from validate.rows import Row, Unsupported
-from validate.rows_tables import Entry, flags_of, notes_of, recipe_flags, stack_of, tables, words_of
+from validate.rows_tables import Entry, flags_of, notes_of, recipe_flags, recipes_of, stack_of, tables, words_of
 
 PARTS = {"optimizer": Optimizer, "recompute": Recompute, "overlap": Overlap, "stack": Stack}
 
@@ -37,6 +38,8 @@ def plan_of(row: Row, model: Model, gpus: int) -> tuple[Plan, list[str]]:
     settings.assumed.append(f"software stack: {stack['name']}")
     for key, (value, source) in stack_settings(stack, row).items():
         settings.assume(key, value, source)
+    if stack.get("has_recipes"):
+        vendor_recipes(row, settings)
     words(row, settings, stack["plain_fp8"])
     if settings.values["pp"] > 1:
         for key, (value, source) in stack.get("with_pipeline", {}).items():
@@ -54,6 +57,13 @@ def stack_settings(stack: Entry, row: Row) -> dict[str, Any]:
     for start, more in stack.get("by_gpu", {}).items():
         found |= more if row.text("gpu_type").startswith(start) else {}
     return found
+
+
+def vendor_recipes(row: Row, settings: Settings) -> None:
+    """What the vendor's recipes set beside what the row says."""
+    for recipe in recipes_of(row):
+        for key, value in recipe["set"].items():
+            settings.assume(key, value, f"recipe, {recipe['source']}")
 
 
 def degrees(row: Row, settings: Settings, gpus: int) -> None:
@@ -208,6 +218,10 @@ def pipeline(row: Row, model: Model, settings: Settings) -> None:
         values["schedule"] = "none"
     values.setdefault("schedule", "1f1b" if vpp == 1 else "interleaved")
     stages = pp * vpp
+    if "layout" in values and len(parse_layout(values["layout"])) != stages:
+        del values["layout"]
+    if values.get("layout"):
+        return
     if len(model.layers) % stages and not (len(model.layers) + 2) % stages:
         settings.assumed.append("embedding and loss count as a layer each, so that stages are even")
         values |= {"account_for_embedding": True, "account_for_loss": True}

@@ -12,6 +12,7 @@ from typing import Any
 from validate.rows import Row
 
 DEFAULTS = Path(__file__).parent / "defaults.toml"
+RECIPES = Path(__file__).parent / "recipes.toml"
 Entry = Mapping[str, Any]
 
 
@@ -37,6 +38,25 @@ def stack_of(row: Row) -> Entry:
     found = first_match(possible, words)
     assert found is not None, "the last stack of defaults.toml matches everything"
     return found
+
+
+@cache
+def recipes() -> Sequence[Entry]:
+    found: Sequence[Entry] = tomllib.loads(RECIPES.read_text(encoding="utf-8"))["recipes"]
+    return found
+
+
+def recipes_of(row: Row) -> list[Entry]:
+    """The vendor's recipes for a row's model, accelerator, precision and container, the weaker first."""
+    texts = {
+        "model": row.text("model_name"),
+        "gpu": row.text("gpu_type"),
+        "precision": row.text("precision"),
+        "container": f"{row.id} {row.text('source')}",
+    }
+    return [
+        entry for entry in recipes() if all(_pattern(entry.get(key, "")).search(text) for key, text in texts.items())
+    ]
 
 
 def node_of(row: Row) -> Entry | None:

@@ -93,7 +93,9 @@ def block_cost(work: Work, prices: Prices, whole_layer_again: bool) -> BlockCost
     backward = backward_seconds(priced, plan) + forward_seconds(repeated, plan)
     computing = [(op, cost) for op, cost in priced if not isinstance(op, Exchange)]
     shared = [cost for op, cost in computing if "shared_experts" in op.modules]
-    launches = prices.constants.expert_launches if routed else 0
+    grouped = [op.groups for op, _ in priced if isinstance(op, Matmul) and op.name.startswith("expert_")]
+    experts = max(grouped, default=0)
+    launches = 0.0 if plan.stack.fused_experts else prices.constants.expert_launches * experts
     return BlockCost(
         forward=forward,
         input=backward,

@@ -29,10 +29,9 @@ class Constants:
     Rates divide seconds: of products in 16 bit or more and in fewer (`gemm_rate`, `low_gemm_rate`: sustained over
     short-benchmark clock under the power limit; `grouped_rate` on top for experts), of attention, of memory-bound
     kernels, of tensor- and context-parallel collectives, of expert exchanges, of data-parallel gathers and reductions.
-    `host_s_per_kernel` is what the host
-    spends to launch one kernel, `expert_launches` the launches and host waits of one expert block beyond its listed
-    kernels. `rank_noise` is the spread of a rank's step, as a fraction: n ranks wait for the slowest, which is
-    about sqrt(2 ln n) spreads late.
+    `host_s_per_kernel` is what the host spends to launch one kernel, `expert_launches` the launches per local expert
+    and direction where no grouped kernel does it all. `rank_noise` is the spread of a rank's step, as a fraction: n
+    ranks wait for the slowest, which is about sqrt(2 ln n) spreads late.
     """
 
     gemm_rate: float = 1.0

@@ -73,7 +73,9 @@ class Overlap:
 class Stack:
     """What the software does by itself: kernels fused or not, how attention runs, how the host launches.
 
-    `flash_version` is the generation of flash attention: 1 (2022), 2 (2023), 3 (and fused attention of cuDNN 9).
+    `fused_experts`: activation and low-precision casts run inside the grouped products (CuTe DSL grouped MLP of
+    Transformer Engine, 2026). `flash_version` is the generation of flash attention: 1 (2022), 2 (2023), 3 (and fused
+    attention of cuDNN 9).
     """
 
     framework: Literal["megatron-core", "torchtitan", "fsdp", "deepspeed", "deepseek", "ddp"] = "megatron-core"
@@ -81,6 +83,7 @@ class Stack:
     flash_version: int = 3
     dropout: bool = False
     fused_kernels: bool = True
+    fused_experts: bool = False
     cuda_graphs: Literal["none", "partial", "full"] = "none"
     deterministic: bool = False
 

@@ -133,15 +133,16 @@ def expert_operators(moe: MoE, width: int, rows: Number, shape: Shape) -> list[O
     # on the way.
     passes = {"hybridep": 0, "deepep": 1}.get(plan.dispatcher, 2)
     out_bytes, home_bytes = (passes * 2 * size * width * rows for size in (low if fp8_in else element, element))
+    products: list[Operator] = [fc1, fc2]
+    if not plan.stack.fused_experts:
+        joint = activation("expert_activation", expert_width, rows, moe.gated, shape, ("moe", "moe_act"))
+        fc1_casts, fc2_casts = casts(fc1, shape, cast_input=not fp8_in), casts(fc2, shape, cast_grad=not fp8_in)
+        products = [*fc1_casts, fc1, joint, *fc2_casts, fc2]
     return [
         *([Pass("permute", "permute", out_bytes, home_bytes, passes, passes, inside)] if passes else []),
         Routing("dispatch", *routing),
         *expert_tensor_exchange("all_gather", rows * width * low, plan.etp),
-        *casts(fc1, shape, cast_input=not fp8_in),
-        fc1,
-        activation("expert_activation", expert_width, rows, moe.gated, shape, ("moe", "moe_act")),
-        *casts(fc2, shape, cast_grad=not fp8_in),
-        fc2,
+        *products,
         *expert_tensor_exchange("reduce_scatter", rows * width * element, plan.etp),
         Routing("combine", *routing),
         *([Pass("unpermute", "permute", home_bytes, out_bytes, passes, passes, inside)] if passes else []),
