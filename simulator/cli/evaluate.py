@@ -62,6 +62,7 @@ def evaluate(
     from simulator.evaluate import predict
     from simulator.one_step import simulate
     from simulator.report.document import evaluate_document
+    from simulator.surroundings import reports
 
     done = simulate(loaded)
     write_looks(done, trace, memory)
@@ -71,7 +72,7 @@ def evaluate(
 
         every = every_gpu(done, samples)
     prediction = predict(done)
-    document = evaluate_document(prediction, every)
+    document = evaluate_document(prediction, every, reports(done))
     if out is not None:
         from simulator.report.folder import evaluation_files, write_results
 
