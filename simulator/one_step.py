@@ -10,6 +10,7 @@ import numpy as np
 from simulator.cost.constants import Constants, constants_for
 from simulator.cost.step_times import SlotTimes, is_paired, pair_seconds, slot_times, update_times
 from simulator.memory import RankMemory, memory_report
+from simulator.memory.activations import stage_kept
 from simulator.plan.allocation import allocated
 from simulator.plan.layout import StageLayers, stages
 from simulator.plan.spec import Plan
@@ -83,7 +84,9 @@ def simulate_step(scenario: Scenario, layers: tuple[StageLayers, ...], constants
     """Price every slot of the plan's schedule and play the step; `constants` None: those of the data file."""
     model, plan, cluster = scenario.model, scenario.plan, scenario.cluster
     constants = constants or constants_for(cluster.accelerator, plan)
-    slots = slot_times(model, shape_of(model, plan, scenario.run.seq_length), cluster, layers, constants)
+    shape = shape_of(model, plan, scenario.run.seq_length)
+    offloaded = [kept.offloaded for kept in stage_kept(model, shape, layers)] if plan.offload.modules else []
+    slots = slot_times(model, shape, cluster, layers, constants, offloaded)
     updates = update_times(model, plan, cluster, layers, stage_parameters(model, plan, layers), constants)
     schedule = make_schedule(schedule_name(plan), plan.pp, plan.vpp, plan.microbatches, plan.microbatch_group_size)
     times = StageTimes(

@@ -75,8 +75,8 @@ def phase_seconds(done: Simulated) -> dict[str, float]:
     """The step as DeepSeek counts its own (arXiv 2505.09343 table 4), mean over pipeline ranks; adds up to the step.
 
     1F, 1B, 1W: forwards, backwards (whole ones and input gradients) and weight gradients that run alone; 1F1B:
-    overlapped pairs; bubble: waiting for another stage, its transfers, stragglers; opt: gradient reduction and parameter
-    gathering that nothing hides, gradient norm, optimizer.
+    overlapped pairs; bubble: waiting for another stage, its transfers, stragglers; opt: gradient reduction and
+    parameter gathering that nothing hides, gradient norm, optimizer.
     """
     timeline = done.step.timeline
     alone = {kind: float(seconds.mean()) for kind, seconds in timeline.by_kind().items()}

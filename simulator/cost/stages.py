@@ -34,7 +34,8 @@ PriceLayer = Callable[[Layer, bool], LayerCost]
 class StageCost:
     """One virtual stage for one micro-batch: its layers in order and their sums, host waits included.
 
-    `host_s_per_kernel`: what the host needs to launch a kernel, those in CUDA graphs counted as free.
+    `host_s_per_kernel`: what the host needs to launch a kernel, those in CUDA graphs counted as free. `moved_s`: how
+    long offloaded activations cross the host link, one way.
     """
 
     layers: tuple[LayerCost, ...]
@@ -43,11 +44,18 @@ class StageCost:
     weight: Seconds
     evidence_s: dict[str, Number]
     host_s_per_kernel: float
+    moved_s: Number = 0.0
 
 
-def stage_costs(model: Model, shape: Shape, prices: Prices, stages: Sequence[StageLayers]) -> tuple[StageCost, ...]:
-    """Price every distinct half of a layer once and put the stages together from them."""
+def stage_costs(
+    model: Model, shape: Shape, prices: Prices, stages: Sequence[StageLayers], moved_s: Sequence[Number] = ()
+) -> tuple[StageCost, ...]:
+    """Price every distinct half of a layer once and put the stages together from them.
+
+    `moved_s` by stage: seconds in which its offloaded activations cross the host link, one way.
+    """
     plan = prices.plan
+    moved_s = moved_s or (0.0,) * len(stages)
 
     @cache
     def mixer(part: Mixer, again: bool) -> BlockCost:
@@ -67,7 +75,8 @@ def stage_costs(model: Model, shape: Shape, prices: Prices, stages: Sequence[Sta
 
     @cache
     def alike(content: tuple[object, ...], example: int) -> StageCost:
-        return stage_cost(stage_layers(model, plan, stages[example], layer, end), plan, prices.constants)
+        layers = stage_layers(model, plan, stages[example], layer, end)
+        return stage_cost(layers, plan, prices.constants, moved_s[example])
 
     first: dict[tuple[object, ...], int] = {}
     contents = [(s.embedding, tuple(model.layers[i] for i in s.layers), s.mtp, s.head) for s in stages]
@@ -92,7 +101,7 @@ def stage_layers(
     return [*done, end("head")] if stage.head else done
 
 
-def stage_cost(layers: list[LayerCost], plan: Plan, constants: Constants) -> StageCost:
+def stage_cost(layers: list[LayerCost], plan: Plan, constants: Constants, moved_s: Number = 0.0) -> StageCost:
     """Sums over the stage's layers; the host bounds each direction as a whole, since it runs ahead of the GPU."""
     blocks = [block for layer in layers for block in (layer.mixer, layer.ffn)]
     ahead = sum((forward(layer, plan) for layer in layers), NO_TIME)
@@ -104,16 +113,17 @@ def stage_cost(layers: list[LayerCost], plan: Plan, constants: Constants) -> Sta
         evidence.update(dict(block.evidence_s))
     return StageCost(
         tuple(layers),
-        with_host(ahead, host_s * sum(block.forward_kernels for block in blocks)),
-        with_host(back, host_s * sum(block.backward_kernels for block in blocks), weight.total_s),
+        with_host(ahead, np.maximum(moved_s, host_s * sum(block.forward_kernels for block in blocks))),
+        with_host(back, np.maximum(moved_s, host_s * sum(block.backward_kernels for block in blocks)), weight.total_s),
         weight,
         dict(evidence),
         host_s,
+        moved_s,
     )
 
 
 def with_host(busy: Seconds, needed_s: Number, beside_s: Number = 0.0) -> Seconds:
-    """Adds what the host needs beyond the GPU's own time to launch its kernels."""
+    """Adds what the host, or its link, needs beyond the GPU's own time: to launch kernels, to move activations."""
     return replace(busy, host_s=busy.host_s + np.maximum(0.0, needed_s - busy.total_s - beside_s))
 
 
@@ -133,4 +143,5 @@ def paired_stages(ahead: StageCost, back: StageCost, plan: Plan) -> Seconds:
             done = done + pair(first, last)
         kernels += sum(cost.mixer.forward_kernels + cost.ffn.forward_kernels for cost in [first] if cost)
         kernels += sum(cost.mixer.backward_kernels + cost.ffn.backward_kernels for cost in [last] if cost)
-    return with_host(done, kernels * ahead.host_s_per_kernel)
+    moved_s = np.maximum(ahead.moved_s, back.moved_s)  # out and home at the same time
+    return with_host(done, np.maximum(moved_s, kernels * ahead.host_s_per_kernel))

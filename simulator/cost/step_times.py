@@ -11,6 +11,7 @@ from hardware.collectives import collective_s, strided_group
 from hardware.specs import Cluster
 from simulator.cost.constants import NEUTRAL, Constants, constants_for
 from simulator.cost.groups import plan_groups, shard_groups
+from simulator.cost.offload import host_link_s
 from simulator.cost.price import Prices
 from simulator.cost.seconds import Seconds
 from simulator.cost.stages import StageCost, paired_stages, stage_costs
@@ -18,6 +19,7 @@ from simulator.cost.updates import gather_and_reduce, newton_schulz_s, optimizer
 from simulator.model.spec import Model
 from simulator.plan.layout import StageLayers, stages_of_ranks
 from simulator.plan.spec import Plan
+from simulator.workload.operators import Number
 from simulator.workload.shape import Shape, padded_vocab
 from simulator.workload.states import DTYPE_BYTES, StageParameters, shard_count
 
@@ -56,25 +58,31 @@ def is_paired(plan: Plan) -> bool:
 
 
 def slot_times(
-    model: Model, shape: Shape, cluster: Cluster, stages: Sequence[StageLayers], constants: Constants | None = None
+    model: Model,
+    shape: Shape,
+    cluster: Cluster,
+    stages: Sequence[StageLayers],
+    constants: Constants | None = None,
+    offloaded: Sequence[Number] = (),
 ) -> SlotTimes:
     """Price every stage, twice where it also runs beside communication kernels.
 
-    `constants` None: those of the data file for this part and plan.
+    `constants` None: those of the data file for this part and plan. `offloaded`: bytes of activations that one
+    micro-batch of each stage moves to host memory and back.
     """
     plan = shape.plan
     constants = constants or constants_for(cluster.accelerator, plan)
     prices = Prices(cluster, plan, plan_groups(plan, cluster), constants=constants)
+    moved_s = [host_link_s(size, cluster) for size in offloaded]
     beside = None
     if is_paired(plan):
         left = 1 - COMMUNICATION_SMS[plan.dispatcher] / cluster.accelerator.sm_count
-        beside = stage_costs(
-            model, shape, replace(prices, sm_fraction=left, comm_fraction=COMMUNICATION_FRACTION), stages
-        )
+        slowed = replace(prices, sm_fraction=left, comm_fraction=COMMUNICATION_FRACTION)
+        beside = stage_costs(model, shape, slowed, stages, moved_s)
     sent = shape.sharded_tokens * shape.hidden * shape.element_bytes
     neighbours = strided_group(cluster, 2, cluster.gpus // plan.pp) if plan.pp > 1 else None
     send_s = collective_s("send_recv", sent, neighbours, cluster).seconds if neighbours else 0.0
-    return SlotTimes(stage_costs(model, shape, prices, stages), beside, float(send_s), constants)
+    return SlotTimes(stage_costs(model, shape, prices, stages, moved_s), beside, float(send_s), constants)
 
 
 def pair_seconds(times: SlotTimes, plan: Plan) -> dict[str, np.ndarray] | None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from hardware.collectives import Group, collective_s
 from hardware.kernels import gemm_s, streaming_s
 from hardware.specs import Cluster
+from simulator.cost.offload import host_update_s
 from simulator.model.components import layer_linears
 from simulator.model.spec import Model
 from simulator.plan.layout import StageLayers
@@ -24,15 +25,17 @@ def optimizer_s(parameters: StageParameters, plan: Plan, groups: Mapping[str, Gr
 
     Per parameter of the local shard: gradient read for the norm, read and written for clipping, read for the
     update; master copy and moments read and written; the new parameter written. The whole local gradient buffer
-    is zeroed. A Muon step adds its Newton-Schulz products, left to `newton_schulz_s`.
+    is zeroed. What is offloaded the host updates (`host_update_s`). A Muon step adds its Newton-Schulz products,
+    left to `newton_schulz_s`.
     """
     grad = DTYPE_BYTES[plan.optimizer.grads]
-    touched = 4 * grad + 2 * optimizer_bytes(plan.optimizer) + parameter_bytes(plan)
+    on_gpu = 1 - plan.offload.optimizer_fraction
+    touched = 3 * grad + on_gpu * (grad + 2 * optimizer_bytes(plan.optimizer) + parameter_bytes(plan))
     shard = parameters.dense / shard_count(plan, groups["dense"].ranks) + parameters.expert / shard_count(
         plan, groups["expert"].ranks
     )
     zeroed = (parameters.dense + parameters.expert) * grad
-    return streaming_s(cluster.accelerator, shard * touched + zeroed, "optimizer")
+    return streaming_s(cluster.accelerator, shard * touched + zeroed, "optimizer") + host_update_s(shard, plan, cluster)
 
 
 def newton_schulz_s(model: Model, stage: StageLayers, plan: Plan, shards: Number, cluster: Cluster) -> Number:

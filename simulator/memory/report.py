@@ -99,7 +99,7 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
     found = {
         "weights": weights * parameter_bytes(plan),
         "gradients": grads * DTYPE_BYTES[plan.optimizer.grads],
-        "optimizer": states * optimizer_bytes(plan.optimizer),
+        "optimizer": states * optimizer_bytes(plan.optimizer) * (1 - plan.offload.optimizer_fraction),
     }
     if plan.stack.framework == "deepspeed" and plan.optimizer.grads == "fp32" and plan.precision != "fp32":
         # Autograd leaves 16-bit gradients, which BF16_Optimizer adds to its fp32 ones.

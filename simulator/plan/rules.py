@@ -11,13 +11,17 @@ from typing import Any, Literal
 
 from hardware.problems import Place, Problem
 from simulator.model.spec import Model
-from simulator.plan import rules_degrees, rules_features, rules_pipeline
+from simulator.plan import rules_degrees, rules_features, rules_offload, rules_pipeline
 from simulator.plan.case import Case, Check, Fault, ModelFacts, model_facts
 from simulator.plan.spec import Plan
 
-UNIVERSAL: dict[str, Check] = rules_degrees.UNIVERSAL | rules_pipeline.UNIVERSAL | rules_features.UNIVERSAL
-MEGATRON: dict[str, Check] = rules_degrees.MEGATRON | rules_pipeline.MEGATRON | rules_features.MEGATRON
-WITHOUT_EFFECT: dict[str, Check] = rules_features.WITHOUT_EFFECT
+UNIVERSAL: dict[str, Check] = (
+    rules_degrees.UNIVERSAL | rules_pipeline.UNIVERSAL | rules_features.UNIVERSAL | rules_offload.UNIVERSAL
+)
+MEGATRON: dict[str, Check] = (
+    rules_degrees.MEGATRON | rules_pipeline.MEGATRON | rules_features.MEGATRON | rules_offload.MEGATRON
+)
+WITHOUT_EFFECT: dict[str, Check] = rules_features.WITHOUT_EFFECT | rules_offload.WITHOUT_EFFECT
 # Counts come first and alone: the other rules divide by them.
 FIRST: dict[str, Check] = {"counts_are_positive": rules_degrees.counts_are_positive}
 RULES: dict[str, Check] = FIRST | UNIVERSAL | MEGATRON

@@ -42,6 +42,21 @@ class Recompute:
 
 
 @dataclass(frozen=True, slots=True)
+class Offload:
+    """What leaves the GPU for host memory (Megatron's fine-grained activation and optimizer CPU offloading).
+
+    `activation_fraction` of what the named `modules` keep from forward to backward (core_attn, attn_proj,
+    qkv_linear, attn_norm, mlp_norm, expert_fc1, moe_act, fused_group_mlp), and `optimizer_fraction` of the optimizer's
+    state, which the CPUs update; `optimizer_overlap`: while they do, gradients and parameters travel.
+    """
+
+    activation_fraction: float = 0.0
+    modules: tuple[str, ...] = ()
+    optimizer_fraction: float = 0.0
+    optimizer_overlap: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Overlap:
     """Which communication is hidden behind which computation (Megatron's switches)."""
 
@@ -111,6 +126,7 @@ class Plan:
     fp8_param_gather: bool = False
     activation_fp8_input_store: bool = False
     recompute: Recompute = Recompute()
+    offload: Offload = Offload()
     overlap: Overlap = Overlap()
     dispatcher: Dispatcher = "alltoall"
     dispatch_fp8: bool = False

@@ -155,6 +155,11 @@ def _layout(plan: Mapping[str, Any]) -> Iterable[str]:
     yield plan["optimizer"]["kind"]
     if plan["ep"] > 1:
         yield f"{plan['dispatcher']} dispatch" + (" in fp8" if plan["dispatch_fp8"] else "")
+    offload = plan["offload"]
+    if offload["activation_fraction"]:
+        yield f"{format_fraction(offload['activation_fraction'])} of {'+'.join(offload['modules'])} offloaded"
+    if offload["optimizer_fraction"]:
+        yield f"{format_fraction(offload['optimizer_fraction'])} of the optimizer on the host"
     recompute = plan["recompute"]
     if recompute["granularity"] == "full":
         yield "full recompute"

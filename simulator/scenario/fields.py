@@ -75,6 +75,14 @@ def _read_numbers(section: Section, key: str, index: type) -> dict[Any, float]:
 TAKERS: dict[Any, Callable[[Section, str], Any]] = {int: Section.count, bool: Section.flag, str: Section.text}
 
 
+def as_written(value: Any) -> Any:
+    """A dataclass as a file writes it: keys without units, lists for tuples."""
+    if is_dataclass(value) and not isinstance(value, type):
+        known = hints(type(value))
+        return {key_of(s.name, known[s.name]): as_written(getattr(value, s.name)) for s in fields(value)}
+    return [as_written(item) for item in value] if isinstance(value, tuple) else value
+
+
 def has_default(spec: Field[Any]) -> bool:
     return spec.default is not MISSING or spec.default_factory is not MISSING
 

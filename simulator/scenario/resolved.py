@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from simulator.scenario.fields import as_written
 from simulator.scenario.schema import Scenario
 
 FILES = (".yaml", ".yml", ".json", ".csv")
@@ -28,7 +28,7 @@ def resolved(scenario: Scenario) -> dict[str, Any]:
     data["cluster"] = _anchored(data["cluster"], folder)
     if "spread" in data:
         data["spread"] = _anchored(data["spread"], folder)
-    data["plan"] = _lists(asdict(scenario.plan))
+    data["plan"] = as_written(scenario.plan)
     return {"name": data.pop("name"), **data}
 
 
@@ -39,10 +39,3 @@ def _anchored(value: Any, folder: Path) -> Any:
     if isinstance(value, list):
         return [_anchored(item, folder) for item in value]
     return str((folder / value).resolve()) if isinstance(value, str) and value.endswith(FILES) else value
-
-
-def _lists(value: Any) -> Any:
-    """Tuples as lists, which YAML has."""
-    if isinstance(value, Mapping):
-        return {key: _lists(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value

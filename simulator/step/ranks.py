@@ -175,7 +175,7 @@ class _Run:
         return start + seconds * _to_members(slowest, members.shape[1])
 
     def run_op(self, op: Op, rank: int, clock: Floats, microbatch: int) -> Floats:
-        uneven = op.kernel in ("experts", "ep") and self.spread.experts
+        uneven = op.layer >= 0 and op.kernel in ("experts", "ep") and self.spread.experts
         load = self.expert_load(op.layer, microbatch) if uneven else None
         if op.kernel in COMMUNICATION:
             return self.communicate(op.seconds, op.kernel, rank, clock, load)

@@ -18,7 +18,7 @@ from simulator.model.spec import (
     MoE,
 )
 from simulator.plan.rules import FIRST, MEGATRON, RULES, UNIVERSAL, WITHOUT_EFFECT, check, without_effect
-from simulator.plan.spec import Optimizer, Overlap, Plan, Recompute, Stack
+from simulator.plan.spec import Offload, Optimizer, Overlap, Plan, Recompute, Stack
 
 GQA = Attention(16, 4, 64, 64)
 EXPERTS = MoE(16, 4, 512, shared_width=512)
@@ -127,6 +127,15 @@ BREAKERS: dict[str, tuple[Model, Plan]] = {
         MOE,
         plan_with(recompute=Recompute("full"), stack=Stack(cuda_graphs="partial")),
     ),
+    "offloaded_shares_are_fractions": (MOE, plan_with(offload=Offload(1.5, ("qkv_linear",)))),
+    "offload_is_complete": (MOE, plan_with(offload=Offload(0.5))),
+    "offload_modules_exist": (DENSE, plan_with(offload=Offload(0.5, ("moe_act",)))),
+    "offload_has_whole_backwards": (
+        MOE,
+        plan_with(dp=4, pp=2, schedule="zb-h1", stack=ELSEWHERE, offload=Offload(0.5, ("moe_act",))),
+    ),
+    "projection_is_offloaded_with_attention": (MOE, plan_with(offload=Offload(0.5, ("attn_proj",)))),
+    "offloaded_optimizer_is_offered": (MOE, plan_with(sharding="none", offload=Offload(optimizer_fraction=1.0))),
 }
 SEQ_LENGTH = {"sequence_divides_context": 4098, "sequence_divides_tensor": 4097}
 GPUS = {"mirrored_pipeline_is_even": 3}
@@ -137,6 +146,7 @@ IDLE: dict[str, tuple[Model, Plan]] = {
     "group_size_without_interleaving": (MOE, plan_with(microbatch_group_size=4)),
     "recompute_of_absent_modules": (MOE, plan_with(recompute=selective("mlp"))),
     "shared_overlap_without_shared_experts": (DENSE, plan_with(overlap=Overlap(shared_experts=True))),
+    "offload_without_effect": (MOE, plan_with(offload=Offload(optimizer_overlap=True))),
 }
 
 

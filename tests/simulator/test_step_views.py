@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from simulator.one_step import Simulated, simulate
 from simulator.scenario.schema import Scenario, load_scenario
 from simulator.step.layer_programs import Programs
+from simulator.step.spread import ExpertLoad, Spread
 from simulator.step_views import every_gpu, memory_over_step, phase_seconds, step_trace
 
 ROOT = Path(__file__).parents[2]
@@ -102,3 +104,10 @@ def test_files_that_cannot_be_are_refused(tmp_path: Path) -> None:
     done = traincast("--trace", str(tmp_path / "none" / "step.json"))
     assert done.returncode == 2
     assert "cannot be written" in done.stderr
+
+
+def test_layers_without_experts_have_no_expert_load(deepseek: Scenario) -> None:
+    """A model whose first layers are dense, in overlapped pairs."""
+    spread = Spread(experts=ExpertLoad(exponent=0.1, count=256, tokens=1e6))
+    done = simulate(replace(deepseek, spread=spread, plan=replace(deepseek.plan, expert_imbalance=1.0)))
+    assert 0 < every_gpu(done, 1).tax_fraction["experts"] < 1
