@@ -120,8 +120,9 @@ def _fill_one_by_one(route: NDArray[np.intp], residual: Floats, weight: Floats, 
     starts, crossing = _flows_by_link(route, len(residual))
     rates, waiting = np.full(flows, np.inf), np.ones(flows, dtype=bool)
     share = _shares(residual, load)
-    # Flows left on each link, for a load that is nothing but rounding must not divide.
-    left = np.bincount(route.ravel(), minlength=len(residual)).astype(float)
+    # A load below half of the lightest flow is nothing but rounding.
+    least = 0.5 * weight.min()
+    alike = weight.min() == weight.max()
     while True:
         link = int(share.argmin())
         level = share[link]
@@ -132,12 +133,11 @@ def _fill_one_by_one(route: NDArray[np.intp], residual: Floats, weight: Floats, 
         waiting[settled] = False
         rates[settled] = level
         touched = route[:, settled].ravel()
-        amount = np.tile(weight[settled], hops)
+        amount = weight[0] if alike else np.tile(weight[settled], hops)
         np.subtract.at(load, touched, amount)
         np.subtract.at(residual, touched, amount * level)
-        np.subtract.at(left, touched, 1.0)
-        now = residual[touched] / np.maximum(load[touched], _EQUAL)
-        share[touched] = np.where(left[touched] > 0, np.maximum(now, level), np.inf)
+        left = load[touched]
+        share[touched] = np.where(left > least, np.maximum(residual[touched] / np.maximum(left, least), level), np.inf)
         share[link] = np.inf
 
 

@@ -49,7 +49,7 @@ def fullest_rank(done: Simulated) -> int:
 def memory_picture(done: Simulated) -> str:
     """Memory of the fullest pipeline rank over the step as an SVG."""
     rank = fullest_rank(done)
-    title = f"{done.scenario.name}: memory of pipeline rank {rank}, the fullest"
+    title = f"{done.scenario.name}: memory allocated on pipeline rank {rank}, the fullest"
     capacity = done.scenario.cluster.accelerator.memory_capacity_bytes
     return memory_svg(memory_over_step(done)[rank], title, capacity)
 
@@ -69,3 +69,23 @@ def every_gpu(done: Simulated, samples: int) -> InequalityReport:
     programs = Programs(done.step.slots, scenario.plan)
     node_gpus, spread = scenario.cluster.node.gpus, scenario.spread or Spread()
     return study_plan(done.step.timeline, done.step.schedule, programs, node_gpus, spread, range(samples))
+
+
+def phase_seconds(done: Simulated) -> dict[str, float]:
+    """The step as DeepSeek counts its own (arXiv 2505.09343 table 4), mean over pipeline ranks; adds up to the step.
+
+    1F, 1B, 1W: forwards, backwards (whole ones and input gradients) and weight gradients that run alone; 1F1B:
+    overlapped pairs; bubble: waiting for another stage, its transfers, stragglers; opt: gradient reduction and parameter
+    gathering that nothing hides, gradient norm, optimizer.
+    """
+    timeline = done.step.timeline
+    alone = {kind: float(seconds.mean()) for kind, seconds in timeline.by_kind().items()}
+    spent = done.step.breakdown()
+    return {
+        "1F": alone.get("F", 0.0),
+        "bubble": spent["bubble"] + spent["pp"] + spent["straggler"],
+        "1B": alone.get("B", 0.0) + alone.get("I", 0.0),
+        "1W": alone.get("W", 0.0),
+        "1F1B": alone.get("FB", 0.0),
+        "opt": spent["dp"] + spent["optimizer"] + spent["barrier"],
+    }

@@ -223,10 +223,17 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower())
 
 
+def failures_text(found: list[Row]) -> str:
+    """One line per figure: its name, whether it was predicted, measured, predicted, error."""
+    lines = [f"{'figure':<42} {'status':<10} {'measured':>10} {'predicted':>10} {'error':>9}"]
+    for row in found:
+        figures = f"{row.measured:>10.4g} {row.predicted:>10.4g} {100 * row.error_fraction:>+8.1f}%"
+        lines.append(f"{row.id:<42} {row.status:<10} {figures}")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
-    for row in rows():
-        figures = f"{row.measured:10.4g} {row.predicted:10.4g} {100 * row.error_fraction:+7.1f} %"
-        print(f"{row.id:42} {row.status:10} {figures}")
+    print(failures_text(rows()), end="")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hardware.collectives.algorithms import ALGORITHMS, candidates
+from hardware.collectives.algorithms import ALGORITHMS, asked_for, candidates
 from hardware.collectives.group import Group, Links, Number, links_of
 from hardware.collectives.tuner import DATA, constants, estimate, generation_of, plateau, tree_correction
 from hardware.specs import Cluster
@@ -193,7 +193,7 @@ def tariff(
 ) -> Tariff:
     """All candidates of an operation priced for a group. ValueError where the asked one cannot run there."""
     pairs = candidates(operation, algorithm, protocol)
-    estimates = [estimate(operation, a, p, algorithm is not None, group, links) for a, p in pairs]
+    estimates = [estimate(operation, a, p, asked_for(algorithm), group, links) for a, p in pairs]
     prices = [_price(operation, pair, group, links, sms) for pair in pairs]
     fields = (group.ranks, group.ranks_per_domain, group.tier, group.domains_per_block, group.nic_share)
     shape = np.broadcast_shapes(*(np.shape(field) for field in fields))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,18 +48,62 @@ def _phase(source: Ints, target: Ints, size: float, repeats: int, steps: tuple[f
     return Phase(source, target, np.full(len(source), size), repeats, *steps)
 
 
+@cache
+def paths_inside(g: int) -> NDArray[np.int64]:
+    """(g, g) orders of the GPUs of a domain, each starting at another one. For even g no two orders share a hop, so
+    that in a mesh they use every link once: c, c+1, c-1, c+2 ... (Walecki)."""
+    zigzag = np.array([(i + 1) // 2 if i % 2 else -(i // 2) for i in range(g)]) if g % 2 == 0 else np.arange(g)
+    return (np.arange(g)[:, None] + zigzag) % g
+
+
+@cache
+def rings_inside(g: int) -> NDArray[np.int64]:
+    """Rings over a domain that share no hop: g - 1 of them up to 8 GPUs, found by search; none exist for 4 and 6
+    (Tillson), which go round both ways. Larger domains are behind switches, where one ring is as good."""
+    if g > 8 or g < 3:
+        return np.arange(g)[None, :]
+    if g in (4, 6):
+        return np.stack([np.arange(g), -np.arange(g) % g])
+    free = [[a != b for b in range(g)] for a in range(g)]
+    rings: list[list[int]] = []
+
+    def extend(path: list[int]) -> bool:
+        here = path[-1]
+        if len(path) == g:
+            if not free[here][0]:
+                return False
+            free[here][0] = False
+            rings.append(path)
+            if len(rings) == g - 1 or begin():
+                return True
+            rings.pop()
+            free[here][0] = True
+            return False
+        return any(step(path, there) for there in range(g - 1, 0, -1) if free[here][there] and there not in path)
+
+    def step(path: list[int], there: int) -> bool:
+        free[path[-1]][there] = False
+        if extend([*path, there]):
+            return True
+        free[path[-1]][there] = True
+        return False
+
+    def begin() -> bool:
+        return step([0], len(rings) + 1)
+
+    begin()
+    return np.array(rings)
+
+
 def ring_orders(ranks: Ranks, g: int) -> NDArray[np.int64]:
     """(channels, n) rank orders. Across domains there are g rings; each leaves a domain on the rail by which it enters
     the next, so that every NIC carries one ring in and one out."""
     grid = _grid(ranks, g)
     k = len(grid)
     if k == 1:
-        return ranks[None, :]
-    orders = []
-    for channel in range(g):
-        there = (channel + np.arange(g)) % g
-        orders.append(np.concatenate([grid[d, there if d % 2 == 0 else there[::-1]] for d in range(k)]))
-    return np.stack(orders)
+        return ranks[rings_inside(g)]
+    inside = paths_inside(g)
+    return np.stack([grid[d][inside if d % 2 == 0 else inside[:, ::-1]] for d in range(k)], axis=1).reshape(g, -1)
 
 
 def ring(operation: str, ranks: Ranks, g: int, size: float) -> list[Phase]:
@@ -108,7 +153,7 @@ def tree(operation: str, ranks: Ranks, g: int, size: float) -> list[Phase]:
     grid = _grid(ranks, g)
     k = len(grid)
     source, target = _tree_edges(grid)
-    chains = np.stack([np.roll(grid, -channel, axis=1) for channel in range(g)])
+    chains = np.stack([grid[:, order] for order in paths_inside(g)])
     near, far = chains[:, :, :-1].ravel(), chains[:, :, 1:].ravel()
     depth = 2.0 * np.ceil(np.log2(k))
     return [
@@ -209,7 +254,7 @@ def hierarchical(operation: str, ranks: Ranks, g: int, size: float) -> list[Phas
             _phase(*inside, size / g, 1, (g - 1.0, 0.0)),
         ]
         return [phase for phase in phases if len(phase.source)]
-    near = _phase(grid.ravel(), np.roll(grid, -1, axis=1).ravel(), size / g, g - 1, (g - 1.0, 0.0))
+    near = _phase(*_all_pairs(grid), size / g, 1 if g > 1 else 0, (g - 1.0, 0.0))
     passes = 2 if operation == "all_reduce" else 1
     far = _phase(
         grid.ravel(), np.roll(grid, -1, axis=0).ravel(), size / g / k, passes * (k - 1), (0.0, passes * (k - 1.0))

@@ -15,6 +15,8 @@ from hardware.topology.network import NODE_KINDS, Network
 # Above so many switches with GPUs the diameter is sought from evenly spaced ones only.
 _ALL_SOURCES = 1024
 _SOME_SOURCES = 128
+# Above so many links the bisection is the cut between the halves as they lie, not the smallest there could be.
+_CUT_LINKS = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,12 @@ def _cut(network: Network) -> float:
     half, nodes = network.gpus // 2, network.nodes
     if half == 0:
         return 0.0
+    if network.links > _CUT_LINKS:
+        # Each switch goes with the GPUs attached to it; one without any stays in the second half.
+        low = np.arange(nodes) < half
+        low[network.target[(network.source < half) & (network.target >= network.gpus)]] = True
+        crosses = low[network.source] & ~low[network.target]
+        return float(network.capacity_bytes_per_s[crosses].sum())
     unit = network.capacity_bytes_per_s.max() / 1e4
     whole = np.rint(network.capacity_bytes_per_s / unit).astype(np.int32)
     gpus = np.arange(network.gpus)

@@ -51,7 +51,7 @@ class MemoryTimeline:
 def rank_memory(timeline: Timeline, schedule: Schedule, kept: Sequence[Kept], report: RankMemory) -> MemoryTimeline:
     """A pipeline rank's memory over the step; `kept` of every virtual stage, what is constant from its report."""
     constant = {owner: size for owner, size in report.owners.items() if owner not in ("activations", "working")}
-    return memory_over_time(allocations(timeline, schedule, kept, report.rank), constant)
+    return memory_over_time(allocations(timeline, schedule, kept, report.rank), constant, timeline.step_time_s)
 
 
 def allocations(timeline: Timeline, schedule: Schedule, kept: Sequence[Kept], rank: int) -> list[Allocation]:
@@ -108,10 +108,10 @@ def _slot_spans(timeline: Timeline, rank: int) -> list[tuple[Slot, float, float]
     ]
 
 
-def memory_over_time(held: Sequence[Allocation], constant: Mapping[str, float]) -> MemoryTimeline:
-    """Adds the allocations up, on top of what is held all the time (weights, optimizer, ...). At one moment frees
-    come before allocations."""
-    moments = np.unique([0.0] + [a.begin_s for a in held] + [a.end_s for a in held])
+def memory_over_time(held: Sequence[Allocation], constant: Mapping[str, float], until_s: float = 0.0) -> MemoryTimeline:
+    """Adds the allocations up, on top of what is held all the time (weights, optimizer, ...), at least `until_s`.
+    At one moment frees come before allocations."""
+    moments = np.unique([0.0, until_s] + [a.begin_s for a in held] + [a.end_s for a in held])
     owners = {owner: np.full(len(moments), float(size)) for owner, size in constant.items()}
     for owner in sorted({a.owner for a in held}):
         own = [a for a in held if a.owner == owner]

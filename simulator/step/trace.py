@@ -98,16 +98,21 @@ def trace_bytes(document: Mapping[str, Any], compressed: bool) -> bytes:
     return gzip.compress(data, mtime=0) if compressed else data
 
 
+def process(graph: TaskGraph, rank: int) -> int:
+    """Number of a rank's process; what all ranks do together stands after them, for readers take no negative one."""
+    return rank if rank >= 0 else graph.ranks
+
+
 def _metadata(graph: TaskGraph) -> list[Event]:
     events: list[Event] = []
-    lanes = sorted({(int(rank), int(stream)) for rank, stream in zip(graph.rank, graph.stream, strict=True)})
-    for rank in sorted({rank for rank, _ in lanes}):
-        label = f"pipeline rank {rank}" if rank >= 0 else "all ranks"
-        events.append({"ph": "M", "pid": rank, "name": "process_name", "args": {"name": label}})
-        order = rank if rank >= 0 else graph.ranks
-        events.append({"ph": "M", "pid": rank, "name": "process_sort_index", "args": {"sort_index": order}})
-    for rank, stream in lanes:
-        about = {"ph": "M", "pid": rank, "tid": stream}
+    pairs = zip(graph.rank.tolist(), graph.stream.tolist(), strict=True)
+    lanes = {(process(graph, rank), stream) for rank, stream in pairs}
+    for number in sorted({number for number, _ in lanes}):
+        label = f"pipeline rank {number}" if number < graph.ranks else "all ranks"
+        events.append({"ph": "M", "pid": number, "name": "process_name", "args": {"name": label}})
+        events.append({"ph": "M", "pid": number, "name": "process_sort_index", "args": {"sort_index": number}})
+    for number, stream in sorted(lanes):
+        about = {"ph": "M", "pid": number, "tid": stream}
         events.append({**about, "name": "thread_name", "args": {"name": f"stream {stream} ({STREAMS[stream]})"}})
         events.append({**about, "name": "thread_sort_index", "args": {"sort_index": stream}})
     return events
@@ -135,7 +140,7 @@ def _tasks(timeline: Timeline, collectives: Collectives) -> list[Event]:
                 "ph": "X",
                 "cat": "kernel",
                 "name": f"ncclDevKernel_{COLLECTIVE[kind]} {kind}" if kind in COLLECTIVE else NAMES.get(kind, kind),
-                "pid": int(graph.rank[task]),
+                "pid": process(graph, int(graph.rank[task])),
                 "tid": int(graph.stream[task]),
                 "ts": timeline.start_s[task] * MICRO,
                 "dur": (timeline.end_s[task] - timeline.start_s[task]) * MICRO,

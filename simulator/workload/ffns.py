@@ -129,8 +129,9 @@ def expert_operators(moe: MoE, width: int, rows: Number, shape: Shape) -> list[O
     )
     routing = (shape.sharded_tokens, width, moe.top_k, moe.experts, moe.groups, moe.group_top_k, plan.dispatch_fp8)
     fp8_in = plan.dispatch_fp8 and shape.quantized
-    # NCCL's all-to-all needs copies sorted by rank before and by expert after; DeepEP and HybridEP only expand.
-    passes = 1 if plan.dispatcher in ("deepep", "hybridep") else 2
+    # NCCL's all-to-all needs copies sorted by rank before and by expert after; DeepEP only expands; HybridEP does so
+    # on the way.
+    passes = {"hybridep": 0, "deepep": 1}.get(plan.dispatcher, 2)
     out_bytes, home_bytes = (passes * 2 * size * width * rows for size in (low if fp8_in else element, element))
     products: list[Operator] = [fc1, fc2]
     if not plan.stack.fused_experts:
@@ -138,13 +139,13 @@ def expert_operators(moe: MoE, width: int, rows: Number, shape: Shape) -> list[O
         fc1_casts, fc2_casts = casts(fc1, shape, cast_input=not fp8_in), casts(fc2, shape, cast_grad=not fp8_in)
         products = [*fc1_casts, fc1, joint, *fc2_casts, fc2]
     return [
-        Pass("permute", "permute", out_bytes, home_bytes, passes, passes, inside),
+        *([Pass("permute", "permute", out_bytes, home_bytes, passes, passes, inside)] if passes else []),
         Routing("dispatch", *routing),
         *expert_tensor_exchange("all_gather", rows * width * low, plan.etp),
         *products,
         *expert_tensor_exchange("reduce_scatter", rows * width * element, plan.etp),
         Routing("combine", *routing),
-        Pass("unpermute", "permute", home_bytes, out_bytes, passes, passes, inside),
+        *([Pass("unpermute", "permute", home_bytes, out_bytes, passes, passes, inside)] if passes else []),
     ]
 
 

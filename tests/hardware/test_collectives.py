@@ -136,11 +136,34 @@ def test_one_rank_takes_no_time() -> None:
         assert collective_s(operation, 1e9, Group(1.0, 1.0), H100).seconds == 0.0
 
 
+def test_network_switches_reduce_only_when_asked() -> None:
+    """NCCL_COLLNET_ENABLE is 0 by default, whatever the switches could do."""
+    able, group = links(in_network_reduction=True), Group(64.0, 8.0)
+    for size in (8.0, 1e6, 1e9):
+        assert collective_s("all_reduce", size, group, able).algorithm in ("ring", "tree", "nvls_tree")
+    asked = collective_s("all_reduce", 1e9, group, able, "nvls")
+    assert asked.seconds < collective_s("all_reduce", 1e9, group, able).seconds
+    assert collective_s("all_reduce", 1e9, group, able, "collnet").algorithm == "collnet"
+
+
 def test_fixed_algorithm_and_protocol_are_kept() -> None:
     time = collective_s("all_reduce", 1e9, Group(8.0, 8.0), H100, "ring", "LL128")
     assert (time.algorithm, time.protocol) == ("ring", "LL128")
     free = collective_s("all_reduce", 1e9, Group(8.0, 8.0), H100)
     assert free.seconds < time.seconds
+
+
+def test_lists_and_exclusions_as_nccl_algo_and_nccl_proto_take_them() -> None:
+    group = Group(64.0, 8.0)
+    sizes = 2.0 ** np.arange(3, 34)
+    best = np.minimum(*(collective_s("all_reduce", sizes, group, H100, a).seconds for a in ("ring", "tree")))
+    either = collective_s("all_reduce", sizes, group, H100, "ring,tree")
+    assert set(either.algorithm) == {"ring", "tree"}
+    assert (either.seconds >= best * (1 - 1e-12)).all()
+    without = collective_s("all_reduce", sizes, group, H100, "^nvls_tree", "^LL128")
+    assert "nvls_tree" not in without.algorithm
+    assert "LL128" not in without.protocol
+    assert "hierarchical" not in [a for a, _ in candidates("all_reduce", "^ring")]
 
 
 def test_few_sms_slow_a_collective_down() -> None:

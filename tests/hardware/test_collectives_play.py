@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from hardware.collectives.phases import (
     double_tree,
     expert_exchange,
     matrix_exchange,
+    paths_inside,
     push_pull,
+    rings_inside,
 )
 from hardware.collectives.play import Conditions, check_groups, ideal_s, link_use, play, play_phases, strided_groups
 from hardware.flows import CapacityChange
@@ -90,6 +93,30 @@ def test_phases_ask_of_the_links_what_the_closed_form_says(operation: str, algor
         assert across.max() == pytest.approx(float(demand.network), rel=1e-9), (ranks, stride, "network")
         assert sum(phase.scale_up_steps for phase in phases) == pytest.approx(float(demand.scale_up_steps))
         assert sum(phase.network_steps for phase in phases) == pytest.approx(float(demand.network_steps))
+
+
+@pytest.mark.parametrize("algorithm", ["ring", "tree", "pairwise", "hierarchical"])
+def test_on_a_mesh_too_the_closed_form_is_met(algorithm: str) -> None:
+    """MI300X: eight GPUs joined pairwise; rings and chains are laid so that no two share a link."""
+    cluster, network = pair("mi300x-platform", "clos-400g-2tier", 64)
+    operation = "all_to_all" if algorithm == "pairwise" else "all_reduce"
+    for ranks in (2, 5, 8, 64):
+        if algorithm == "tree" and ranks < 64:
+            continue
+        group = strided_group(cluster, ranks)
+        played = play(network, operation, [np.arange(ranks)], 64e6, algorithm)
+        assert played.seconds == pytest.approx(
+            ideal_s(operation, algorithm, 64e6, group, links_of(cluster)), rel=0.03
+        ), ranks
+
+
+def test_rings_and_paths_of_a_domain_share_no_hop() -> None:
+    for g in (3, 5, 7, 8):
+        hops = [(int(a), int(b)) for ring in rings_inside(g) for a, b in zip(ring, np.roll(ring, -1), strict=True)]
+        assert len(hops) == len(set(hops)) == g * (g - 1)
+    for g in (2, 4, 6, 8):
+        hops = [(int(a), int(b)) for path in paths_inside(g) for a, b in pairwise(path)]
+        assert len(hops) == len(set(hops)) == g * (g - 1)
 
 
 @pytest.mark.parametrize("k", [2, 3, 4, 5, 8, 13, 16, 64])
