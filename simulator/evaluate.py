@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from simulator import one_step
+from simulator.interval import step_time_interval_s
 from simulator.model.flops import flops_per_token
 from simulator.model.parameters import active_parameters, total_parameters
 from simulator.one_step import Simulated, Step, simulate
@@ -37,6 +38,7 @@ class Prediction:
 
     `training_time_s` is without failures, `run` with them. `peak_memory_bytes` is the allocator's peak on the fullest
     rank; `fits` compares what the device shows.
+    `step_time_interval_s` is where 80 % of like runs lie.
     `mfu_fraction` counts model FLOPs by `flops_convention` against the dense 16-bit peak.
     """
 
@@ -44,6 +46,7 @@ class Prediction:
     parameters_total: int
     parameters_active: int
     step_time_s: float
+    step_time_interval_s: tuple[float, float]
     tokens_per_step: int
     tokens_per_s: float
     tokens_per_s_per_gpu: float
@@ -86,6 +89,7 @@ def predict(done: Simulated) -> Prediction:
         parameters_total=total_parameters(model),
         parameters_active=active_parameters(model),
         step_time_s=step_time_s,
+        step_time_interval_s=step_time_interval_s(scenario, step_time_s),
         tokens_per_step=tokens,
         tokens_per_s=tokens / step_time_s,
         tokens_per_s_per_gpu=tokens / step_time_s / cluster.gpus,

@@ -21,10 +21,17 @@ def entry_document(entry: Compared) -> dict[str, Any]:
         "measured": entry.measured,
         "predicted": entry.predicted,
         "error_fraction": entry.error_fraction,
-        "interval": None,
+        "interval": interval_of(entry),
         "breakdown_s": dict(entry.prediction.breakdown_s) if entry.prediction else None,
         "assumptions": list(entry.assumptions),
     }
+
+
+def interval_of(entry: Compared) -> list[float] | None:
+    """The 80 % interval of a predicted step time."""
+    if entry.prediction is None or entry.quantity != "step_time_s":
+        return None
+    return list(entry.prediction.step_time_interval_s)
 
 
 def runs_document(entries: Sequence[Compared]) -> dict[str, Any]:

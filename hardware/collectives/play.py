@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,7 +120,7 @@ def play(
 
 
 def play_phases(network: Network, schedules: Sequence[Sequence[Phase]], conditions: Conditions = IDLE) -> Played:
-    """Schedules of several groups, phase by phase side by side.
+    """Schedules of several groups, phase by phase side by side; they may be of different collectives.
 
     ValueError for links that change under schedules of several phases or repeats.
     """
@@ -131,7 +131,7 @@ def play_phases(network: Network, schedules: Sequence[Sequence[Phase]], conditio
     flows = kinds = 0
     for place in range(max(len(schedule) for schedule in schedules)):
         running = [i for i, schedule in enumerate(schedules) if place < len(schedule)]
-        phases = [schedules[i][place] for i in running]
+        phases = _in_step([schedules[i][place] for i in running])
         owner = np.repeat(running, [len(phase.source) for phase in phases])
         result = _play_phase(network, phases, owner, conditions)
         repeats = np.array([phase.repeats for phase in phases])
@@ -145,6 +145,14 @@ def play_phases(network: Network, schedules: Sequence[Sequence[Phase]], conditio
     use = {name: float(carried[i] / moved) for i, name in enumerate(network.classes) if carried[i] > 0}
     bottleneck = max(use, key=lambda name: use[name]) if use else "none"
     return Played(float(total[slowest]), float(latency_s[slowest]), use, bottleneck, total, flows, kinds)
+
+
+def _in_step(phases: list[Phase]) -> list[Phase]:
+    """Phases that repeat equally often as they are; others as streams, all repeats of a flow in one, since the steps
+    of one collective do not wait for those of another."""
+    if len({phase.repeats for phase in phases}) == 1:
+        return phases
+    return [replace(phase, size_bytes=phase.size_bytes * phase.repeats, repeats=1) for phase in phases]
 
 
 @dataclass(frozen=True, slots=True)

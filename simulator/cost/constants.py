@@ -68,6 +68,7 @@ def holds_for(entry: Mapping[str, Any], accelerator: Accelerator, plan: Plan) ->
         "stacks": plan.stack.framework,
         "dispatchers": plan.dispatcher,
         "bits": str(BITS[plan.precision]),
+        "precisions": plan.precision,
         "flash": "flash" if plan.stack.flash_attention else "unfused",
         "graphs": plan.stack.cuda_graphs,
         "shardings": plan.sharding,

@@ -167,6 +167,18 @@ def test_expert_groups_side_by_side_do_not_disturb_each_other_on_a_full_fabric_a
     assert twice.bottleneck in ("nic_out", "nic_in")
 
 
+def test_groups_of_a_plan_that_share_nics_take_the_sum_of_their_bytes() -> None:
+    """EP64 all-to-alls beside the data-parallel reduce-scatters of the same GPUs, eight groups of 64 and 64 of 8."""
+    experts = [PHASES["pairwise"]("all_to_all", ranks, 8, 1e8) for ranks in strided_groups(512, 64)]
+    data = [PHASES["ring"]("reduce_scatter", ranks, 1, 2e8) for ranks in strided_groups(512, 8, 64)]
+    apart = [play_phases(H100_NET, schedules) for schedules in (experts, data)]
+    together = play_phases(H100_NET, experts + data)
+    transfer = [time.seconds - time.latency_s for time in apart]
+    assert transfer == pytest.approx([1e8 * 56 / 64 / 50e9, 2e8 * 7 / 8 / 50e9], rel=1e-6)
+    assert together.seconds - together.latency_s == pytest.approx(sum(transfer), rel=0.01)
+    assert max(time.seconds for time in apart) < together.seconds
+
+
 def test_one_to_seven_oversubscription_shows_where_traffic_leaves_the_pod() -> None:
     """Pods of 3,072 GPUs at full bisection, 1:7 above: pairs in a pod keep their NICs, pairs across get 1/7."""
     cluster, network = pair("hgx-h100-roce", "meta-24k-roce", 6144)
