@@ -131,7 +131,7 @@ def server_report(done: Simulated) -> ServerReport | None:
     )
 
 
-def reports(done: Simulated) -> dict[str, InputReport | LocalSgdReport | ServerReport]:
+def reports(done: Simulated) -> dict[str, object]:
     """What the scenario has sections for, by section."""
     found = {
         "input": input_report(done),

@@ -66,13 +66,13 @@ def evaluate(
 
     done = simulate(loaded)
     write_looks(done, trace, memory)
-    every = None
+    every, around = None, reports(done)
     if ranks is RankChoice.all:
-        from simulator.step_views import every_gpu
+        from simulator.step_views import contention, every_gpu
 
-        every = every_gpu(done, samples)
+        every, around["contention"] = every_gpu(done, samples), contention(done)
     prediction = predict(done)
-    document = evaluate_document(prediction, every, reports(done))
+    document = evaluate_document(prediction, every, around)
     if out is not None:
         from simulator.report.folder import evaluation_files, write_results
 

@@ -47,6 +47,11 @@ def every_gpu(ranks: Mapping[str, Any]) -> Iterable[Row]:
         yield "Waited for", f"{where}: {format_fraction(worst['blamed_gpu_s'] / waited_gpu_s)} of all waiting"
 
 
+def contention(found: Mapping[str, Any]) -> Iterable[Row]:
+    cause = f"if transfers took {found['communication_sms']} SMs from computation and shared ports"
+    yield "Contention", f"{100 * found['slowdown_fraction']:+.1f} % {cause}; not in the step time"
+
+
 def input_pipeline(found: Mapping[str, Any]) -> Iterable[Row]:
     rates = f"{found['delivered_per_s']:,.3g} micro-batches/s a replica at most, {found['used_per_s']:,.3g} used"
     if found["starved_fraction"] < 5e-4:
@@ -76,6 +81,7 @@ def parameter_server(found: Mapping[str, Any]) -> Iterable[Row]:
 # Each part by the document's key that it renders.
 PARTS = {
     "ranks": every_gpu,
+    "contention": contention,
     "input": input_pipeline,
     "local_sgd": local_sgd,
     "parameter_server": parameter_server,
