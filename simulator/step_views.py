@@ -70,10 +70,13 @@ def torch_snapshot(done: Simulated) -> dict[str, object]:
 
 
 def every_gpu(done: Simulated, samples: int) -> InequalityReport:
-    """Every GPU by itself, `samples` steps with what the scenario says makes them unequal."""
+    """Every GPU by itself, `samples` steps with what the scenario says makes them unequal; where it says nothing,
+    their speeds spread as published runs say."""
     scenario = done.scenario
     programs = Programs(done.step.slots, scenario.plan)
-    node_gpus, spread = scenario.cluster.node.gpus, scenario.spread or Spread()
+    node_gpus, spread = scenario.cluster.node.gpus, scenario.spread
+    if spread is None:
+        spread = Spread(gpu_sigma=done.step.slots.constants.rank_noise)
     return study_plan(done.step.timeline, done.step.schedule, programs, node_gpus, spread, range(samples))
 
 

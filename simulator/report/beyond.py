@@ -34,11 +34,12 @@ def every_gpu(ranks: Mapping[str, Any]) -> Iterable[Row]:
     samples = f"{ranks['samples']} step{'s' if ranks['samples'] > 1 else ''}"
     ideal, tax = step_seconds(ranks["ideal_step_time_s"]), ranks["tax_fraction"]
     whole = f"{mean} in the mean of {samples} of {ranks['gpus']:,} GPUs"
-    yield "Every GPU", f"{whole} (P10 {low}, P90 {high}), {ideal} were all equal"
+    yield "Every GPU", f"{whole} (P10 {low}, P90 {high}), {ideal} if all were equal"
     if len(tax) == 1:
-        yield "Tax", "the scenario has no spread: every GPU is alike; write e.g. spread: {gpu_sigma: 0.02}"
+        yield "Tax", "none: the scenario's spread is empty, every GPU is alike"
         return
-    yield "Tax", ", ".join(f"{CAUSES[cause]} {100 * share:+.1f} %" for cause, share in tax.items())
+    assumed = "; the scenario has no spread, theirs is calibrated" if ranks["spread"] == "calibrated" else ""
+    yield "Tax", ", ".join(f"{CAUSES[cause]} {100 * share:+.1f} %" for cause, share in tax.items()) + assumed
     waits = sorted(((spent, group) for group, spent in ranks["wait_s"].items() if spent > 0), reverse=True)
     yield "Waiting", "a GPU's mean, at barriers of " + ", ".join(f"{g} {step_seconds(s)}" for s, g in waits)
     waited_gpu_s = sum(spent for spent, _ in waits) * ranks["gpus"]

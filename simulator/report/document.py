@@ -48,6 +48,7 @@ def ranks_document(found: InequalityReport, scenario: Scenario) -> dict[str, Any
     return {
         "gpus": gpus,
         "samples": len(found.step_times_s),
+        "spread": "calibrated" if scenario.spread is None else "scenario",
         "ideal_step_time_s": found.ideal_s,
         "step_time_s": {"mean": found.mean_s, **quantiles},
         "tax_fraction": {**found.tax_fraction, "together": found.mean_s / found.ideal_s - 1},

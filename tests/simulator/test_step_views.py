@@ -97,7 +97,8 @@ def test_files_on_the_command_line(tmp_path: Path) -> None:
     assert json.loads(gzip.decompress(trace.read_bytes()))["traceName"] == "tiny"
     assert pickle.loads(memory.read_bytes())["device_traces"]
     done = traincast("--trace", str(tmp_path / "step.svg"), "--memory", str(tmp_path / "memory.svg"), "--ranks", "all")
-    assert "every GPU is alike" in " ".join(done.stdout.split())
+    assert "theirs is calibrated" in " ".join(done.stdout.split())
+    assert "every GPU is alike" in traincast("--ranks", "all", "--set", "spread={}").stdout
     assert all((tmp_path / name).read_text().startswith("<svg") for name in ("step.svg", "memory.svg"))
 
 
@@ -106,6 +107,9 @@ def test_files_that_cannot_be_are_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "2 problems" in done.stderr
     assert ".json or .json.gz or .svg" in done.stderr
+    done = traincast("--ranks", "all", "--set", "plan.rank_order=tp-cp-ep-pp-dp")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "plan.rank_order" in done.stderr
     done = traincast("--trace", str(tmp_path / "none" / "step.json"))
     assert done.returncode == 2
     assert "cannot be written" in done.stderr
