@@ -22,9 +22,8 @@ def layer_work(parallel: bool) -> Work:
 
 
 def exchanged_bytes(work: Work) -> float:
-    return sum(
-        op.forward_bytes + op.backward_bytes + op.regather_bytes for op in work.operators if isinstance(op, Exchange)
-    )
+    exchanges = [op for op in work.operators if isinstance(op, Exchange) and op.group == "tp"]
+    return sum(op.forward_bytes + op.backward_bytes + op.regather_bytes for op in exchanges)
 
 
 def test_exchanges_halve_and_products_stay() -> None:
