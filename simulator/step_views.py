@@ -101,17 +101,20 @@ def phase_seconds(done: Simulated) -> dict[str, float]:
     """The step as DeepSeek counts its own (arXiv 2505.09343 table 4), mean over pipeline ranks; adds up to the step.
 
     1F, 1B, 1W: forwards, backwards (whole ones and input gradients) and weight gradients that run alone; 1F1B:
-    overlapped pairs; bubble: waiting for another stage, its transfers, stragglers; opt: gradient reduction and
-    parameter gathering that nothing hides, gradient norm, optimizer.
+    overlapped pairs; bubble: waiting for another stage and its transfers; opt: gradient reduction and parameter
+    gathering that nothing hides, gradient norm, optimizer. Waiting for stragglers stretches all of them alike: the
+    exchanges inside every phase wait for the slowest rank of their groups.
     """
     timeline = done.step.timeline
     alone = {kind: float(seconds.mean()) for kind, seconds in timeline.by_kind().items()}
     spent = done.step.breakdown()
-    return {
+    stretch = done.step.step_time_s / (done.step.step_time_s - spent["straggler"])
+    phases = {
         "1F": alone.get("F", 0.0),
-        "bubble": spent["bubble"] + spent["pp"] + spent["straggler"],
+        "bubble": spent["bubble"] + spent["pp"],
         "1B": alone.get("B", 0.0) + alone.get("I", 0.0),
         "1W": alone.get("W", 0.0),
         "1F1B": alone.get("FB", 0.0),
         "opt": spent["dp"] + spent["optimizer"] + spent["barrier"],
     }
+    return {name: seconds * stretch for name, seconds in phases.items()}

@@ -1,7 +1,8 @@
 """How fast the step engines are: `python tests/benchmarks/step_speed.py` prints one line per measurement.
 
 SimPy player: tasks per second against bare SimPy processes that do the same count of timeouts on the same
-count of streams. Rank-resolved player: seconds for real scenarios, seconds and peak memory for ten thousand GPUs and more.
+count of streams. Rank-resolved player: seconds for real scenarios, seconds and peak memory
+for ten thousand GPUs and more.
 """
 
 from __future__ import annotations
