@@ -51,7 +51,8 @@ class GemmCurve:
 
     `k_half` is the reduction length at which half the sustained rate is lost to prologue and epilogue, `ramp` in
     [0, 1] how much of a partly filled last wave is lost, `tile_penalty` what small tiles lose to operand traffic,
-    `overlap` the exponent that joins compute and memory time (large: perfect overlap).
+    `overlap` the exponent that joins compute and memory time (large: perfect overlap), `epilogue_bytes` what an
+    element of the output costs beyond its own bytes.
     """
 
     sustained_flops_per_s: float
@@ -61,6 +62,7 @@ class GemmCurve:
     ramp: float
     overlap: float
     tile_penalty: float
+    epilogue_bytes: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ def kernel_set(name: str) -> KernelSet:
     """The curves named `name` (an accelerator's `kernels`). Raises ValueError for a name without a file."""
     path = DATA / f"{name}.json"
     if not name.replace("-", "").isalnum() or not path.is_file():
-        known = ", ".join(sorted(p.stem for p in DATA.glob("*.json") if p.stem not in ("streaming",)))
+        known = ", ".join(sorted(p.stem for p in DATA.glob("*.json") if p.stem != "streaming"))
         raise ValueError(f"kernels: no measured kernel set {name!r}; known: {known}")
     raw = json.loads(path.read_text(encoding="utf-8"))
     return KernelSet(
@@ -124,7 +126,8 @@ def kernel_set(name: str) -> KernelSet:
 
 def attention_curve(raw: Mapping[str, Any]) -> AttentionCurve:
     """An attention curve from its JSON object, lists turned into tuples."""
-    return AttentionCurve(**{key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()})
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in raw.items()}
+    return AttentionCurve(**values)
 
 
 @dataclass(frozen=True, slots=True)

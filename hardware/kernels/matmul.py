@@ -108,9 +108,9 @@ def tiled_s(
         work = np.minimum(work, waves * (rows * columns * loss))
     compute_s = 2 * work * sm_count * (k + curve.k_half) / flops_per_s
     operand_bytes, output_bytes = bytes_per_element
-    moved = groups * (operand_bytes * k * (m + n) + output_bytes * m * n)
+    moved = groups * (operand_bytes * k * (m + n) + (output_bytes + curve.epilogue_bytes) * m * n)
     memory_s = moved / (bytes_per_s * curve.bandwidth_fraction)
-    longest_s = np.maximum(compute_s, memory_s)
+    longest_s = np.maximum(np.maximum(compute_s, memory_s), 1e-12)  # an empty product divides by no zero
     shorter = np.minimum(compute_s, memory_s) / longest_s
     return longest_s * (1 + shorter**curve.overlap) ** (1 / curve.overlap) + curve.latency_s
 

@@ -1,0 +1,1 @@
+"""Measured kernel times, and the fits that the hardware package ships."""
