@@ -69,7 +69,10 @@ def strided_group(cluster: Cluster, ranks: Number, stride: Number = 1, nic_share
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """What collectives see of a cluster: link speeds per GPU and direction, latencies, and what reduces."""
+    """What collectives see of a cluster: link speeds per GPU and direction, latencies, and what reduces.
+
+    `efficiencies` is the file of a profile with this cluster's measured coefficients (empty: the shipped ones).
+    """
 
     generation: str
     cpu_vendor: str
@@ -81,6 +84,7 @@ class Links:
     tier_latencies_s: tuple[float, ...]
     tier_oversubscription: tuple[float, ...]
     in_network_reduction: bool
+    efficiencies: str = ""
 
 
 def links_of(cluster: Cluster) -> Links:
@@ -104,4 +108,5 @@ def links_of(cluster: Cluster) -> Links:
         tuple(latencies) or (latency_s,),
         tuple(slowdowns) or (1.0,),
         fabric.in_network_reduction,
+        cluster.efficiencies,
     )
