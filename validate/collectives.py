@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from hardware.collectives.algorithms import ALGORITHMS
 from hardware.collectives.group import Group, Links
 
 COLUMNS = ("sweep_id", "op", "gpu", "n_gpus", "n_nodes", "size_bytes", "time_us", "fabric", "source")
+FEWEST_ROWS = 6  # that five coefficients are fitted to
 OPERATION = {"alltoall": "all_to_all", "sendrecv": "send_recv"}
 
 
@@ -80,11 +82,14 @@ def read_measurements(path: str | Path) -> pd.DataFrame:
     return table[table["measured_s"].gt(0)].reset_index(drop=True)
 
 
-def predict(table: pd.DataFrame) -> pd.DataFrame:
-    """The measurements with predicted_s, bound_s, algorithm and protocol beside them."""
+def predict(table: pd.DataFrame, machine: Links | None = None) -> pd.DataFrame:
+    """The measurements with predicted_s, bound_s, algorithm and protocol beside them.
+
+    `machine`: the links of the one machine that all rows were measured on; otherwise by the columns gpu and fabric.
+    """
     rows = []
     for row in table.to_dict("records"):
-        links = links_of_row(row["gpu"], row["fabric"])
+        links = machine or links_of_row(row["gpu"], row["fabric"])
         group = Group(float(row["n_gpus"]), row["n_gpus"] / row["n_nodes"])
         time = closed_form.collective_s(row["operation"], row["size_bytes"], group, links)
         rows.append((time.seconds, time.bound_s, time.algorithm, time.protocol))
@@ -92,7 +97,7 @@ def predict(table: pd.DataFrame) -> pd.DataFrame:
     out[["predicted_s", "bound_s", "chosen", "chosen_protocol"]] = rows
     out = out.astype({"predicted_s": float, "bound_s": float})
     out["error_fraction"] = out["predicted_s"] / out["measured_s"] - 1
-    out["generation"] = [MACHINES[gpu].generation for gpu in out["gpu"]]
+    out["generation"] = [machine.generation if machine else MACHINES[gpu].generation for gpu in out["gpu"]]
     out["where"] = np.where(out["n_nodes"] > 1, "across nodes", "in a node")
     return out
 
@@ -116,6 +121,20 @@ def _demands(rows: pd.DataFrame, operation: str, algorithm: str) -> tuple[np.nda
     return n, *(np.broadcast_to(part, n.shape) for part in demand)
 
 
+def curve_s(coefficients: list[float], work: tuple[np.ndarray, ...], bandwidth: float) -> np.ndarray:
+    """Seconds by the five coefficients; work = (ranks, steps, share of the size on the busiest link, size)."""
+    fixed_s, step_s, efficiency, copies, sharpness = coefficients
+    n, steps, share, size = work
+    transfer = size * (share + copies / n) / (efficiency * bandwidth)
+    return ((fixed_s + steps * step_s) ** sharpness + transfer**sharpness) ** (1 / sharpness)
+
+
+def predict_curve(rows: pd.DataFrame, operation: str, algorithm: str, bandwidth: float, curve: list[float]) -> np.ndarray:
+    """Seconds of rows inside a node by a fitted curve."""
+    n, steps, _, share, *_ = _demands(rows, operation, algorithm)
+    return curve_s(curve, (n, steps, share, rows["size_bytes"].to_numpy(float)), bandwidth)
+
+
 def fit_curve(rows: pd.DataFrame, operation: str, algorithm: str, bandwidth: float) -> list[float]:
     """Five coefficients of one algorithm and protocol inside a node, by robust least squares on log times."""
     from scipy.optimize import least_squares
@@ -124,10 +143,8 @@ def fit_curve(rows: pd.DataFrame, operation: str, algorithm: str, bandwidth: flo
     size, measured = rows["size_bytes"].to_numpy(float), rows["measured_s"].to_numpy(float)
 
     def residual(x: np.ndarray) -> np.ndarray:
-        fixed, step, efficiency, copies, sharpness = x
-        latency = (fixed + steps * step) * 1e-6
-        transfer = size * (share + copies / n) / (efficiency * bandwidth)
-        return np.log((latency**sharpness + transfer**sharpness) ** (1 / sharpness) / measured)
+        scaled = [x[0] * 1e-6, x[1] * 1e-6, *x[2:]]
+        return np.log(curve_s(scaled, (n, steps, share, size), bandwidth) / measured)
 
     start = [6.0, 1.0, 0.6, 0.2, 1.5]
     low, high = [0.1, 0.0, 0.02, 0.0, 1.0], [400.0, 60.0, 1.0, 2.0, 4.0]
@@ -136,35 +153,46 @@ def fit_curve(rows: pd.DataFrame, operation: str, algorithm: str, bandwidth: flo
     return [fixed * 1e-6, step * 1e-6, efficiency, copies, sharpness]
 
 
-def choices(table: pd.DataFrame) -> pd.Series:
+def choices(table: pd.DataFrame, machine: Links | None = None) -> pd.Series:
     """The pair "algorithm/protocol" that the tuner picks for each row."""
-    predicted = predict(table)
+    predicted = predict(table, machine)
     return predicted["chosen"] + "/" + predicted["chosen_protocol"]
 
 
-def fit_scale_up(table: pd.DataFrame) -> dict[str, Any]:
-    """Curves by generation, operation and pair from every sweep inside one node."""
+def scale_up_sweeps(
+    table: pd.DataFrame, machine: Links | None = None
+) -> Iterator[tuple[str, str, str, float, pd.DataFrame]]:
+    """(generation, operation, pair, bytes/s per direction, rows) of every curve that the sweeps in one node can give."""
     inside = table[table["n_nodes"] == 1].copy()
-    inside["generation"] = [MACHINES[gpu].generation for gpu in inside["gpu"]]
-    inside["pair"] = choices(inside)
-    fitted: dict[str, Any] = {}
+    inside["generation"] = [machine.generation if machine else MACHINES[gpu].generation for gpu in inside["gpu"]]
+    inside["pair"] = choices(inside, machine)
     for key, rows in inside.groupby(["generation", "operation", "pair"]):
         generation, operation, pair = (str(part) for part in key)
-        if len(rows) < 6:
-            continue
-        bandwidth = MACHINES[rows["gpu"].iloc[0]].scale_up_bytes_per_s
+        own = machine or MACHINES[rows["gpu"].iloc[0]]
+        if len(rows) >= FEWEST_ROWS:
+            yield generation, operation, pair, own.scale_up_bytes_per_s, rows
+
+
+def fit_scale_up(table: pd.DataFrame, machine: Links | None = None) -> dict[str, Any]:
+    """Curves by generation, operation and pair from every sweep inside one node."""
+    fitted: dict[str, Any] = {}
+    for generation, operation, pair, bandwidth, rows in scale_up_sweeps(table, machine):
         curve = fit_curve(rows, operation, pair.split("/")[0], bandwidth)
         fitted.setdefault(generation, {}).setdefault(operation, {})[pair] = curve
     return fitted
 
 
-def fit_network(table: pd.DataFrame, technology: str) -> dict[str, Any]:
+def technology_of(fabric: object) -> str:
+    return next(PORTS[name] for name in PORTS if str(fabric).startswith(name))[1]
+
+
+def fit_network(table: pd.DataFrame, technology: str, machine: Links | None = None) -> dict[str, Any]:
     """Latencies, achieved bandwidth and overlap of one NIC technology, from its sweeps across nodes."""
     from scipy.optimize import least_squares
 
-    ports = [next(PORTS[name] for name in PORTS if str(fabric).startswith(name)) for fabric in table["fabric"]]
-    rows = table[np.array([port[1] == technology for port in ports]) & (table["n_nodes"] > 1)]
-    used = sorted({pair.split("/")[1] for pair in choices(rows)})
+    alike = np.array([machine is not None or technology_of(fabric) == technology for fabric in table["fabric"]])
+    rows = table[alike & (table["n_nodes"] > 1)]
+    used = sorted({pair.split("/")[1] for pair in choices(rows, machine)})
     entry = closed_form.efficiencies()["network"][technology]
 
     def set_to(x: np.ndarray) -> None:
@@ -176,7 +204,7 @@ def fit_network(table: pd.DataFrame, technology: str) -> dict[str, Any]:
 
     def residual(x: np.ndarray) -> np.ndarray:
         set_to(x)
-        predicted = predict(rows)
+        predicted = predict(rows, machine)
         return np.log(predicted["predicted_s"].to_numpy(float) / predicted["measured_s"].to_numpy(float))
 
     start = [20.0, 1.5] + [10.0, 0.6] * len(used)
