@@ -1,0 +1,92 @@
+"""Every distinct operator of a scenario with how often it runs per micro-batch, and which lie beyond a profile."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from hardware.kernels.curves import PRECISIONS, kernel_set
+from simulator.cost.price import high_precision
+from simulator.plan.layout import stages
+from simulator.scenario.schema import Scenario
+from simulator.workload.ends import embedding_work, head_work, mtp_glue_work
+from simulator.workload.ffns import ffn_work
+from simulator.workload.mixers import mixer_work
+from simulator.workload.operators import CoreAttention, Matmul, Operator, Work
+from simulator.workload.shape import shape_of
+
+ROOM = 1.001  # rounding of a shape to whole rows does not count as extrapolation
+
+
+def operators(scenario: Scenario) -> Counter[Operator]:
+    """Operator -> times per micro-batch over all stages; the scenario must be of scalars, not of arrays of plans."""
+    model, plan = scenario.model, scenario.plan
+    shape = shape_of(model, plan, scenario.run.seq_length)
+    found: Counter[Operator] = Counter()
+
+    def count(work: Work) -> None:
+        found.update(work.operators)
+
+    for stage in stages(model, plan):
+        layers = [model.layers[index] for index in stage.layers] + list(model.mtp[: stage.mtp])
+        for layer in layers:
+            if layer.mixer:
+                count(mixer_work(layer.mixer, shape))
+            if layer.ffn:
+                count(ffn_work(layer.ffn, shape))
+        if stage.embedding:
+            count(embedding_work(model, shape))
+        for _ in range(stage.mtp):
+            count(mtp_glue_work(model, shape))
+        for _ in range(stage.mtp + stage.head):
+            count(head_work(model, shape))
+    return found
+
+
+def is_expert(op: Matmul) -> bool:
+    """Whether the routed experts' grouped kernels compute it."""
+    return op.name.startswith("expert_")
+
+
+def products(op: Matmul) -> tuple[tuple[str, float, float, float], ...]:
+    """(role, m, n, k) of a product and of its two gradients, each by its own dimensions."""
+    m, n, k = (float(each) for each in (op.m, op.n, op.k))
+    return (("forward", m, n, k), ("dgrad", m, k, n), ("wgrad", n, k, m))
+
+
+def beyond_profile(scenario: Scenario) -> tuple[str, ...]:
+    """What the cluster's measured profile does not cover: products and attention outside the shapes it measured.
+
+    Empty without a profile: the shipped curves tell their evidence, not their range.
+    """
+    ranges = kernel_set(scenario.cluster.accelerator.kernels).measured_range
+    if not ranges:
+        return ()
+    low, high = PRECISIONS[scenario.plan.precision], PRECISIONS[high_precision(scenario.plan)]
+    found: dict[str, list[str]] = {}
+    for op in operators(scenario):
+        if isinstance(op, Matmul):
+            family = "grouped_gemm" if is_expert(op) else "gemm"
+            keys = low.curves if op.quantized else high.curves
+            measured = next((ranges[family][key] for key in keys if key in ranges.get(family, {})), None)
+            outside = [name for _, *mnk in products(op) for name in exceeded(dict(zip("mnk", mnk, strict=True)), measured)]
+            if measured is None or outside:
+                found.setdefault(f"{family} {op.name}", []).extend(outside)
+        elif isinstance(op, CoreAttention):
+            measured = next((ranges["attention"][key] for key in high.curves if key in ranges.get("attention", {})), None)
+            outside = exceeded({"seq_len": float(op.keys), "qk_dim": float(op.qk_dim)}, measured)
+            if measured is None or outside:
+                found.setdefault(f"attention {op.name}", []).extend(outside)
+    return tuple(f"{name} ({', '.join(sorted(set(what))) or 'not measured'})" for name, what in sorted(found.items()))
+
+
+def exceeded(shape: Mapping[str, float], measured: Mapping[str, Any] | None) -> list[str]:
+    """The dimensions that lie outside the measured range, each with both."""
+    if measured is None:
+        return []
+    return [
+        f"{name} {value:g} of {measured[name][0]:g} to {measured[name][1]:g}"
+        for name, value in shape.items()
+        if name in measured and not measured[name][0] / ROOM <= value <= measured[name][1] * ROOM
+    ]
