@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from simulator.cost.inventory import beyond_profile
 from simulator.cost.step_times import SlotTimes, is_paired, pair_seconds, slot_times, update_times
 from simulator.memory import RankMemory, memory_report
 from simulator.model.flops import flops_per_token
@@ -202,4 +203,8 @@ def warnings(scenario: Scenario, fullest: float) -> tuple[str, ...]:
     found = []
     if 0.94 * capacity < fullest <= capacity:
         found.append(f"memory fits with less than 6 % to spare ({fullest / 2**30:.1f} of {capacity / 2**30:.1f} GiB)")
+    beyond = beyond_profile(scenario)
+    if beyond:
+        shown = "; ".join(beyond[:3]) + (f" and {len(beyond) - 3} more" if len(beyond) > 3 else "")
+        found.append(f"beyond what the profile measured, so extrapolated: {shown}")
     return tuple(found)
