@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from simulator.cli import catalogues, evaluate
+from simulator.cli import calibrate, catalogues, evaluate
 
 app = typer.Typer(
     name="traincast",
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 # Every verb of the house: name, function. The functions import what they need when called, so that help stays quick.
 VERBS = {
+    "calibrate": calibrate.calibrate,
     "evaluate": evaluate.evaluate,
     "hardware": catalogues.hardware,
     "models": catalogues.models,

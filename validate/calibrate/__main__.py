@@ -1,0 +1,48 @@
+"""`torchrun ... -m validate.calibrate --out profiles/mycluster`: measures on all ranks; rank 0 fits and writes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from hardware.problems import InputError
+from validate.calibrate.run import PARTS, Options, calibrate, place
+
+
+def parsed(arguments: list[str]) -> Options:
+    parser = argparse.ArgumentParser(prog="python -m validate.calibrate", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="the profile's folder")
+    parser.add_argument("--scenario", type=Path, help="measure this scenario's shapes and groups first")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the scenario")
+    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
+    parser.add_argument("--part", default="", help="the accelerator's catalogue name, where its own name does not tell")
+    parser.add_argument("--budget", type=float, default=480.0, metavar="SECONDS", help="time for measuring")
+    parser.add_argument("--case", type=float, default=0.5, metavar="SECONDS", help="time for one case")
+    parser.add_argument("--only", choices=PARTS, help="measure only this")
+    parser.add_argument("--shared", action="store_true", help="measure although other work runs on the device")
+    got = parser.parse_args(arguments)
+    parts = (got.only,) if got.only else PARTS
+    return Options(got.out, got.scenario, tuple(got.set), got.device, got.part, got.budget, got.case, parts, got.shared)
+
+
+def main(arguments: list[str]) -> int:
+    from validate.calibrate.finish import finish
+    from validate.calibrate.groups import PeerLost
+
+    options = parsed(arguments)
+    lost = ""
+    try:
+        skipped = calibrate(options)
+    except InputError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except PeerLost as error:
+        skipped, lost = [], str(error)
+    if place()[0] == 0:
+        finish(options, skipped, lost)
+    return 1 if lost else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

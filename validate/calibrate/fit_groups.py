@@ -1,0 +1,128 @@
+"""Collective coefficients of one machine from its points, by the fits of the published sweeps."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hardware.collectives import OPERATIONS, closed_form
+from hardware.collectives.group import Links
+from validate.calibrate.points import Point
+from validate.collectives import fit_curve, fit_network, predict, predict_curve, scale_up_sweeps
+from validate.kernels.heldout import error_summary, held_out
+
+
+def table_of(points: Iterable[Point]) -> pd.DataFrame:
+    """Points of collectives in the columns of the published sweeps; groups that ran beside others are left out."""
+    rows = [
+        {
+            "sweep_id": point.source,
+            "op": point.shape["operation"],
+            "operation": point.shape["operation"],
+            "gpu": point.where.get("gpu", ""),
+            "fabric": point.where.get("fabric", ""),
+            "n_gpus": point.shape["n_gpus"],
+            "n_nodes": point.shape["n_nodes"],
+            "size_bytes": point.shape["size_bytes"],
+            "measured_s": point.seconds,
+            "latency_us": point.seconds * 1e6,
+        }
+        for point in points
+        if point.family == "collective" and point.usable and point.shape.get("at_once", 1) == 1
+        and point.shape["operation"] in OPERATIONS
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def fit_collectives(points: Iterable[Point], links: Links, technology: str, source: str) -> dict[str, Any] | None:
+    """The document of a profile's collectives.json; None where no group was measured.
+
+    Curves inside a node by operation and the pair that NCCL's tuner takes; across nodes one NIC technology.
+    """
+    points = list(points)
+    table = table_of(points)
+    if table.empty:
+        return None
+    scale_up: dict[str, Any] = {}
+    errors: dict[str, Any] = {}
+    for generation, operation, pair, bandwidth, rows in scale_up_sweeps(table, links):
+        algorithm = pair.split("/")[0]
+
+        def fit(some: pd.DataFrame, o: str = operation, a: str = algorithm, b: float = bandwidth) -> list[float]:
+            return fit_curve(some, o, a, b)
+
+        def seconds(some: pd.DataFrame, curve: list[float], o: str = operation, a: str = algorithm, b: float = bandwidth) -> np.ndarray:
+            return predict_curve(some, o, a, b, curve)
+
+        rows = rows.reset_index(drop=True)
+        sizes = np.unique(rows.size_bytes, return_inverse=True)[1]
+        scale_up.setdefault(generation, {}).setdefault(operation, {})[pair] = fit(rows)
+        if len(np.unique(sizes)) >= 5:
+            summary = error_summary(held_out(rows, sizes, fit, seconds))
+            errors[f"{generation} {operation} {pair}"] = summary
+    across = table[table.n_nodes > 1]
+    networks = {technology: own_network(across, links, technology, source)} if len(across) >= 12 else {}
+    return {
+        "source": source,
+        "scale_up": scale_up,
+        "network": networks,
+        "held_out": errors,
+        "measured_range": ranges(table),
+        "contention": contention(points),
+    }
+
+
+def own_network(table: pd.DataFrame, links: Links, technology: str, source: str) -> dict[str, Any]:
+    """The network entry of this machine. The shipped one, on which the fit starts, is put back afterwards."""
+    networks = closed_form.efficiencies()["network"]
+    shipped = networks.get(technology)
+    networks[technology] = copy.deepcopy(shipped or networks["infiniband"])
+    closed_form.network.cache_clear()
+    try:
+        fitted = copy.deepcopy(fit_network(table, technology, links))
+    finally:
+        if shipped is None:
+            del networks[technology]
+        else:
+            networks[technology] = shipped
+        closed_form.network.cache_clear()
+        closed_form._cached_tariff.cache_clear()
+    return {**fitted, "evidence": "fitted", "source": source}
+
+
+def ranges(table: pd.DataFrame) -> dict[str, Any]:
+    """operation -> [smallest, largest] size and ranks measured."""
+    return {
+        str(operation): {"size_bytes": [int(rows.size_bytes.min()), int(rows.size_bytes.max())],
+                         "ranks": [int(rows.n_gpus.min()), int(rows.n_gpus.max())]}
+        for operation, rows in table.groupby("operation")
+    }  # fmt: skip
+
+
+def contention(points: Iterable[Point]) -> dict[str, float]:
+    """How much longer the two take beside each other: products beside a collective, the collective beside products."""
+    ratios: dict[str, list[float]] = {}
+    for point in points:
+        if point.family == "overlap" and point.usable and "alone_s" in point.where:
+            ratios.setdefault(str(point.shape["slowed"]), []).append(point.seconds / point.where["alone_s"])
+    return {name: float(f"{np.median(values):.4g}") for name, values in sorted(ratios.items())}
+
+
+def bandwidth_reached(points: Iterable[Point]) -> float:
+    """The best bus bandwidth of any collective in a node, bytes/s; 0 where none was measured."""
+    from validate.calibrate.groups import bus_bandwidth
+
+    table = table_of(points)
+    inside = table[table.n_nodes == 1] if len(table) else table
+    return max(
+        (bus_bandwidth(row["operation"], row["size_bytes"], row["n_gpus"], row["measured_s"])[1]
+         for row in inside.to_dict("records")), default=0.0)  # fmt: skip
+
+
+def check_errors(points: Iterable[Point], links: Links) -> pd.DataFrame:
+    """The points beside what is predicted for them on these links."""
+    return predict(table_of(points), links)

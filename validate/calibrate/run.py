@@ -1,0 +1,123 @@
+"""The whole calibration: what is asked, measured, fitted and shown. One process per GPU; rank 0 keeps the points."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hardware.problems import InputError, Problem
+from validate.calibrate.points import Points
+from validate.calibrate.timing import Method
+
+PARTS = ("kernels", "collectives")
+KERNEL_SHARE = 0.6  # of the budget, where groups are measured too
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a calibration was asked for. `budget_s` bounds measuring; `parts` says of what (PARTS)."""
+
+    out: Path
+    scenario: Path | None = None
+    overrides: tuple[str, ...] = ()
+    device: str = "auto"
+    part: str = ""
+    budget_s: float = 480.0
+    case_s: float = 0.5
+    parts: tuple[str, ...] = PARTS
+    shared: bool = False
+
+
+def points_file(out: Path) -> Path:
+    return out / "points.jsonl"
+
+
+def load(options: Options) -> Any:
+    """The scenario that cases are chosen from, None where none was named."""
+    if options.scenario is None:
+        return None
+    from simulator.scenario.schema import load_scenario
+
+    return load_scenario(options.scenario, list(options.overrides))
+
+
+def calibrate(options: Options) -> list[str]:
+    """Measures as this process' place among the ranks says (torchrun's environment; alone without it).
+
+    Returns the cases skipped for want of time. Raises InputError, PeerLost; what was measured stays in the points.
+    """
+    from validate.calibrate.machine import busy_with, find_machine
+
+    rank, size, per_node = place()
+    machine = find_machine(options.device, rank % per_node, options.part)
+    busy = "" if options.shared else busy_with(machine)
+    if busy:
+        raise InputError([Problem(machine.device, None, "", f"{busy}: times would not be its own. Wait, take another "
+                                  f"(CUDA_VISIBLE_DEVICES), or measure all the same with --shared")])  # fmt: skip
+    scenario = load(options)
+    points = Points(points_file(options.out)) if rank == 0 else Points(Path(os.devnull))
+    method = Method(budget_s=options.case_s)
+    end = time.monotonic() + options.budget_s
+    groups = size > 1 and "collectives" in options.parts
+    skipped: list[str] = []
+    if "kernels" in options.parts and rank == 0:
+        share = KERNEL_SHARE if groups else 1.0
+        skipped += measure_kernels(machine, scenario, points, method, time.monotonic() + share * options.budget_s)
+    if groups:
+        measure_groups(machine, scenario, points, method, end)
+    return skipped
+
+
+def place() -> tuple[int, int, int]:
+    """(rank, ranks, ranks per node) from torchrun's environment."""
+    values = [os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_WORLD_SIZE", ""))]
+    rank, size = int(values[0]), int(values[1])
+    return rank, size, int(values[2] or size)
+
+
+def measure_kernels(machine: Any, scenario: Any, points: Points, method: Method, deadline: float) -> list[str]:
+    from validate.calibrate.measure import measure
+    from validate.calibrate.shapes import kernel_cases
+
+    cases = kernel_cases(machine.kind, scenario)
+    with progress("kernels", len(cases)) as tick:
+        return measure(cases, points, machine, method, deadline, tick)
+
+
+def measure_groups(machine: Any, scenario: Any, points: Points, method: Method, deadline: float) -> None:
+    import torch
+
+    from validate.calibrate.groups import Sweep, join, leave, wanted_groups
+    from validate.calibrate.machine import today
+
+    rank, size, per_node = place()
+    device = torch.device(machine.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    world = join(rank, size, per_node, device)
+    try:
+        wanted = wanted_groups(world, scenario)
+        with progress("collectives", None, rank == 0) as tick:
+            Sweep(world, points, method, {**machine.facts, "date": today()}).run(wanted, tick, deadline)
+    finally:
+        leave()
+
+
+@contextmanager
+def progress(what: str, total: int | None, shown: bool = True) -> Iterator[Callable[[str], None]]:
+    """A bar on stderr where that is a terminal; nothing elsewhere."""
+    if not (shown and sys.stderr.isatty()):
+        yield lambda key: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda key: bar.update(task, advance=1, description=f"{what}: {key[:60]}")
