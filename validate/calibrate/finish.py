@@ -10,7 +10,7 @@ from typing import Any
 from hardware.problems import InputError, Place
 from hardware.profile import applied, read_profile
 from validate.calibrate.fit import TooFew
-from validate.calibrate.machine import find_machine
+from validate.calibrate.machine import Machine, machine_of
 from validate.calibrate.points import Points
 from validate.calibrate.profiles import write_profile
 from validate.calibrate.run import Options, load, points_file
@@ -25,9 +25,9 @@ def finish(options: Options, skipped: list[str], lost: str = "") -> dict[str, An
     if skipped:
         sys.stderr.write(f"the time was up with {len(skipped)} cases left ({skipped[0]}, ...); {kept}; run again to go on\n")
     try:
-        machine = find_machine(options.device, 0, options.part)
+        machine = machine_of(points.usable())
         scenario = load(options)
-        documents = write_profile(options.out, points, machine, own_links(options, scenario))
+        documents = write_profile(options.out, points, machine, own_links(machine, scenario))
     except TooFew as error:
         sys.stderr.write(f"no profile yet: {error}; {kept}\n")
         return None
@@ -35,15 +35,17 @@ def finish(options: Options, skipped: list[str], lost: str = "") -> dict[str, An
     return {"profile": documents["profile.json"], "prediction": change}
 
 
-def own_links(options: Options, scenario: Any) -> Any:
-    """Links of the scenario's cluster where it is of the part at hand; the groups' curves then refer to them."""
-    if scenario is None:
+def own_links(machine: Machine, scenario: Any) -> Any:
+    """Links of the scenario's cluster where it is of the part measured; the groups' curves then refer to them.
+
+    A part that no catalogue has is described by its own measurements, whatever an older profile said of it.
+    """
+    if scenario is None or machine.kind == "cpu":
         return None
     from hardware.collectives.group import links_of
 
-    machine = find_machine(options.device, 0, options.part)
     same = scenario.cluster.accelerator.name.lower() == machine.part
-    return links_of(scenario.cluster) if same else None
+    return links_of(replace(scenario.cluster, efficiencies="")) if same else None
 
 
 def changed(options: Options, scenario: Any) -> Mapping[str, Any] | None:

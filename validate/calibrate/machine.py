@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from hardware.problems import InputError, Problem
 
 QUERY = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu", "utilization.gpu", "clocks_throttle_reasons.active")
 FIELDS = ("sm_clock_mhz", "memory_clock_mhz", "power_w", "temperature_c", "utilization_percent", "throttle_reasons")
+IDENTITY = ("gpu", "driver", "torch", "cuda", "rocm", "nccl", "sm_count", "memory_bytes")
 BUSY_PERCENT = 10.0  # an idle GPU reads 0 to 2 % between the queries
 
 
@@ -33,6 +34,11 @@ class Machine:
     @property
     def device(self) -> str:
         return f"cuda:{self.index}" if self.kind == "cuda" else "cpu"
+
+    @property
+    def where(self) -> dict[str, Any]:
+        """What every point measured here carries."""
+        return {**self.facts, "part": self.part, "device": self.kind, "date": today()}
 
 
 def find_machine(wanted: str = "auto", index: int = 0, part: str = "") -> Machine:
@@ -78,20 +84,42 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def part_of(device: str, memory_bytes: float) -> str:
-    """The catalogue's accelerator that a device name means: its digits-and-letters model, and the nearest memory.
+def part_of(device: str, memory_bytes: float = 0.0) -> str:
+    """The catalogue's accelerator that a device's or log's name means: "NVIDIA H100 80GB HBM3" is h100-sxm-80gb.
 
-    "" where none or several fit; the user then names one.
+    By the model's letters and digits, then the memory in the name or as given. "" where none or several fit, and for
+    cards on PCIe, which the catalogue does not have.
     """
-    words = set(re.findall(r"[a-z]+\d+[a-z]*", device.lower()))
-    if "pcie" in device.lower() or "nvl" in device.lower().split():
+    text = device.lower()
+    known = catalogue.names("accelerators")
+    if text in known:
+        return text
+    if "pcie" in text or "nvl" in text.split():
         return ""
-    near = {}
-    for name in catalogue.names("accelerators"):
-        if name.split("-")[0] in words:
-            near[name] = abs(catalogue.accelerator(name).memory_capacity_bytes / memory_bytes - 1)
-    best = min(near, key=lambda name: near[name], default="")
-    return best if best and near[best] < 0.1 else ""
+    words = set(re.findall(r"[a-z0-9]+", text))
+    alike = [name for name in known if name.split("-")[0] in words]
+    sizes = [word for word in words if word.endswith("gb") and word[:-2].isdigit()]
+    if sizes and any(name.endswith(sizes[0]) for name in alike):
+        alike = [name for name in alike if name.endswith(sizes[0])]
+    if memory_bytes:
+        alike = [name for name in alike if abs(catalogue.accelerator(name).memory_capacity_bytes / memory_bytes - 1) < 0.1]
+    return alike[0] if len(alike) == 1 else ""
+
+
+def machine_of(points: Iterable[Any]) -> Machine:
+    """The machine that points were measured on, by what they carry. Raises InputError where they are of several.
+
+    So a profile can be fitted anywhere, and from logs alone.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for point in points:
+        found.setdefault(str(point.where.get("part", "")), {}).update(point.where)
+    if len(found) > 1:
+        parts = ", ".join(sorted(found))
+        raise InputError([Problem("points", None, "", f"are of several parts ({parts}); give each a profile of its own")])
+    part, facts = next(iter(found.items()), ("", {}))
+    kept = {name: facts[name] for name in (*IDENTITY, "threads") if name in facts}
+    return Machine(str(facts.get("device", "cuda")), 0, part, {"gpu": "unknown", "torch": "none", **kept})
 
 
 def nccl_version() -> str:

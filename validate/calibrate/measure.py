@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from validate.calibrate.machine import Machine, Sampler, today
+from validate.calibrate.machine import Machine, Sampler
 from validate.calibrate.passes import launch, streaming, transfer
 from validate.calibrate.points import OUT_OF_MEMORY, Case, Point, Points, Shape
 from validate.calibrate.products import Run, Unsupported, attention, first_line, gemm, grouped_gemm
@@ -43,7 +43,7 @@ def measure(
                 skipped.append(case.key)
                 continue
             clock.method = replace(method, budget_s=min(method.budget_s, FEWER * left))
-            points.add(one(case, clock, {**machine.facts, **sampler.latest(), "date": today()}))
+            points.add(one(case, clock, {**machine.where, **sampler.latest()}))
             tick(case.key)
     return skipped
 

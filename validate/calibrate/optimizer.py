@@ -32,6 +32,12 @@ class MainAdam:
         for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
             parameter.register_post_accumulate_grad_hook(adding_to(gradient))
 
+    def held_bytes(self) -> float:
+        """Bytes of weights, fp32 copies, gradients and moments."""
+        moments = [each for state in self.adam.state.values() for each in state.values()]
+        held = [*self.parameters, *self.main, *self.gradients, *moments]
+        return float(sum(each.numel() * each.element_size() for each in held))
+
     def step(self) -> None:
         torch = self.torch
         with torch.no_grad():

@@ -96,6 +96,12 @@ def machine_files(part: Accelerator, points: list[Point]) -> dict[str, str]:
     return {"accelerator.yaml": as_yaml(accelerator), "node.yaml": as_yaml(node)}
 
 
+def node_of(part: str, folder: Path) -> str:
+    """A catalogue node of the part, or the file that the profile in `folder` describes its machine by."""
+    alike = [name for name in catalogue.names("nodes") if catalogue.node(name).accelerator.name.lower() == part]
+    return alike[0] if alike else str((folder / "node.yaml").resolve())
+
+
 def given(value: float, unit: str, source: str) -> dict[str, str]:
     return {"value": f"{value:.6g} {unit}", "source": source}
 

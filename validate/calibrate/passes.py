@@ -35,49 +35,23 @@ def add(shape: Shape, dtype: str, device: Any) -> Run:
 
 
 def swiglu(shape: Shape, dtype: str, device: Any) -> Run:
-    """Two tensors read, one written, in one kernel where a compiler for the device is there."""
-    import torch
+    """Two tensors read, one written, as the project's own model does it."""
+    from validate.calibrate.model import SwiGLU
 
-    gate, up = (random(device, plain_dtype(dtype), int(shape["rows"]), int(shape["width"])) for _ in range(2))
-    return without_gradients(lambda: fused(gated)(gate, up)) if device.type == "cuda" else (
-        without_gradients(lambda: torch.nn.functional.silu(gate) * up)
-    )  # fmt: skip
-
-
-def gated(gate: Any, up: Any) -> Any:
-    import torch
-
-    return torch.nn.functional.silu(gate) * up
-
-
-def rotated(x: Any, cosine: Any, sine: Any) -> Any:
-    """Rotary embedding: halves of each head turned against each other."""
-    import torch
-
-    first, second = x.chunk(2, -1)
-    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), -1)
+    both = random(device, plain_dtype(dtype), int(shape["rows"]), 2 * int(shape["width"]))
+    return without_gradients(lambda: SwiGLU.apply(both, None))
 
 
 def rope(shape: Shape, dtype: str, device: Any) -> Run:
+    """Heads of 128 turned in place, as the project's own model does it."""
     import torch
 
-    rows, width, head = int(shape["rows"]), int(shape["width"]), int(shape.get("head_dim", 128))
-    x = random(device, plain_dtype(dtype), rows, max(1, width // head), head)
-    angle = torch.rand(rows, 1, head // 2, device=device).to(x.dtype)
-    turn = fused(rotated) if device.type == "cuda" else rotated
-    return without_gradients(lambda: turn(x, angle, angle))
+    from validate.calibrate.model import on_device, turn
 
-
-_COMPILED: dict[Callable[..., Any], Callable[..., Any]] = {}
-
-
-def fused(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function in one kernel, compiled once."""
-    import torch
-
-    if function not in _COMPILED:
-        _COMPILED[function] = torch.compile(function, dynamic=True)
-    return _COMPILED[function]
+    rows, heads = int(shape["rows"]), max(1, int(shape["width"]) // 128)
+    x = random(device, plain_dtype(dtype), 1, rows, heads, 128)
+    angle = torch.rand(rows, 1, 64, device=device).to(x.dtype)
+    return without_gradients(lambda: on_device(turn, x)(x, angle, angle))
 
 
 def rms_norm(shape: Shape, dtype: str, device: Any) -> Run:
@@ -100,13 +74,15 @@ def rms_norm_backward(shape: Shape, dtype: str, device: Any) -> Run:
 
 
 def cross_entropy(shape: Shape, dtype: str, device: Any) -> Run:
-    """Logits to loss and back: 16-bit logits cast to fp32, softmax, gradient."""
+    """Logits to loss and back as the project's own model does it: fp32 softmax in place, gradient in place."""
     import torch
+
+    from validate.calibrate.model import TokenLoss
 
     rows, width = int(shape["rows"]), int(shape["width"])
     logits = random(device, plain_dtype(dtype), rows, width).requires_grad_()
     target = torch.randint(width, (rows,), device=device)
-    return lambda: torch.autograd.grad(torch.nn.functional.cross_entropy(logits.float(), target), logits)
+    return lambda: torch.autograd.grad(TokenLoss.apply(logits, target), logits)
 
 
 def permute(shape: Shape, dtype: str, device: Any) -> Run:

@@ -75,15 +75,17 @@ class Points:
 
     def _read(self) -> None:
         """Reads what an earlier run left. A torn last line (a run that was killed) is dropped, any other is reported."""
-        text = self.path.read_text(encoding="utf-8")
+        text = self.path.read_text(encoding="utf-8", errors="replace")
         lines = text.splitlines()
+        torn = bool(lines) and not text.endswith("\n")
+        if torn:
+            lines.pop()
+            rewrite(self.path, lines)
         problems: list[Problem] = []
         for number, line in enumerate(lines, start=1):
             point, reason = parse_line(line)
             if point is not None:
                 self.found[point.key] = point
-            elif number == len(lines) and not text.endswith("\n"):
-                rewrite(self.path, lines[:-1])
             else:
                 problems.append(Problem(str(self.path), number, "", f"{reason}; remove the line to go on without it"))
         if problems:

@@ -14,7 +14,7 @@ from simulator.report.folder import write_text
 from validate.calibrate.fit import fit_kernels
 from validate.calibrate.fit_groups import fit_collectives
 from validate.calibrate.machine import Machine, today
-from validate.calibrate.part import accelerator_of, machine_files, shipped_set
+from validate.calibrate.part import accelerator_of, machine_files, node_of, shipped_set
 from validate.calibrate.points import Points
 from validate.kernels.common import rounded
 
@@ -68,14 +68,10 @@ def links_as_measured(folder: Path, part: Accelerator, known: bool) -> Links | N
     from hardware import catalogue
     from hardware.collectives.group import links_of
 
-    if known:
-        alike = [name for name in catalogue.names("nodes") if catalogue.node(name).accelerator.name == part.name]
-        node = catalogue.node(alike[0]) if alike else None
-    else:
-        forget()
-        node = catalogue.node(str(folder / "node.yaml"))
-    if node is None:
+    name = node_of(part.name.lower(), folder)
+    if known and name.endswith(".yaml"):
         return None
+    node = catalogue.node(name)
     return links_of(catalogue.cluster(node.gpus, node, "none"))
 
 

@@ -68,15 +68,31 @@ def told(result: Mapping[str, Any], out: Any) -> str:
         f"  {name:34} {error['rows']:6d} {error['median']:8.1%} {error['p90']:8.1%}"
         for name, error in profile["summary"]["held_out"].items()
     ]
-    lines += prediction_lines(result.get("prediction"))
+    lines += prediction_lines(result.get("prediction")) + step_lines(result.get("step") or [])
     lines += ["", f"Use it in a scenario: hardware: {{profile: {out}}}"]
     return "\n".join(lines) + "\n"
+
+
+def step_lines(rows: list[Mapping[str, Any]]) -> list[str]:
+    """Measured training steps beside their predictions."""
+    if not rows:
+        return []
+    lines = ["", f"  {'training step':44} {'measured':>10} {'predicted':>10} {'error':>8} {'memory error':>13}"]
+    for row in rows:
+        if "failed" in row:
+            lines.append(f"  {row['name']:44} {row['failed']}")
+            continue
+        memory = row.get("peak_memory_error_fraction")
+        shown = f"{memory:+13.1%}" if memory is not None else f"{'not read':>13}"
+        lines.append(f"  {row['name']:44} {row['step_time_measured_s']:9.4g}s {row['step_time_predicted_s']:9.4g}s "
+                     f"{row['step_time_error_fraction']:+8.1%} {shown}")  # fmt: skip
+    return lines
 
 
 def prediction_lines(change: Mapping[str, Any] | None) -> list[str]:
     if not change:
         return []
     before, after = change["step_time_before_s"], change["step_time_after_s"]
-    lines = ["", f"{change['scenario']}: step time {before:.4g} s without the profile, {after:.4g} s with it ({after / before - 1:+.1%})."]
+    lines = ["", f"{change['scenario']}: step time {before:.4g} s as the scenario has it, {after:.4g} s by this profile ({after / before - 1:+.1%})."]
     shares = ", ".join(f"{name} {share:.0%}" for name, share in change["evidence_after"].items())
     return [*lines, f"  busy time rests on: {shares}", *(f"  warning: {warning}" for warning in change["warnings"])]

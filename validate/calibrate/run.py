@@ -94,7 +94,6 @@ def measure_groups(machine: Any, scenario: Any, points: Points, method: Method, 
     import torch
 
     from validate.calibrate.groups import Sweep, join, leave, wanted_groups
-    from validate.calibrate.machine import today
 
     rank, size, per_node = place()
     device = torch.device(machine.device)
@@ -104,7 +103,7 @@ def measure_groups(machine: Any, scenario: Any, points: Points, method: Method, 
     try:
         wanted = wanted_groups(world, scenario)
         with progress("collectives", None, rank == 0) as tick:
-            Sweep(world, points, method, {**machine.facts, "date": today()}).run(wanted, tick, deadline)
+            Sweep(world, points, method, machine.where).run(wanted, tick, deadline)
     finally:
         leave()
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hardware.problems import InputError, Problem
+from simulator.report.folder import json_text, write_text
 from validate.calibrate.finish import finish
-from validate.calibrate.points import Points
+from validate.calibrate.machine import part_of
+from validate.calibrate.points import Point, Points
 from validate.calibrate.run import Options, calibrate, points_file
 
 DEVICES = ("auto", "cuda", "cpu")
@@ -49,10 +51,8 @@ def run(asked: Asked) -> dict[str, Any]:
         skipped, lost = measured(options, asked.processes)
     made = finish(options, skipped, lost)
     result: dict[str, Any] = {"ok": made is not None and not lost, **(made or {})}
-    if asked.step and asked.scenario is not None:
-        from validate.calibrate.step import compare_step
-
-        result["step"] = compare_step(options)
+    if asked.step and made:
+        result["step"] = stepped(asked)
     from validate.calibrate.report import told
 
     return {**result, "text": told(result, asked.out)}
@@ -64,8 +64,6 @@ def check(asked: Asked) -> None:
     if asked.device not in DEVICES:
         problems.append(Problem("--device", None, "", f"{asked.device!r}: choose one of {', '.join(DEVICES)}"))
     problems += [Problem(str(path), None, "--import", "there is no such file") for path in asked.imports if not path.is_file()]
-    if asked.step and asked.scenario is None:
-        problems.append(Problem("--step", None, "", "needs a scenario: the model to train"))
     if asked.out.exists() and not asked.out.is_dir():
         problems.append(Problem(str(asked.out), None, "--out", "is a file; name a folder"))
     try:
@@ -89,20 +87,55 @@ def measured(options: Options, processes: int) -> tuple[list[str], str]:
         return [], "interrupted"
 
 
+def stepped(asked: Asked) -> list[dict[str, Any]]:
+    """Trains the project's models here (and the scenario's, where one GPU holds it) beside their predictions."""
+    import torch
+
+    from validate.calibrate.machine import find_machine
+    from validate.calibrate.part import node_of
+    from validate.calibrate.run import progress
+    from validate.calibrate.step import compare, scenarios
+
+    machine = find_machine(asked.device, 0, asked.part)
+    wanted = scenarios(machine.kind, node_of(machine.part, asked.out), asked.out)
+    if asked.scenario is not None:
+        from simulator.scenario.schema import load_scenario
+
+        override = f"hardware.profile={asked.out.resolve()}"
+        own = load_scenario(asked.scenario, [*asked.overrides, override])
+        wanted = [own, *wanted] if own.plan.gpus == 1 else wanted
+    with progress("step", len(wanted)) as tick:
+        rows = compare(wanted, torch.device(machine.device), tick)
+    write_text(asked.out / "steps.json", json_text({"rows": rows}))
+    return rows
+
+
 def imported(asked: Asked) -> None:
     """Adds the points of log files to the folder's."""
     from validate.calibrate.imports import read_log
 
     points = Points(points_file(asked.out))
     for path in asked.imports:
-        found = read_log(path)
-        for point in found:
+        found = [of_part(point, asked.part, path) for point in read_log(path)]
+        kept = [point for point in found if point is not None]
+        for point in kept:
             points.add(point)
-        sys.stderr.write(f"{path}: {len(found)} points\n")
+        others = f", {len(found) - len(kept)} of other parts left out" if len(kept) < len(found) else ""
+        sys.stderr.write(f"{path}: {len(kept)} points{others}\n")
+
+
+def of_part(point: Point, part: str, path: Path) -> Point | None:
+    """The point with its part's name; None where it is of another than the one asked for."""
+    own = part_of(str(point.where.get("gpu", "")))
+    if not (own or part):
+        raise InputError([Problem(str(path), None, "", f"is of {point.where.get('gpu', 'a part it does not name')!r}; say "
+                                  "which of the catalogue's accelerators that is: --part h100-sxm-80gb")])  # fmt: skip
+    if part and own and own != part:
+        return None
+    return replace(point, where={**point.where, "part": part or own, "device": "cuda"})
 
 
 def slurm_file(asked: Asked) -> dict[str, Any]:
-    from simulator.report.folder import write_text
     from validate.calibrate.slurm import job
 
     asked.out.mkdir(parents=True, exist_ok=True)
