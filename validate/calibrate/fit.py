@@ -214,24 +214,35 @@ def streaming_rows(points: Iterable[Point]) -> pd.DataFrame:
 
 
 def fit_streaming(points: list[Point], part: Accelerator, latency_s: float) -> dict[str, Any]:
-    """kind -> share of the memory bandwidth: the median over its larger shapes, launches taken off."""
+    """kind -> share of the memory bandwidth: the harmonic mean over its operations, each the median over its larger shapes.
+
+    `low` and `high` are the slowest and fastest operation; held-out errors are of single shapes, by operation.
+    """
     rows = streaming_rows(points)
     found: dict[str, Any] = {}
     for kind, own in rows.groupby("kind") if len(rows) else ():
-        large = own[own.bytes >= own.bytes.median()].reset_index(drop=True)
-        if len(large) < 2:
-            continue
-        fitted = streaming_fraction(large, part, latency_s)
-        errors = []
-        for index in large.index:
-            fraction = streaming_fraction(large.drop(index), part, latency_s)
-            row = large.loc[[index]]
-            predicted = row.bytes / (part.memory_bandwidth_bytes_per_s * fraction) + row.kernels * latency_s
-            errors.append(float((predicted / (row.latency_us * 1e-6) - 1).iloc[0]))
-        each = fractions_of(large, part, latency_s)
-        found[str(kind)] = {"fraction": significant(fitted), "low": significant(float(np.quantile(each, 0.1))),
-                            "high": significant(float(np.quantile(each, 0.9))), "held_out": {"fit": error_summary(np.array(errors))}}  # fmt: skip
+        shares: dict[str, float] = {}
+        errors: list[float] = []
+        for op, each in own.groupby("op"):
+            large = each[each.bytes >= each.bytes.median()]
+            shares[str(op)] = streaming_fraction(large, part, latency_s)
+            if len(large) > 1:
+                errors += left_out(large, part, latency_s)
+        values = list(shares.values())
+        entry = {"fraction": 1.0 / float(np.mean([1.0 / each for each in values])), "low": min(values), "high": max(values), "ops": shares}
+        found[str(kind)] = rounded(entry) | ({"held_out": {"fit": error_summary(np.array(errors))}} if errors else {})
     return found
+
+
+def left_out(rows: pd.DataFrame, part: Accelerator, latency_s: float) -> list[float]:
+    """Relative error of each row, predicted by the share of the others."""
+    errors = []
+    for index in rows.index:
+        share = streaming_fraction(rows.drop(index), part, latency_s)
+        row = rows.loc[index]
+        predicted = row.bytes / (part.memory_bandwidth_bytes_per_s * share) + row.kernels * latency_s
+        errors.append(float(predicted / (row.latency_us * 1e-6) - 1))
+    return errors
 
 
 def fractions_of(rows: pd.DataFrame, part: Accelerator, latency_s: float) -> np.ndarray:

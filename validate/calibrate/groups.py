@@ -168,14 +168,25 @@ class Sweep:
             for communicator in communicators(self.world, each):
                 cases = list(collective_cases(self.world.kind, each.ranks, each.stride, communicator.nodes, communicator.at_once))
                 for case in cases:
-                    if not self._agreed(not self.points.has(case) and time.monotonic() < deadline):
+                    if not self.agreed(not self.points.has(case) and time.monotonic() < deadline):
                         continue
                     self._one(case, communicator)
                     tick(case.key)
 
-    def _agreed(self, wanted: bool) -> bool:
+    def agreed(self, wanted: bool) -> bool:
         """Rank 0 decides for all whether a case is measured."""
         return bool(self._share([float(wanted)])[0])
+
+    def share_largest(self, values: list[float]) -> list[float]:
+        """The largest of all ranks', element by element."""
+        return self._share(values, largest=True)
+
+    def gathered(self, values: list[float]) -> list[list[float]]:
+        """The values of every rank."""
+        size, mine = self.world.size, self.world.rank
+        table = [values if rank == mine else [0.0] * len(values) for rank in range(size)]
+        flat = self.share_largest([each for row in table for each in row])
+        return [flat[rank * len(values) : (rank + 1) * len(values)] for rank in range(size)]
 
     def _share(self, values: list[float], largest: bool = False) -> list[float]:
         """Rank 0's values on every rank; with `largest` the largest of all ranks'."""

@@ -89,7 +89,8 @@ def summary_of(points: Points, documents: Mapping[str, Any]) -> dict[str, Any]:
         for dtype, entry in kernels[family].items():
             if family not in kernels["borrowed"]:
                 errors[f"{family} {dtype}"] = entry["held_out"]["fit"]
-    errors |= {f"streaming {kind}": entry["held_out"]["fit"] for kind, entry in kernels["streaming"].items()}
+    errors |= {f"streaming {kind}": entry["held_out"]["fit"] for kind, entry in kernels["streaming"].items()
+               if "held_out" in entry}  # fmt: skip
     if "collectives.json" in documents:
         errors |= {f"collective {name}": entry for name, entry in documents["collectives.json"]["held_out"].items()}
     return {"points": counts, "failed": failed, "held_out": errors}

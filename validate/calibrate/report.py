@@ -47,6 +47,11 @@ def machine_lines(points: Points) -> list[str]:
             found.append(f"- {point.shape['direction']} {point.shape['size_bytes'] / 2**20:g} MiB: {rate / 1e9:.1f} GB/s")
         elif point.family == "launch":
             found.append(f"- launch, {point.shape['mode']}: {point.seconds * 1e6:.1f} us for 50 kernels")
+    jitter = [point for point in usable if point.family == "jitter"]
+    if len(jitter) > 1:
+        seconds = sorted(point.seconds for point in jitter)
+        found.append(f"- the same product on {len(jitter)} ranks at once: the slowest takes {seconds[-1] / seconds[len(seconds) // 2]:.3f} "
+                     f"times the median's time")  # fmt: skip
     spreads = sorted((point.high_s - point.low_s) / point.seconds for point in usable if point.repetitions > 1)
     if spreads:
         found.append(f"- repetitions: the middle four fifths span {spreads[len(spreads) // 2]:.1%} of the median (median case)")

@@ -13,7 +13,7 @@ from typing import Any
 
 from hardware.problems import InputError, Problem
 from validate.calibrate.points import Points
-from validate.calibrate.timing import Method
+from validate.calibrate.timing import Clock, Method
 
 PARTS = ("kernels", "collectives")
 KERNEL_SHARE = 0.6  # of the budget, where groups are measured too
@@ -93,6 +93,7 @@ def measure_kernels(machine: Any, scenario: Any, points: Points, method: Method,
 def measure_groups(machine: Any, scenario: Any, points: Points, method: Method, deadline: float) -> None:
     import torch
 
+    from validate.calibrate.contention import measure_jitter, measure_overlap
     from validate.calibrate.groups import Sweep, join, leave, wanted_groups
 
     rank, size, per_node = place()
@@ -103,7 +104,10 @@ def measure_groups(machine: Any, scenario: Any, points: Points, method: Method, 
     try:
         wanted = wanted_groups(world, scenario)
         with progress("collectives", None, rank == 0) as tick:
-            Sweep(world, points, method, machine.where).run(wanted, tick, deadline)
+            sweep = Sweep(world, points, method, machine.where)
+            measure_jitter(sweep, Clock(device, method), tick)
+            measure_overlap(sweep, tick)
+            sweep.run(wanted, tick, deadline)
     finally:
         leave()
 
