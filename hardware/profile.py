@@ -48,7 +48,7 @@ def profile_folder(name: str, file: str) -> Path:
 
 
 def read_profile(folder: str | Path, at: Place | None = None) -> Profile:
-    """The profile in a folder. Raises InputError with every problem of its files; `at` is where the folder was named."""
+    """The profile in a folder, `at` being where it was named. Raises InputError with every problem of its files."""
     folder = Path(folder).resolve()
     head = folder / "profile.json"
     if not head.is_file():
@@ -92,8 +92,8 @@ def applied(cluster: Cluster, profile: Profile, at: Place) -> Cluster:
     part = cluster.accelerator
     same = part.name.lower() == profile.part
     if not same and part.kernels != profile.part:
-        raise InputError([at.problem(f"was measured on {profile.part}, the cluster is of {part.name}: calibrate there, or "
-                                     f"take a node of {profile.part}")])  # fmt: skip
+        raise InputError([at.problem(f"was measured on {profile.part}, the cluster is of {part.name}: calibrate "
+                                     f"there, or take a node of {profile.part}")])  # fmt: skip
     scale = 1.0 if same else part.kernel_scale
     priced = replace(part, kernels=profile.kernels, kernel_scale=scale)
     return replace(cluster, node=replace(cluster.node, accelerator=priced), efficiencies=profile.collectives)
@@ -190,8 +190,11 @@ def check_collectives(path: Path) -> None:
     technologies = top.section("network")
     for technology in technologies.data:
         check_network(technologies.section(technology))
-    for key in ("held_out", "measured_range", "contention"):
-        top.seen.add(key)
+    slowed = top.section("contention")
+    for key in slowed.data:
+        number(slowed, key)
+    for key in ("held_out", "interval", "measured_range"):
+        top.section(key)
     top.done()
     top.raise_problems()
 

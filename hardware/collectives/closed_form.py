@@ -65,7 +65,8 @@ def measured_efficiencies(path: str) -> dict[str, Any]:
         known = scale_up.setdefault(generation, {})
         for operation, curves in operations.items():
             known[operation] = {**known.get(operation, {}), **curves}
-    return {**shipped, "scale_up": scale_up, "network": {**shipped["network"], **own["network"]}}
+    beside = {key: own.get(key, {}) for key in ("contention", "measured_range")}
+    return {**shipped, **beside, "scale_up": scale_up, "network": {**shipped["network"], **own["network"]}}
 
 
 def tables_of(path: str) -> dict[str, Any]:

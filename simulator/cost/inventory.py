@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hardware.collectives.closed_form import tables_of
 from hardware.kernels.curves import PRECISIONS, kernel_set
+from simulator.cost.groups import plan_groups
 from simulator.cost.price import high_precision
 from simulator.plan.layout import stages
 from simulator.scenario.schema import Scenario
 from simulator.workload.ends import embedding_work, head_work, mtp_glue_work
 from simulator.workload.ffns import ffn_work
 from simulator.workload.mixers import mixer_work
-from simulator.workload.operators import CoreAttention, Matmul, Operator, Work
+from simulator.workload.operators import CoreAttention, Exchange, Matmul, Operator, Work
 from simulator.workload.shape import shape_of
 
 ROOM = 1.001  # rounding of a shape to whole rows does not count as extrapolation
@@ -66,19 +68,37 @@ def beyond_profile(scenario: Scenario) -> tuple[str, ...]:
     low, high = PRECISIONS[scenario.plan.precision], PRECISIONS[high_precision(scenario.plan)]
     found: dict[str, list[str]] = {}
     for op in operators(scenario):
-        if isinstance(op, Matmul):
+        if isinstance(op, Exchange):
+            for operation, outside in exchanges_beyond(op, scenario):
+                found.setdefault(f"{operation} {op.name}", []).extend(outside)
+        elif isinstance(op, Matmul):
             family = "grouped_gemm" if is_expert(op) else "gemm"
             keys = low.curves if op.quantized else high.curves
             measured = next((ranges[family][key] for key in keys if key in ranges.get(family, {})), None)
-            outside = [name for _, *mnk in products(op) for name in exceeded(dict(zip("mnk", mnk, strict=True)), measured)]
+            outside = [
+                name for _, *mnk in products(op) for name in exceeded(dict(zip("mnk", mnk, strict=True)), measured)
+            ]
             if measured is None or outside:
                 found.setdefault(f"{family} {op.name}", []).extend(outside)
         elif isinstance(op, CoreAttention):
-            measured = next((ranges["attention"][key] for key in high.curves if key in ranges.get("attention", {})), None)
+            measured = next(
+                (ranges["attention"][key] for key in high.curves if key in ranges.get("attention", {})), None
+            )
             outside = exceeded({"seq_len": float(op.keys), "qk_dim": float(op.qk_dim)}, measured)
             if measured is None or outside:
                 found.setdefault(f"attention {op.name}", []).extend(outside)
     return tuple(f"{name} ({', '.join(sorted(set(what))) or 'not measured'})" for name, what in sorted(found.items()))
+
+
+def exchanges_beyond(op: Exchange, scenario: Scenario) -> Iterator[tuple[str, list[str]]]:
+    """Collectives of an operator whose size or ranks no group of the profile had; none where no group was measured."""
+    ranges = tables_of(scenario.cluster.efficiencies).get("measured_range", {})
+    ranks = float(plan_groups(scenario.plan, scenario.cluster)[op.group].ranks)
+    moved = ((op.forward, op.forward_bytes), (op.backward, op.backward_bytes))
+    for operation, size in moved:
+        outside = exceeded({"size_bytes": float(size), "ranks": ranks}, ranges.get(operation)) if operation else []
+        if outside and ranks > 1:
+            yield str(operation), outside
 
 
 def exceeded(shape: Mapping[str, float], measured: Mapping[str, Any] | None) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from hardware.collectives import collective_s, strided_group
+from hardware.collectives.closed_form import tables_of
 
 from hardware.specs import Cluster
 from simulator.cost.groups import plan_groups, shard_groups
@@ -58,14 +59,23 @@ def slot_times(model: Model, shape: Shape, cluster: Cluster, stages: Sequence[St
     prices = Prices(cluster, plan, plan_groups(plan, cluster))
     beside = None
     if is_paired(plan):
-        left = 1 - COMMUNICATION_SMS[plan.dispatcher] / cluster.accelerator.sm_count
-        beside = stage_costs(
-            model, shape, replace(prices, sm_fraction=left, comm_fraction=COMMUNICATION_FRACTION), stages
-        )
+        compute, moved = shares_beside(plan, cluster)
+        beside = stage_costs(model, shape, replace(prices, sm_fraction=compute, comm_fraction=moved), stages)
     sent = shape.sharded_tokens * shape.hidden * shape.element_bytes
     neighbours = strided_group(cluster, 2, cluster.gpus // plan.pp) if plan.pp > 1 else None
     send_s = collective_s("send_recv", sent, neighbours, cluster).seconds if neighbours else 0.0
     return SlotTimes(stage_costs(model, shape, prices, stages), beside, float(send_s))
+
+
+def shares_beside(plan: Plan, cluster: Cluster) -> tuple[float, float]:
+    """What compute and communication keep of their speed beside each other: as a profile measured it on this cluster,
+    else by the SMs that communication kernels take and DeepSeek's published profile."""
+    slowed = tables_of(cluster.efficiencies).get("contention", {})
+    compute = 1 - COMMUNICATION_SMS[plan.dispatcher] / cluster.accelerator.sm_count
+    if "compute" in slowed:
+        compute = min(1.0, 1 / slowed["compute"])
+    moved = min(1.0, 1 / slowed["communication"]) if "communication" in slowed else COMMUNICATION_FRACTION
+    return compute, moved
 
 
 def pair_seconds(times: SlotTimes, plan: Plan) -> dict[str, np.ndarray] | None:
