@@ -129,7 +129,9 @@ def curve_s(coefficients: list[float], work: tuple[np.ndarray, ...], bandwidth: 
     return ((fixed_s + steps * step_s) ** sharpness + transfer**sharpness) ** (1 / sharpness)
 
 
-def predict_curve(rows: pd.DataFrame, operation: str, algorithm: str, bandwidth: float, curve: list[float]) -> np.ndarray:
+def predict_curve(
+    rows: pd.DataFrame, operation: str, algorithm: str, bandwidth: float, curve: list[float]
+) -> np.ndarray:
     """Seconds of rows inside a node by a fitted curve."""
     n, steps, _, share, *_ = _demands(rows, operation, algorithm)
     return curve_s(curve, (n, steps, share, rows["size_bytes"].to_numpy(float)), bandwidth)
@@ -162,7 +164,7 @@ def choices(table: pd.DataFrame, machine: Links | None = None) -> pd.Series:
 def scale_up_sweeps(
     table: pd.DataFrame, machine: Links | None = None
 ) -> Iterator[tuple[str, str, str, float, pd.DataFrame]]:
-    """(generation, operation, pair, bytes/s per direction, rows) of every curve that the sweeps in one node can give."""
+    """(generation, operation, pair, bytes/s per direction, rows) of every curve that sweeps in one node can give."""
     inside = table[table["n_nodes"] == 1].copy()
     inside["generation"] = [machine.generation if machine else MACHINES[gpu].generation for gpu in inside["gpu"]]
     inside["pair"] = choices(inside, machine)

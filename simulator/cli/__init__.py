@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import typer
 
@@ -17,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # Every verb of the house: name, function. The functions import what they need when called, so that help stays quick.
-VERBS = {
+VERBS: dict[str, Callable[..., None]] = {
     "calibrate": calibrate.calibrate,
     "evaluate": evaluate.evaluate,
     "hardware": catalogues.hardware,

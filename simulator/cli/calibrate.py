@@ -13,10 +13,15 @@ from simulator.cli.common import AsJson, Overrides, print_json
 Scenario = Annotated[
     Path | None, typer.Argument(metavar="[SCENARIO]", help="Measure this scenario's shapes and groups first.")
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The profile's folder; measuring goes on from its points.")]
+Out = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="The profile's folder; measuring goes on from its points.")
+]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cuda|cpu", help="What to measure on.")]
 Part = Annotated[
-    str, typer.Option("--part", metavar="NAME", help="The accelerator in the catalogue, or a YAML file, where its name does not tell.")
+    str,
+    typer.Option(
+        "--part", metavar="NAME", help="The accelerator in the catalogue, or a YAML file, where its name does not tell."
+    ),
 ]
 Budget = Annotated[float, typer.Option("--budget", metavar="SECONDS", help="Time for measuring.", min=1.0)]
 CaseTime = Annotated[float, typer.Option("--case", metavar="SECONDS", help="Most time for one case.", min=0.001)]
@@ -25,9 +30,14 @@ Shared = Annotated[bool, typer.Option("--shared", help="Measure although other w
 FitOnly = Annotated[bool, typer.Option("--fit-only", help="Measure nothing; fit again what the folder holds.")]
 Logs = Annotated[
     list[Path] | None,
-    typer.Option("--import", metavar="FILE", help="Take points from nccl-tests output (text, JSON), PyTorch traces, or CSV."),
+    typer.Option(
+        "--import", metavar="FILE", help="Take points from nccl-tests output (text, JSON), PyTorch traces, or CSV."
+    ),
 ]
-Nodes = Annotated[int, typer.Option("--slurm", metavar="NODES", help="Only write the Slurm file that calibrates so many nodes.", min=0)]
+Nodes = Annotated[
+    int,
+    typer.Option("--slurm", metavar="NODES", help="Only write the Slurm file that calibrates so many nodes.", min=0),
+]
 Step = Annotated[bool, typer.Option("--step", help="Also train the project's own torch model and compare its step.")]
 
 

@@ -14,7 +14,9 @@ def parsed(arguments: list[str]) -> Options:
     parser = argparse.ArgumentParser(prog="python -m validate.calibrate", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the profile's folder")
     parser.add_argument("--scenario", type=Path, help="measure this scenario's shapes and groups first")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the scenario")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the scenario"
+    )
     parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
     parser.add_argument("--part", default="", help="the accelerator's catalogue name, where its own name does not tell")
     parser.add_argument("--budget", type=float, default=480.0, metavar="SECONDS", help="time for measuring")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 
 # First match wins. Names of CUDA and ROCm kernels, and of torch's own operators on a CPU.
@@ -30,7 +30,7 @@ def class_of(kernel: str) -> str:
 
 def by_class(seconds: Iterable[tuple[str, float]]) -> dict[str, float]:
     """(name, seconds) pairs added up by class, the largest first."""
-    found: Counter[str] = Counter()
+    found: dict[str, float] = defaultdict(float)
     for name, spent in seconds:
         found[class_of(name)] += spent
-    return dict(found.most_common())
+    return dict(sorted(found.items(), key=lambda item: -item[1]))

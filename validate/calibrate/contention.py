@@ -49,7 +49,9 @@ def case_of(name: str, size: int, ranks: int, slowed: str) -> Case:
 
 
 def point_of(case: Case, found: Timing, where: dict[str, Any]) -> Point:
-    return Point(case.family, case.dtype, case.shape, found.seconds, found.low_s, found.high_s, found.repetitions, where=where)
+    return Point(
+        case.family, case.dtype, case.shape, found.seconds, found.low_s, found.high_s, found.repetitions, where=where
+    )
 
 
 def both_ways(sweep: Sweep, product: Run, move: Run) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
@@ -120,5 +122,7 @@ def measure_jitter(sweep: Sweep, clock: Clock, tick: Callable[[str], None]) -> N
     for rank, values in enumerate(sweep.gathered([found.seconds, found.low_s, found.high_s, float(found.repetitions)])):
         if world.rank == 0:
             shape = {**case.shape, "rank": rank}
-            sweep.points.add(Point("jitter", "bf16", shape, values[0], values[1], values[2], int(values[3]), where=sweep.where))
+            sweep.points.add(
+                Point("jitter", "bf16", shape, values[0], values[1], values[2], int(values[3]), where=sweep.where)
+            )
     tick(case.key)

@@ -23,7 +23,9 @@ def finish(options: Options, skipped: list[str], lost: str = "") -> dict[str, An
     if lost:
         sys.stderr.write(f"{lost}\n{kept}; run the same command again to go on from there\n")
     if skipped:
-        sys.stderr.write(f"the time was up with {len(skipped)} cases left ({skipped[0]}, ...); {kept}; run again to go on\n")
+        sys.stderr.write(
+            f"the time was up with {len(skipped)} cases left ({skipped[0]}, ...); {kept}; run again to go on\n"
+        )
     try:
         machine = machine_of(points.usable())
         scenario = load(options)

@@ -52,6 +52,8 @@ def intervals(whole: Any, refits: list[Any]) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     tables = [numbers(each) for each in refits]
     for name, value in numbers(whole).items():
+        if not all(name in table for table in tables):
+            continue  # a head size that one of the refits never saw
         values = np.array([table[name] for table in tables])
         half = T_95 * np.sqrt((len(values) - 1) / len(values) * np.sum((values - values.mean()) ** 2))
         if half > 0:
@@ -59,8 +61,13 @@ def intervals(whole: Any, refits: list[Any]) -> dict[str, list[Any]]:
     return found
 
 
-def numbers(fitted: Fitted) -> dict[str, float]:
-    """The numbers of a curve and its role rates, lists spelled out."""
+COEFFICIENTS = ("fixed_s", "step_s", "efficiency", "copies", "sharpness")
+
+
+def numbers(fitted: Fitted | list[float]) -> dict[str, float]:
+    """The numbers of a curve and its role rates, lists spelled out; or a collective's five coefficients."""
+    if isinstance(fitted, list):
+        return dict(zip(COEFFICIENTS, fitted, strict=True))
     curve, rates = fitted
     found: dict[str, float] = {}
     for name, value in (asdict(curve) if curve is not None else {}).items():
@@ -75,7 +82,7 @@ def numbers(fitted: Fitted) -> dict[str, float]:
 def product_rows(points: Iterable[Point], family: str, dtype: str) -> pd.DataFrame:
     rows = frame(points, family, dtype)
     if len(rows):
-        groups = rows["groups"] if "groups" in rows else 1.0
+        groups = rows.get("groups", 1.0)
         rows["tflops"] = 2e-12 * groups * rows.m * rows.n * rows.k / (rows.latency_us * 1e-6)
     return rows
 
@@ -93,7 +100,7 @@ def product_s(curve: GemmCurve, rows: pd.DataFrame, part: Accelerator, dtype: st
     groups = rows.groups.to_numpy(float) if "groups" in rows else np.ones(len(rows))
     return tiled_s(
         curve,
-        (groups, *(rows[c].to_numpy(float) for c in "mnk")),
+        (groups, rows.m.to_numpy(float), rows.n.to_numpy(float), rows.k.to_numpy(float)),
         bytes_per_element=(OPERAND_BYTES[dtype], written),  # type: ignore[arg-type]
         sm_count=part.sm_count,
         flops_per_s=curve.sustained_flops_per_s,
@@ -136,7 +143,11 @@ def fit_product_family(points: list[Point], family: str, part: Accelerator, note
             lambda some, fitted, d=dtype: predict_products(some, fitted, part, d))  # fmt: skip
         curve, rates = fitted
         ratio = rows.latency_us.to_numpy(float) * 1e-6 / predict_products(rows, fitted, part, dtype)
-        spread = {role: quantiles(pd.Series(ratio[(rows.role == role).to_numpy()])) for role in ROLES if (rows.role == role).any()}
+        spread = {
+            role: quantiles(pd.Series(ratio[(rows.role == role).to_numpy()]))
+            for role in ROLES
+            if (rows.role == role).any()
+        }
         found[dtype] = {"curve": rounded(asdict(curve)), **quality, "role_rates": rounded(rates), "spread": spread}
     return found
 
@@ -161,7 +172,9 @@ def fit_attention_family(points: list[Point], part: Accelerator, latency_s: floa
         ahead, back = (attention_table(points, dtype, role) for role in ("forward", "backward"))
         equal = ahead[ahead.head_dim == ahead.v_dim].reset_index(drop=True) if len(ahead) else ahead
         if len(equal) < FEWEST // 2:
-            notes.append(f"attention {dtype}: {len(equal)} causal forward shapes with equal heads, {FEWEST // 2} are the fewest")
+            notes.append(
+                f"attention {dtype}: {len(equal)} causal forward shapes with equal heads, {FEWEST // 2} are the fewest"
+            )
             continue
         fitted, quality = with_intervals(
             equal, np.arange(len(equal)), lambda some: (fit_attention(some, part, latency_s, kernel_only=True)[0], {}),
@@ -208,13 +221,13 @@ def streaming_rows(points: Iterable[Point]) -> pd.DataFrame:
     rows = frame(points, "streaming")
     if len(rows):
         rows["kind"] = [OPS[op][0] for op in rows.op]
-        rows["bytes"] = [moved_bytes(row) for row in rows.to_dict("records")]
+        rows["bytes"] = [moved_bytes(dict(row)) for _, row in rows.iterrows()]
         rows["kernels"] = [OPS[op][2] for op in rows.op]
     return rows
 
 
 def fit_streaming(points: list[Point], part: Accelerator, latency_s: float) -> dict[str, Any]:
-    """kind -> share of the memory bandwidth: the harmonic mean over its operations, each the median over its larger shapes.
+    """kind -> share of the memory bandwidth: harmonic mean over its operations, each the median over larger shapes.
 
     `low` and `high` are the slowest and fastest operation; held-out errors are of single shapes, by operation.
     """
@@ -229,7 +242,12 @@ def fit_streaming(points: list[Point], part: Accelerator, latency_s: float) -> d
             if len(large) > 1:
                 errors += left_out(large, part, latency_s)
         values = list(shares.values())
-        entry = {"fraction": 1.0 / float(np.mean([1.0 / each for each in values])), "low": min(values), "high": max(values), "ops": shares}
+        entry = {
+            "fraction": 1.0 / float(np.mean([1.0 / each for each in values])),
+            "low": min(values),
+            "high": max(values),
+            "ops": shares,
+        }
         found[str(kind)] = rounded(entry) | ({"held_out": {"fit": error_summary(np.array(errors))}} if errors else {})
     return found
 
@@ -272,7 +290,9 @@ def measured_range(points: Iterable[Point]) -> dict[str, Any]:
     return found
 
 
-def fit_kernels(points: list[Point], part: Accelerator, shipped: Mapping[str, Any] | None, source: str) -> dict[str, Any]:
+def fit_kernels(
+    points: list[Point], part: Accelerator, shipped: Mapping[str, Any] | None, source: str
+) -> dict[str, Any]:
     """A kernel set in the form of `hardware/data/kernels`, with what was measured and how well it holds.
 
     Families that were not measured are borrowed from `shipped`, the set that ships for this part, and named in
@@ -299,7 +319,7 @@ def fit_kernels(points: list[Point], part: Accelerator, shipped: Mapping[str, An
         curve = shipped["grouped_gemm"]["bf16"] if shipped else {"curve": gemm["bf16"]["curve"]}
         grouped = {"bf16": curve, **grouped}
         borrowed.append("grouped_gemm")
-    rates = {family: {role: 1.0 for role in ROLES} for family in ("gemm", "grouped_gemm")}
+    rates = {family: dict.fromkeys(ROLES, 1.0) for family in ("gemm", "grouped_gemm")}
     spread: dict[str, Any] = {}
     for family, entries in (("gemm", gemm), ("grouped_gemm", grouped)):
         own = entries["bf16"]

@@ -11,9 +11,11 @@ import pandas as pd
 
 from hardware.collectives import OPERATIONS, closed_form
 from hardware.collectives.group import Links
+from validate.calibrate.fit import with_intervals
 from validate.calibrate.points import Point
 from validate.collectives import fit_curve, fit_network, predict, predict_curve, scale_up_sweeps
-from validate.kernels.heldout import error_summary, held_out
+
+FOLDS = 5
 
 
 def table_of(points: Iterable[Point]) -> pd.DataFrame:
@@ -48,29 +50,33 @@ def fit_collectives(points: Iterable[Point], links: Links, technology: str, sour
     if table.empty:
         return None
     scale_up: dict[str, Any] = {}
-    errors: dict[str, Any] = {}
+    quality: dict[str, Any] = {"held_out": {}, "interval": {}}
     for generation, operation, pair, bandwidth, rows in scale_up_sweeps(table, links):
         algorithm = pair.split("/")[0]
 
         def fit(some: pd.DataFrame, o: str = operation, a: str = algorithm, b: float = bandwidth) -> list[float]:
             return fit_curve(some, o, a, b)
 
-        def seconds(some: pd.DataFrame, curve: list[float], o: str = operation, a: str = algorithm, b: float = bandwidth) -> np.ndarray:
+        def seconds(
+            some: pd.DataFrame, curve: list[float], o: str = operation, a: str = algorithm, b: float = bandwidth
+        ) -> np.ndarray:
             return predict_curve(some, o, a, b, curve)
 
         rows = rows.reset_index(drop=True)
         sizes = np.unique(rows.size_bytes, return_inverse=True)[1]
-        scale_up.setdefault(generation, {}).setdefault(operation, {})[pair] = fit(rows)
-        if len(np.unique(sizes)) >= 5:
-            summary = error_summary(held_out(rows, sizes, fit, seconds))
-            errors[f"{generation} {operation} {pair}"] = summary
+        name, curves = f"{generation} {operation} {pair}", scale_up.setdefault(generation, {}).setdefault(operation, {})
+        if len(np.unique(sizes)) < FOLDS:
+            curves[pair] = fit(rows)
+            continue
+        curves[pair], found = with_intervals(rows, sizes, fit, seconds)
+        quality["held_out"][name], quality["interval"][name] = found["held_out"]["fit"], found["interval"]
     across = table[table.n_nodes > 1]
     networks = {technology: own_network(across, links, technology, source)} if len(across) >= 12 else {}
     return {
         "source": source,
         "scale_up": scale_up,
         "network": networks,
-        "held_out": errors,
+        **quality,
         "measured_range": ranges(table),
         "contention": contention(points),
     }

@@ -1,4 +1,4 @@
-"""Collectives between real ranks: every operation over the groups that a plan uses, alone, at once, and beside products.
+"""Collectives between real ranks: every operation over the groups that a plan uses, alone and all at once.
 
 Sizes and bandwidths follow nccl-tests: all-gather and reduce-scatter count the total buffer, all-to-all one rank's
 send buffer; a time is the slowest rank's.
@@ -105,7 +105,7 @@ def communicators(world: World, wanted: GroupWanted) -> Iterator[Communicator]:
 
 
 def operation(name: str, elements: int, group: Any, ranks: int, device: Any) -> Run:
-    """One collective over `elements` fp32 elements, counted as nccl-tests counts; a call returns when it is enqueued."""
+    """One collective over `elements` fp32 elements, as nccl-tests counts them; a call enqueues it."""
     import torch
     import torch.distributed as dist
 
@@ -166,7 +166,9 @@ class Sweep:
         """All cases on all groups until the deadline (seconds of `time.monotonic`, rank 0's)."""
         for each in wanted:
             for communicator in communicators(self.world, each):
-                cases = list(collective_cases(self.world.kind, each.ranks, each.stride, communicator.nodes, communicator.at_once))
+                cases = list(
+                    collective_cases(self.world.kind, each.ranks, each.stride, communicator.nodes, communicator.at_once)
+                )
                 for case in cases:
                     if not self.agreed(not self.points.has(case) and time.monotonic() < deadline):
                         continue
@@ -193,7 +195,9 @@ class Sweep:
         import torch
         import torch.distributed as dist
 
-        held = torch.tensor(values, dtype=torch.float64 if self.world.kind == "cpu" else torch.float32, device=self.world.device)
+        held = torch.tensor(
+            values, dtype=torch.float64 if self.world.kind == "cpu" else torch.float32, device=self.world.device
+        )
         try:
             if largest:
                 dist.all_reduce(held, dist.ReduceOp.MAX)
@@ -215,7 +219,9 @@ class Sweep:
             if "out of memory" not in str(error).lower():
                 raise
             failed = OUT_OF_MEMORY
-        if self._share([float(bool(failed))], largest=True)[0]:  # one rank that cannot hold it is reason for all to skip it
+        if self._share([float(bool(failed))], largest=True)[
+            0
+        ]:  # one rank that cannot hold it is reason for all to skip it
             self._keep(case, seconds, OUT_OF_MEMORY)
             return
         try:

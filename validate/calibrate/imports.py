@@ -18,7 +18,8 @@ from validate.calibrate.traces import trace_points
 
 MOST_BYTES = 2 << 30
 PROGRAMS = {"all_reduce": "all_reduce", "all_gather": "all_gather", "reduce_scatter": "reduce_scatter",
-            "alltoall": "all_to_all", "sendrecv": "send_recv", "broadcast": "broadcast", "reduce": "reduce"}  # fmt: skip
+            "alltoall": "all_to_all", "sendrecv": "send_recv", "broadcast": "broadcast",
+            "reduce": "reduce"}  # fmt: skip
 STARTING = re.compile(r"#\s*Collective test starting:\s*(\S+)|^(?:\S*/)?(\w+)_perf\b")
 DEVICE = re.compile(r"#\s*Rank\s+(\d+)\s+(?:Group\s+\d+\s+)?Pid\s+\d+\s+on\s+(\S+)\s+device\s+\d+\s+\[[^\]]*\]\s*(.*)")
 VERSION = re.compile(r"nccl-library=(\d+)")
@@ -34,7 +35,9 @@ def read_log(path: Path) -> list[Point]:
                                   "profiler trace, nor a table with the published columns")])  # fmt: skip
     points = READERS[kind](text, path)
     if not points:
-        raise InputError([Problem(str(path), None, "", f"looks like {kind}, but holds no measurement that can be used")])
+        raise InputError(
+            [Problem(str(path), None, "", f"looks like {kind}, but holds no measurement that can be used")]
+        )
     return points
 
 
@@ -66,7 +69,8 @@ def kind_of(text: str) -> str | None:
 
 def nccl_text(text: str, path: Path) -> list[Point]:
     """Out-of-place times of an nccl-tests run; several runs may follow each other in one file."""
-    operation, devices, version = named_in(path.stem), {}, ""
+    operation, version = named_in(path.stem), ""
+    devices: dict[int, tuple[str, str]] = {}
     points: dict[str, Point] = {}
     for line in text.splitlines():
         if line.startswith("# Using devices"):
@@ -79,7 +83,9 @@ def nccl_text(text: str, path: Path) -> list[Point]:
             devices[int(found.group(1))] = (found.group(2), found.group(3).strip())
         fields = line.split()
         if len(fields) > OUT_OF_PLACE + 2 and fields[0].isdigit() and fields[1].isdigit():
-            point = nccl_point(operation, devices.values(), int(fields[0]), number_in(fields[OUT_OF_PLACE]), version, path)
+            point = nccl_point(
+                operation, devices.values(), int(fields[0]), number_in(fields[OUT_OF_PLACE]), version, path
+            )
             points[point.key] = point
     return [point for point in points.values() if point.usable]
 
@@ -90,7 +96,10 @@ def nccl_json(text: str, path: Path) -> list[Point]:
         raw = json.loads(text)
         results = raw["results"]
         arguments = raw.get("args") or [""]
-        devices = [(str(each.get("hostname", "")), str(each.get("device_info", "")).strip()) for each in raw["config"]["devices"]]
+        devices = [
+            (str(each.get("hostname", "")), str(each.get("device_info", "")).strip())
+            for each in raw["config"]["devices"]
+        ]
         rows = [(int(each["size"]), each.get("out_of_place") or each.get("in_place") or {}) for each in results]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError([Problem(str(path), None, "", f"is not the JSON that nccl-tests writes: {error!r}")]) from None
@@ -109,10 +118,19 @@ def nccl_point(
     """One size as a point. Raises InputError where the log does not tell the operation or the devices."""
     devices = list(devices)
     if not operation or not devices:
-        missing = "which collective it ran: name the file after it, as all_reduce.log" if not operation else "its devices"
+        missing = (
+            "which collective it ran: name the file after it, as all_reduce.log" if not operation else "its devices"
+        )
         raise InputError([Problem(str(path), None, "", f"does not tell {missing}")])
     hosts = {host for host, _ in devices}
-    shape = {"operation": operation, "size_bytes": size, "n_gpus": len(devices), "stride": 1, "n_nodes": len(hosts), "at_once": 1}
+    shape = {
+        "operation": operation,
+        "size_bytes": size,
+        "n_gpus": len(devices),
+        "stride": 1,
+        "n_nodes": len(hosts),
+        "at_once": 1,
+    }
     where = {"gpu": devices[0][1], "nccl": nccl_version(version)}
     seconds = time_us * 1e-6
     return Point("collective", "fp32", shape, seconds, seconds, seconds, 1, source=f"nccl-tests, {path.name}",
@@ -144,7 +162,7 @@ def number_in(text: Any) -> float:
 
 
 def collective_table(text: str, path: Path) -> list[Point]:
-    """Rows of the published column layout (sweep_id, op, gpu, n_gpus, n_nodes, size_bytes, time_us, algbw_GBps, ...)."""
+    """Rows of the published column layout: sweep_id, op, gpu, n_gpus, n_nodes, size_bytes, time_us, algbw_GBps."""
     from validate.collectives import read_measurements
 
     try:

@@ -16,7 +16,14 @@ from typing import Any
 from hardware import catalogue
 from hardware.problems import InputError, Problem
 
-QUERY = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu", "utilization.gpu", "clocks_throttle_reasons.active")
+QUERY = (
+    "clocks.sm",
+    "clocks.mem",
+    "power.draw",
+    "temperature.gpu",
+    "utilization.gpu",
+    "clocks_throttle_reasons.active",
+)
 FIELDS = ("sm_clock_mhz", "memory_clock_mhz", "power_w", "temperature_c", "utilization_percent", "throttle_reasons")
 IDENTITY = ("gpu", "driver", "torch", "cuda", "rocm", "nccl", "sm_count", "memory_bytes")
 BUSY_PERCENT = 10.0  # an idle GPU reads 0 to 2 % between the queries
@@ -50,8 +57,8 @@ def find_machine(wanted: str = "auto", index: int = 0, part: str = "") -> Machin
 
     cuda = torch.cuda.is_available()
     if wanted == "cuda" and not cuda:
-        raise InputError([Problem("--device", None, "", "torch sees no GPU here; install a CUDA or ROCm build of torch, "
-                                  "look at nvidia-smi, or take --device cpu")])  # fmt: skip
+        raise InputError([Problem("--device", None, "", "torch sees no GPU here; install a CUDA or ROCm build of "
+                                  "torch, look at nvidia-smi, or take --device cpu")])  # fmt: skip
     if wanted == "cpu" or not cuda:
         facts = {"gpu": cpu_name(), "driver": "none", "torch": torch.__version__, "threads": torch.get_num_threads()}
         return Machine("cpu", 0, part or "cpu", facts)
@@ -102,7 +109,9 @@ def part_of(device: str, memory_bytes: float = 0.0) -> str:
     if sizes and any(name.endswith(sizes[0]) for name in alike):
         alike = [name for name in alike if name.endswith(sizes[0])]
     if memory_bytes:
-        alike = [name for name in alike if abs(catalogue.accelerator(name).memory_capacity_bytes / memory_bytes - 1) < 0.1]
+        alike = [
+            name for name in alike if abs(catalogue.accelerator(name).memory_capacity_bytes / memory_bytes - 1) < 0.1
+        ]
     return alike[0] if len(alike) == 1 else ""
 
 
@@ -116,7 +125,9 @@ def machine_of(points: Iterable[Any]) -> Machine:
         found.setdefault(str(point.where.get("part", "")), {}).update(point.where)
     if len(found) > 1:
         parts = ", ".join(sorted(found))
-        raise InputError([Problem("points", None, "", f"are of several parts ({parts}); give each a profile of its own")])
+        raise InputError(
+            [Problem("points", None, "", f"are of several parts ({parts}); give each a profile of its own")]
+        )
     part, facts = next(iter(found.items()), ("", {}))
     kept = {name: facts[name] for name in (*IDENTITY, "threads") if name in facts}
     return Machine(str(facts.get("device", "cuda")), 0, part, {"gpu": "unknown", "torch": "none", **kept})

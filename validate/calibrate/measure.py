@@ -25,7 +25,12 @@ FEWER = 0.3  # of the time left that one case may take at most
 
 
 def measure(
-    cases: Iterable[Case], points: Points, machine: Machine, method: Method, deadline: float, tick: Callable[[str], None]
+    cases: Iterable[Case],
+    points: Points,
+    machine: Machine,
+    method: Method,
+    deadline: float,
+    tick: Callable[[str], None],
 ) -> list[str]:
     """Adds a point for every case that is not there yet, until `deadline` (of `time.monotonic`); returns what was
     skipped for want of time. A case that this device cannot do, or cannot hold, becomes a point that says so."""

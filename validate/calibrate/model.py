@@ -151,6 +151,10 @@ class FeedForward(nn.Module):
         return self.fc2(SwiGLU.apply(self.fc1(x), None))
 
 
+def experts(size: tuple[int, int, int], device: torch.device) -> nn.Parameter:
+    return nn.Parameter((0.02 * torch.randn(size, device=device)).to(DTYPE))
+
+
 class Experts(nn.Module):
     """Router, sorted tokens, two grouped products, and the weighted sum back; a shared expert beside them."""
 
@@ -158,8 +162,8 @@ class Experts(nn.Module):
         super().__init__()
         self.spec = spec
         self.router = linear(hidden, spec.experts, device)
-        for name, size in (("fc1", (spec.experts, hidden, 2 * spec.width)), ("fc2", (spec.experts, spec.width, hidden))):
-            setattr(self, name, nn.Parameter(0.02 * torch.randn(size, device=device).to(DTYPE)))
+        self.fc1 = experts((spec.experts, hidden, 2 * spec.width), device)
+        self.fc2 = experts((spec.experts, spec.width, hidden), device)
         self.shared = FeedForward(spec.shared_width, hidden, device) if spec.shared_width else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -184,7 +188,9 @@ class Block(nn.Module):
         self.mixer_norm, self.ffn_norm = Norm(hidden, device), Norm(hidden, device)
         self.mixer = SelfAttention(layer.mixer, hidden, device)
         self.ffn: nn.Module = (
-            Experts(layer.ffn, hidden, device) if isinstance(layer.ffn, MoE) else FeedForward(layer.ffn.width, hidden, device)  # type: ignore[union-attr]
+            Experts(layer.ffn, hidden, device)
+            if isinstance(layer.ffn, MoE)
+            else FeedForward(layer.ffn.width, hidden, device)  # type: ignore[union-attr]
         )
 
     def forward(self, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
@@ -251,11 +257,17 @@ def check(model: Model, plan: Plan, file: str) -> None:
 
 def simple_mixer(mixer: Any) -> bool:
     return isinstance(mixer, Attention) and mixer.head_dim == mixer.v_head_dim and not any(
-        (mixer.window, mixer.chunk, mixer.qk_norm, mixer.qkv_bias, mixer.out_bias, mixer.output_gate, mixer.sinks, mixer.indexer)
+        (mixer.window, mixer.chunk, mixer.qk_norm, mixer.qkv_bias, mixer.out_bias, mixer.output_gate, mixer.sinks,
+         mixer.indexer)
     )  # fmt: skip
 
 
 def simple_ffn(ffn: FFN | None) -> bool:
     if isinstance(ffn, DenseFFN):
         return ffn.gated and not ffn.bias
-    return isinstance(ffn, MoE) and ffn.gated and not any((ffn.latent_width, ffn.bias, ffn.shared_gate, ffn.router_bias)) and ffn.groups == 1
+    return (
+        isinstance(ffn, MoE)
+        and ffn.gated
+        and not any((ffn.latent_width, ffn.bias, ffn.shared_gate, ffn.router_bias))
+        and ffn.groups == 1
+    )

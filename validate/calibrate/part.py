@@ -26,8 +26,8 @@ def accelerator_of(machine: Machine, points: Iterable[Point]) -> tuple[Accelerat
         return catalogue.accelerator(machine.part), True
     if machine.kind == "cuda":
         name = machine.facts["gpu"]
-        raise InputError([Problem("--part", None, "", f"{name!r} is not clearly one of the catalogue's accelerators; name "
-                                  f"it, as --part h200-sxm-141gb, or a YAML file that describes it")])  # fmt: skip
+        raise InputError([Problem("--part", None, "", f"{name!r} is not clearly one of the catalogue's accelerators; "
+                                  f"name it, as --part h200-sxm-141gb, or a YAML file that describes it")])  # fmt: skip
     return as_measured(machine, list(points)), False
 
 
@@ -45,8 +45,8 @@ def as_measured(machine: Machine, points: list[Point]) -> Accelerator:
         elif point.family == "streaming" and point.shape["op"] in ("copy", "add"):
             copied = max(copied, moved_bytes(point.shape) / point.seconds)
     if "bf16" not in best or not copied:
-        raise InputError([Problem("points", None, "", "neither a product nor a copy was measured: nothing describes this "
-                                  "processor; run longer (--budget)")])  # fmt: skip
+        raise InputError([Problem("points", None, "", "neither a product nor a copy was measured: nothing describes "
+                                  "this processor; run longer (--budget)")])  # fmt: skip
     import os
 
     pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -131,7 +131,7 @@ def adamw(shape: Shape, dtype: str, device: Any) -> Run:
     return optimizer.step
 
 
-# op -> (kind of `hardware.kernels.streaming`, bytes per element of rows x width at 2 bytes, kernels that it stands for, work)
+# op -> (kind of `hardware.kernels.streaming`, bytes per element of rows x width, kernels that it stands for, work)
 OPS: dict[str, tuple[str, float, int, Callable[[Shape, str, Any], Run]]] = {
     "copy": ("copy", 4.0, 1, copy),
     "add": ("elementwise", 6.0, 1, add),

@@ -60,7 +60,7 @@ class Point:
         return not self.failed and self.seconds > 0
 
 
-NAMES = {"family": str, "dtype": str, "shape": dict, "seconds": (int, float), "low_s": (int, float),
+NAMES: dict[str, Any] = {"family": str, "dtype": str, "shape": dict, "seconds": (int, float), "low_s": (int, float),
          "high_s": (int, float), "repetitions": int, "failed": str, "source": str, "where": dict}  # fmt: skip
 
 
@@ -74,7 +74,7 @@ class Points:
             self._read()
 
     def _read(self) -> None:
-        """Reads what an earlier run left. A torn last line (a run that was killed) is dropped, any other is reported."""
+        """Reads what an earlier run left. A torn last line (a run was killed) is dropped, any other is reported."""
         text = self.path.read_text(encoding="utf-8", errors="replace")
         lines = text.splitlines()
         torn = bool(lines) and not text.endswith("\n")

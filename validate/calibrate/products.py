@@ -32,7 +32,7 @@ def random(device: Any, dtype: Any, *sizes: int) -> Any:
 def gemm(shape: Shape, dtype: str, device: Any) -> Run:
     """One product out[m, n] = a[m, k] b[k, n] in the layout of its role.
 
-    forward x w^T (TN), dgrad dy w (NN), wgrad dy^T x (NT) added to an fp32 main gradient. m, n, k are the product's own.
+    forward x w^T (TN), dgrad dy w (NN), wgrad dy^T x (NT) added to an fp32 gradient. m, n, k are the product's own.
     """
     m, n, k, role = int(shape["m"]), int(shape["n"]), int(shape["k"]), shape["role"]
     if dtype in ("fp8", "fp8_block"):
@@ -131,7 +131,9 @@ def grouped_gemm(shape: Shape, dtype: str, device: Any) -> Run:
         main = torch.zeros(groups, m, n, dtype=torch.float32, device=device)
         return lambda: main.add_(grouped_product(left, right, ends))
     left = random(device, kind, groups * m, k)
-    right = random(device, kind, groups, n, k).transpose(1, 2) if role == "forward" else random(device, kind, groups, k, n)
+    right = (
+        random(device, kind, groups, n, k).transpose(1, 2) if role == "forward" else random(device, kind, groups, k, n)
+    )
     return lambda: grouped_product(left, right, ends)
 
 

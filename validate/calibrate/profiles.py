@@ -1,4 +1,4 @@
-"""Writes a profile: curves, coefficients, what was measured and how well the fits hold, as text that can be compared."""
+"""Writes a profile: curves, coefficients, what was measured and how well the fits hold, as comparable text."""
 
 from __future__ import annotations
 

@@ -76,7 +76,10 @@ def calibrate(options: Options) -> list[str]:
 
 def place() -> tuple[int, int, int]:
     """(rank, ranks, ranks per node) from torchrun's environment."""
-    values = [os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_WORLD_SIZE", ""))]
+    values = [
+        os.environ.get(name, default)
+        for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_WORLD_SIZE", ""))
+    ]
     rank, size = int(values[0]), int(values[1])
     return rank, size, int(values[2] or size)
 

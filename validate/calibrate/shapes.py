@@ -11,7 +11,7 @@ from simulator.cost.inventory import is_expert, operators, products
 from simulator.cost.price import high_precision
 from simulator.plan.placement import GROUP_AXES, axes
 from simulator.scenario.schema import Scenario
-from simulator.workload.operators import CoreAttention, Matmul, Pass
+from simulator.workload.operators import CoreAttention, Matmul, Number, Pass
 from simulator.workload.shape import shape_of
 from validate.calibrate.points import Case
 
@@ -47,7 +47,7 @@ GRIDS = {
         lengths=(512, 1024, 2048, 4096, 8192, 16384, 32768),
         heads=((64, 64, 2), (128, 128, 4), (192, 128, 1)),
         elements=(2**22, 2**24, 2**26, 2**28),
-        sizes_bytes=tuple(8 * 4**step for step in range(16)),
+        sizes_bytes=(*(8 * 4**step for step in range(16)), 2**34),
         transfers_bytes=(2**20, 2**24, 2**28),
     ),
     "cpu": Grid(
@@ -58,7 +58,7 @@ GRIDS = {
         lengths=(128, 256, 384),
         heads=((32, 32, 2), (64, 64, 1)),
         elements=(2**16, 2**18, 2**20),
-        sizes_bytes=tuple(8 * 8**step for step in range(8)),
+        sizes_bytes=(64, 1024, 2**14, 2**17, 2**20, 2**22),
         transfers_bytes=(),
     ),
 }
@@ -82,7 +82,7 @@ def scenario_cases(scenario: Scenario) -> Iterator[Case]:
             family = "grouped_gemm" if is_expert(op) else "gemm"
             # Nothing groups FP8 in torch: experts in low precision are priced by the dense ratio.
             dtype = low if op.quantized and family == "gemm" else high
-            extra = {"groups": round(op.groups)} if family == "grouped_gemm" else {}
+            extra = {"groups": whole(op.groups)} if family == "grouped_gemm" else {}
             for role, m, n, k in products(op):
                 yield Case(family, dtype, {"m": round(m), "n": round(n), "k": round(k), "role": role, **extra})
         elif isinstance(op, CoreAttention):
@@ -94,12 +94,17 @@ def scenario_cases(scenario: Scenario) -> Iterator[Case]:
                 yield Case("streaming", high, {"op": name, "rows": min(rows, MOST_ELEMENTS // width), "width": width})
 
 
+def whole(number: Number) -> int:
+    """A count of a scenario of scalars as an integer; the experts' share of a rank may be a fraction."""
+    return max(1, round(float(number)))
+
+
 def attention_cases(op: CoreAttention, dtype: str) -> Iterator[Case]:
     """The kernel on this rank: with context parallelism, the home block of the ring."""
     for role in ("forward", "backward"):
         yield Case("attention", dtype, {
-            "batch": round(op.batch), "seq_len": round(op.queries), "heads": round(op.heads), "kv_heads": round(op.kv_heads),
-            "qk_dim": op.qk_dim, "v_dim": op.v_dim, "causal": int(op.causal), "role": role})  # fmt: skip
+            "batch": whole(op.batch), "seq_len": whole(op.queries), "heads": whole(op.heads),
+            "kv_heads": whole(op.kv_heads), "qk_dim": op.qk_dim, "v_dim": op.v_dim, "causal": int(op.causal), "role": role})  # fmt: skip
 
 
 def grid_cases(grid: Grid, dtypes: Iterable[str], experts: bool) -> Iterator[Case]:
@@ -116,8 +121,8 @@ def grid_cases(grid: Grid, dtypes: Iterable[str], experts: bool) -> Iterator[Cas
         for qk_dim, v_dim, ratio in grid.heads:
             for role in ("forward", "backward"):
                 batch = max(1, grid.lengths[-1] // (2 * length))
-                yield Case("attention", "bf16", {"batch": batch, "seq_len": length, "heads": 4 * ratio, "kv_heads": 4,
-                                                 "qk_dim": qk_dim, "v_dim": v_dim, "causal": 1, "role": role})  # fmt: skip
+                yield Case("attention", "bf16", {"batch": batch, "seq_len": length, "heads": 4 * ratio,
+                                                 "kv_heads": 4, "qk_dim": qk_dim, "v_dim": v_dim, "causal": 1, "role": role})  # fmt: skip
     for ops in OP_OF.values():
         for op in ops:
             for elements in grid.elements:
@@ -136,7 +141,9 @@ def expert_cases(grid: Grid) -> Iterator[Case]:
             k = grid.depths[(index + step) % len(grid.depths)]
             for role in ("forward", "dgrad", "wgrad"):
                 mnk = (rows, n, k) if role != "wgrad" else (n, k, rows)
-                yield Case("grouped_gemm", "bf16", {**dict(zip("mnk", mnk, strict=True)), "groups": groups, "role": role})
+                yield Case(
+                    "grouped_gemm", "bf16", {**dict(zip("mnk", mnk, strict=True)), "groups": groups, "role": role}
+                )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ from validate.calibrate.traces import trace_classes
 
 @dataclass(frozen=True, slots=True)
 class StepMeasured:
-    """Median seconds of a step with its spread, seconds by kernel class of one step, peak bytes of torch's allocator."""
+    """Median seconds of a step with its spread, seconds by kernel class of one step, peak bytes allocated."""
 
     seconds: float
     low_s: float
@@ -90,7 +90,13 @@ def document(size: Size, micro: int, recompute: str, node: str | Mapping[str, An
     """One configuration as a scenario file would have it."""
     ffn: dict[str, Any] = {"kind": "dense", "width": size.width}
     if size.experts:
-        ffn = {"kind": "moe", "experts": size.experts, "top_k": size.top_k, "width": size.width, "shared_width": size.width}
+        ffn = {
+            "kind": "moe",
+            "experts": size.experts,
+            "top_k": size.top_k,
+            "width": size.width,
+            "shared_width": size.width,
+        }
     mixer = {"kind": "attention", "heads": size.heads, "kv_heads": size.kv_heads, "head_dim": size.hidden // size.heads}
     return {
         "name": f"{size.name}, micro-batch {micro}, recompute {recompute}",
@@ -136,7 +142,9 @@ def measure_step(scenario: Scenario, device: Any, steps: int = 5, warmup: int = 
     for _ in range(steps):
         seconds.append(timed(step, device, losses))
     classes, cpu_peak = profiled(step, device)
-    peak = float(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else optimizer.held_bytes() + cpu_peak
+    peak = (
+        float(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else optimizer.held_bytes() + cpu_peak
+    )
     low, middle, high = (float(each) for each in np.quantile(seconds, [0.1, 0.5, 0.9]))
     return StepMeasured(middle, low, high, steps, classes, peak, tuple(losses))
 
@@ -183,7 +191,7 @@ def predicted_classes(scenario: Scenario) -> dict[str, float]:
     plan, cluster = scenario.plan, scenario.cluster
     prices = Prices(cluster, plan, plan_groups(plan, cluster))
     again = recomputed_modules(plan, True)
-    found: Counter[str] = Counter()
+    found: dict[str, float] = defaultdict(float)
     for op, count in operators(scenario).items():
         if isinstance(op, Routing | Exchange):
             continue
@@ -194,7 +202,7 @@ def predicted_classes(scenario: Scenario) -> dict[str, float]:
     layers = stages(scenario.model, plan)
     updates = update_times(scenario.model, plan, cluster, layers, stage_parameters(scenario.model, plan, layers))
     found["optimizer"] += updates.optimizer_s[0]
-    return dict(found.most_common())
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
 ENDS = ("embedding", "final_norm", "head", "cross_entropy")  # outside the layers, never recomputed

@@ -86,7 +86,7 @@ class Clock:
 
 
 def settled(seconds: list[float], tolerance: float) -> bool:
-    """Whether the median's standard error (1.2533 sigma / sqrt(n) for a normal law, sigma from the quartiles) is small."""
+    """Whether the median's standard error (1.2533 sigma / sqrt(n), sigma from the quartiles) is small."""
     low, middle, high = np.quantile(seconds, [0.25, 0.5, 0.75])
     sigma = (high - low) / 1.349
     return bool(1.2533 * sigma / np.sqrt(len(seconds)) <= tolerance * middle)

@@ -21,15 +21,15 @@ ATTENTION = {"forward": ("aten::_scaled_dot_product_flash_attention", "aten::_sc
              "backward": ("aten::_scaled_dot_product_flash_attention_backward",
                           "aten::_scaled_dot_product_cudnn_attention_backward")}  # fmt: skip
 NCCL = {"allreduce": "all_reduce", "allreduce_coalesced": "all_reduce", "_allgather_base": "all_gather",
-        "all_gather": "all_gather", "allgather_into_tensor_coalesced": "all_gather", "_reduce_scatter_base": "reduce_scatter",
-        "reduce_scatter": "reduce_scatter", "all_to_all": "all_to_all", "all_to_allv": "all_to_all",
+        "all_gather": "all_gather", "allgather_into_tensor_coalesced": "all_gather",
+        "_reduce_scatter_base": "reduce_scatter", "reduce_scatter": "reduce_scatter", "all_to_all": "all_to_all", "all_to_allv": "all_to_all",
         "alltoall_base": "all_to_all", "broadcast": "broadcast"}  # fmt: skip
 GPUS_PER_NODE = 8  # a trace does not tell: assumed
 ELEMENT_BYTES = {"float": 4, "bfloat16": 2, "half": 2, "byte": 1, "char": 1, "int": 4, "long": 8, "double": 8,
                  "float8_e4m3fn": 1}  # fmt: skip
 
 
-def kernels_of(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def kernels_of(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The GPU kernels of a trace; on a CPU its operators stand for them."""
     events = [event for event in document.get("traceEvents", []) if isinstance(event, dict) and event.get("ph") == "X"]
     kernels = [event for event in events if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
@@ -53,7 +53,9 @@ def trace_points(document: Mapping[str, Any], name: str) -> list[Point]:
 def pooled(points: list[Point]) -> Point:
     low, middle, high = (float(each) for each in np.quantile([point.seconds for point in points], [0.1, 0.5, 0.9]))
     first = points[0]
-    return Point(first.family, first.dtype, first.shape, middle, low, high, len(points), source=first.source, where=first.where)
+    return Point(
+        first.family, first.dtype, first.shape, middle, low, high, len(points), source=first.source, where=first.where
+    )
 
 
 def device_of(document: Mapping[str, Any]) -> str:
@@ -79,7 +81,17 @@ def operator_points(document: Mapping[str, Any], name: str, gpu: str) -> Iterato
             continue
         family, dtype, shape = case
         seconds = microseconds * 1e-6
-        yield Point(family, dtype, shape, seconds, seconds, seconds, 1, source=f"trace {name}", where={"gpu": gpu} if gpu else {})
+        yield Point(
+            family,
+            dtype,
+            shape,
+            seconds,
+            seconds,
+            seconds,
+            1,
+            source=f"trace {name}",
+            where={"gpu": gpu} if gpu else {},
+        )
 
 
 def arguments(event: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -137,7 +149,11 @@ def collective_points(document: Mapping[str, Any], name: str, gpu: str) -> Itera
     In a training step a kernel's time holds the wait for late ranks: such points are upper bounds.
     """
     for event in document.get("traceEvents", []):
-        if not isinstance(event, dict) or event.get("cat") != "kernel" or "nccl" not in str(event.get("name", "")).lower():
+        if (
+            not isinstance(event, dict)
+            or event.get("cat") != "kernel"
+            or "nccl" not in str(event.get("name", "")).lower()
+        ):
             continue
         given = arguments(event)
         operation = NCCL.get(str(given.get("Collective name", "")).lower())
@@ -152,5 +168,5 @@ def collective_points(document: Mapping[str, Any], name: str, gpu: str) -> Itera
         seconds = float(event.get("dur", 0.0)) * 1e-6
         shape = {"operation": operation, "size_bytes": elements * element, "n_gpus": ranks, "stride": 1,
                  "n_nodes": -(-ranks // GPUS_PER_NODE), "at_once": 1}  # fmt: skip
-        yield Point("collective", "fp32", shape, seconds, seconds, seconds, 1, source=f"trace {name}, nodes of 8 assumed",
-                    where={"gpu": gpu} if gpu else {})  # fmt: skip
+        source = f"trace {name}, nodes of 8 assumed"
+        yield Point("collective", "fp32", shape, seconds, seconds, seconds, 1, "", source, {"gpu": gpu} if gpu else {})

@@ -63,13 +63,17 @@ def check(asked: Asked) -> None:
     problems = []
     if asked.device not in DEVICES:
         problems.append(Problem("--device", None, "", f"{asked.device!r}: choose one of {', '.join(DEVICES)}"))
-    problems += [Problem(str(path), None, "--import", "there is no such file") for path in asked.imports if not path.is_file()]
+    problems += [
+        Problem(str(path), None, "--import", "there is no such file") for path in asked.imports if not path.is_file()
+    ]
     if asked.out.exists() and not asked.out.is_dir():
         problems.append(Problem(str(asked.out), None, "--out", "is a file; name a folder"))
     try:
         import torch  # noqa: F401
     except ImportError:
-        problems.append(Problem("torch", None, "", "is not installed; pip install 'traincast[torch]', or your vendor's build"))
+        problems.append(
+            Problem("torch", None, "", "is not installed; pip install 'traincast[torch]', or your vendor's build")
+        )
     if problems:
         raise InputError(problems)
 
@@ -128,8 +132,8 @@ def of_part(point: Point, part: str, path: Path) -> Point | None:
     """The point with its part's name; None where it is of another than the one asked for."""
     own = part_of(str(point.where.get("gpu", "")))
     if not (own or part):
-        raise InputError([Problem(str(path), None, "", f"is of {point.where.get('gpu', 'a part it does not name')!r}; say "
-                                  "which of the catalogue's accelerators that is: --part h100-sxm-80gb")])  # fmt: skip
+        raise InputError([Problem(str(path), None, "", f"is of {point.where.get('gpu', 'a part it does not name')!r}; "
+                                  "say which of the catalogue's accelerators that is: --part h100-sxm-80gb")])  # fmt: skip
     if part and own and own != part:
         return None
     return replace(point, where={**point.where, "part": part or own, "device": "cuda"})
