@@ -162,16 +162,18 @@ def choices(table: pd.DataFrame, machine: Links | None = None) -> pd.Series:
 
 
 def scale_up_sweeps(
-    table: pd.DataFrame, machine: Links | None = None
+    table: pd.DataFrame, machine: Links | None = None, fewest: int = FEWEST_ROWS
 ) -> Iterator[tuple[str, str, str, float, pd.DataFrame]]:
     """(generation, operation, pair, bytes/s per direction, rows) of every curve that sweeps in one node can give."""
     inside = table[table["n_nodes"] == 1].copy()
+    if inside.empty:
+        return
     inside["generation"] = [machine.generation if machine else MACHINES[gpu].generation for gpu in inside["gpu"]]
     inside["pair"] = choices(inside, machine)
     for key, rows in inside.groupby(["generation", "operation", "pair"]):
         generation, operation, pair = (str(part) for part in key)
         own = machine or MACHINES[rows["gpu"].iloc[0]]
-        if len(rows) >= FEWEST_ROWS:
+        if len(rows) >= fewest:
             yield generation, operation, pair, own.scale_up_bytes_per_s, rows
 
 

@@ -16,6 +16,7 @@ from validate.calibrate.points import Point
 from validate.collectives import fit_curve, fit_network, predict, predict_curve, scale_up_sweeps
 
 FOLDS = 5
+FEWEST = 3  # sizes of one pair on one machine: latency, bandwidth and a check; published sweeps need more
 
 
 def table_of(points: Iterable[Point]) -> pd.DataFrame:
@@ -51,7 +52,11 @@ def fit_collectives(points: Iterable[Point], links: Links, technology: str, sour
         return None
     scale_up: dict[str, Any] = {}
     quality: dict[str, Any] = {"held_out": {}, "interval": {}}
-    for generation, operation, pair, bandwidth, rows in scale_up_sweeps(table, links):
+    notes = []
+    for generation, operation, pair, bandwidth, rows in scale_up_sweeps(table, links, fewest=1):
+        if len(rows) < FEWEST:
+            notes.append(f"{generation} {operation} {pair}: {len(rows)} points, {FEWEST} are the fewest to fit")
+            continue
         algorithm = pair.split("/")[0]
 
         def fit(some: pd.DataFrame, o: str = operation, a: str = algorithm, b: float = bandwidth) -> list[float]:
@@ -79,6 +84,7 @@ def fit_collectives(points: Iterable[Point], links: Links, technology: str, sour
         **quality,
         "measured_range": ranges(table),
         "contention": contention(points),
+        "notes": notes,
     }
 
 

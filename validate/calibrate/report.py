@@ -34,7 +34,8 @@ def page(documents: Mapping[str, Any], points: Points) -> str:
     lines.append("")
     if kernels["borrowed"]:
         lines.append(f"- not measured here, taken from elsewhere: {', '.join(kernels['borrowed'])}")
-    lines += [f"- {note}" for note in kernels["notes"]]
+    notes = [*kernels["notes"], *documents.get("collectives.json", {}).get("notes", [])]
+    lines += [f"- {note}" for note in notes]
     lines += [f"- {count} x {name}" for name, count in head["summary"]["failed"].items()]
     lines += [f"- {line}" for line in machine_lines(points.usable())]
     return "\n".join(lines) + "\n"
