@@ -34,9 +34,18 @@ def seconds_of(point: Point, scale: float) -> float:
         return scale * grouped_gemm_s(H200, "bf16", shape["groups"], *mnk, role=shape["role"])
     if point.family == "attention":
         return scale * attention_s(
-            H200, "bf16", batch=shape["batch"], queries=shape["seq_len"], keys=shape["seq_len"], heads=shape["heads"],
-            kv_heads=shape["kv_heads"], qk_dim=shape["qk_dim"], v_dim=shape["v_dim"], causal=True,
-            backward=shape["role"] == "backward")  # fmt: skip
+            H200,
+            "bf16",
+            batch=shape["batch"],
+            queries=shape["seq_len"],
+            keys=shape["seq_len"],
+            heads=shape["heads"],
+            kv_heads=shape["kv_heads"],
+            qk_dim=shape["qk_dim"],
+            v_dim=shape["v_dim"],
+            causal=True,
+            backward=shape["role"] == "backward",
+        )
     return scale * streaming_s(H200, moved_bytes(shape), "copy")
 
 
@@ -145,9 +154,18 @@ def test_published_collectives_go_through_the_same_fit() -> None:
 
 
 def machine(**changes: object) -> Links:
-    fields = {"generation": "hopper", "cpu_vendor": "intel", "scale_up_bytes_per_s": 450e9, "scale_up_latency_s": 1e-6,
-              "multicast": False, "nic_bytes_per_s": 50e9, "nic_technology": "infiniband",
-              "tier_latencies_s": (2.8e-6,), "tier_oversubscription": (1.0,), "in_network_reduction": False}  # fmt: skip
+    fields = {
+        "generation": "hopper",
+        "cpu_vendor": "intel",
+        "scale_up_bytes_per_s": 450e9,
+        "scale_up_latency_s": 1e-6,
+        "multicast": False,
+        "nic_bytes_per_s": 50e9,
+        "nic_technology": "infiniband",
+        "tier_latencies_s": (2.8e-6,),
+        "tier_oversubscription": (1.0,),
+        "in_network_reduction": False,
+    }
     return Links(**{**fields, **changes})
 
 
@@ -157,7 +175,14 @@ def ring_points(latency_s: float, efficiency: float) -> list[Point]:
     for ranks in (2, 4, 8):
         for size in 2.0 ** np.arange(20, 33, 2):
             seconds = 2 * (ranks - 1) * latency_s + size * 2 * (ranks - 1) / ranks / (efficiency * 450e9)
-            shape = {"operation": "all_reduce", "size_bytes": int(size), "n_gpus": ranks, "stride": 1, "n_nodes": 1, "at_once": 1}
+            shape = {
+                "operation": "all_reduce",
+                "size_bytes": int(size),
+                "n_gpus": ranks,
+                "stride": 1,
+                "n_nodes": 1,
+                "at_once": 1,
+            }
             found.append(Point("collective", "fp32", shape, float(seconds), where=WHERE))
     return found
 
@@ -178,10 +203,23 @@ def test_a_network_fit_leaves_the_shipped_coefficients_as_they_were() -> None:
 
     before = json.dumps(efficiencies())
     points = [
-        Point("collective", "fp32", {"operation": "all_reduce", "size_bytes": int(size), "n_gpus": ranks, "stride": 1,
-                                     "n_nodes": ranks // 8, "at_once": 1}, 4e-5 + size / 30e9, where=WHERE)
-        for ranks in (16, 32) for size in 2.0 ** np.arange(10, 31, 3)
-    ]  # fmt: skip
+        Point(
+            "collective",
+            "fp32",
+            {
+                "operation": "all_reduce",
+                "size_bytes": int(size),
+                "n_gpus": ranks,
+                "stride": 1,
+                "n_nodes": ranks // 8,
+                "at_once": 1,
+            },
+            4e-5 + size / 30e9,
+            where=WHERE,
+        )
+        for ranks in (16, 32)
+        for size in 2.0 ** np.arange(10, 31, 3)
+    ]
     document = fit_collectives(points, machine(), "infiniband", "test")
     assert document is not None
     assert set(document["network"]) == {"infiniband"}

@@ -45,7 +45,14 @@ def text(ranks: int = 8, per_node: int = 8) -> str:
 def document(ranks: int = 8, per_node: int = 8) -> dict[str, Any]:
     """As `-J` writes it: the whole environment stands in it."""
     devices = [
-        {"rank": r, "group": 0, "pid": 77, "hostname": f"secret-host-{r // per_node}", "device": r, "device_info": "NVIDIA H200"}
+        {
+            "rank": r,
+            "group": 0,
+            "pid": 77,
+            "hostname": f"secret-host-{r // per_node}",
+            "device": r,
+            "device_info": "NVIDIA H200",
+        }
         for r in range(ranks)
     ]
     timed = {"time": 163.1, "alg_bw": 205.73, "bus_bw": 360.02, "nwrong": 0.0}
@@ -56,9 +63,20 @@ def document(ranks: int = 8, per_node: int = 8) -> dict[str, Any]:
         "env": ["AWS_SECRET_ACCESS_KEY=hunter2", "USER=secret-user"],
         "nccl_version": 22703,
         "config": {"nthreads": 1, "ngpus": 1, "devices": devices},
-        "results": [{"size": 33554432, "count": 8388608, "type": "float", "redop": "sum", "root": "-1", "out_of_place": timed,
-                     "in_place": timed, "actual_iterations": 20, "experiment_name": "AlltoAll"}],
-    }  # fmt: skip
+        "results": [
+            {
+                "size": 33554432,
+                "count": 8388608,
+                "type": "float",
+                "redop": "sum",
+                "root": "-1",
+                "out_of_place": timed,
+                "in_place": timed,
+                "actual_iterations": 20,
+                "experiment_name": "AlltoAll",
+            }
+        ],
+    }
 
 
 def written(tmp_path: Path, name: str, content: str | dict) -> Path:
@@ -118,7 +136,9 @@ def test_a_broken_json_is_refused(tmp_path: Path, change: Any) -> None:
         read_log(written(tmp_path, "x.json", broken))
 
 
-@pytest.mark.parametrize(("name", "content"), [("a.txt", "hello"), ("b.json", "{}"), ("c.csv", "a,b\n1,2\n"), ("d.gz", "x")])
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.txt", "hello"), ("b.json", "{}"), ("c.csv", "a,b\n1,2\n"), ("d.gz", "x")]
+)
 def test_a_file_that_is_no_log_is_refused(tmp_path: Path, name: str, content: str) -> None:
     with pytest.raises(InputError, match=name):
         read_log(written(tmp_path, name, content))
@@ -164,17 +184,63 @@ def test_a_packed_trace_is_the_same(tmp_path: Path) -> None:
 
 def gpu_trace() -> dict[str, Any]:
     """The events that torch's profiler writes for a GPU: an operator with shapes, its kernel, and a collective's."""
-    operator = {"ph": "X", "cat": "cpu_op", "name": "aten::mm", "ts": 1.0, "dur": 9.0, "args": {
-        "External id": 7, "Input type": ["c10::BFloat16", "c10::BFloat16"], "Input Dims": [[4096, 1024], [1024, 2048]],
-        "Input Strides": [[1024, 1], [1, 1024]]}}  # fmt: skip
-    attention = {"ph": "X", "cat": "cpu_op", "name": "aten::_scaled_dot_product_flash_attention", "ts": 1.0, "dur": 9.0, "args": {
-        "External id": 8, "Input type": ["c10::BFloat16"] * 3, "Concrete Inputs": ["", "", "", "0.", "True", "False"],
-        "Input Dims": [[1, 16, 4096, 128], [1, 4, 4096, 128], [1, 4, 4096, 128]]}}  # fmt: skip
-    kernel = {"ph": "X", "cat": "kernel", "name": "nvjet_tst_128x256", "ts": 5.0, "dur": 30.0, "args": {"External id": 7}}
-    flash = {"ph": "X", "cat": "kernel", "name": "flash_fwd_kernel", "ts": 40.0, "dur": 100.0, "args": {"External id": 8}}
-    moved = {"ph": "X", "cat": "kernel", "name": "ncclDevKernel_AllGather_RING_LL", "ts": 200.0, "dur": 50.0, "args": {
-        "Collective name": "_allgather_base", "In msg nelems": 1000, "Out msg nelems": 8000, "Group size": 8,
-        "dtype": "BFloat16", "Process Group Name": "default_pg"}}  # fmt: skip
+    operator = {
+        "ph": "X",
+        "cat": "cpu_op",
+        "name": "aten::mm",
+        "ts": 1.0,
+        "dur": 9.0,
+        "args": {
+            "External id": 7,
+            "Input type": ["c10::BFloat16", "c10::BFloat16"],
+            "Input Dims": [[4096, 1024], [1024, 2048]],
+            "Input Strides": [[1024, 1], [1, 1024]],
+        },
+    }
+    attention = {
+        "ph": "X",
+        "cat": "cpu_op",
+        "name": "aten::_scaled_dot_product_flash_attention",
+        "ts": 1.0,
+        "dur": 9.0,
+        "args": {
+            "External id": 8,
+            "Input type": ["c10::BFloat16"] * 3,
+            "Concrete Inputs": ["", "", "", "0.", "True", "False"],
+            "Input Dims": [[1, 16, 4096, 128], [1, 4, 4096, 128], [1, 4, 4096, 128]],
+        },
+    }
+    kernel = {
+        "ph": "X",
+        "cat": "kernel",
+        "name": "nvjet_tst_128x256",
+        "ts": 5.0,
+        "dur": 30.0,
+        "args": {"External id": 7},
+    }
+    flash = {
+        "ph": "X",
+        "cat": "kernel",
+        "name": "flash_fwd_kernel",
+        "ts": 40.0,
+        "dur": 100.0,
+        "args": {"External id": 8},
+    }
+    moved = {
+        "ph": "X",
+        "cat": "kernel",
+        "name": "ncclDevKernel_AllGather_RING_LL",
+        "ts": 200.0,
+        "dur": 50.0,
+        "args": {
+            "Collective name": "_allgather_base",
+            "In msg nelems": 1000,
+            "Out msg nelems": 8000,
+            "Group size": 8,
+            "dtype": "BFloat16",
+            "Process Group Name": "default_pg",
+        },
+    }
     return {"deviceProperties": [{"name": "NVIDIA H200"}], "traceEvents": [operator, attention, kernel, flash, moved]}
 
 

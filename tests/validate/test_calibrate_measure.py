@@ -104,10 +104,8 @@ def test_every_family_and_operation_runs() -> None:
         seen.setdefault((each.family, each.shape.get("op"), each.shape.get("role"), each.shape.get("mode")), each)
     assert {name for _, name, _, _ in seen} >= set(OPS)
     for each in seen.values():
-        try:
+        if each.shape.get("mode") != "graph":
             FAMILIES[each.family](each.shape, each.dtype, CPU)()
-        except Unsupported as error:
-            assert "GPU" in str(error)
 
 
 # ---- failures keep what was measured

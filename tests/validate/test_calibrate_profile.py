@@ -55,7 +55,14 @@ def slow_points(cases: Any) -> Iterator[Point]:
 def ring_points() -> Iterator[Point]:
     for ranks in (2, 4, 8):
         for size in (2**10, 2**14, 2**18, 2**22, 2**26, 2**30):
-            shape = {"operation": "all_reduce", "size_bytes": size, "n_gpus": ranks, "stride": 1, "n_nodes": 1, "at_once": 1}
+            shape = {
+                "operation": "all_reduce",
+                "size_bytes": size,
+                "n_gpus": ranks,
+                "stride": 1,
+                "n_nodes": 1,
+                "at_once": 1,
+            }
             seconds = 2e-5 * ranks + size * 2 * (ranks - 1) / ranks / 100e9
             yield Point("collective", "fp32", shape, seconds, seconds, seconds, 9, where=WHERE)
 
@@ -94,7 +101,9 @@ def test_a_profile_is_readable_text_with_its_provenance(profile: Path) -> None:
     assert head["machine"]["torch"] == "2.13.0"
     assert "gemm bf16" in (profile / "REPORT.md").read_text()
     for name in ("kernels.json", "collectives.json"):
-        assert (profile / name).read_text().count("\n") > 30, "one number to a line, so that two profiles can be compared"
+        assert (profile / name).read_text().count("\n") > 30, (
+            "one number to a line, so that two profiles can be compared"
+        )
 
 
 def test_fitting_again_gives_the_same_files(profile: Path, copied: Path) -> None:

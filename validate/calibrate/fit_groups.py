@@ -68,12 +68,12 @@ def fit_collectives(points: Iterable[Point], links: Links, technology: str, sour
             return predict_curve(some, o, a, b, curve)
 
         rows = rows.reset_index(drop=True)
-        sizes = np.unique(rows.size_bytes, return_inverse=True)[1]
+        apart = folds_of(rows)
         name, curves = f"{generation} {operation} {pair}", scale_up.setdefault(generation, {}).setdefault(operation, {})
-        if len(np.unique(sizes)) < FOLDS:
+        if apart is None:
             curves[pair] = fit(rows)
             continue
-        curves[pair], found = with_intervals(rows, sizes, fit, seconds)
+        curves[pair], found = with_intervals(rows, apart, fit, seconds)
         quality["held_out"][name], quality["interval"][name] = found["held_out"]["fit"], found["interval"]
     across = table[table.n_nodes > 1]
     networks = {technology: own_network(across, links, technology, source)} if len(across) >= 12 else {}
@@ -86,6 +86,14 @@ def fit_collectives(points: Iterable[Point], links: Links, technology: str, sour
         "contention": contention(points),
         "notes": notes,
     }
+
+
+def folds_of(rows: pd.DataFrame) -> np.ndarray | None:
+    """What is left out together: whole sizes, single rows where there are few sizes; None where there are few rows."""
+    sizes = np.unique(rows.size_bytes, return_inverse=True)[1]
+    if sizes.max() + 1 >= FOLDS:
+        return sizes
+    return np.arange(len(rows)) if len(rows) >= FOLDS else None
 
 
 def own_network(table: pd.DataFrame, links: Links, technology: str, source: str) -> dict[str, Any]:

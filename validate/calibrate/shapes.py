@@ -58,7 +58,7 @@ GRIDS = {
         lengths=(128, 256, 384),
         heads=((32, 32, 2), (64, 64, 1)),
         elements=(2**16, 2**18, 2**20),
-        sizes_bytes=(64, 1024, 2**14, 2**17, 2**20, 2**22),
+        sizes_bytes=(64, 2**12, 2**16, 2**20),
         transfers_bytes=(),
     ),
 }
@@ -101,10 +101,16 @@ def whole(number: Number) -> int:
 
 def attention_cases(op: CoreAttention, dtype: str) -> Iterator[Case]:
     """The kernel on this rank: with context parallelism, the home block of the ring."""
+    sizes = (whole(op.batch), whole(op.queries), whole(op.heads), whole(op.kv_heads), op.qk_dim, op.v_dim)
+    yield from both_ways(dtype, sizes, op.causal)
+
+
+def both_ways(dtype: str, sizes: tuple[int, int, int, int, int, int], causal: bool = True) -> Iterator[Case]:
+    """Attention forward and backward of (batch, length, heads, key/value heads, query size, value size)."""
+    names = ("batch", "seq_len", "heads", "kv_heads", "qk_dim", "v_dim")
+    shape = dict(zip(names, sizes, strict=True))
     for role in ("forward", "backward"):
-        yield Case("attention", dtype, {
-            "batch": whole(op.batch), "seq_len": whole(op.queries), "heads": whole(op.heads),
-            "kv_heads": whole(op.kv_heads), "qk_dim": op.qk_dim, "v_dim": op.v_dim, "causal": int(op.causal), "role": role})  # fmt: skip
+        yield Case("attention", dtype, {**shape, "causal": int(causal), "role": role})
 
 
 def grid_cases(grid: Grid, dtypes: Iterable[str], experts: bool) -> Iterator[Case]:
@@ -119,10 +125,8 @@ def grid_cases(grid: Grid, dtypes: Iterable[str], experts: bool) -> Iterator[Cas
         yield from expert_cases(grid)
     for length in grid.lengths:
         for qk_dim, v_dim, ratio in grid.heads:
-            for role in ("forward", "backward"):
-                batch = max(1, grid.lengths[-1] // (2 * length))
-                yield Case("attention", "bf16", {"batch": batch, "seq_len": length, "heads": 4 * ratio,
-                                                 "kv_heads": 4, "qk_dim": qk_dim, "v_dim": v_dim, "causal": 1, "role": role})  # fmt: skip
+            batch = max(1, grid.lengths[-1] // (2 * length))
+            yield from both_ways("bf16", (batch, length, 4 * ratio, 4, qk_dim, v_dim))
     for ops in OP_OF.values():
         for op in ops:
             for elements in grid.elements:
