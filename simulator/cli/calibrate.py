@@ -47,7 +47,7 @@ def calibrate(
     set_: Overrides = None,
     device: Device = "auto",
     part: Part = "",
-    budget: Budget = 480.0,
+    budget: Budget = 420.0,
     case: CaseTime = 0.5,
     processes: Processes = 1,
     shared: Shared = False,

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from simulator.scenario.schema import load_scenario
-from validate.calibrate.groups import PeerLost, join, skewed_shares
+from validate.calibrate.groups import join, skewed_shares
 from validate.calibrate.points import Points
+from validate.calibrate.run import PeerLost
 from validate.calibrate.shapes import GRIDS, collective_cases, groups_wanted
 from validate.calibrate.slurm import job
 from validate.calibrate.verb import Asked
@@ -74,7 +75,7 @@ DYING = """
 import os, sys
 from pathlib import Path
 from validate.calibrate import groups, run, spawn
-from validate.calibrate.groups import PeerLost
+from validate.calibrate.run import PeerLost
 
 def rank_main(*arguments):
     if arguments[0] == 1:

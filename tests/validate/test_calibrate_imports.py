@@ -20,7 +20,7 @@ from validate.calibrate.traces import trace_classes
 # Laid out as nccl-tests prints it; times as in its published sample for 8 H100 (13.67 us at 8 B).
 TEXT = """# nccl-tests version 2.17.1 nccl-headers=22703 nccl-library=22703
 # Collective test starting: all_reduce_perf
-# nThread 1 nGpus 1 minBytes 8 maxBytes 33554432 step: 2(factor) warmup iters: 5 iters: 20 agg iters: 1 validation: 1 graph: 0
+# nThread 1 nGpus 1 minBytes 8 maxBytes 33554432 step: 2(factor) warmup iters: 5 iters: 20
 #
 # Using devices
 {devices}

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 DENSE, MIXTURE = SIZES["cpu"]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from hardware.problems import InputError
-from validate.calibrate.run import PARTS, Options, calibrate, place
+from validate.calibrate.run import PARTS, Options, PeerLost, calibrate, place
 
 
 def parsed(arguments: list[str]) -> Options:
@@ -19,7 +19,7 @@ def parsed(arguments: list[str]) -> Options:
     )
     parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
     parser.add_argument("--part", default="", help="the accelerator's catalogue name, where its own name does not tell")
-    parser.add_argument("--budget", type=float, default=480.0, metavar="SECONDS", help="time for measuring")
+    parser.add_argument("--budget", type=float, default=420.0, metavar="SECONDS", help="time for measuring")
     parser.add_argument("--case", type=float, default=0.5, metavar="SECONDS", help="time for one case")
     parser.add_argument("--only", choices=PARTS, help="measure only this")
     parser.add_argument("--shared", action="store_true", help="measure although other work runs on the device")
@@ -30,7 +30,6 @@ def parsed(arguments: list[str]) -> Options:
 
 def main(arguments: list[str]) -> int:
     from validate.calibrate.finish import finish
-    from validate.calibrate.groups import PeerLost
 
     options = parsed(arguments)
     lost = ""

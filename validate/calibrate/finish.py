@@ -28,6 +28,7 @@ def finish(options: Options, skipped: list[str], lost: str = "") -> dict[str, An
         )
     try:
         machine = machine_of(points.usable())
+        machine = replace(machine, part=machine.part or options.part)
         scenario = load(options)
         documents = write_profile(options.out, points, machine, own_links(machine, scenario))
     except TooFew as error:

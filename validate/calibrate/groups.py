@@ -16,6 +16,7 @@ import numpy as np
 
 from validate.calibrate.points import OUT_OF_MEMORY, Case, Point, Points
 from validate.calibrate.products import Run, first_line, random
+from validate.calibrate.run import PeerLost
 from validate.calibrate.shapes import GroupWanted, collective_cases, groups_wanted
 from validate.calibrate.timing import Method, summary
 
@@ -33,10 +34,6 @@ SKEW = 3.0  # how many times its even share the first rank of a skewed all-to-al
 ELEMENT_BYTES = 4
 TIMEOUT_S = 120.0
 BATCH_S, MOST_CALLS = 2e-3, 20  # calls between two events on a GPU: launching one alone would be in a short one's time
-
-
-class PeerLost(Exception):
-    """A rank died or no longer answers; what was measured until then is kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,8 +170,9 @@ class Experts(nn.Module):
         rows = x.reshape(-1, x.shape[-1])
         scores = torch.softmax(self.router(rows).float(), -1)
         weight, chosen = scores.topk(self.spec.top_k, -1)
-        order = chosen.flatten().argsort(stable=True)
-        ends = torch.bincount(chosen.flatten(), minlength=self.spec.experts).cumsum(0).to(torch.int32)
+        by_expert, order = chosen.flatten().sort(stable=True)
+        every = torch.arange(self.spec.experts, device=x.device)
+        ends = torch.searchsorted(by_expert, every, right=True).to(torch.int32)
         source = order // self.spec.top_k
         inside = F.grouped_mm(rows.index_select(0, source), self.fc1, offs=ends)
         active = SwiGLU.apply(inside, weight.flatten()[order][:, None].to(DTYPE))

@@ -7,11 +7,12 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from hardware.problems import InputError, Problem
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Shape = Mapping[str, Any]
 
@@ -145,6 +146,8 @@ def rewrite(path: Path, lines: Iterable[str]) -> None:
 
 def frame(points: Iterable[Point], family: str, dtype: str | None = None) -> pd.DataFrame:
     """The points of one family as a table: one column per dimension, `latency_us`, its spread, and `gpu`."""
+    import pandas as pd
+
     rows = [
         {**point.shape, "dtype": point.dtype, "latency_us": point.seconds * 1e6, "spread": spread_of(point),
          "gpu": point.where.get("gpu", ""), "source": point.source}

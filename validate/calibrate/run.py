@@ -16,7 +16,8 @@ from validate.calibrate.points import Points
 from validate.calibrate.timing import Clock, Method
 
 PARTS = ("kernels", "collectives")
-KERNEL_SHARE = 0.6  # of the budget, where groups are measured too
+GROUP_SHARE = 0.5  # of the budget, where kernels are measured too
+LEAST_S = {"cuda": 0.1, "cpu": 0.0}  # of load per case
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +29,14 @@ class Options:
     overrides: tuple[str, ...] = ()
     device: str = "auto"
     part: str = ""
-    budget_s: float = 480.0
+    budget_s: float = 420.0
     case_s: float = 0.5
     parts: tuple[str, ...] = PARTS
     shared: bool = False
+
+
+class PeerLost(Exception):
+    """A rank died, did not come or no longer answers; what was measured until then is kept."""
 
 
 def points_file(out: Path) -> Path:
@@ -62,15 +67,21 @@ def calibrate(options: Options) -> list[str]:
                                   f"(CUDA_VISIBLE_DEVICES), or measure all the same with --shared")])  # fmt: skip
     scenario = load(options)
     points = Points(points_file(options.out)) if rank == 0 else Points(Path(os.devnull))
-    method = Method(budget_s=options.case_s)
-    end = time.monotonic() + options.budget_s
-    groups = size > 1 and "collectives" in options.parts
+    method = Method(budget_s=options.case_s, least_s=LEAST_S[machine.kind])
+    begun = time.monotonic()
+    lost: PeerLost | None = None
     skipped: list[str] = []
+    # Groups first: no rank has to wait for another that measures alone.
+    if size > 1 and "collectives" in options.parts:
+        share = GROUP_SHARE if "kernels" in options.parts else 1.0
+        try:
+            measure_groups(machine, scenario, points, method, begun + share * options.budget_s)
+        except PeerLost as error:
+            lost = error
     if "kernels" in options.parts and rank == 0:
-        share = KERNEL_SHARE if groups else 1.0
-        skipped += measure_kernels(machine, scenario, points, method, time.monotonic() + share * options.budget_s)
-    if groups:
-        measure_groups(machine, scenario, points, method, end)
+        skipped = measure_kernels(machine, scenario, points, method, begun + options.budget_s)
+    if lost:
+        raise lost
     return skipped
 
 

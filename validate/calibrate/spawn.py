@@ -7,8 +7,7 @@ import socket
 import warnings
 from typing import Any
 
-from validate.calibrate.groups import PeerLost
-from validate.calibrate.run import Options, calibrate
+from validate.calibrate.run import Options, PeerLost, calibrate
 
 
 def on_ranks(options: Options, processes: int) -> list[str]:

@@ -28,6 +28,7 @@ from simulator.workload.shape import padded_vocab
 from simulator.workload.states import stage_parameters
 from validate.calibrate.classes import by_class
 from validate.calibrate.points import OUT_OF_MEMORY
+from validate.calibrate.products import first_line
 from validate.calibrate.traces import trace_classes
 
 
@@ -72,7 +73,7 @@ SIZES = {
         Size("moe-tiny", 128, 2, 4, 2, 128, 4, 2, 128, 512),
     ),
 }
-MICRO_BATCHES = {"cuda": (1, 4), "cpu": (1, 2)}
+MICRO_BATCHES = {"cuda": (1, 4), "cpu": (2,)}
 
 
 def scenarios(kind: str, node: str | Mapping[str, Any], profile: Path) -> list[Scenario]:
@@ -127,13 +128,13 @@ def measure_step(scenario: Scenario, device: Any, steps: int = 5, warmup: int = 
     tokens = torch.randint(model.vocab, (plan.microbatches, plan.micro_batch_size, length + 1), device=device)
 
     def step() -> float:
-        total = 0.0
+        losses = []
         for batch in tokens:
             loss = network(batch[:, :-1], batch[:, 1:].contiguous())
             (loss / plan.microbatches).backward()
-            total += float(loss.detach())
+            losses.append(loss.detach())
         optimizer.step()
-        return total / plan.microbatches
+        return float(sum(losses)) / plan.microbatches
 
     losses = [step() for _ in range(warmup)]
     if device.type == "cuda":
@@ -237,7 +238,7 @@ def row_of(scenario: Scenario, measured: StepMeasured, predicted: Prediction) ->
 
 
 def compare(scenarios: Iterable[Scenario], device: Any, tick: Callable[[str], None]) -> list[dict[str, Any]]:
-    """One row per scenario; one that does not fit in memory says so and the next is trained."""
+    """One row per scenario; one that fails (does not fit in memory, say) tells so and the next is trained."""
     import torch
 
     from validate.calibrate.measure import is_out_of_memory
@@ -247,9 +248,8 @@ def compare(scenarios: Iterable[Scenario], device: Any, tick: Callable[[str], No
         try:
             rows.append(row_of(scenario, measure_step(scenario, device), evaluate(scenario)))
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            rows.append({"name": scenario.name, "failed": OUT_OF_MEMORY})
+            failed = OUT_OF_MEMORY if is_out_of_memory(error) else first_line(error)
+            rows.append({"name": scenario.name, "failed": failed})
             if device.type == "cuda":
                 torch.cuda.empty_cache()
         tick(scenario.name)

@@ -23,7 +23,8 @@ ATTENTION = {"forward": ("aten::_scaled_dot_product_flash_attention", "aten::_sc
 NCCL = {"allreduce": "all_reduce", "allreduce_coalesced": "all_reduce", "_allgather_base": "all_gather",
         "all_gather": "all_gather", "allgather_into_tensor_coalesced": "all_gather",
         "_reduce_scatter_base": "reduce_scatter", "reduce_scatter": "reduce_scatter",
-        "all_to_all": "all_to_all", "all_to_allv": "all_to_all", "alltoall_base": "all_to_all", "broadcast": "broadcast"}  # fmt: skip
+        "all_to_all": "all_to_all", "all_to_allv": "all_to_all", "alltoall_base": "all_to_all",
+        "broadcast": "broadcast"}  # fmt: skip
 GPUS_PER_NODE = 8  # a trace does not tell: assumed
 ELEMENT_BYTES = {"float": 4, "bfloat16": 2, "half": 2, "byte": 1, "char": 1, "int": 4, "long": 8, "double": 8,
                  "float8_e4m3fn": 1}  # fmt: skip

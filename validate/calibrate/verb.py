@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from simulator.report.folder import json_text, write_text
 from validate.calibrate.finish import finish
 from validate.calibrate.machine import part_of
 from validate.calibrate.points import Point, Points
-from validate.calibrate.run import Options, calibrate, points_file
+from validate.calibrate.run import Options, PeerLost, calibrate, points_file
 
 DEVICES = ("auto", "cuda", "cpu")
 
@@ -26,7 +27,7 @@ class Asked:
     overrides: tuple[str, ...] = ()
     device: str = "auto"
     part: str = ""
-    budget_s: float = 480.0
+    budget_s: float = 420.0
     case_s: float = 0.5
     processes: int = 1
     shared: bool = False
@@ -68,9 +69,7 @@ def check(asked: Asked) -> None:
     ]
     if asked.out.exists() and not asked.out.is_dir():
         problems.append(Problem(str(asked.out), None, "--out", "is a file; name a folder"))
-    try:
-        import torch  # noqa: F401
-    except ImportError:
+    if find_spec("torch") is None:
         problems.append(
             Problem("torch", None, "", "is not installed; pip install 'traincast[torch]', or your vendor's build")
         )
@@ -80,7 +79,6 @@ def check(asked: Asked) -> None:
 
 def measured(options: Options, processes: int) -> tuple[list[str], str]:
     """Measures here, or on so many ranks of this machine; (cases skipped, why a rank was lost)."""
-    from validate.calibrate.groups import PeerLost
     from validate.calibrate.spawn import on_ranks
 
     try:
@@ -132,8 +130,9 @@ def of_part(point: Point, part: str, path: Path) -> Point | None:
     """The point with its part's name; None where it is of another than the one asked for."""
     own = part_of(str(point.where.get("gpu", "")))
     if not (own or part):
-        raise InputError([Problem(str(path), None, "", f"is of {point.where.get('gpu', 'a part it does not name')!r}; "
-                                  "say which of the catalogue's accelerators that is: --part h100-sxm-80gb")])  # fmt: skip
+        named = point.where.get("gpu") or "a part it does not name"
+        message = f"is of {named}; say which accelerator of the catalogue that is: --part h100-sxm-80gb"
+        raise InputError([Problem(str(path), None, "", message)])
     if part and own and own != part:
         return None
     return replace(point, where={**point.where, "part": part or own, "device": "cuda"})
