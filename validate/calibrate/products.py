@@ -87,8 +87,7 @@ def scaled_gemm(mnk: tuple[int, int, int], role: str, dtype: str, device: Any) -
     else:
         if k % FP8_BLOCK or n % FP8_BLOCK or m % 4:
             raise Unsupported(f"block-scaled fp8 needs n and k in multiples of {FP8_BLOCK}, m of 4: not {n}, {k}, {m}")
-        by_row = torch.ones(k // FP8_BLOCK, m, device=device).t()  # the kernel reads scales of a along m
-        scales = [by_row, torch.ones(n // FP8_BLOCK, k // FP8_BLOCK, device=device).t()]
+        scales = block_scales(m, n, k, device)
     product = scaled_product(left, right, scales, role == "forward")
     try:
         product()
@@ -100,6 +99,17 @@ def scaled_gemm(mnk: tuple[int, int, int], role: str, dtype: str, device: Any) -
         return product
     main = torch.zeros(m, n, dtype=torch.float32, device=device)
     return lambda: main.add_(product())
+
+
+def block_scales(m: int, n: int, k: int, device: Any) -> list[Any]:
+    """Scales of 1 x 128 blocks of a and 128 x 128 blocks of b, laid out as torch checks them: those of a run along m,
+    those of b along k in rows of a multiple of four."""
+    import torch
+
+    deep = k // FP8_BLOCK
+    of_a = torch.ones(deep, m, device=device).t()
+    of_b = torch.ones(n // FP8_BLOCK, -(-deep // 4) * 4, device=device)[:, :deep].t()
+    return [of_a, of_b]
 
 
 def scaled_product(left: Any, right: Any, scales: list[Any], fast: bool) -> Run:

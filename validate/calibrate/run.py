@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from validate.calibrate.timing import Clock, Method
 
 PARTS = ("kernels", "collectives")
 GROUP_SHARE = 0.5  # of the budget, where kernels are measured too
-LEAST_S = {"cuda": 0.1, "cpu": 0.0}  # of load per case
+METHODS = {"cuda": Method(least_s=0.1), "cpu": Method(warmup=1, fewest=5)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def calibrate(options: Options) -> list[str]:
                                   f"(CUDA_VISIBLE_DEVICES), or measure all the same with --shared")])  # fmt: skip
     scenario = load(options)
     points = Points(points_file(options.out)) if rank == 0 else Points(Path(os.devnull))
-    method = Method(budget_s=options.case_s, least_s=LEAST_S[machine.kind])
+    method = replace(METHODS[machine.kind], budget_s=options.case_s)
     begun = time.monotonic()
     lost: PeerLost | None = None
     skipped: list[str] = []
