@@ -96,6 +96,32 @@ def cluster(
     return Cluster(title, gpus, server, network, storage_write_bytes_per_s, storage_read_bytes_per_s, pue)
 
 
+def usual_fabric(node: Node, gpus: int) -> Fabric:
+    """The plainest catalogue fabric whose ports match the node's NICs and which reaches `gpus`: none inside one
+    scale-up domain, then rails before Clos, fewest tiers, reducing switches with InfiniBand.
+
+    Raises InputError where none fits.
+    """
+    if gpus <= node.scale_up.domain_gpus:
+        return fabric("none")
+    known = [fabric(name) for name in names("fabrics")]
+    fitting = [each for each in known if each.tiers and not _misfits(gpus, node, each) and _ports_match(each, node)]
+    if not fitting:
+        message = f"no catalogue fabric with ports of {node.name}'s NICs reaches {gpus} GPUs; name one with --fabric"
+        raise InputError([INLINE.under("fabric").problem(message)])
+    infiniband = node.nic.technology == "infiniband"
+    return min(
+        fitting,
+        key=lambda each: (
+            each.planes, not each.rails, len(each.tiers), each.in_network_reduction != infiniband, each.name
+        ),
+    )  # fmt: skip
+
+
+def _ports_match(network: Fabric, node: Node) -> bool:
+    return abs(network.tiers[0].port_bandwidth_bytes_per_s / node.nic.bandwidth_bytes_per_s - 1) < 1e-6
+
+
 def names(kind: Kind) -> list[str]:
     """The catalogue's names of one kind, sorted."""
     return sorted(path.stem for path in (DATA / kind).glob("*.yaml"))

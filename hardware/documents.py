@@ -104,8 +104,9 @@ def _check_events(text: str, name: str) -> None:
         line = event.start_mark.line + 1 if event.start_mark else None
         if isinstance(event, yaml.AliasEvent):
             raise InputError([Problem(name, line, "", f"alias *{event.anchor}: write the value out instead")])
-        if getattr(event, "tag", None) not in (None, "!"):
-            raise InputError([Problem(name, line, "", f"tag {event.tag}: tags are not read, write the plain value")])
+        tag = getattr(event, "tag", None)
+        if tag not in (None, "!"):
+            raise InputError([Problem(name, line, "", f"tag {tag}: tags are not read, write the plain value")])
         documents += isinstance(event, yaml.DocumentStartEvent)
         if documents > 1:
             raise InputError([Problem(name, line, "", "a second document begins here; keep one to a file")])

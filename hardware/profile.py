@@ -101,9 +101,9 @@ def applied(cluster: Cluster, profile: Profile, at: Place) -> Cluster:
 
 def forget() -> None:
     """Drops what was read of profiles, so that a file written anew is read anew."""
-    for cached in (kernel_set, closed_form.measured_efficiencies, closed_form.curve, closed_form.network):
-        cached.cache_clear()
-    closed_form._cached_tariff.cache_clear()
+    kernel_set.cache_clear()
+    closed_form.measured_efficiencies.cache_clear()
+    closed_form.forget()
 
 
 def check_kernels(path: Path) -> None:
@@ -203,9 +203,8 @@ def check_collectives(path: Path) -> None:
 def check_network(entry: Section) -> None:
     for key in ("evidence", "source"):
         entry.text(key)
-    for key in ("fixed_s", "sharpness"):
-        number(entry, key)
-    for key in ("step_s", "efficiency"):
+    number(entry, "sharpness")
+    for key in ("fixed_s", "step_s", "efficiency"):
         below = entry.section(key)
         for protocol in PROTOCOLS:
             number(below, protocol)

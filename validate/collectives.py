@@ -1,14 +1,14 @@
-"""Published collective measurements: read, predicted, compared, and the fit of the efficiencies that predict them.
+"""Published collective measurements against the model: read, predicted, summed up, as a document, a table and a plot.
 
-`python -m validate.collectives MEASUREMENTS.csv` prints the comparison; with `--fit FILE` it writes new efficiencies.
+`python -m validate.collectives MEASUREMENTS.csv [--plot FILE.html]` prints the comparison.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hardware.collectives import OPERATIONS, closed_form
-from hardware.collectives.algorithms import ALGORITHMS
-from hardware.collectives.group import Group, Links
+from hardware.collectives import OPERATIONS, Exchange, Group, Links, collective_s, combine_s, dispatch_s
+from hardware.collectives.experts import copies, token_bytes
 
-COLUMNS = ("sweep_id", "op", "gpu", "n_gpus", "n_nodes", "size_bytes", "time_us", "fabric", "source")
-FEWEST_ROWS = 6  # that five coefficients are fitted to
-OPERATION = {"alltoall": "all_to_all", "sendrecv": "send_recv"}
+COLUMNS = ("sweep_id", "op", "gpu", "n_gpus", "n_nodes", "size_bytes", "time_us", "algbw_GBps", "fabric", "source")
+OPERATION = {"alltoall": "all_to_all", "sendrecv": "send_recv", "ep_dispatch": "dispatch", "ep_combine": "combine"}
+PUBLISHED = Path(__file__).parent / "data" / "collectives.csv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,46 +55,104 @@ PORTS = {
 }
 
 
+def port_of(fabric: str) -> tuple[float, str, float]:
+    """(bytes/s, technology, latency) of a measured fabric. ValueError lists those that are known."""
+    for name, port in PORTS.items():
+        if str(fabric).startswith(name):
+            return port
+    raise ValueError(f"fabric {fabric!r}: known are those that start with {', '.join(PORTS)}")
+
+
 def links_of_row(gpu: str, fabric: str) -> Links:
     """Links of a measured machine. ValueError names a part or a fabric that is not known."""
-    port = next((PORTS[name] for name in PORTS if str(fabric).startswith(name)), None)
-    if gpu not in MACHINES or port is None:
-        raise ValueError(f"gpu {gpu!r} on fabric {fabric!r}: known are {sorted(MACHINES)} on {sorted(PORTS)}")
-    machine, (bandwidth, technology, latency_s) = MACHINES[gpu], port
+    if gpu not in MACHINES:
+        raise ValueError(f"gpu {gpu!r}: known are {', '.join(MACHINES)}")
+    machine, (bandwidth, technology, latency_s) = MACHINES[gpu], port_of(fabric)
     return Links(machine.generation, machine.cpu_vendor, machine.scale_up_bytes_per_s, 0.9e-6, machine.multicast,
                  bandwidth, technology, (latency_s,), (1.0,), False)  # fmt: skip
 
 
 def read_measurements(path: str | Path) -> pd.DataFrame:
-    """Rows with a time (given, or from the bus bandwidth), sizes in bytes and times in seconds.
+    """Every row, with `operation`, `measured_s` and `reason`: why it cannot be predicted, or empty.
 
-    ValueError lists the columns that a file lacks.
+    ValueError lists the columns that a file lacks. Times that are not given follow from bandwidths.
     """
     table = pd.read_csv(path)
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise ValueError(f"{path}: columns missing: {', '.join(missing)}")
     table["operation"] = table["op"].replace(OPERATION)
-    table = table[table["operation"].isin(OPERATIONS) & table["size_bytes"].gt(0)].copy()
-    from_bandwidth = table["size_bytes"] / (table["algbw_GBps"] * 1e3)
-    table["measured_s"] = table["time_us"].fillna(from_bandwidth) * 1e-6
-    return table[table["measured_s"].gt(0)].reset_index(drop=True)
+    table["notes"] = table["notes"].fillna("") if "notes" in table.columns else ""
+    table["measured_s"] = table["time_us"].fillna(table["size_bytes"] / (table["algbw_GBps"] * 1e3)) * 1e-6
+    table["reason"] = [_reason(row) for row in table.to_dict("records")]
+    for i in table.index[table["reason"].eq("") & table["operation"].isin(("dispatch", "combine"))]:
+        table.loc[i, "measured_s"] = _exchange_seconds(table.loc[i].to_dict())
+    return table
+
+
+def _reason(row: Mapping[Hashable, Any]) -> str:
+    if row["operation"] in ("dispatch", "combine"):
+        return "" if _exchange(row) else "tokens, hidden size and top-k are not in the notes"
+    if row["operation"] not in OPERATIONS:
+        return f"operation {row['op']} is not modelled"
+    try:
+        links_of_row(row["gpu"], row["fabric"])
+    except ValueError as reason:
+        return str(reason)
+    return "" if row["size_bytes"] > 0 and row["measured_s"] > 0 else "has no size or no time"
+
+
+def _exchange(row: Mapping[Hashable, Any]) -> tuple[Exchange, int] | None:
+    """(routing, SMs) of an expert exchange as its notes state it; DeepEP's own benchmark has 256 experts, 24 SMs."""
+    notes = str(row["notes"])
+    tokens = re.search(r"tokens=(\d+) hidden=(\d+) topk=(\d+) experts=(\d+) sms=(\d+)", notes)
+    if tokens:
+        count, hidden, topk, experts, sms = (int(value) for value in tokens.groups())
+        return Exchange(count, hidden, experts, topk), sms
+    batch = re.search(r"normal kernels: (\d+) tok/batch, hidden (\d+), top-(\d+) groups top-(\d+) experts", notes)
+    if batch:
+        count, hidden, limit, topk = (int(value) for value in batch.groups())
+        return Exchange(count, hidden, 256, topk, limit), 24
+    return None
+
+
+def _exchange_seconds(row: Mapping[Hashable, Any]) -> float:
+    """The measured time, or the bytes that DeepEP's logical bandwidth counts, over that bandwidth: copies to distinct
+    GPUs in a node, to distinct nodes across, the rank's own included."""
+    if row["measured_s"] > 0:
+        return float(row["measured_s"])
+    known = _exchange(row)
+    assert known is not None
+    domains, gpus = copies(known[0], Group(float(row["n_gpus"]), row["n_gpus"] / row["n_nodes"]))
+    counted = known[0].tokens * (gpus if row["n_nodes"] == 1 else domains)
+    return float(counted * token_bytes(known[0].hidden, row["operation"] == "dispatch") / (row["algbw_GBps"] * 1e9))
+
+
+def _prediction(row: Mapping[Hashable, Any], machine: Links | None) -> tuple[float, float, str, str]:
+    links = machine or links_of_row(row["gpu"], row["fabric"])
+    group = Group(float(row["n_gpus"]), row["n_gpus"] / row["n_nodes"])
+    if row["operation"] in OPERATIONS:
+        time = collective_s(row["operation"], row["size_bytes"], group, links)
+        return time.seconds, time.bound_s, time.algorithm, time.protocol
+    known = _exchange(row)
+    assert known is not None
+    exchange, sms = known
+    if row["operation"] == "dispatch":
+        moved = dispatch_s(exchange, group, links, "deepep", True, sms)
+    else:
+        moved = combine_s(exchange, group, links, "deepep", sms)
+    return moved.seconds, moved.bound_s, "deepep", ""
 
 
 def predict(table: pd.DataFrame, machine: Links | None = None) -> pd.DataFrame:
-    """The measurements with predicted_s, bound_s, algorithm and protocol beside them.
+    """The rows that can be predicted, with predicted_s, bound_s, algorithm and error beside them.
 
     `machine`: the links of the one machine that all rows were measured on; otherwise by the columns gpu and fabric.
     """
-    rows = []
-    for row in table.to_dict("records"):
-        links = machine or links_of_row(row["gpu"], row["fabric"])
-        group = Group(float(row["n_gpus"]), row["n_gpus"] / row["n_nodes"])
-        time = closed_form.collective_s(row["operation"], row["size_bytes"], group, links)
-        rows.append((time.seconds, time.bound_s, time.algorithm, time.protocol))
-    out = table.copy()
-    out[["predicted_s", "bound_s", "chosen", "chosen_protocol"]] = rows
-    out = out.astype({"predicted_s": float, "bound_s": float})
+    out = table[table["reason"].eq("")].copy()
+    found = [_prediction(row, machine) for row in out.to_dict("records")]
+    out[["predicted_s", "bound_s", "chosen", "chosen_protocol"]] = found if found else np.empty((0, 4))
+    out = out.astype({"predicted_s": float, "bound_s": float, "measured_s": float})
     out["error_fraction"] = out["predicted_s"] / out["measured_s"] - 1
     out["generation"] = [machine.generation if machine else MACHINES[gpu].generation for gpu in out["gpu"]]
     out["where"] = np.where(out["n_nodes"] > 1, "across nodes", "in a node")
@@ -115,141 +172,101 @@ def summarise(predicted: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     ).reset_index()
 
 
-def _demands(rows: pd.DataFrame, operation: str, algorithm: str) -> tuple[np.ndarray, ...]:
-    n = rows["n_gpus"].to_numpy(float)
-    demand = ALGORITHMS[algorithm](operation, n, n / rows["n_nodes"].to_numpy(float), rows["n_nodes"].to_numpy(float))
-    return n, *(np.broadcast_to(part, n.shape) for part in demand)
+def collectives_document(path: str | Path = PUBLISHED) -> dict[str, Any]:
+    """The comparison as one JSON document: a row per measurement, and errors in all and by group."""
+    table = read_measurements(path)
+    predicted = predict(table)
+    rows = [
+        {
+            "id": row["sweep_id"],
+            "status": "unsupported" if row["reason"] else "ok",
+            "reason": row["reason"] or None,
+            "quantity": f"{row['operation']}_time_s",
+            "n_gpus": int(row["n_gpus"]),
+            "size_bytes": None if pd.isna(row["size_bytes"]) else float(row["size_bytes"]),
+            "measured": None if pd.isna(row["measured_s"]) else float(row["measured_s"]),
+            **_found(predicted, i),
+            "interval": None,
+            "assumptions": [],
+        }
+        for i, row in zip(table.index, table.to_dict("records"), strict=True)
+    ]
+    error = predicted["error_fraction"]
+    summary = {
+        "n": len(table),
+        "supported": len(predicted),
+        "median_abs_error": float(error.abs().median()),
+        "mean_abs_error": float(error.abs().mean()),
+        "p90_abs_error": float(error.abs().quantile(0.9)),
+        "bias": float(error.median()),
+        "by": {
+            " and ".join(by): summarise(predicted, by).to_dict("records")
+            for by in (["generation", "where"], ["generation", "where", "operation"], ["sweep_id"])
+        },
+    }
+    return {"rows": rows, "summary": summary}
 
 
-def curve_s(coefficients: list[float], work: tuple[np.ndarray, ...], bandwidth: float) -> np.ndarray:
-    """Seconds by the five coefficients; work = (ranks, steps, share of the size on the busiest link, size)."""
-    fixed_s, step_s, efficiency, copies, sharpness = coefficients
-    n, steps, share, size = work
-    transfer = size * (share + copies / n) / (efficiency * bandwidth)
-    return ((fixed_s + steps * step_s) ** sharpness + transfer**sharpness) ** (1 / sharpness)
+def _found(predicted: pd.DataFrame, i: Hashable) -> dict[str, Any]:
+    if i not in predicted.index:
+        return {"predicted": None, "error_fraction": None, "algorithm": None, "protocol": None}
+    row: Any = predicted.loc[[i]].iloc[0]
+    return {
+        "predicted": float(row["predicted_s"]),
+        "error_fraction": float(row["error_fraction"]),
+        "algorithm": row["chosen"],
+        "protocol": row["chosen_protocol"] or None,
+    }
 
 
-def predict_curve(
-    rows: pd.DataFrame, operation: str, algorithm: str, bandwidth: float, curve: list[float]
-) -> np.ndarray:
-    """Seconds of rows inside a node by a fitted curve."""
-    n, steps, _, share, *_ = _demands(rows, operation, algorithm)
-    return curve_s(curve, (n, steps, share, rows["size_bytes"].to_numpy(float)), bandwidth)
+def collectives_text(document: Mapping[str, Any]) -> str:
+    """The summary of a document as plain text."""
+    summary = document["summary"]
+    lines = [f"{summary['supported']} of {summary['n']} measurements predicted"]
+    for title, groups in summary["by"].items():
+        lines += ["", f"{'by ' + title:<44}{'n':>6}{'median':>9}{'p90':>9}{'bias':>9}"]
+        for group in groups:
+            label = "  ".join(str(group[key]) for key in title.split(" and "))
+            figures = (group["median_abs_error"], group["p90_abs_error"], group["bias"])
+            lines.append(f"{label:<44}{group['n']:>6}" + "".join(f"{100 * figure:>8.1f}%" for figure in figures))
+    return "\n".join(lines) + "\n"
 
 
-def fit_curve(rows: pd.DataFrame, operation: str, algorithm: str, bandwidth: float) -> list[float]:
-    """Five coefficients of one algorithm and protocol inside a node, by robust least squares on log times."""
-    from scipy.optimize import least_squares
+def write_plot(document: Mapping[str, Any], path: str | Path) -> None:
+    """Measured (points) and predicted (lines) time over size, a panel per sweep: one HTML file that opens offline."""
+    from plotly.subplots import make_subplots
 
-    n, steps, _, share, *_ = _demands(rows, operation, algorithm)
-    size, measured = rows["size_bytes"].to_numpy(float), rows["measured_s"].to_numpy(float)
-
-    def residual(x: np.ndarray) -> np.ndarray:
-        scaled = [x[0] * 1e-6, x[1] * 1e-6, *x[2:]]
-        return np.log(curve_s(scaled, (n, steps, share, size), bandwidth) / measured)
-
-    start = [6.0, 1.0, 0.6, 0.2, 1.5]
-    low, high = [0.1, 0.0, 0.02, 0.0, 1.0], [400.0, 60.0, 1.0, 2.0, 4.0]
-    best = least_squares(residual, start, bounds=(low, high), loss="soft_l1", f_scale=0.1, x_scale=[1, 1, 0.1, 0.1, 1])
-    fixed, step, efficiency, copies, sharpness = (float(f"{value:.4g}") for value in best.x)
-    return [fixed * 1e-6, step * 1e-6, efficiency, copies, sharpness]
-
-
-def choices(table: pd.DataFrame, machine: Links | None = None) -> pd.Series:
-    """The pair "algorithm/protocol" that the tuner picks for each row."""
-    predicted = predict(table, machine)
-    return predicted["chosen"] + "/" + predicted["chosen_protocol"]
-
-
-def scale_up_sweeps(
-    table: pd.DataFrame, machine: Links | None = None, fewest: int = FEWEST_ROWS
-) -> Iterator[tuple[str, str, str, float, pd.DataFrame]]:
-    """(generation, operation, pair, bytes/s per direction, rows) of every curve that sweeps in one node can give."""
-    inside = table[table["n_nodes"] == 1].copy()
-    if inside.empty:
-        return
-    inside["generation"] = [machine.generation if machine else MACHINES[gpu].generation for gpu in inside["gpu"]]
-    inside["pair"] = choices(inside, machine)
-    for key, rows in inside.groupby(["generation", "operation", "pair"]):
-        generation, operation, pair = (str(part) for part in key)
-        own = machine or MACHINES[rows["gpu"].iloc[0]]
-        if len(rows) >= fewest:
-            yield generation, operation, pair, own.scale_up_bytes_per_s, rows
-
-
-def fit_scale_up(table: pd.DataFrame, machine: Links | None = None) -> dict[str, Any]:
-    """Curves by generation, operation and pair from every sweep inside one node."""
-    fitted: dict[str, Any] = {}
-    for generation, operation, pair, bandwidth, rows in scale_up_sweeps(table, machine):
-        curve = fit_curve(rows, operation, pair.split("/")[0], bandwidth)
-        fitted.setdefault(generation, {}).setdefault(operation, {})[pair] = curve
-    return fitted
-
-
-def technology_of(fabric: object) -> str:
-    return next(PORTS[name] for name in PORTS if str(fabric).startswith(name))[1]
-
-
-def fit_network(table: pd.DataFrame, technology: str, machine: Links | None = None) -> dict[str, Any]:
-    """Latencies, achieved bandwidth and overlap of one NIC technology, from its sweeps across nodes."""
-    from scipy.optimize import least_squares
-
-    alike = np.array([machine is not None or technology_of(fabric) == technology for fabric in table["fabric"]])
-    rows = table[alike & (table["n_nodes"] > 1)]
-    used = sorted({pair.split("/")[1] for pair in choices(rows, machine)})
-    entry = closed_form.efficiencies()["network"][technology]
-
-    def set_to(x: np.ndarray) -> None:
-        entry["fixed_s"], entry["sharpness"] = float(f"{x[0]:.4g}") * 1e-6, float(f"{x[1]:.4g}")
-        for i, protocol in enumerate(used):
-            entry["step_s"][protocol] = float(f"{x[2 + 2 * i]:.4g}") * 1e-6
-            entry["efficiency"][protocol] = float(f"{x[3 + 2 * i]:.4g}")
-        closed_form._cached_tariff.cache_clear()
-
-    def residual(x: np.ndarray) -> np.ndarray:
-        set_to(x)
-        predicted = predict(rows, machine)
-        return np.log(predicted["predicted_s"].to_numpy(float) / predicted["measured_s"].to_numpy(float))
-
-    start = [20.0, 1.5] + [10.0, 0.6] * len(used)
-    low, high = [0.0, 1.0] + [0.0, 0.02] * len(used), [2000.0, 6.0] + [500.0, 1.0] * len(used)
-    best = least_squares(residual, start, bounds=(low, high), loss="soft_l1", f_scale=0.03, diff_step=1e-3)
-    set_to(best.x)
-    return entry
-
-
-def _use(document: dict[str, Any]) -> None:
-    """Let the closed form read these efficiencies from now on."""
-    current = closed_form.efficiencies()
-    current.clear()
-    current.update(json.loads(json.dumps(document)))
-    for cached in (closed_form.curve, closed_form.network, closed_form._cached_tariff):
-        cached.cache_clear()
+    sweeps: dict[str, list[Mapping[str, Any]]] = {}
+    for row in document["rows"]:
+        if row["status"] == "ok" and row["size_bytes"]:
+            sweeps.setdefault(row["id"], []).append(row)
+    wide = {name: rows for name, rows in sweeps.items() if len({row["size_bytes"] for row in rows}) > 2}
+    figure = make_subplots(rows=-(-len(wide) // 3), cols=3, subplot_titles=list(wide))
+    for number, rows in enumerate(wide.values()):
+        rows = sorted(rows, key=lambda row: row["size_bytes"])
+        size = [row["size_bytes"] for row in rows]
+        place = {"row": number // 3 + 1, "col": number % 3 + 1}
+        figure.add_scatter(x=size, y=[row["measured"] for row in rows], mode="markers", name="measured",
+                           marker={"color": "#444", "size": 4}, showlegend=number == 0, **place)  # fmt: skip
+        figure.add_scatter(x=size, y=[row["predicted"] for row in rows], mode="lines", name="predicted",
+                           text=[f"{row['algorithm']} {row['protocol']}" for row in rows],
+                           line={"color": "#c33"}, showlegend=number == 0, **place)  # fmt: skip
+    figure.update_xaxes(type="log", title="bytes").update_yaxes(type="log", title="seconds")
+    figure.update_layout(height=260 * -(-len(wide) // 3), title="Collectives, measured and predicted")
+    aside = Path(f"{path}.new")
+    figure.write_html(aside, include_plotlyjs=True)
+    os.replace(aside, path)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("measurements")
-    parser.add_argument("--fit", metavar="FILE")
+    parser.add_argument("measurements", nargs="?", default=PUBLISHED)
+    parser.add_argument("--plot", metavar="FILE.html")
     options = parser.parse_args()
-    table = read_measurements(options.measurements)
-    if options.fit:
-        path = Path(options.fit)
-        document = json.loads(path.read_text())
-        for generation, operations in fit_scale_up(table).items():
-            known = document["scale_up"].setdefault(generation, {})
-            for operation, curves in operations.items():
-                known.setdefault(operation, {}).update(curves)
-        _use(document)
-        for technology in ("efa", "efa_v1", "tcpx"):
-            document["network"][technology] = fit_network(table, technology)
-        aside = path.with_suffix(".new")
-        aside.write_text(json.dumps(document, indent=1) + "\n")
-        os.replace(aside, path)
-        _use(document)
-    predicted = predict(table)
-    for by in (["generation", "where"], ["generation", "where", "operation"], ["sweep_id"]):
-        print(summarise(predicted, by).round(3).to_string(index=False))
+    document = collectives_document(options.measurements)
+    print(collectives_text(document), end="")
+    if options.plot:
+        write_plot(document, options.plot)
 
 
 if __name__ == "__main__":

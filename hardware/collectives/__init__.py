@@ -1,7 +1,7 @@
 """Times of collectives: NCCL's algorithms and choices, expert exchanges, and the bounds that no answer may beat."""
 
 from hardware.collectives.algorithms import ALGORITHMS, OPERATIONS, PROTOCOLS
-from hardware.collectives.closed_form import BelowBound, CollectiveTime, collective_s
+from hardware.collectives.closed_form import BelowBound, CollectiveTime, collective_s, evidence
 from hardware.collectives.experts import Exchange, ExchangeTime, combine_s, dispatch_s, expected_distinct
 from hardware.collectives.group import Group, Links, links_of, strided_group
 
@@ -18,6 +18,7 @@ __all__ = [
     "collective_s",
     "combine_s",
     "dispatch_s",
+    "evidence",
     "expected_distinct",
     "links_of",
     "strided_group",

@@ -50,9 +50,8 @@ def _tree_network(g: Number, k: Number) -> Number:
 
 
 def tree(operation: str, n: Number, g: Number, k: Number) -> Demand:
-    """Double binary tree over domains, a chain inside each: up once, down once."""
-    chain = np.where(g > 2, 2.0, np.where(g > 1, 1.0, 0.0))
-    return Demand(2.0 * (g - 1), 2.0 * np.ceil(np.log2(k)), chain, _tree_network(g, k))
+    """Double binary tree over domains, chains inside that start at different GPUs: up once, down once."""
+    return Demand(2.0 * (g - 1), 2.0 * np.ceil(np.log2(k)), 2.0 * (g - 1) / g, _tree_network(g, k))
 
 
 def _nvls_share(operation: str, g: Number) -> Number:
@@ -123,19 +122,36 @@ _OFFERED = {
 def candidates(operation: str, algorithm: str | None = None, protocol: str | None = None) -> list[tuple[str, str]]:
     """The (algorithm, protocol) pairs that exist for an operation, or those left after fixing one or both.
 
+    Both are fixed as NCCL_ALGO and NCCL_PROTO do it: one name, several with commas, or all but those after a ^.
     ValueError names what is wrong and what could be asked instead.
     """
     if operation not in _OFFERED:
         raise ValueError(f"operation {operation!r}: choose one of {', '.join(OPERATIONS)}")
     offered = _OFFERED[operation]
-    if algorithm is not None and algorithm not in offered:
-        raise ValueError(f"algorithm {algorithm!r} does not do {operation}: choose one of {', '.join(offered)}")
-    if protocol is not None and protocol not in PROTOCOLS:
-        raise ValueError(f"protocol {protocol!r}: choose one of {', '.join(PROTOCOLS)}")
-    pairs = [(a, p) for a in offered for p in _PROTOCOLS_OF.get(a, ("Simple",))]
     # NCCL takes no hierarchical exchange of its own accord: frameworks build it from smaller groups.
-    wanted = [(a, p) for a, p in pairs if (a == algorithm if algorithm else a != "hierarchical")]
-    kept = [(a, p) for a, p in wanted if protocol in (None, p)]
+    algorithms = _fixed(algorithm, offered, f"does not do {operation}", "algorithm") or offered
+    algorithms = tuple(a for a in algorithms if a != "hierarchical" or asked_for(algorithm))
+    protocols = _fixed(protocol, PROTOCOLS, "is none", "protocol") or PROTOCOLS
+    kept = [(a, p) for a in algorithms for p in _PROTOCOLS_OF.get(a, ("Simple",)) if p in protocols]
     if not kept:
-        raise ValueError(f"{operation}: algorithm {algorithm!r} has no protocol {protocol!r}; it has {wanted}")
+        known = sorted({p for a in algorithms for p in _PROTOCOLS_OF.get(a, ("Simple",))})
+        raise ValueError(
+            f"{operation}: algorithm {algorithm!r} has no protocol {protocol!r}; it has {', '.join(known)}"
+        )
     return kept
+
+
+def asked_for(algorithm: str | None) -> bool:
+    """Whether a setting names what shall run, rather than nothing or what shall not."""
+    return algorithm is not None and not algorithm.startswith("^")
+
+
+def _fixed(setting: str | None, offered: tuple[str, ...], wrong: str, kind: str) -> tuple[str, ...]:
+    """The names that a setting leaves of those offered; none without a setting."""
+    if setting is None:
+        return ()
+    names = setting.removeprefix("^").split(",")
+    for name in names:
+        if name not in offered:
+            raise ValueError(f"{kind} {name!r} {wrong}: choose one of {', '.join(offered)}")
+    return tuple(name for name in offered if (name in names) == asked_for(setting))

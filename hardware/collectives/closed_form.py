@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hardware.collectives.algorithms import ALGORITHMS, candidates
+from hardware.collectives.algorithms import ALGORITHMS, asked_for, candidates
 from hardware.collectives.group import Group, Links, Number, links_of
 from hardware.collectives.tuner import DATA, constants, estimate, generation_of, plateau, tree_correction
 from hardware.specs import Cluster
@@ -117,6 +117,19 @@ def network(technology: str, path: str = "") -> dict[str, Any]:
     return table.get(technology, table["infiniband"])
 
 
+def evidence(operation: str, algorithm: str, protocol: str, group: Group, cluster: Cluster | Links) -> str:
+    """What a time of this pair rests on: "fitted" to sweeps of this GPU generation (and, across domains, of this NIC
+    technology), or "assumed" from a relative."""
+    links = cluster if isinstance(cluster, Links) else links_of(cluster)
+    if algorithm == "none":
+        return "fitted"
+    inside = curve(links.generation, operation, algorithm, protocol, links.efficiencies).evidence
+    wire = network(links.nic_technology, links.efficiencies)
+    known = links.nic_technology in tables_of(links.efficiencies)["network"] and wire["evidence"] == "fitted"
+    crosses = bool(np.any(np.asarray(group.domains) > 1))
+    return "fitted" if inside == "fitted" and (known or not crosses) else "assumed"
+
+
 class Tariff(NamedTuple):
     """Prices of all candidates for one group; arrays have the candidates as first axis."""
 
@@ -146,6 +159,19 @@ def uplink_slowdown(operation: str, group: Group, links: Links) -> Number:
     return np.maximum(1.0, oversubscription * crossing)
 
 
+def hop_latency_s(algorithm: str, group: Group, links: Links) -> Number:
+    """One network step: to the farthest member, or for rings, that go from neighbour to neighbour, on the average.
+
+    Of a ring's steps one in `domains_per_block` climbs to the group's tier; the others stay below it.
+    """
+    table = np.asarray(links.tier_latencies_s)
+    top = table[group.tier]
+    if algorithm not in ("ring", "hierarchical"):
+        return top
+    below = table[np.maximum(np.asarray(group.tier) - 1, 0)]
+    return below + (top - below) / group.domains_per_block
+
+
 def _price(
     operation: str, pair: tuple[str, str], group: Group, links: Links, sms: int | None
 ) -> tuple[Number, Number, Number, Number]:
@@ -155,20 +181,23 @@ def _price(
     demand = ALGORITHMS[algorithm](operation, n, g, k)
     terms = curve(links.generation, operation, algorithm, protocol, links.efficiencies)
     wire = network(links.nic_technology, links.efficiencies)
-    hop_s = np.asarray(links.tier_latencies_s)[group.tier]
+    hop_s = hop_latency_s(algorithm, group, links)
     latency_s = terms.fixed_s + demand.scale_up_steps * terms.step_s
-    latency_s = latency_s + np.where(k > 1, wire["fixed_s"], 0.0)
+    latency_s = latency_s + np.where(k > 1, wire["fixed_s"][protocol], 0.0)
     latency_s = latency_s + demand.network_steps * (wire["step_s"][protocol] + hop_s)
     latency_s = latency_s + demand.messages * constants()["post_overhead_us"][links.cpu_vendor] * 1e-6
-    achieved = terms.efficiency * links.scale_up_bytes_per_s
+    inside = links.scale_up(g)
+    achieved = terms.efficiency * inside
     if sms is not None:
         achieved = np.minimum(achieved, sms * generation_of(links)["sm_gbs"] * 1e9)
     nic = links.nic_bytes_per_s * group.nic_share / uplink_slowdown(operation, group, links)
     scale_up = (demand.scale_up + terms.copies / n) / achieved
     across = demand.network / (wire["efficiency"][protocol] * nic)
-    bound = np.maximum(demand.scale_up / links.scale_up_bytes_per_s, demand.network / nic)
+    bound = np.maximum(demand.scale_up / inside, demand.network / nic)
     sharpness = np.where(k > 1, wire["sharpness"], terms.sharpness)
-    return latency_s, np.maximum(scale_up, across), sharpness, bound
+    # The levels of a hierarchical exchange follow each other; every other algorithm keeps all links busy at once.
+    transfer = scale_up + across if algorithm == "hierarchical" else np.maximum(scale_up, across)
+    return latency_s, transfer, sharpness, bound
 
 
 # The fields that vary by group, to which sizes add their axes.
@@ -185,7 +214,7 @@ def tariff(
 ) -> Tariff:
     """All candidates of an operation priced for a group. ValueError where the asked one cannot run there."""
     pairs = candidates(operation, algorithm, protocol)
-    estimates = [estimate(operation, a, p, algorithm is not None, group, links) for a, p in pairs]
+    estimates = [estimate(operation, a, p, asked_for(algorithm), group, links) for a, p in pairs]
     prices = [_price(operation, pair, group, links, sms) for pair in pairs]
     fields = (group.ranks, group.ranks_per_domain, group.tier, group.domains_per_block, group.nic_share)
     shape = np.broadcast_shapes(*(np.shape(field) for field in fields))
@@ -216,6 +245,12 @@ def tariff(
 
 
 _cached_tariff = lru_cache(maxsize=4096)(tariff)
+
+
+def forget() -> None:
+    """Drops what was derived from the efficiencies, after they changed in memory."""
+    for cached in (curve, network, _cached_tariff):
+        cached.cache_clear()
 
 
 def _tuner_s(prices: Tariff, size: Number) -> np.ndarray:

@@ -74,28 +74,29 @@ def token_bytes(hidden: Number, fp8: bool) -> Number:
 
 
 def _exchange_s(
-    direction: str, exchange: Exchange, group: Group, cluster: Cluster | Links, fp8: bool, sms: int
+    terms: dict[str, Any], exchange: Exchange, group: Group, cluster: Cluster | Links, fp8: bool, sms: int
 ) -> ExchangeTime:
     """One copy per destination domain over the NIC, then fan-out to distinct GPUs inside it (combine: reversed)."""
     links = cluster if isinstance(cluster, Links) else links_of(cluster)
-    terms, n, g, k = constants()[direction], group.ranks, group.ranks_per_domain, group.domains
+    n, g, k = group.ranks, group.ranks_per_domain, group.domains
     domains, gpus = copies(exchange, group)
     load = exchange.tokens * exchange.imbalance * token_bytes(exchange.hidden, fp8)
     network_bytes, logical_bytes = load * domains * (k - 1) / k, load * gpus
     # A domain of one GPU has nothing to fan out to.
     scale_up_bytes = np.where(g > 1, load * gpus * (g - 1) / g, 0.0)
     nic = links.nic_bytes_per_s * group.nic_share / uplink_slowdown("all_to_all", group, links)
-    inside = np.minimum(terms["scale_up_fraction"] * links.scale_up_bytes_per_s, sms * terms["sm_bytes_per_s"])
+    inside = np.minimum(terms["scale_up_fraction"] * links.scale_up(g), sms * terms["sm_bytes_per_s"])
+    inside = inside * (terms["fp8_rate"] if fp8 else 1.0)
     transfer_s = np.maximum(
         np.where(g > 1, logical_bytes, 0.0) / inside, network_bytes / (terms["network_fraction"] * nic)
     )
     hop_s = np.asarray(links.tier_latencies_s)[group.tier]
     fixed_s = terms["fixed_s"] + np.where(k > 1, constants()["handshake_hops"] * hop_s, 0.0)
-    bound_s = np.maximum(scale_up_bytes / links.scale_up_bytes_per_s, network_bytes / nic)
+    bound_s = np.maximum(scale_up_bytes / links.scale_up(g), network_bytes / nic)
     alone = np.asarray(n) <= 1
     seconds, bound_s = np.where(alone, 0.0, fixed_s + transfer_s), np.where(alone, 0.0, bound_s)
     if not np.all(seconds >= bound_s):
-        raise BelowBound(f"expert {direction}: {np.min(seconds)} s is below the bandwidth bound {np.max(bound_s)} s")
+        raise BelowBound(f"expert exchange: {np.min(seconds)} s is below the bandwidth bound {np.max(bound_s)} s")
     return ExchangeTime(*(_plain(x) for x in (seconds, bound_s, network_bytes, scale_up_bytes)))
 
 
@@ -128,7 +129,7 @@ def dispatch_s(
     `fp8` sends one byte per element and a scale per 128 (deepep, hybridep and alltoall); all-gather sends bf16.
     """
     if dispatcher in ("deepep", "hybridep"):
-        return _exchange_s("dispatch", exchange, group, cluster, fp8, sms)
+        return _exchange_s(constants()[dispatcher]["dispatch"], exchange, group, cluster, fp8, sms)
     if dispatcher == "alltoall":
         return _by_collective("all_to_all", exchange, group, cluster, token_bytes(exchange.hidden, fp8))
     if dispatcher == "allgather":
@@ -146,7 +147,7 @@ def combine_s(
 ) -> ExchangeTime:
     """Expert outputs back to their tokens, in bf16; `fp32`: all-gather's reduce-scatter in the router's dtype."""
     if dispatcher in ("deepep", "hybridep"):
-        return _exchange_s("combine", exchange, group, cluster, False, sms)
+        return _exchange_s(constants()[dispatcher]["combine"], exchange, group, cluster, False, sms)
     if dispatcher == "alltoall":
         return _by_collective("all_to_all", exchange, group, cluster, token_bytes(exchange.hidden, False))
     if dispatcher == "allgather":

@@ -84,7 +84,19 @@ class Links:
     tier_latencies_s: tuple[float, ...]
     tier_oversubscription: tuple[float, ...]
     in_network_reduction: bool
+    mesh_gpus: int = 0
     efficiencies: str = ""
+
+    def scale_up(self, ranks_per_domain: Number) -> Number:
+        """Bytes/s that one GPU can send to the other members of a group in its domain.
+
+        Behind switches all of it; in a mesh of `mesh_gpus` every pair has its own share, and a group that leaves
+        members of the domain out leaves their links idle.
+        """
+        if not self.mesh_gpus:
+            return self.scale_up_bytes_per_s
+        reached = np.clip((ranks_per_domain - 1.0) / (self.mesh_gpus - 1.0), 1.0 / (self.mesh_gpus - 1.0), 1.0)
+        return self.scale_up_bytes_per_s * reached
 
 
 def links_of(cluster: Cluster) -> Links:
@@ -108,5 +120,6 @@ def links_of(cluster: Cluster) -> Links:
         tuple(latencies) or (latency_s,),
         tuple(slowdowns) or (1.0,),
         fabric.in_network_reduction,
+        node.scale_up.domain_gpus if node.scale_up.kind != "nvswitch" else 0,
         cluster.efficiencies,
     )

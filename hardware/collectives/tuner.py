@@ -100,7 +100,7 @@ def _algorithm_gbs(operation: str, algorithm: str, p: int, group: Group, links: 
     """Bytes of size per nanosecond, after NCCL's caps and its bus-to-algorithm ratio."""
     n, g, k = group.ranks, group.ranks_per_domain, group.domains
     row, table = generation_of(links), constants()
-    inside = table["graph_scale_up_fraction"] * links.scale_up_bytes_per_s / _GB
+    inside = table["graph_scale_up_fraction"] * links.scale_up(g) / _GB
     across = table["graph_network_fraction"] * g * links.nic_bytes_per_s / _GB
     across = np.minimum(across, np.where(g > 1, inside, across))
     # A ring carries the same rate on every link. Up to two nodes NCCL rates trees by the links inside, for each
@@ -126,16 +126,18 @@ def _algorithm_gbs(operation: str, algorithm: str, p: int, group: Group, links: 
 
 def _legal(operation: str, algorithm: str, asked: bool, group: Group, links: Links) -> Number:
     g, k = group.ranks_per_domain, group.domains
+    # Switches of the network reduce only where a job asks for it: NCCL_COLLNET_ENABLE is 0 by default.
+    reduces = links.in_network_reduction and asked
     if algorithm == "nvls":
         # All-gather and reduce-scatter take NVLS only with registered user buffers, which must be asked for.
         offered = (
             links.multicast and generation_of(links)["nvls_efficiency"] > 0 and (operation == "all_reduce" or asked)
         )
-        return offered & (g > 1) & ((k <= 1) | links.in_network_reduction)
+        return offered & (g > 1) & ((k <= 1) | reduces)
     if algorithm == "nvls_tree":
         return links.multicast & (generation_of(links)["nvls_efficiency"] > 0) & (g > 1) & (k > 1)
     if algorithm == "collnet":
-        return links.in_network_reduction & (k > 1)
+        return reduces & (k > 1)
     if algorithm == "pat":
         return (g == 1) & (k > 1) if not asked else k >= 1
     return k >= 1

@@ -15,6 +15,21 @@ BACKWARD_FLOPS = 2.5  # five products for the forward's two: dV, dP, dQ, dK and 
 # 2 + 2 and a mask of 1; backward dropout 2 + 2 + 1, softmax 4 + 2 (Korthikanti et al., arXiv 2205.05198, what is kept).
 SCORE_BYTES = {False: 9.0, True: 11.0}
 
+# Older flash attention beside the curves, which are version 2 on Ampere and 3 or cuDNN after it. Version 1 reached 0.54
+# of version 2 on A100 (124 of 230 TFLOP/s forward, arXiv 2307.08691); version 2 reaches 35 % of the H100's peak (arXiv
+# 2407.08608), 346 TFLOP/s, and by its Ampere instructions no more on Blackwell (assumed).
+FLASH_RATES: dict[str, dict[int, float]] = {
+    "volta": {1: 0.54},
+    "ampere": {1: 0.54},
+    "hopper": {1: 0.29, 2: 0.54},
+    "blackwell": {1: 0.16, 2: 0.30},
+}
+
+
+def flash_rate(accelerator: Accelerator, version: int) -> float:
+    """Rate of an older generation of flash attention over that of the part's curve."""
+    return FLASH_RATES.get(accelerator.generation.lower(), {}).get(version, 1.0)
+
 
 def attention_s(
     accelerator: Accelerator,

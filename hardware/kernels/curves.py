@@ -13,14 +13,14 @@ from hardware.specs import Accelerator
 
 DATA = Path(__file__).parent.parent / "data" / "kernels"
 Evidence = Literal["measured", "fitted", "nominal", "assumed"]
-Operation = Literal["gemm", "grouped_gemm", "attention", "streaming", "launch"]
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
     """How a training precision runs: the peak it needs, the measured curves that stand for it, its bytes per element.
 
-    `operand_bytes` includes the block scales that travel with the operand; `needs` are the formats the part must have.
+    `operand_bytes` includes the block scales that travel with the operand; `needs` are the formats the part must have;
+    `wgrad_rate` is what weight gradients reach of the curve beyond what the part's own role rates say.
     """
 
     format: str
@@ -28,8 +28,12 @@ class Precision:
     operand_bytes: float
     output_bytes: float = 2.0
     needs: tuple[str, ...] = ()
+    wgrad_rate: float = 1.0
 
 
+# Block scales on both sides of a weight gradient (1 x 128 each) slow it: DeepSeek's published H800 training profile has
+# 65.6 / 3 TFLOP of them in 32.8 ms of kernels on two streams, which overlap by 5.2 ms: about 0.73 of the curve
+# on the 112 SMs left to them.
 # mxfp8 stands on fp8_block: on Blackwell that collection ran the same block-scaled tensor-core instruction with
 # power-of-two scales (1 per 128 there, 1 per 32 here); parts without FP4 have no hardware for block scales.
 PRECISIONS: dict[str, Precision] = {
@@ -39,7 +43,7 @@ PRECISIONS: dict[str, Precision] = {
     "bf16": Precision("bf16", ("bf16",), 2.0),
     "fp8-delayed": Precision("fp8", ("fp8",), 1.0),
     "fp8-tensorwise": Precision("fp8", ("fp8",), 1.0),
-    "fp8-blockwise": Precision("fp8", ("fp8_block", "fp8"), 1.0 + 4 / 128),
+    "fp8-blockwise": Precision("fp8", ("fp8_block", "fp8"), 1.0 + 4 / 128, wgrad_rate=0.73),
     "mxfp8": Precision("fp8", ("fp8_block", "fp8"), 1.0 + 1 / 32, needs=("fp4",)),
     "nvfp4": Precision("fp4", ("nvfp4",), 0.5 + 1 / 16),
 }

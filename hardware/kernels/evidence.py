@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from hardware.kernels.curves import Evidence, choose, kernel_set
 from hardware.kernels.streaming import fractions
 from hardware.specs import Accelerator
 
-Operation = Literal["gemm", "grouped_gemm", "attention", "streaming", "launch"]
-
 
 def evidence(accelerator: Accelerator, operation: str, precision: str = "bf16") -> Evidence:
-    """ "measured" on this very part, "fitted" from a sibling, "nominal" from the peak alone, or "assumed".
+    """How a time is known: "measured" on this very part, "fitted" from a sibling, "nominal" from its peak, "assumed".
 
     `operation` is gemm, grouped_gemm, attention, launch, or a kind of streaming kernel. Raises ValueError for others.
     """

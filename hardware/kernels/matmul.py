@@ -70,6 +70,7 @@ def _product_s(
     role_rate = kernel_set(accelerator.kernels).role_rates[family][role]
     output_bytes = choice.precision.output_bytes
     if role == "wgrad":
+        role_rate *= choice.precision.wgrad_rate
         output_bytes = ACCUMULATE_BYTES if accumulate else 4.0
     groups, m, n, k = (floats(x) for x in shape)
     sm_fraction = floats(sm_fraction)

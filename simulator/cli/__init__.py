@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 
 import typer
 
-from simulator.cli import calibrate, catalogues, evaluate
+from simulator.cli import calibrate, catalogues, clusters, evaluate, validate
 
 app = typer.Typer(
     name="traincast",
@@ -20,10 +21,12 @@ app = typer.Typer(
 # Every verb of the house: name, function. The functions import what they need when called, so that help stays quick.
 VERBS: dict[str, Callable[..., None]] = {
     "calibrate": calibrate.calibrate,
+    "collective": clusters.collective,
     "evaluate": evaluate.evaluate,
     "hardware": catalogues.hardware,
     "models": catalogues.models,
     "schema": catalogues.schema,
+    "validate": validate.validate,
 }
 for verb, function in VERBS.items():
     app.command(verb)(function)
@@ -33,6 +36,8 @@ def main() -> None:
     """Runs the command line; bad input ends with every problem on stderr and exit code 2, without a traceback."""
     from hardware.problems import InputError
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a name in another script must not end a run in an ASCII locale
     try:
         app()
     except InputError as error:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from simulator.cli.clusters import FabricName, named_cluster
 from simulator.cli.common import AsJson, check_known, print_json
 
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="One entry in full; all of them when left out.")]
@@ -25,11 +26,24 @@ def models(name: Name = None, as_json: AsJson = False) -> None:
         print_json(document) if as_json else report.print_model(document)
 
 
-def hardware(name: Name = None, as_json: AsJson = False) -> None:
-    """The hardware known by name, or one part with sources."""
+def hardware(
+    name: Name = None,
+    entry: Annotated[str | None, typer.Argument(hidden=True)] = None,
+    fabric: FabricName = None,
+    as_json: AsJson = False,
+) -> None:
+    """The hardware known by name, one part with sources, or the network of a cluster (`show h100-10240`)."""
     from simulator.report import catalogues as report
 
-    if name is None:
+    if name == "show":
+        name = entry
+    if name is not None and name not in report.part_names() and (fabric or name.rpartition("-")[2].isdigit()):
+        from hardware.topology.summary import summarise_cluster
+        from simulator.report.network import print_network
+
+        network = summarise_cluster(named_cluster(name, fabric))
+        print_json(network.to_dict()) if as_json else print_network(network)
+    elif name is None:
         listing = report.hardware_document()
         print_json(listing) if as_json else report.print_hardware(listing)
     else:

@@ -1,38 +1,120 @@
-"""`traincast evaluate`: one scenario, its step time, memory and training time."""
+"""`traincast evaluate`: one scenario, its step time, memory and training time, and looks into the step."""
 
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from simulator.cli.common import AsJson, OutDir, Overrides, ScenarioFile, print_json
 
+if TYPE_CHECKING:
+    from simulator.one_step import Simulated
 
-def evaluate(scenario: ScenarioFile, set_: Overrides = None, as_json: AsJson = False, out: OutDir = None) -> None:
+
+class RankChoice(StrEnum):
+    """Which ranks are simulated by themselves."""
+
+    stage = "stage"
+    all = "all"
+
+
+TraceFile = Annotated[
+    Path | None,
+    typer.Option("--trace", metavar="FILE", help="Write the step: .json or .json.gz for Perfetto, .svg as a picture."),
+]
+MemoryFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--memory",
+        metavar="FILE",
+        help="Write memory over the step: .svg as a chart, .pickle for PyTorch's viewer.",
+    ),
+]
+Ranks = Annotated[
+    RankChoice, typer.Option("--ranks", help="One rank for all that are equal, or every GPU by itself (see spread:).")
+]
+Samples = Annotated[int, typer.Option("--samples", min=1, max=1000, help="Steps drawn with --ranks all.")]
+
+
+def evaluate(
+    scenario: ScenarioFile,
+    set_: Overrides = None,
+    as_json: AsJson = False,
+    out: OutDir = None,
+    trace: TraceFile = None,
+    memory: MemoryFile = None,
+    ranks: Ranks = RankChoice.stage,
+    samples: Samples = 4,
+) -> None:
     """One scenario: step time, MFU, memory, training time.
 
-    Exit code 0 when it fits in memory, 1 when it does not, 2 when the scenario cannot be read.
+    Exit code 0 when it fits in memory and can finish, 1 when not, 2 when the scenario cannot be read.
     """
     from simulator.scenario.schema import load_scenario
 
+    check_endings({"--trace": (trace, (".json", ".json.gz", ".svg")), "--memory": (memory, (".svg", ".pickle"))})
     loaded = load_scenario(scenario, set_ or [])
 
-    from simulator.evaluate import evaluate as predict
+    from simulator.evaluate import predict
+    from simulator.one_step import simulate
     from simulator.report.document import evaluate_document
 
-    prediction = predict(loaded)
-    document = evaluate_document(prediction)
-    for warning in prediction.warnings:
-        sys.stderr.write(f"warning: {warning}\n")
+    done = simulate(loaded)
+    write_looks(done, trace, memory)
+    every = None
+    if ranks is RankChoice.all:
+        from simulator.step_views import every_gpu
+
+        every = every_gpu(done, samples)
+    prediction = predict(done)
+    document = evaluate_document(prediction, every)
     if out is not None:
         from simulator.report.folder import evaluation_files, write_results
 
         write_results(out, evaluation_files(loaded, document))
     if as_json:
         print_json(document)
+        sys.stderr.writelines(f"warning: {warning}\n" for warning in prediction.warnings)
     else:
         from simulator.report.terminal import print_evaluation
 
         print_evaluation(document)
-    raise typer.Exit(0 if prediction.fits else 1)
+    finishes = prediction.run is None or prediction.run.finishes
+    raise typer.Exit(0 if prediction.fits and finishes else 1)
+
+
+def check_endings(files: dict[str, tuple[Path | None, tuple[str, ...]]]) -> None:
+    """Raises InputError for every file whose name does not say a format that its option writes."""
+    from hardware.problems import InputError, Problem
+
+    wrong = [
+        Problem(str(path), None, option, f"does not end in {' or '.join(endings)}, which name the format")
+        for option, (path, endings) in files.items()
+        if path is not None and not path.name.endswith(endings)
+    ]
+    if wrong:
+        raise InputError(wrong)
+
+
+def write_looks(done: Simulated, trace: Path | None, memory: Path | None) -> None:
+    """The trace and the memory of the step, each in the format that its file's name says."""
+    if trace is None and memory is None:
+        return
+    import pickle
+
+    from simulator.report.folder import write_file
+    from simulator.step.trace import trace_bytes
+    from simulator.step_views import memory_picture, step_picture, step_trace, torch_snapshot
+
+    if trace is not None:
+        drawn = trace.suffix == ".svg"
+        data = step_picture(done).encode() if drawn else trace_bytes(step_trace(done), trace.suffix == ".gz")
+        write_file(trace, data, "--trace")
+    if memory is not None:
+        drawn = memory.suffix == ".svg"
+        data = memory_picture(done).encode() if drawn else pickle.dumps(torch_snapshot(done))
+        write_file(memory, data, "--memory")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 import hardware.collectives
 from hardware.collectives import combine_s, dispatch_s
-
 from simulator.cost.price import Price, Prices, price
 from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.plan.spec import Plan
@@ -16,6 +16,9 @@ from simulator.workload.operators import CoreAttention, Exchange, Matmul, Number
 
 # TransformerEngine's pipelined overlap leaves the last of `num_splits` = 4 chunks of a collective exposed.
 TP_OVERLAP_EXPOSED_FRACTION = 1 / 4
+
+
+Priced = Sequence[tuple[Operator, Price]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,8 @@ class BlockCost:
     routing_backward: Exchanges = Exchanges()
     routing_recompute_s: Number = 0.0
     shared_s: tuple[Number, Number] = (0.0, 0.0)
-    forward_kernels: int = 0
-    backward_kernels: int = 0
+    forward_kernels: Number = 0
+    backward_kernels: Number = 0
     evidence_s: tuple[tuple[str, Number], ...] = ()
 
 
@@ -73,8 +76,9 @@ def routing_price(op: Routing, prices: Prices) -> tuple[Number, Number]:
     limit = op.group_top_k * np.maximum(1.0, group.domains / op.groups) if op.groups > 1 else None
     load = plan.expert_imbalance if plan.capacity_factor is None else plan.capacity_factor
     moved = hardware.collectives.Exchange(op.tokens, op.width, op.experts, op.top_k, limit, load)
-    out_s = dispatch_s(moved, group, prices.cluster, plan.dispatcher, op.fp8).seconds / prices.comm_fraction
-    home_s = combine_s(moved, group, prices.cluster, plan.dispatcher).seconds / prices.comm_fraction
+    rate = prices.comm_fraction * prices.constants.ep_rate
+    out_s = dispatch_s(moved, group, prices.cluster, plan.dispatcher, op.fp8).seconds / rate
+    home_s = combine_s(moved, group, prices.cluster, plan.dispatcher).seconds / rate
     return (out_s, home_s) if op.name == "dispatch" else (home_s, out_s)
 
 
@@ -89,6 +93,9 @@ def block_cost(work: Work, prices: Prices, whole_layer_again: bool) -> BlockCost
     backward = backward_seconds(priced, plan) + forward_seconds(repeated, plan)
     computing = [(op, cost) for op, cost in priced if not isinstance(op, Exchange)]
     shared = [cost for op, cost in computing if "shared_experts" in op.modules]
+    grouped = [op.groups for op, _ in priced if isinstance(op, Matmul) and op.name.startswith("expert_")]
+    experts = max(grouped, default=0)
+    launches = 0.0 if plan.stack.fused_experts else prices.constants.expert_launches * experts
     return BlockCost(
         forward=forward,
         input=backward,
@@ -97,8 +104,9 @@ def block_cost(work: Work, prices: Prices, whole_layer_again: bool) -> BlockCost
         routing_backward=exchanges({op.name: backward_s for op, _, backward_s in routed}, "combine", "dispatch"),
         routing_recompute_s=sum(forward_s for op, forward_s, _ in routed if is_recomputed(op.modules, again)),
         shared_s=(sum(cost.forward_s for cost in shared), sum(cost.input_s + cost.weight_s for cost in shared)),
-        forward_kernels=sum(cost.forward_kernels for _, cost in computing),
-        backward_kernels=sum(cost.backward_kernels for _, cost in computing)
+        forward_kernels=launches + sum(cost.forward_kernels for _, cost in computing),
+        backward_kernels=launches
+        + sum(cost.backward_kernels for _, cost in computing)
         + sum(cost.forward_kernels for op, cost in repeated if not isinstance(op, Exchange)),
         evidence_s=by_evidence(computing),
     )
@@ -108,14 +116,14 @@ def exchanges(seconds: Mapping[str, Number], first: str, last: str) -> Exchanges
     return Exchanges(seconds.get(first, 0.0), seconds.get(last, 0.0))
 
 
-def by_evidence(priced: list[tuple[Operator, Price]]) -> tuple[tuple[str, Number], ...]:
+def by_evidence(priced: Priced) -> tuple[tuple[str, Number], ...]:
     kinds = sorted({cost.evidence for _, cost in priced})
     return tuple(
         (kind, sum(c.forward_s + c.input_s + c.weight_s for _, c in priced if c.evidence == kind)) for kind in kinds
     )
 
 
-def forward_seconds(priced: list[tuple[Operator, Price]], plan: Plan) -> Seconds:
+def forward_seconds(priced: Priced, plan: Plan) -> Seconds:
     """Forward compute, and what of its communication no operator hides."""
     compute_s = sum(cost.forward_s for op, cost in priced if not isinstance(op, Exchange))
     products_s = sum(cost.forward_s for op, cost in priced if isinstance(op, Matmul))
@@ -129,7 +137,7 @@ def forward_seconds(priced: list[tuple[Operator, Price]], plan: Plan) -> Seconds
     )
 
 
-def backward_seconds(priced: list[tuple[Operator, Price]], plan: Plan) -> Seconds:
+def backward_seconds(priced: Priced, plan: Plan) -> Seconds:
     """Input-gradient compute and its exposed communication; re-gathering hides behind input-gradient products."""
     compute_s = sum(cost.input_s for op, cost in priced if not isinstance(op, Exchange))
     products_s = sum(cost.input_s for op, cost in priced if isinstance(op, Matmul))
@@ -152,7 +160,7 @@ def exposed_tp_s(tp_s: Number, products_s: Number, plan: Plan) -> Number:
     return np.maximum(TP_OVERLAP_EXPOSED_FRACTION * tp_s, tp_s - products_s)
 
 
-def exposed_cp_s(moved: list[tuple[Exchange, Number]], attention_s: Number) -> Number:
+def exposed_cp_s(moved: Sequence[tuple[Exchange, Number]], attention_s: Number) -> Number:
     """Ring steps hide behind attention on the block at hand; gathers and head exchanges do not."""
     hidden_s = sum(seconds for op, seconds in moved if op.group == "cp" and op.behind_attention)
     open_s = sum(seconds for op, seconds in moved if op.group == "cp" and not op.behind_attention)

@@ -1,4 +1,4 @@
-"""Every distinct operator of a scenario with how often it runs per micro-batch, and which lie beyond a profile."""
+"""Every distinct operator of a model under a plan, how often it runs, and which lie beyond a measured profile."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 
 from hardware.collectives.closed_form import tables_of
 from hardware.kernels.curves import PRECISIONS, kernel_set
+from hardware.specs import Cluster
 from simulator.cost.groups import plan_groups
 from simulator.cost.price import high_precision
+from simulator.model.spec import Model
 from simulator.plan.layout import stages
-from simulator.scenario.schema import Scenario
+from simulator.plan.spec import Plan
 from simulator.workload.ends import embedding_work, head_work, mtp_glue_work
 from simulator.workload.ffns import ffn_work
 from simulator.workload.mixers import mixer_work
@@ -21,10 +23,9 @@ from simulator.workload.shape import shape_of
 ROOM = 1.001  # rounding of a shape to whole rows does not count as extrapolation
 
 
-def operators(scenario: Scenario) -> Counter[Operator]:
-    """Operator -> times per micro-batch over all stages; the scenario must be of scalars, not of arrays of plans."""
-    model, plan = scenario.model, scenario.plan
-    shape = shape_of(model, plan, scenario.run.seq_length)
+def operators(model: Model, plan: Plan, seq_length: int) -> Counter[Operator]:
+    """Operator -> times per micro-batch over all stages; of one plan, not of arrays of plans."""
+    shape = shape_of(model, plan, seq_length)
     found: Counter[Operator] = Counter()
 
     def count(work: Work) -> None:
@@ -57,19 +58,19 @@ def products(op: Matmul) -> tuple[tuple[str, float, float, float], ...]:
     return (("forward", m, n, k), ("dgrad", m, k, n), ("wgrad", n, k, m))
 
 
-def beyond_profile(scenario: Scenario) -> tuple[str, ...]:
+def beyond_profile(model: Model, plan: Plan, seq_length: int, cluster: Cluster) -> tuple[str, ...]:
     """What the cluster's measured profile does not cover: products and attention outside the shapes it measured.
 
     Empty without a profile: the shipped curves tell their evidence, not their range.
     """
-    ranges = kernel_set(scenario.cluster.accelerator.kernels).measured_range
+    ranges = kernel_set(cluster.accelerator.kernels).measured_range
     if not ranges:
         return ()
-    low, high = PRECISIONS[scenario.plan.precision], PRECISIONS[high_precision(scenario.plan)]
+    low, high = PRECISIONS[plan.precision], PRECISIONS[high_precision(plan)]
     found: dict[str, list[str]] = {}
-    for op in operators(scenario):
+    for op in operators(model, plan, seq_length):
         if isinstance(op, Exchange):
-            for operation, outside in exchanges_beyond(op, scenario):
+            for operation, outside in exchanges_beyond(op, plan, cluster):
                 found.setdefault(f"{operation} {op.name}", []).extend(outside)
         elif isinstance(op, Matmul):
             family = "grouped_gemm" if is_expert(op) else "gemm"
@@ -90,10 +91,10 @@ def beyond_profile(scenario: Scenario) -> tuple[str, ...]:
     return tuple(f"{name} ({', '.join(sorted(set(what))) or 'not measured'})" for name, what in sorted(found.items()))
 
 
-def exchanges_beyond(op: Exchange, scenario: Scenario) -> Iterator[tuple[str, list[str]]]:
+def exchanges_beyond(op: Exchange, plan: Plan, cluster: Cluster) -> Iterator[tuple[str, list[str]]]:
     """Collectives of an operator whose size or ranks no group of the profile had; none where no group was measured."""
-    ranges = tables_of(scenario.cluster.efficiencies).get("measured_range", {})
-    ranks = float(plan_groups(scenario.plan, scenario.cluster)[op.group].ranks)
+    ranges = tables_of(cluster.efficiencies).get("measured_range", {})
+    ranks = float(plan_groups(plan, cluster)[op.group].ranks)
     moved = ((op.forward, op.forward_bytes), (op.backward, op.backward_bytes))
     for operation, size in moved:
         outside = exceeded({"size_bytes": float(size), "ranks": ranks}, ranges.get(operation)) if operation else []

@@ -6,15 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from hardware.collectives import Group, collective_s
-from hardware.kernels import (
-    attention_s,
-    evidence,
-    gemm_s,
-    grouped_gemm_s,
-    streaming_s,
-)
-
+from hardware.kernels import attention_s, evidence, flash_rate, gemm_s, grouped_gemm_s, streaming_s
+from hardware.kernels.matmul import Role
 from hardware.specs import Cluster
+from simulator.cost.constants import NEUTRAL, Constants, product_rate
 from simulator.plan.spec import Plan
 from simulator.workload.operators import (
     CoreAttention,
@@ -23,7 +18,7 @@ from simulator.workload.operators import (
     Number,
     Operator,
     Pass,
-    Recurrence,
+    Scan,
 )
 
 
@@ -37,6 +32,7 @@ class Prices:
     groups: Mapping[str, Group]
     sm_fraction: float = 1.0
     comm_fraction: float = 1.0
+    constants: Constants = NEUTRAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +52,28 @@ def matmul_price(op: Matmul, prices: Prices) -> Price:
     """Forward [m, k][k, n], input gradient [m, n][n, k], weight gradient [n, m][m, k]."""
     accelerator, plan = prices.cluster.accelerator, prices.plan
     precision = plan.precision if op.quantized else high_precision(plan)
-    roles = (("forward", op.m, op.n, op.k), ("dgrad", op.m, op.k, op.n), ("wgrad", op.n, op.k, op.m))
-    beside = prices.sm_fraction
-    if op.name.startswith("expert_"):
+    roles: tuple[tuple[Role, Number, Number, Number], ...] = (
+        ("forward", op.m, op.n, op.k),
+        ("dgrad", op.m, op.k, op.n),
+        ("wgrad", op.n, op.k, op.m),
+    )
+    beside, grouped = prices.sm_fraction, op.name.startswith("expert_")
+    rate = product_rate(prices.constants, precision, grouped)
+    if grouped:
         family = "grouped_gemm"
         seconds = [
-            grouped_gemm_s(accelerator, precision, op.groups, m, n, k, role=role, sm_fraction=beside)
+            grouped_gemm_s(accelerator, precision, op.groups, m, n, k, role=role, sm_fraction=beside) / rate
             for role, m, n, k in roles
         ]
     else:
         family = "gemm"
         seconds = [
-            op.groups * gemm_s(accelerator, precision, m, n, k, role=role, sm_fraction=beside)
+            op.groups * gemm_s(accelerator, precision, m, n, k, role=role, sm_fraction=beside) / rate
             for role, m, n, k in roles
         ]
-    return Price(*seconds, forward_kernels=1, backward_kernels=2, evidence=evidence(accelerator, family, precision))
+    forward_s, input_s, weight_s = seconds
+    known = evidence(accelerator, family, precision)
+    return Price(forward_s, input_s, weight_s, forward_kernels=1, backward_kernels=2, evidence=known)
 
 
 def high_precision(plan: Plan) -> str:
@@ -91,12 +94,21 @@ def attention_price(op: CoreAttention, prices: Prices) -> Price:
         home_s = _attention_s(op, prices, op.queries, op.causal, backward)
         foreign_s = _attention_s(op, prices, op.queries / 2 if op.causal else op.queries, False, backward)
         seconds.append(home_s + (ring - 1) * foreign_s)
-    kernels = (1, 3) if prices.plan.stack.flash_attention else (5, 8)
-    return Price(*seconds, 0.0, 0.0, *kernels, evidence=evidence(prices.cluster.accelerator, "attention", precision))
+    forward_kernels, backward_kernels = (1, 3) if prices.plan.stack.flash_attention else (5, 8)
+    forward_s, backward_s = seconds
+    return Price(
+        forward_s,
+        backward_s,
+        forward_kernels=forward_kernels,
+        backward_kernels=backward_kernels,
+        evidence=evidence(prices.cluster.accelerator, "attention", precision),
+    )
 
 
 def _attention_s(op: CoreAttention, prices: Prices, keys: Number, causal: bool, backward: bool) -> Number:
-    return attention_s(
+    stack = prices.plan.stack
+    rate = flash_rate(prices.cluster.accelerator, stack.flash_version) if stack.flash_attention else 1.0
+    seconds = attention_s(
         prices.cluster.accelerator,
         high_precision(prices.plan),
         batch=op.batch,
@@ -110,16 +122,17 @@ def _attention_s(op: CoreAttention, prices: Prices, keys: Number, causal: bool, 
         backward=backward,
         window=op.window,
         sm_fraction=prices.sm_fraction,
-        flash=prices.plan.stack.flash_attention,
+        flash=stack.flash_attention,
     )
+    return seconds / (rate * prices.constants.attention_rate)
 
 
-def recurrence_price(op: Recurrence, prices: Prices) -> Price:
-    """Chunked scans reach a small part of the matrix peak: assumed 0.25, until a profile says otherwise."""
+def scan_price(op: Scan, prices: Prices) -> Price:
+    """Scans reach a small part of the matrix peak: assumed 0.25, until a profile says otherwise."""
     accelerator = prices.cluster.accelerator
     peak = accelerator.peak_flops_per_s[high_precision(prices.plan)]
     compute_s = op.flops / (0.25 * peak * prices.sm_fraction)
-    forward_s = compute_s + streaming_s(accelerator, op.bytes, "elementwise")
+    forward_s = compute_s + streaming_s(accelerator, op.bytes, "elementwise") / prices.constants.streaming_rate
     return Price(forward_s, 2 * forward_s, forward_kernels=4, backward_kernels=6, evidence="assumed")
 
 
@@ -127,13 +140,15 @@ def pass_price(op: Pass, prices: Prices) -> Price:
     accelerator = prices.cluster.accelerator
     forward_s = op.forward_kernels * streaming_s(accelerator, op.forward_bytes / op.forward_kernels, op.kind)
     backward_s = op.backward_kernels * streaming_s(accelerator, op.backward_bytes / op.backward_kernels, op.kind)
-    return Price(forward_s, backward_s, 0.0, 0.0, op.forward_kernels, op.backward_kernels)
+    rate = prices.constants.streaming_rate
+    return Price(forward_s / rate, backward_s / rate, 0.0, 0.0, op.forward_kernels, op.backward_kernels)
 
 
 def collective_price_s(operation: str | None, size_bytes: Number, group: str, prices: Prices) -> Number:
     if operation is None:
         return 0.0
-    return collective_s(operation, size_bytes, prices.groups[group], prices.cluster).seconds / prices.comm_fraction
+    seconds = collective_s(operation, size_bytes, prices.groups[group], prices.cluster).seconds
+    return seconds / (prices.comm_fraction * prices.constants.tp_rate)
 
 
 def exchange_price(op: Exchange, prices: Prices) -> Price:
@@ -147,7 +162,7 @@ def exchange_price(op: Exchange, prices: Prices) -> Price:
 PRICES: dict[type, Callable[..., Price]] = {
     Matmul: matmul_price,
     CoreAttention: attention_price,
-    Recurrence: recurrence_price,
+    Scan: scan_price,
     Pass: pass_price,
     Exchange: exchange_price,
 }

@@ -11,6 +11,7 @@ from itertools import zip_longest
 import numpy as np
 
 from simulator.cost.blocks import NO_COST, BlockCost, block_cost
+from simulator.cost.constants import Constants
 from simulator.cost.layers import LayerCost, forward, input_gradient, pair, weight_gradient
 from simulator.cost.price import Prices
 from simulator.cost.seconds import NO_TIME, Seconds
@@ -23,9 +24,6 @@ from simulator.workload.mixers import mixer_work
 from simulator.workload.operators import Number
 from simulator.workload.shape import Shape
 
-# Host seconds per kernel launched from PyTorch: module, autograd and launch together (theory 6.5: a launch takes
-# 2-5 us where the CPU keeps ahead; a whole eager operator 10-30 us over its several kernels).
-HOST_S_PER_KERNEL = 6e-6
 # Share of kernels that CUDA graphs launch for the host: attention, router and preprocessing, or all.
 CAPTURED_FRACTION = {"none": 0.0, "partial": 0.6, "full": 1.0}
 
@@ -34,26 +32,42 @@ PriceLayer = Callable[[Layer, bool], LayerCost]
 
 @dataclass(frozen=True, slots=True)
 class StageCost:
-    """One virtual stage for one micro-batch: its layers in order and their sums, host waits included."""
+    """One virtual stage for one micro-batch: its layers in order and their sums, host waits included.
+
+    `host_s_per_kernel`: what the host needs to launch a kernel, those in CUDA graphs counted as free. `moved_s`: how
+    long offloaded activations cross the host link, one way.
+    """
 
     layers: tuple[LayerCost, ...]
     forward: Seconds
     input: Seconds
     weight: Seconds
     evidence_s: dict[str, Number]
+    host_s_per_kernel: float
+    moved_s: Number = 0.0
 
 
-def stage_costs(model: Model, shape: Shape, prices: Prices, stages: Sequence[StageLayers]) -> tuple[StageCost, ...]:
-    """Price every distinct half of a layer once and put the stages together from them."""
+def stage_costs(
+    model: Model, shape: Shape, prices: Prices, stages: Sequence[StageLayers], moved_s: Sequence[Number] = ()
+) -> tuple[StageCost, ...]:
+    """Price every distinct half of a layer once and put the stages together from them.
+
+    `moved_s` by stage: seconds in which its offloaded activations cross the host link, one way.
+    """
     plan = prices.plan
+    moved_s = moved_s or (0.0,) * len(stages)
 
     @cache
-    def half(part: Mixer | FFN, is_mixer: bool, again: bool) -> BlockCost:
-        return block_cost(mixer_work(part, shape) if is_mixer else ffn_work(part, shape), prices, again)
+    def mixer(part: Mixer, again: bool) -> BlockCost:
+        return block_cost(mixer_work(part, shape), prices, again)
+
+    @cache
+    def ffn(part: FFN, again: bool) -> BlockCost:
+        return block_cost(ffn_work(part, shape), prices, again)
 
     def layer(spec: Layer, again: bool) -> LayerCost:
-        mixer = half(spec.mixer, True, again) if spec.mixer else NO_COST
-        return LayerCost(mixer, half(spec.ffn, False, again) if spec.ffn else NO_COST)
+        ahead = mixer(spec.mixer, again) if spec.mixer else NO_COST
+        return LayerCost(ahead, ffn(spec.ffn, again) if spec.ffn else NO_COST)
 
     @cache
     def end(name: str) -> LayerCost:
@@ -61,7 +75,8 @@ def stage_costs(model: Model, shape: Shape, prices: Prices, stages: Sequence[Sta
 
     @cache
     def alike(content: tuple[object, ...], example: int) -> StageCost:
-        return stage_cost(stage_layers(model, plan, stages[example], layer, end), plan)
+        layers = stage_layers(model, plan, stages[example], layer, end)
+        return stage_cost(layers, plan, prices.constants, moved_s[example])
 
     first: dict[tuple[object, ...], int] = {}
     contents = [(s.embedding, tuple(model.layers[i] for i in s.layers), s.mtp, s.head) for s in stages]
@@ -86,28 +101,30 @@ def stage_layers(
     return [*done, end("head")] if stage.head else done
 
 
-def stage_cost(layers: list[LayerCost], plan: Plan) -> StageCost:
+def stage_cost(layers: list[LayerCost], plan: Plan, constants: Constants, moved_s: Number = 0.0) -> StageCost:
     """Sums over the stage's layers; the host bounds each direction as a whole, since it runs ahead of the GPU."""
     blocks = [block for layer in layers for block in (layer.mixer, layer.ffn)]
     ahead = sum((forward(layer, plan) for layer in layers), NO_TIME)
     back = sum((input_gradient(layer, plan) for layer in layers), NO_TIME)
     weight = sum((weight_gradient(layer) for layer in layers), NO_TIME)
+    host_s = constants.host_s_per_kernel * (1 - CAPTURED_FRACTION[plan.stack.cuda_graphs])
     evidence: Counter[str] = Counter()
     for block in blocks:
         evidence.update(dict(block.evidence_s))
     return StageCost(
         tuple(layers),
-        with_host(ahead, sum(block.forward_kernels for block in blocks), plan),
-        with_host(back, sum(block.backward_kernels for block in blocks), plan, beside_s=weight.total_s),
+        with_host(ahead, np.maximum(moved_s, host_s * sum(block.forward_kernels for block in blocks))),
+        with_host(back, np.maximum(moved_s, host_s * sum(block.backward_kernels for block in blocks)), weight.total_s),
         weight,
         dict(evidence),
+        host_s,
+        moved_s,
     )
 
 
-def with_host(busy: Seconds, kernels: Number, plan: Plan, beside_s: Number = 0.0) -> Seconds:
-    """Adds what the host needs beyond the GPU's own time to launch so many kernels."""
-    launch_s = kernels * HOST_S_PER_KERNEL * (1 - CAPTURED_FRACTION[plan.stack.cuda_graphs])
-    return replace(busy, host_s=busy.host_s + np.maximum(0.0, launch_s - busy.total_s - beside_s))
+def with_host(busy: Seconds, needed_s: Number, beside_s: Number = 0.0) -> Seconds:
+    """Adds what the host, or its link, needs beyond the GPU's own time: to launch kernels, to move activations."""
+    return replace(busy, host_s=busy.host_s + np.maximum(0.0, needed_s - busy.total_s - beside_s))
 
 
 def paired_stages(ahead: StageCost, back: StageCost, plan: Plan) -> Seconds:
@@ -126,4 +143,5 @@ def paired_stages(ahead: StageCost, back: StageCost, plan: Plan) -> Seconds:
             done = done + pair(first, last)
         kernels += sum(cost.mixer.forward_kernels + cost.ffn.forward_kernels for cost in [first] if cost)
         kernels += sum(cost.mixer.backward_kernels + cost.ffn.backward_kernels for cost in [last] if cost)
-    return with_host(done, kernels, plan)
+    moved_s = np.maximum(ahead.moved_s, back.moved_s)  # out and home at the same time
+    return with_host(done, np.maximum(moved_s, kernels * ahead.host_s_per_kernel))

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+
 from hardware.collectives import collective_s, strided_group
 from hardware.collectives.closed_form import tables_of
-
 from hardware.specs import Cluster
+from simulator.cost.constants import NEUTRAL, Constants, constants_for
 from simulator.cost.groups import plan_groups, shard_groups
+from simulator.cost.offload import host_link_s
 from simulator.cost.price import Prices
 from simulator.cost.seconds import Seconds
 from simulator.cost.stages import StageCost, paired_stages, stage_costs
@@ -18,14 +20,16 @@ from simulator.cost.updates import gather_and_reduce, newton_schulz_s, optimizer
 from simulator.model.spec import Model
 from simulator.plan.layout import StageLayers, stages_of_ranks
 from simulator.plan.spec import Plan
+from simulator.workload.operators import Number
 from simulator.workload.shape import Shape, padded_vocab
 from simulator.workload.states import DTYPE_BYTES, StageParameters, shard_count
 
 # SMs that expert communication kernels occupy while they run beside compute: DeepEP's default in Megatron-Core 20,
-# HybridEP 16, NCCL's channels of an all-to-all 24 (theory 5.4, 5.5).
+# HybridEP 16, NCCL's channels of an all-to-all 24, from memory.
 COMMUNICATION_SMS = {"deepep": 20, "hybridep": 16, "alltoall": 24, "allgather": 24}
-# Bandwidth that expert communication keeps beside compute: 25-35 of 50 GB/s in DeepSeek's H800 profile (theory 5.7).
-COMMUNICATION_FRACTION = 0.6
+# Speed that expert communication keeps beside compute: DeepSeek's H800 profile spends 80 ms on what takes 52 ms alone
+# (deepseek-ai/profile-data). Its 33 ms of handshakes wait for compute: see layers.HANDOVER_FRACTION.
+COMMUNICATION_FRACTION = 52 / 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ class SlotTimes:
     stages: tuple[StageCost, ...]
     beside: tuple[StageCost, ...] | None
     send_s: float
+    constants: Constants = NEUTRAL
 
 
 def is_paired(plan: Plan) -> bool:
@@ -53,18 +58,32 @@ def is_paired(plan: Plan) -> bool:
     return plan.overlap.moe_ep or plan.schedule in ("dualpipe", "dualpipe-v")
 
 
-def slot_times(model: Model, shape: Shape, cluster: Cluster, stages: Sequence[StageLayers]) -> SlotTimes:
-    """Price every stage, twice where it also runs beside communication kernels."""
+def slot_times(
+    model: Model,
+    shape: Shape,
+    cluster: Cluster,
+    stages: Sequence[StageLayers],
+    constants: Constants | None = None,
+    offloaded: Sequence[Number] = (),
+) -> SlotTimes:
+    """Price every stage, twice where it also runs beside communication kernels.
+
+    `constants` None: those of the data file for this part and plan. `offloaded`: bytes of activations that one
+    micro-batch of each stage moves to host memory and back.
+    """
     plan = shape.plan
-    prices = Prices(cluster, plan, plan_groups(plan, cluster))
+    constants = constants or constants_for(cluster.accelerator, plan)
+    prices = Prices(cluster, plan, plan_groups(plan, cluster), constants=constants)
+    moved_s = [host_link_s(size, cluster) for size in offloaded]
     beside = None
     if is_paired(plan):
         compute, moved = shares_beside(plan, cluster)
-        beside = stage_costs(model, shape, replace(prices, sm_fraction=compute, comm_fraction=moved), stages)
+        slowed = replace(prices, sm_fraction=compute, comm_fraction=moved)
+        beside = stage_costs(model, shape, slowed, stages, moved_s)
     sent = shape.sharded_tokens * shape.hidden * shape.element_bytes
     neighbours = strided_group(cluster, 2, cluster.gpus // plan.pp) if plan.pp > 1 else None
     send_s = collective_s("send_recv", sent, neighbours, cluster).seconds if neighbours else 0.0
-    return SlotTimes(stage_costs(model, shape, prices, stages), beside, float(send_s))
+    return SlotTimes(stage_costs(model, shape, prices, stages, moved_s), beside, float(send_s), constants)
 
 
 def shares_beside(plan: Plan, cluster: Cluster) -> tuple[float, float]:
@@ -97,9 +116,18 @@ def pair_seconds(times: SlotTimes, plan: Plan) -> dict[str, np.ndarray] | None:
 
 
 def update_times(
-    model: Model, plan: Plan, cluster: Cluster, stages: Sequence[StageLayers], parameters: Sequence[StageParameters]
+    model: Model,
+    plan: Plan,
+    cluster: Cluster,
+    stages: Sequence[StageLayers],
+    parameters: Sequence[StageParameters],
+    constants: Constants | None = None,
 ) -> UpdateTimes:
-    """Gradient reduction, optimizer and parameter gathering of every stage and rank."""
+    """Gradient reduction, optimizer and parameter gathering of every stage and rank.
+
+    `constants` None: those of the data file for this part and plan.
+    """
+    rate = (constants or constants_for(cluster.accelerator, plan)).dp_rate
     groups = shard_groups(plan, cluster)
     moved = [
         gather_and_reduce(held.layers, plan, groups, cluster, whole=stage.index > 0 and plan.sharding != "full")
@@ -119,8 +147,8 @@ def update_times(
         ends = strided_group(cluster, 2, cluster.gpus // plan.pp * (plan.pp - 1))
         barrier_s += collective_s("all_reduce", table, ends, cluster).seconds
     return UpdateTimes(
-        gather_s=tuple(gathers for gathers, _ in moved),
-        reduce_s=tuple(reduces for _, reduces in moved),
+        gather_s=tuple(tuple(seconds / rate for seconds in gathers) for gathers, _ in moved),
+        reduce_s=tuple(tuple(seconds / rate for seconds in reduces) for _, reduces in moved),
         optimizer_s=tuple(float(sum(updates[stage] for stage in ranks)) for ranks in held),
         barrier_s=float(barrier_s),
     )

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from hardware.collectives import Group, collective_s
 from hardware.kernels import gemm_s, streaming_s
-
 from hardware.specs import Cluster
+from simulator.cost.offload import host_update_s
 from simulator.model.components import layer_linears
 from simulator.model.spec import Model
 from simulator.plan.layout import StageLayers
@@ -16,28 +16,30 @@ from simulator.plan.spec import Plan
 from simulator.workload.operators import Number
 from simulator.workload.states import DTYPE_BYTES, StageParameters, optimizer_bytes, parameter_bytes, shard_count
 
-# Megatron-Core's bucket: the larger of 40 M parameters and 1 M per data-parallel rank (theory 5.5).
+# Megatron-Core's bucket: the larger of 40 M parameters and 1 M per data-parallel rank (param_and_grad_buffer.py).
 BUCKET_PARAMETERS = 40e6
 
 
 def optimizer_s(parameters: StageParameters, plan: Plan, groups: Mapping[str, Group], cluster: Cluster) -> Number:
-    """Gradient norm, clipping, update and zeroing of the gradient buffer, all memory-bound (theory 6.4).
+    """Gradient norm, clipping, update and zeroing of the gradient buffer, all memory-bound.
 
     Per parameter of the local shard: gradient read for the norm, read and written for clipping, read for the
     update; master copy and moments read and written; the new parameter written. The whole local gradient buffer
-    is zeroed. A Muon step adds its Newton-Schulz products, left to `newton_schulz_s`.
+    is zeroed. What is offloaded the host updates (`host_update_s`). A Muon step adds its Newton-Schulz products,
+    left to `newton_schulz_s`.
     """
     grad = DTYPE_BYTES[plan.optimizer.grads]
-    touched = 4 * grad + 2 * optimizer_bytes(plan.optimizer) + parameter_bytes(plan)
+    on_gpu = 1 - plan.offload.optimizer_fraction
+    touched = 3 * grad + on_gpu * (grad + 2 * optimizer_bytes(plan.optimizer) + parameter_bytes(plan))
     shard = parameters.dense / shard_count(plan, groups["dense"].ranks) + parameters.expert / shard_count(
         plan, groups["expert"].ranks
     )
     zeroed = (parameters.dense + parameters.expert) * grad
-    return streaming_s(cluster.accelerator, shard * touched + zeroed, "optimizer")
+    return streaming_s(cluster.accelerator, shard * touched + zeroed, "optimizer") + host_update_s(shard, plan, cluster)
 
 
 def newton_schulz_s(model: Model, stage: StageLayers, plan: Plan, shards: Number, cluster: Cluster) -> Number:
-    """Muon: five Newton-Schulz steps per matrix, each 2 (2 r^2 c) + 2 r^3 FLOPs for r x c, r <= c (theory 3.1).
+    """Muon: five Newton-Schulz steps per matrix, each 2 (2 r^2 c) + 2 r^3 FLOPs for r x c, r <= c.
 
     Matrices are dealt whole to the ranks of the shard group; tp ranks repeat the work ("duplicated").
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -11,11 +11,23 @@ import numpy as np
 from simulator.model.spec import Layer, Model
 from simulator.plan.layout import StageLayers
 from simulator.plan.spec import Plan
-from simulator.workload.ends import embedding_work, head_work, logits_transient_bytes, mtp_glue_work
+from simulator.workload.ends import embedding_work, head_work, head_working_bytes, mtp_glue_work
 from simulator.workload.ffns import ffn_work
 from simulator.workload.mixers import mixer_work
 from simulator.workload.operators import NOTHING, Matmul, Number, Tensor, Work
 from simulator.workload.shape import Shape
+
+# What each of Megatron's offloadable modules keeps: its inputs, as fine-grained activation offloading moves them.
+OFFLOADED: dict[str, tuple[str, ...]] = {
+    "attn_norm": ("residual_1",),
+    "qkv_linear": ("qkv_input",),
+    "core_attn": ("qkv",),
+    "attn_proj": ("attention_output", "projection_input"),
+    "mlp_norm": ("residual_2",),
+    "expert_fc1": ("expert_fc1_input",),
+    "moe_act": ("expert_fc1_output",),
+    "fused_group_mlp": ("expert_fc1_input", "expert_fc1_output", "expert_fc2_input"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,19 +35,25 @@ class Kept:
     """Bytes of one micro-batch on one stage (or one layer of it).
 
     `until_backward` stays from forward to the input gradient, of which `until_wgrad` stays until the weight
-    gradient where that comes later. `working` is what the backward of one layer allocates for a moment:
-    recomputed tensors, gradients of the widest product, and at the head the logits' copies.
+    gradient where that comes later; `offloaded` waits in host memory meanwhile. `working` is what the backward of
+    one layer allocates for a moment: recomputed tensors, gradients of the widest product, what comes back from the
+    host for it and for the next layer, and at the head the logits' copies. `layers` counts the decoder layers (MTP's
+    too) that hold it in equal parts.
     """
 
     until_backward: Number = 0.0
     until_wgrad: Number = 0.0
     working: Number = 0.0
+    layers: int = 0
+    offloaded: Number = 0.0
 
     def __add__(self, other: Kept) -> Kept:
         return Kept(
             self.until_backward + other.until_backward,
             self.until_wgrad + other.until_wgrad,
             np.maximum(self.working, other.working),
+            self.layers + other.layers,
+            self.offloaded + other.offloaded,
         )
 
 
@@ -53,7 +71,19 @@ def layer_kept(work: Work, plan: Plan, whole_layer_again: bool) -> Kept:
         modules = set(plan.recompute.modules) if plan.recompute.granularity == "selective" else set()
         kept = [t for t in work.saved if modules.isdisjoint(t.modules)]
         again_bytes = total(t for t in work.saved if not modules.isdisjoint(t.modules))
-    return Kept(total(kept), total(t for t in kept if t.until_wgrad), again_bytes + widest_gradients(work))
+    away = [Tensor(t.name, t.bytes * plan.offload.activation_fraction, until_wgrad=t.until_wgrad)
+            for t in kept if t.name in offloaded_tensors(plan)]  # fmt: skip
+    return Kept(
+        until_backward=total(kept) - total(away),
+        until_wgrad=total(t for t in kept if t.until_wgrad) - total(t for t in away if t.until_wgrad),
+        working=again_bytes + widest_gradients(work) + 2 * total(away),
+        offloaded=total(away),
+    )
+
+
+def offloaded_tensors(plan: Plan) -> frozenset[str]:
+    """Names of the kept tensors that the plan's offloaded modules take as input."""
+    return frozenset(name for module in plan.offload.modules for name in OFFLOADED[module])
 
 
 def total(tensors: Iterable[Tensor]) -> Number:
@@ -78,7 +108,7 @@ def stage_kept(model: Model, shape: Shape, stages: Sequence[StageLayers]) -> tup
     def layer(spec: Layer, again: bool) -> Kept:
         mixer = mixer_work(spec.mixer, shape) if spec.mixer else NOTHING
         ffn = ffn_work(spec.ffn, shape) if spec.ffn else NOTHING
-        return layer_kept(mixer + ffn, plan, again)
+        return replace(layer_kept(mixer + ffn, plan, again), layers=1)
 
     def held(stage: StageLayers) -> Kept:
         limit = plan.recompute.layers if plan.recompute.method == "block" else stage.layer_count
@@ -86,7 +116,7 @@ def stage_kept(model: Model, shape: Shape, stages: Sequence[StageLayers]) -> tup
         for position, index in enumerate(stage.layers):
             sums = sums + layer(model.layers[index], full and position < limit)
         head = layer_kept(head_work(model, shape), plan, False)
-        head = Kept(head.until_backward, head.until_wgrad, logits_transient_bytes(model, shape))
+        head = replace(head, working=head_working_bytes(model, shape))
         for module in model.mtp[: stage.mtp]:
             glue = layer_kept(mtp_glue_work(model, shape), plan, False)
             sums = sums + glue + layer(module, full and plan.recompute.method == "uniform") + head

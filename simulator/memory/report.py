@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -24,7 +25,7 @@ from simulator.workload.states import (
 )
 
 GIB = 2**30
-# Outside the allocator (theory 3.6): CUDA context with cuBLAS and cuDNN handles, from memory 0.5-1.2 GiB; NCCL
+# Outside the allocator: CUDA context with cuBLAS and cuDNN handles, from memory 0.5-1.2 GiB; NCCL
 # buffers per communicator, 544-688 MB on one node of A100 (NVIDIA/nccl#964); DeepEP's NVLink and RDMA buffers,
 # from memory 1-2 GB.
 CONTEXT_BYTES = 0.8 * GIB
@@ -78,14 +79,14 @@ def memory_report(
     result = []
     for rank, (held, slots) in enumerate(zip(stages_of_ranks(plan), ranks, strict=True)):
         owners = state_bytes([parameters[stage] for stage in dict.fromkeys(held)], plan)
-        peak, working = peak_activations(slots, [kept[stage] for stage in held])
-        owners |= {"activations": float(peak), "working": float(working)}
+        activations, working = peak_activations(slots, [kept[stage] for stage in held])
+        owners |= {"activations": activations, "working": working}
         result.append(RankMemory(rank, tuple(held), owners, outside_bytes(plan, sum(owners.values()))))
     return tuple(result)
 
 
 def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]:
-    """Weights, gradients and optimizer state of one rank (theory 3.1)."""
+    """Weights, gradients and optimizer state of one rank (Megatron-Core's dist_optimizer.md)."""
     copies = replica_ranks(plan)
     dense: Number = sum(stage.dense for stage in held)
     expert: Number = sum(stage.expert for stage in held)
@@ -98,8 +99,11 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
     found = {
         "weights": weights * parameter_bytes(plan),
         "gradients": grads * DTYPE_BYTES[plan.optimizer.grads],
-        "optimizer": states * optimizer_bytes(plan.optimizer),
+        "optimizer": states * optimizer_bytes(plan.optimizer) * (1 - plan.offload.optimizer_fraction),
     }
+    if plan.stack.framework == "deepspeed" and plan.optimizer.grads == "fp32" and plan.precision != "fp32":
+        # Autograd leaves 16-bit gradients, which BF16_Optimizer adds to its fp32 ones.
+        found["16-bit gradients"] = grads * 2.0
     if caches_quantized_weights(plan):
         # Row- and column-wise copies, kept over the step's micro-batches so that each weight is cast once.
         found["quantized weights"] = 2 * weights * SAVED_INPUT_BYTES[plan.precision]
@@ -111,26 +115,46 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
 
 def caches_quantized_weights(plan: Plan) -> bool:
     """TransformerEngine keeps low-precision copies beside 16-bit weights unless the weights themselves are FP8."""
-    return is_quantized(plan.precision) and not plan.fp8_param_gather and plan.microbatches > 1
+    casts_once = plan.stack.framework == "megatron-core" and plan.microbatches > 1
+    return casts_once and is_quantized(plan.precision) and not plan.fp8_param_gather
 
 
 def peak_activations(slots: Sequence[ScheduleSlot], kept: Sequence[Kept]) -> tuple[float, float]:
-    """Walk a rank's slots: highest bytes of live micro-batches, and the largest working set of a backward.
+    """Walk a rank's slots to the moment it holds most: bytes of live micro-batches, and of the backward's working set.
 
-    A forward adds its stage's tensors; a full backward or input gradient frees them, except the inputs of linears,
-    which wait for their weight gradient. In an overlapped pair the backward frees while the forward fills.
+    A forward adds its chunk's tensors; a full backward or input gradient frees them when it is done, except the
+    inputs of linears, which wait for their weight gradient. `kept` is by chunk.
     """
-    live = peak = 0.0
+
+    @cache
+    def rise(chunk: int, backward_chunk: int) -> float:
+        return pair_rise(kept[chunk], kept[backward_chunk])
+
+    live, peak, working = 0.0, 0.0, 0.0
     for slot in slots:
-        if slot.kind in ("B", "I", "FB"):
-            done = kept[slot.backward_chunk if slot.kind == "FB" else slot.chunk]
-            live -= done.until_backward - (done.until_wgrad if slot.kind == "I" else 0.0)
+        back = kept[slot.backward_chunk if slot.kind == "FB" else slot.chunk]
+        held, beside = live, 0.0
         if slot.kind in ("F", "FB"):
+            held += rise(slot.chunk, slot.backward_chunk) if slot.kind == "FB" else kept[slot.chunk].until_backward
             live += kept[slot.chunk].until_backward
+        if slot.kind in ("B", "I", "FB"):
+            beside = float(back.working)
+            live -= back.until_backward - (back.until_wgrad if slot.kind == "I" else 0.0)
         if slot.kind == "W":
-            live -= kept[slot.chunk].until_wgrad
-        peak = max(peak, live)
-    return peak, max(float(stage.working) for stage in kept)
+            live -= back.until_wgrad
+        if held + beside > peak + working:
+            peak, working = held, beside
+    return float(peak), working
+
+
+def pair_rise(ahead: Kept, back: Kept) -> float:
+    """Most that an overlapped pair holds beyond what it began with: its halves work layer by layer at an even pace,
+    so that a forward's layer fills after the backward's layers before it were freed."""
+    fills, frees = max(1, ahead.layers), max(1, back.layers)
+    return max(
+        (step + 1) / fills * float(ahead.until_backward) - step * frees // fills / frees * float(back.until_backward)
+        for step in range(fills)
+    )
 
 
 def outside_bytes(plan: Plan, allocated: float) -> dict[str, float]:

@@ -14,6 +14,7 @@ from simulator.model.spec import Model
 from simulator.plan.spec import Plan
 
 V_SHAPED = ("zb-v", "dualpipe-v")
+TWO_CHUNKS = (*V_SHAPED, "dualpipe")
 SYMBOLS = "EtmL"
 _LONGEST_LAYOUT = 100_000
 _GROUP = re.compile(r"\(([^()]+)\)\*(\d{1,6})")
@@ -42,25 +43,31 @@ class StageLayers:
 
 
 def chunks_per_rank(plan: Plan) -> int:
-    """Model chunks in the order list of one rank: two where the pipeline folds back, else `vpp`."""
-    return 2 if plan.schedule in V_SHAPED else plan.vpp
+    """Model chunks that one rank holds: two where the pipeline folds back or runs both ways, else `vpp`."""
+    return 2 if plan.schedule in TWO_CHUNKS else plan.vpp
 
 
 def stage_count(plan: Plan) -> int:
-    return plan.pp * chunks_per_rank(plan)
+    """Virtual stages of the model; dualpipe holds each of its `pp` stages twice."""
+    return plan.pp if plan.schedule == "dualpipe" else plan.pp * chunks_per_rank(plan)
 
 
 def stages_of_ranks(plan: Plan) -> tuple[tuple[int, ...], ...]:
-    """For each pipeline rank the stages it holds, by chunk.
+    """For each pipeline rank the stages it holds, by chunk."""
+    return held_stages(plan.schedule, plan.pp, plan.vpp)
+
+
+def held_stages(schedule: str, pp: int, vpp: int) -> tuple[tuple[int, ...], ...]:
+    """For each pipeline rank the stages it holds under a schedule, by chunk.
 
     Looped in Megatron-Core (rank r holds chunk x pp + r), folded for zb-v and dualpipe-v (r and 2 pp - 1 - r);
     dualpipe runs two pipelines in opposite directions, so rank r holds stages r and pp - 1 - r.
     """
-    if plan.schedule in V_SHAPED:
-        return tuple((rank, 2 * plan.pp - 1 - rank) for rank in range(plan.pp))
-    if plan.schedule == "dualpipe":
-        return tuple((rank, plan.pp - 1 - rank) for rank in range(plan.pp))
-    return tuple(tuple(chunk * plan.pp + rank for chunk in range(plan.vpp)) for rank in range(plan.pp))
+    if schedule in V_SHAPED:
+        return tuple((rank, 2 * pp - 1 - rank) for rank in range(pp))
+    if schedule == "dualpipe":
+        return tuple((rank, pp - 1 - rank) for rank in range(pp))
+    return tuple(tuple(chunk * pp + rank for chunk in range(vpp)) for rank in range(pp))
 
 
 def ranks_of_stages(plan: Plan) -> tuple[tuple[int, ...], ...]:
@@ -115,7 +122,8 @@ def layer_counts(layers: int, mtp: int, plan: Plan) -> tuple[int, ...]:
     """
     if plan.layout is not None:
         return tuple(symbols.count("t") for symbols in parse_layout(plan.layout))
-    chunks, stages = chunks_per_rank(plan), stage_count(plan)
+    stages = stage_count(plan)
+    chunks = stages // plan.pp
     if plan.first_stage_layers is not None or plan.last_stage_layers is not None:
         per_rank = _pinned_ends(layers, plan)
     elif plan.account_for_embedding or plan.account_for_loss:

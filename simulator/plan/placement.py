@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from hardware.collectives import Group
 from hardware.specs import Cluster
 from simulator.plan.spec import Plan
 
@@ -126,7 +127,9 @@ def coordinates(plan: Plan, rank: int | IntArray) -> Coordinates:
     return Coordinates(**found)
 
 
-def rank_of(plan: Plan, *, tp: int = 0, cp: int = 0, dp: int = 0, pp: int = 0) -> int:
+def rank_of(
+    plan: Plan, *, tp: int | IntArray = 0, cp: int | IntArray = 0, dp: int | IntArray = 0, pp: int | IntArray = 0
+) -> int | IntArray:
     """The rank at a position of the dense grid; scalars or broadcastable arrays."""
     position = {"tp": tp, "cp": cp, "dp": dp, "pp": pp}
     return sum(position[axis.name] * axis.stride for axis in axes(plan, "dense"))
@@ -175,6 +178,21 @@ def geometry(plan: Plan, kind: str, cluster: Cluster) -> GroupGeometry:
     )
 
 
+def process_group(plan: Plan, kind: str, cluster: Cluster) -> Group:
+    """The groups of a kind as `hardware.collectives` prices them; where groups differ, the one in most domains.
+
+    Exact for groups over several axes and for groups that straddle domains or blocks of the fabric.
+    """
+    grid, members = _group_axes(kind)
+    line = tuple((axis.size, axis.stride, axis.name in members) for axis in axes(plan, grid))
+    ranks = math.prod(size for size, _, inside in line if inside)
+    per_domain = ranks / spread(line, min(cluster.node.scale_up.domain_gpus, plan.gpus)).blocks
+    blocks = [spread(line, min(tier.reach_gpus, plan.gpus)) for tier in cluster.fabric.tiers]
+    tier = next((index for index, block in enumerate(blocks) if block.blocks == 1), max(len(blocks) - 1, 0))
+    below = blocks[tier - 1].smallest if tier > 0 else 1
+    return Group(float(ranks), per_domain, tier, float(max(1, below // per_domain)))
+
+
 @lru_cache(maxsize=4096)
 def spread(line: tuple[tuple[int, int, bool], ...], block: int) -> Spread:
     """How groups over the marked axes of `line` (size, stride, in the group) lie on blocks of `block` ranks.
@@ -182,6 +200,11 @@ def spread(line: tuple[tuple[int, int, bool], ...], block: int) -> Spread:
     Exact: a group is one set of offsets shifted by a base, and how it falls on blocks depends on the base modulo
     the block only.
     """
+    members = math.prod(size for size, _, inside in line if inside)
+    period = max((size * stride for size, stride, inside in line if inside and size > 1), default=1)
+    if block % period == 0:
+        # Groups lie in aligned windows of one period, and blocks are whole windows.
+        return Spread(members, members, 1, _groups_per_block(line, block, True, members))
     offsets, residues = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
     for size, stride, inside in line:
         if inside:
@@ -203,7 +226,11 @@ def _groups_per_block(line: tuple[tuple[int, int, bool], ...], block: int, even:
     if even and world % block == 0:
         return block // count
     period = math.lcm(block, max((size * stride for size, stride, inside in line if inside), default=1))
-    ranks = np.arange(min(period, world))
-    group = sum((ranks // stride % size * stride for size, stride, inside in line if not inside), np.zeros_like(ranks))
-    touching = np.unique(np.stack([ranks // block, group]), axis=1)[0]
-    return int(np.bincount(touching).max())
+    size = min(period, world)
+    ranks = np.minimum(np.arange(-(-size // block) * block), size - 1).reshape(-1, block)
+    group = np.zeros_like(ranks)
+    for axis_size, stride, inside in line:
+        if not inside:
+            group += ranks // stride % axis_size * stride
+    group.sort(axis=1)
+    return 1 + int((np.diff(group, axis=1) != 0).sum(axis=1).max())

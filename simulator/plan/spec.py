@@ -42,6 +42,21 @@ class Recompute:
 
 
 @dataclass(frozen=True, slots=True)
+class Offload:
+    """What leaves the GPU for host memory (Megatron's fine-grained activation and optimizer CPU offloading).
+
+    `activation_fraction` of what the named `modules` keep from forward to backward (core_attn, attn_proj,
+    qkv_linear, attn_norm, mlp_norm, expert_fc1, moe_act, fused_group_mlp), and `optimizer_fraction` of the optimizer's
+    state, which the CPUs update; `optimizer_overlap`: while they do, gradients and parameters travel.
+    """
+
+    activation_fraction: float = 0.0
+    modules: tuple[str, ...] = ()
+    optimizer_fraction: float = 0.0
+    optimizer_overlap: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Overlap:
     """Which communication is hidden behind which computation (Megatron's switches)."""
 
@@ -56,12 +71,19 @@ class Overlap:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """What the software does by itself: kernels fused or not, how attention runs, how the host launches."""
+    """What the software does by itself: kernels fused or not, how attention runs, how the host launches.
+
+    `fused_experts`: activation and low-precision casts run inside the grouped products (CuTe DSL grouped MLP of
+    Transformer Engine, 2026). `flash_version` is the generation of flash attention: 1 (2022), 2 (2023), 3 (and fused
+    attention of cuDNN 9).
+    """
 
     framework: Literal["megatron-core", "torchtitan", "fsdp", "deepspeed", "deepseek", "ddp"] = "megatron-core"
     flash_attention: bool = True
+    flash_version: int = 3
     dropout: bool = False
     fused_kernels: bool = True
+    fused_experts: bool = False
     cuda_graphs: Literal["none", "partial", "full"] = "none"
     deterministic: bool = False
 
@@ -75,7 +97,8 @@ class Plan:
     `expert_imbalance` is the hottest rank's share of routed tokens over the mean (1.0: balanced).
     `rank_order` names the axes of the rank line, fastest first, as Megatron's order string does.
     `fp8_param_gather` keeps the weights themselves in FP8; `activation_fp8_input_store` saves activation-function
-    inputs in FP8. `sharding` "full" is ZeRO-3 / FSDP; `shard_group` limits it to so many ranks (HSDP; None: all of dp x cp).
+    inputs in FP8. `sharding` "full" is ZeRO-3 / FSDP; `shard_group` limits it to so many ranks (HSDP; None: all
+    of dp x cp).
     """
 
     dp: int
@@ -103,6 +126,7 @@ class Plan:
     fp8_param_gather: bool = False
     activation_fp8_input_store: bool = False
     recompute: Recompute = Recompute()
+    offload: Offload = Offload()
     overlap: Overlap = Overlap()
     dispatcher: Dispatcher = "alltoall"
     dispatch_fp8: bool = False

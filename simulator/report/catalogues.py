@@ -174,5 +174,3 @@ def _print_table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Non
     console = _console()
     console.print(table)
     console.print()
-
-

@@ -7,25 +7,74 @@ was made, so that equal scenarios give equal bytes.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simulator.model.flops import flops_per_token
+
 if TYPE_CHECKING:
     from simulator.evaluate import Prediction
     from simulator.scenario.schema import Scenario
+    from simulator.step.inequality import InequalityReport
 
+# What may be published of a run and is predicted under the same name, and which of it depends on how FLOPs are counted.
+COUNTS_FLOPS = ("model_flops_per_s_per_gpu", "mfu_fraction")
+ANSWERS = ("step_time_s", "tokens_per_s_per_gpu", *COUNTS_FLOPS, "training_time_s", "peak_memory_bytes")
 SCHEMAS = Path(__file__).parent / "schemas"
 
 
-def evaluate_document(prediction: Prediction) -> dict[str, Any]:
-    """The document of one evaluated scenario."""
+def evaluate_document(prediction: Prediction, ranks: InequalityReport | None = None) -> dict[str, Any]:
+    """The document of one evaluated scenario; `ranks` where every GPU was simulated by itself."""
     figures = [spec.name for spec in fields(prediction) if spec.name != "scenario"]
     return {
         "scenario": scenario_document(prediction.scenario),
         **{name: plain(getattr(prediction, name)) for name in figures},
+        "against_published": against_published(prediction),
+        "ranks": ranks_document(ranks, prediction.scenario) if ranks else None,
     }
+
+
+def ranks_document(found: InequalityReport, scenario: Scenario) -> dict[str, Any]:
+    """Steps of every GPU by itself: how long they take, what each cause of inequality adds, who is waited for."""
+    gpus, node_gpus, stage_gpus = scenario.plan.gpus, scenario.cluster.node.gpus, scenario.plan.gpus // scenario.plan.pp
+    quantiles = {f"p{percent}": found.quantile_s(percent / 100) for percent in (10, 50, 90)}
+    return {
+        "gpus": gpus,
+        "samples": len(found.step_times_s),
+        "ideal_step_time_s": found.ideal_s,
+        "step_time_s": {"mean": found.mean_s, **quantiles},
+        "tax_fraction": {**found.tax_fraction, "together": found.mean_s / found.ideal_s - 1},
+        "wait_s": found.wait_s,
+        "blamed": [
+            {"rank": rank, "node": rank // node_gpus, "stage": rank // stage_gpus, "blamed_gpu_s": blamed_s}
+            for rank, blamed_s in found.blamed
+        ],
+    }
+
+
+def against_published(prediction: Prediction) -> list[dict[str, Any]]:
+    """Each figure that is known, predicted beside it; FLOPs and MFU counted as the published ones were."""
+    scenario = prediction.scenario
+    published = scenario.published
+    if published is None:
+        return []
+    convention = published.flops_convention or prediction.flops_convention
+    recount = flops_per_token(scenario.model, scenario.run.seq_length, convention) / flops_per_token(
+        scenario.model, scenario.run.seq_length, prediction.flops_convention
+    )
+    rows = []
+    for quantity in ANSWERS:
+        measured = getattr(published, quantity)
+        if measured is None:
+            continue
+        factor = float(recount) if quantity in COUNTS_FLOPS else 1.0
+        predicted = float(getattr(prediction, quantity)) * factor
+        rows.append({"quantity": quantity, "measured": measured, "predicted": predicted,
+                     "error_fraction": predicted / measured - 1})  # fmt: skip
+    return rows
 
 
 def scenario_document(scenario: Scenario) -> dict[str, Any]:
@@ -61,14 +110,20 @@ def scenario_document(scenario: Scenario) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, mappings, sequences and NumPy scalars as dict, list, str, int, float, bool and None."""
+    """Dataclasses, mappings, sequences and NumPy scalars as dict, list, str, int, float, bool and None.
+
+    Infinity, which JSON has not, becomes None: a time between failures where nothing fails.
+    """
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
     if is_dataclass(value) and not isinstance(value, type):
         return {spec.name: plain(getattr(value, spec.name)) for spec in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    return value.item() if hasattr(value, "item") else value
+    value = value.item() if hasattr(value, "item") else value
+    return None if value in (math.inf, -math.inf) else value
 
 
 def documented_verbs() -> list[str]:

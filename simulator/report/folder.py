@@ -44,11 +44,24 @@ def write_results(folder: Path, files: Mapping[str, str]) -> None:
         raise InputError([Problem(str(folder), None, "--out", f"cannot be written: {reason}")]) from None
 
 
+def write_file(path: Path, data: bytes, option: str) -> None:
+    """Writes one file; InputError naming the command line's option where it cannot be written."""
+    try:
+        write_bytes(path, data)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InputError([Problem(str(path), None, option, f"cannot be written: {reason}")]) from None
+
+
 def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
     """Writes aside, then renames over the old file."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        aside.write_text(text, encoding="utf-8", newline="\n")
+        aside.write_bytes(data)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
@@ -56,7 +69,7 @@ def write_text(path: Path, text: str) -> None:
 
 def json_text(document: Mapping[str, Any]) -> str:
     """The document as JSON with a final newline; NaN and infinity, which are not JSON, raise ValueError."""
-    return json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
 def _claim(folder: Path) -> None:

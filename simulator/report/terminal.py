@@ -6,9 +6,11 @@ Works from the document, so that a stored result.json renders as the run did.
 from __future__ import annotations
 
 import io
+import re
+import sys
 from collections.abc import Iterable, Mapping
 from itertools import groupby
-from typing import IO, Any
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
@@ -19,28 +21,37 @@ from rich.text import Text
 from hardware.units import (
     format_bytes,
     format_count,
+    format_energy,
     format_flops_rate,
     format_fraction,
     format_rate,
     format_seconds,
+    format_usd,
 )
 
 WIDTH = 100
 BAR = 34
 GIB = 2**30
-# Owners of memory whose names are too long for a column of five.
+# Owners of memory, by their first word, that are too long for a column.
 SHORT = {
     "gradients": "grads",
     "optimizer": "optim",
     "activations": "activ",
-    "communication": "comm",
-    "temporary": "temp",
-    "context": "ctx",
+    "quantized": "quant",
+    "gathered": "gather",
+    "working": "work",
 }
 ZERO = {"none": "replicated", "optimizer": "ZeRO-1", "optimizer_gradients": "ZeRO-2", "full": "ZeRO-3"}
-# What may be known of a published run: the document's key, its words, how people write it.
+
+
+def step_seconds(seconds: float) -> str:
+    """A step and its parts: in seconds even above a minute, as everybody quotes them."""
+    return format_seconds(seconds) if seconds < 60 else f"{seconds:,.2f} s"
+
+
+# How people write what may be known of a published run.
 ANSWERS = {
-    "step_time_s": ("step time", format_seconds),
+    "step_time_s": ("step time", step_seconds),
     "tokens_per_s_per_gpu": ("tokens/s/GPU", "{:,.1f}".format),
     "model_flops_per_s_per_gpu": ("per GPU", format_flops_rate),
     "mfu_fraction": ("MFU", format_fraction),
@@ -49,18 +60,20 @@ ANSWERS = {
 }
 
 
-def print_evaluation(document: Mapping[str, Any], stream: IO[str] | None = None) -> None:
-    """Prints the report on stdout, or on `stream`."""
-    console = Console(file=stream, highlight=False, soft_wrap=False)
-    width = min(WIDTH, console.width) if console.is_terminal else WIDTH
-    console = Console(file=stream, highlight=False, width=max(width, 60))
-    console.print(evaluation(document, blocks=_can_print_blocks(console)))
+def print_evaluation(document: Mapping[str, Any]) -> None:
+    """Prints the report on stdout: in colour on a terminal, as plain text elsewhere."""
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console = Console(highlight=False, width=max(60, min(WIDTH, console.width)))
+        console.print(evaluation(document, _can_print_blocks(console)))
+    else:
+        sys.stdout.write(evaluation_text(document, _can_print_blocks(console)))
 
 
-def evaluation_text(document: Mapping[str, Any]) -> str:
-    """The report as plain text, for a file."""
+def evaluation_text(document: Mapping[str, Any], blocks: bool = True) -> str:
+    """The report as plain text, for a file or a pipe."""
     stream = io.StringIO()
-    Console(file=stream, highlight=False, width=WIDTH, no_color=True).print(evaluation(document))
+    Console(file=stream, highlight=False, width=WIDTH, no_color=True).print(evaluation(document, blocks))
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
 
@@ -71,6 +84,7 @@ def evaluation(document: Mapping[str, Any], blocks: bool = True) -> Group:
         _understood(document),
         _step(document, blocks),
         _figures(document),
+        *([_ranks(document["ranks"])] if document.get("ranks") else []),
         _memory(document, blocks),
         _footer(document),
     ]
@@ -94,21 +108,22 @@ def _title(scenario: Mapping[str, Any]) -> RenderableType:
 def _understood(document: Mapping[str, Any]) -> RenderableType:
     scenario = document["scenario"]
     model, cluster, plan, run = (scenario[name] for name in ("model", "cluster", "plan", "run"))
-    parameters = document["parameters"]
     mtp = f" + {model['mtp_layers']} MTP" if model["mtp_layers"] else ""
     tokens = plan["global_batch_size"] * run["seq_length"]
-    replicas = f"{plan['microbatches']:,} micro-batches of {plan['micro_batch_size']} on each of {plan['dp']:,} replicas"
+    replicas = (
+        f"{plan['microbatches']:,} micro-batches of {plan['micro_batch_size']} on each of {plan['dp']:,} replicas"
+    )
     return _pairs(
         [
             (
                 "Model",
-                f"{model['name']}: {format_count(parameters['total'])} parameters, "
-                f"{format_count(parameters['active'])} active, {model['layers']}{mtp} layers",
+                f"{model['name']}: {format_count(document['parameters_total'])} parameters, "
+                f"{format_count(document['parameters_active'])} active, {model['layers']}{mtp} layers",
             ),
             (
                 "Cluster",
-                f"{cluster['gpus']:,} x {cluster['accelerator']} in {cluster['nodes']:,} nodes of "
-                f"{cluster['gpus_per_node']}; {cluster['fabric']}",
+                f"{cluster['gpus']:,} x {cluster['accelerator']} in {cluster['nodes']:,} "
+                f"node{'s' if cluster['nodes'] > 1 else ''} of {cluster['gpus_per_node']}; {cluster['fabric']}",
             ),
             (
                 "Links",
@@ -140,6 +155,11 @@ def _layout(plan: Mapping[str, Any]) -> Iterable[str]:
     yield plan["optimizer"]["kind"]
     if plan["ep"] > 1:
         yield f"{plan['dispatcher']} dispatch" + (" in fp8" if plan["dispatch_fp8"] else "")
+    offload = plan["offload"]
+    if offload["activation_fraction"]:
+        yield f"{format_fraction(offload['activation_fraction'])} of {'+'.join(offload['modules'])} offloaded"
+    if offload["optimizer_fraction"]:
+        yield f"{format_fraction(offload['optimizer_fraction'])} of the optimizer on the host"
     recompute = plan["recompute"]
     if recompute["granularity"] == "full":
         yield "full recompute"
@@ -149,12 +169,10 @@ def _layout(plan: Mapping[str, Any]) -> Iterable[str]:
 
 def _step(document: Mapping[str, Any], blocks: bool) -> RenderableType:
     total = document["step_time_s"]
-    low, high = document["step_time_interval_s"]
-    head = Text.assemble(
-        ("Step time  ", "bold"),
-        (format_seconds(total), "bold green"),
-        f"   between {format_seconds(low)} and {format_seconds(high)}",
-    )
+    head = Text.assemble(("Step time  ", "bold"), (step_seconds(total), "bold green"))
+    if "step_time_interval_s" in document:
+        low, high = document["step_time_interval_s"]
+        head.append(f"   between {step_seconds(low)} and {step_seconds(high)}")
     table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
     for _ in range(2):
         table.add_column()
@@ -164,7 +182,7 @@ def _step(document: Mapping[str, Any], blocks: bool) -> RenderableType:
     for cause, seconds in document["breakdown_s"].items():
         if abs(seconds) < 5e-5 * total:
             continue
-        table.add_row(cause, _waterfall(done / total, seconds / total, blocks), format_seconds(seconds),
+        table.add_row(cause, _waterfall(done / total, seconds / total, blocks), step_seconds(seconds),
                       format_fraction(seconds / total))  # fmt: skip
         done += seconds
     return Group("", head, Padding(table, (0, 0, 0, 2)))
@@ -180,34 +198,88 @@ def _waterfall(start: float, share: float, blocks: bool) -> Text:
 
 def _figures(document: Mapping[str, Any]) -> RenderableType:
     per_gpu = document["tokens_per_s_per_gpu"]
-    mfu = f"{format_fraction(document['mfu_fraction'])} MFU ({document['flops_convention']})"
+    counted = f"of the dense 16-bit peak, counted as {document['flops_convention']}"
+    mfu = f"{format_fraction(document['mfu_fraction'])} MFU {counted}"
     tokens = document["scenario"]["run"]["tokens"]
     rows = [
         ("Throughput", f"{format_count(document['tokens_per_s'])} tokens/s, {per_gpu:,.1f} tokens/s/GPU"),
         ("Model FLOPs", f"{format_flops_rate(document['model_flops_per_s_per_gpu'])} per GPU, {mfu}"),
         ("Cost in time", f"{document['gpu_hours_per_1e12_tokens']:,.0f} GPU-hours per 10^12 tokens"),
-        ("Training", f"{format_count(tokens)} tokens in {format_seconds(document['training_time_s'])}, without failures"),
+        (
+            "Training",
+            f"{format_count(tokens)} tokens in {format_seconds(document['training_time_s'])}, without failures",
+        ),
     ]
+    rows += [("Whole run", text) for text in _run(document["run"])]
+    return Group("", _pairs(rows))
+
+
+def _run(run: Mapping[str, Any] | None) -> Iterable[str]:
+    """The run with its failures: when it ends, what it costs, where the time goes."""
+    if run is None:
+        return
+    if not run["finishes"]:
+        yield f"does not finish: {run['reason']}"
+        return
+    ends = run["finish_s"]
+    yield (f"{format_seconds(ends['p50'])} with failures (P10 {format_seconds(ends['p10'])}, P90 "
+           f"{format_seconds(ends['p90'])}), goodput {format_fraction(run['goodput_fraction'])}")  # fmt: skip
+    lost = sorted(((spent, cause) for cause, spent in run["lost_s"].items() if spent > 0), reverse=True)
+    if lost:
+        yield "lost: " + ", ".join(f"{cause.replace('_', ' ')} {format_seconds(spent)}" for spent, cause in lost)
+    bill = [f"{format_usd(run['cost_usd'])}"] if run["cost_usd"] is not None else []
+    bill += [format_energy(run["energy_j"])] if run["energy_j"] is not None else []
+    if bill:
+        yield ", ".join(bill)
+
+
+# What makes GPUs unequal, as people say it.
+CAUSES = {
+    "gpu_sigma": "GPU speeds",
+    "jitter": "jitter",
+    "slow_gpus": "slow GPUs",
+    "slow_nodes": "slow nodes",
+    "slow_links": "slow links",
+    "experts": "expert load",
+    "sequence_sigma": "sequence lengths",
+    "together": "together",
+}
+
+
+def _ranks(ranks: Mapping[str, Any]) -> RenderableType:
+    """Every GPU by itself: the spread of the step, the tax of each cause, who is waited for."""
+    mean, low, high = (step_seconds(ranks["step_time_s"][name]) for name in ("mean", "p10", "p90"))
+    samples = f"{ranks['samples']} step{'s' if ranks['samples'] > 1 else ''}"
+    ideal = step_seconds(ranks["ideal_step_time_s"])
+    whole = f"{mean} in the mean of {samples} of {ranks['gpus']:,} GPUs"
+    rows = [("Every GPU", f"{whole} (P10 {low}, P90 {high}), {ideal} were all equal")]
+    tax = ranks["tax_fraction"]
+    if len(tax) == 1:
+        rows.append(("", "the scenario has no spread: every GPU is alike; write e.g. spread: {gpu_sigma: 0.02}"))
+        return Group("", _pairs(rows))
+    rows.append(("Tax", ", ".join(f"{CAUSES[cause]} {100 * share:+.1f} %" for cause, share in tax.items())))
+    waits = sorted(((spent, group) for group, spent in ranks["wait_s"].items() if spent > 0), reverse=True)
+    rows.append(("Waiting", "a GPU's mean, at barriers of " + ", ".join(f"{g} {step_seconds(s)}" for s, g in waits)))
+    for worst in ranks["blamed"][:4]:
+        where = f"rank {worst['rank']} on node {worst['node']}, pipeline rank {worst['stage']}"
+        rows.append(("Waited for", f"{where}: {worst['blamed_gpu_s'] / 3600:,.2f} GPU-hours of others per step"))
     return Group("", _pairs(rows))
 
 
 def _memory(document: Mapping[str, Any], blocks: bool) -> RenderableType:
-    capacity = document["memory_capacity_bytes"]
-    peak = document["peak_memory_bytes"]
+    capacity, used = document["memory_capacity_bytes"], document["device_memory_bytes"]
     verdict = ("fits", "bold green") if document["fits"] else ("does not fit", "bold red")
-    spare = f"{format_bytes(abs(capacity - peak))} {'to spare' if document['fits'] else 'too much'}"
+    spare = f"{format_bytes(abs(capacity - used))} {'to spare' if document['fits'] else 'too much'}"
     head = Text.assemble(
-        ("Memory  ", "bold"),
-        verdict,
-        f": peak {format_bytes(peak)} of {format_bytes(capacity)} per GPU, {spare}; GiB by owner",
+        ("Memory  ", "bold"), verdict, f": {format_bytes(used)} of {format_bytes(capacity)} on the fullest GPU, {spare}"
     )
-    owners = list(dict.fromkeys(owner for stage in document["stages"] for owner in stage["memory_bytes"]))
-    owners = [owner for owner in owners if any(s["memory_bytes"].get(owner) for s in document["stages"])]
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    table.add_column("stage", no_wrap=True)
-    table.add_column("layers", max_width=14, no_wrap=True, overflow="ellipsis")
+    owners = [owner for owner in dict.fromkeys(o for s in document["stages"] for o in _held(s))
+              if any(_held(stage).get(owner) for stage in document["stages"])]  # fmt: skip
+    table = Table(box=SIMPLE_HEAD if blocks else None, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("GiB on", no_wrap=True)
+    table.add_column("layers", min_width=6, max_width=14, overflow="fold")
     for owner in owners:
-        table.add_column(SHORT.get(owner, owner.replace("_", " ")), justify="right", no_wrap=True)
+        table.add_column(SHORT.get(owner.split()[0], owner.split()[0]), justify="right", no_wrap=True)
     table.add_column("used", justify="right")
     table.add_column("of capacity", no_wrap=True)
     for stages in _alike(document["stages"]):
@@ -219,22 +291,38 @@ def _memory_row(
     stages: list[Mapping[str, Any]], owners: list[str], capacity: float, blocks: bool
 ) -> Iterable[RenderableType]:
     first, last, used = stages[0], stages[-1], stages[0]["device_memory_bytes"]
-    yield str(first["stage"]) + (f"-{last['stage']}" if last is not first else "")
-    yield str(first["layers"])
+    yield str(first["rank"]) + (f"-{last['rank']}" if last is not first else "")
+    yield _layers(first["layers"])
     for owner in owners:
-        held = first["memory_bytes"].get(owner, 0)
-        yield f"{held / GIB:.1f}" if held else "-"
-    yield f"{used / GIB:.1f}"
+        held = _held(first).get(owner, 0)
+        yield _gib(held) if held else "-"
+    yield _gib(used)
     yield _gauge(used / capacity, blocks)
+
+
+def _gib(held: float) -> str:
+    return f"{held / GIB:.1f}" if held < 100 * GIB else f"{held / GIB:,.0f}"
+
+
+def _held(stage: Mapping[str, Any]) -> dict[str, float]:
+    """Memory by owner; what the device shows beyond the allocator in one."""
+    return {**stage["memory_bytes"], "outside": sum(stage["outside_allocator_bytes"].values())}
+
+
+def _layers(chunks: list[str]) -> str:
+    """The chunks of a rank as Megatron writes layouts, long runs and equal neighbours counted: `Et*5 (tt)*6 tL`."""
+    short = (re.sub(r"t{5,}", lambda run: f"t*{len(run[0])}", symbols) for symbols in chunks)
+    counted = ((symbols, len(list(same))) for symbols, same in groupby(short))
+    return " ".join(f"({symbols})*{count}" if count > 1 else symbols for symbols, count in counted)
 
 
 def _alike(stages: list[Mapping[str, Any]]) -> Iterable[list[Mapping[str, Any]]]:
     """Consecutive stages that hold and use the same, together."""
-    for _, group in groupby(stages, key=lambda s: (s["layers"], s["memory_bytes"], s["device_memory_bytes"])):
+    for _, group in groupby(stages, key=lambda s: (s["layers"], _held(s))):
         yield list(group)
 
 
-def _gauge(used: float, blocks: bool, width: int = 8) -> Text:
+def _gauge(used: float, blocks: bool, width: int = 6) -> Text:
     full, empty = ("█", "░") if blocks else ("#", ".")
     filled = min(round(used * width), width)
     style = "red" if used > 1 else "yellow" if used > 0.9 else "green"
@@ -245,20 +333,21 @@ def _footer(document: Mapping[str, Any]) -> RenderableType:
     shares = sorted(document["evidence"].items(), key=lambda item: -item[1])
     evidence = ", ".join(f"{format_fraction(share)} {kind}" for kind, share in shares if share >= 5e-4)
     rows = [("Evidence", f"step time rests on {evidence}")]
-    published = document["scenario"]["published"]
-    if published:
-        rows += [("Published", text) for text in _against(published, document)]
+    rows += [("Published", text) for text in _against(document)]
     rows += [("Warning", warning) for warning in document["warnings"]]
     return Group("", _pairs(rows))
 
 
-def _against(published: Mapping[str, Any], document: Mapping[str, Any]) -> Iterable[str]:
+def _against(document: Mapping[str, Any]) -> Iterable[str]:
     """The known answers, each with how far the prediction is off, then their source."""
-    for name, (words, written) in ANSWERS.items():
-        if published[name] is not None:
-            error = document[name] / published[name] - 1
-            yield f"{words} {written(published[name])}, predicted {written(document[name])} ({100 * error:+.1f} %)"
-    yield f"source: {published['source']}"
+    for row in document["against_published"]:
+        words, written = ANSWERS[row["quantity"]]
+        error = f"{100 * row['error_fraction']:+.1f} %"
+        yield f"{words} {written(row['measured'])}, predicted {written(row['predicted'])} ({error})"
+    published = document["scenario"]["published"]
+    if published:
+        counted = f"; FLOPs counted as {published['flops_convention']}" if published["flops_convention"] else ""
+        yield f"source: {published['source']}{counted}"
 
 
 def _pairs(rows: Iterable[tuple[str, str]]) -> Table:

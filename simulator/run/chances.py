@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from simulator.run.fault_log import timeline_of
 from simulator.run.faults import JOB, PLANNED, Machines, Timeline, draw, draw_lemons, mean_rate_per_s
 from simulator.run.specs import RunSpec
 
-FAULTS_PER_WINDOW = 4096  # bounds the work between two looks at the pace of a run
+FAULTS_PER_WINDOW = 1024  # bounds the work between two looks at the pace of a run
 Chances = Callable[[int, tuple[float, float]], Timeline]  # (run, window in seconds) -> its faults
 
 
@@ -23,7 +24,8 @@ class Drawn:
     def __call__(self, run: int, window_s: tuple[float, float]) -> Timeline:
         spec, seed = self.spec, self.spec.simulation.seed
         lemons = draw_lemons(spec.failures, spec.machines, np.random.default_rng([seed, run]))
-        rng = np.random.default_rng([seed, run, round(window_s[0]) + 1])
+        number = round(window_s[0] / (window_s[1] - window_s[0]))
+        rng = np.random.default_rng([seed, run, number + 1])
         return with_maintenance(draw(spec.failures, spec.machines, window_s, lemons, rng), spec, window_s)
 
 
@@ -37,6 +39,11 @@ class Logged:
     def __call__(self, run: int, window_s: tuple[float, float]) -> Timeline:
         low, high = np.searchsorted(self.timeline.time_s, window_s)
         return with_maintenance(self.timeline.take(np.arange(low, high)), self.spec, window_s)
+
+
+def chances_of(spec: RunSpec) -> Chances:
+    """The log's faults where the run has a log, else faults drawn from its failure model."""
+    return Logged(timeline_of(spec.fault_log, spec.machines.nodes), spec) if spec.fault_log else Drawn(spec)
 
 
 def with_maintenance(timeline: Timeline, spec: RunSpec, window_s: tuple[float, float]) -> Timeline:
@@ -61,10 +68,10 @@ def window_s(spec: RunSpec) -> float:
     gpus = machines.nodes * machines.gpus_per_node
     model = spec.failures
     rate = sum(mean_rate_per_s(c, gpus, 0.0, longest, model.age_s) for c in model.classes)
+    if spec.recovery.maintenance_every_s is not None:
+        rate += 1 / spec.recovery.maintenance_every_s
     return min(longest, FAULTS_PER_WINDOW / rate) if rate > 0 else longest
 
 
 def component_names(spec: RunSpec) -> tuple[str, ...]:
     return (*(c.name for c in spec.failures.classes), "maintenance")
-
-

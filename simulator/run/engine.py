@@ -14,27 +14,11 @@ from simulator.run.chances import Chances, component_names, window_s
 from simulator.run.checkpoints import Saving
 from simulator.run.crew import Crew
 from simulator.run.faults import JOB, KINDS, Timeline
-from simulator.run.outcome import Outcome
+from simulator.run.outcome import Outcome, RunEvent
 from simulator.run.specs import LOSSES, RunSpec
 from simulator.run.sweep import SETTLED_FAULTS
 
 Process = Generator[simpy.Event, Any, None]
-
-
-@dataclass(frozen=True, slots=True)
-class RunEvent:
-    """Something that happened at `time_s` of the run, with the useful work in hand just after it.
-
-    `what` is a kind of fault ("crash", ...), "replaced" (a slow node), "rolled back" (corruption found), "regrown",
-    "resumed" or "finished"; `node` is JOB where it concerns none; `effect` says what it did to the job.
-    """
-
-    time_s: float
-    what: str
-    component: str
-    node: int
-    effect: str
-    work_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ from typing import Literal
 
 import numpy as np
 
-from simulator.run.durations import Duration, fixed
+from simulator.run.durations import Duration
 
 FaultKind = Literal["crash", "hang", "slow", "corruption", "planned"]
 Scope = Literal["job", "gpu", "node", "rack", "pod"]
 KINDS: tuple[FaultKind, ...] = ("crash", "hang", "slow", "corruption", "planned")
 CRASH, HANG, SLOW, CORRUPTION, PLANNED = range(len(KINDS))
+AT_ONCE = Duration("fixed")
 JOB = -1  # the node of a fault that hits the job and no node in particular
 
 
@@ -23,7 +24,7 @@ class FaultClass:
 
     `rate_per_gpu_s` is the hazard per GPU at cluster age `reference_age_s`; it goes as age^(shape - 1) (Weibull with
     minimal repair; shape 1: exponential; below 1: infant mortality). `scope` says what goes down with it: "job" no
-    node (software, storage, a switch that is routed around), "gpu" and "node" one server, "rack" and "pod" all of theirs.
+    node (software, storage, a switch that is routed around), "gpu" and "node" one server, "rack" and "pod" all theirs.
     `detect` runs from the fault to the moment the job knows; `repair` (None: restart in place) keeps the nodes away;
     `outage` holds the whole job up whatever the spares. A "slow" fault runs at `speed` (a fraction) and passes by
     itself after `lasts`. A "planned" one announces itself: the job saves its state first.
@@ -33,7 +34,7 @@ class FaultClass:
     kind: FaultKind
     rate_per_gpu_s: float
     scope: Scope = "node"
-    detect: Duration = fixed(0.0)
+    detect: Duration = AT_ONCE
     repair: Duration | None = None
     outage: Duration | None = None
     lasts: Duration | None = None
@@ -178,7 +179,7 @@ def _times(
         swing = rng.gamma(1 / model.swing_variance, model.swing_variance, periods)
     gpus = np.array([machines.gpus_per_node * (machines.job_nodes if c.scope == "job" else machines.nodes)
                      for c in model.classes], float)  # fmt: skip
-    hazard = np.array([cumulative_hazard(c, edges) for c in model.classes]).reshape(len(model.classes), -1)
+    hazard = np.array([cumulative_hazard(c, edges) for c in model.classes]).reshape(len(model.classes), len(edges))
     mass = gpus[:, None] * np.diff(hazard, axis=1) * swing / (1 + model.burst_mean)
     counts = rng.poisson(mass)
     component, period = (i.repeat(counts.ravel()) for i in np.indices(counts.shape).reshape(2, -1))
@@ -201,7 +202,7 @@ def _nodes(
 ) -> np.ndarray:
     """The node each event starts from: uniform, but lemons `lemon_multiplier` times as likely as the others."""
     node = rng.integers(0, machines.nodes, count)
-    if not len(lemons):
+    if len(lemons) in (0, machines.nodes):
         return node
     weight = len(lemons) * model.lemon_multiplier
     share = weight / (weight + machines.nodes - len(lemons))

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 from simulator.run.checkpoints import POLICIES, CheckpointPolicy, SavePaths, Saving, Tier, sharded_write_s
 
+IDLE_WRITES = 10.0  # assumed: shared storage also feeds the data
+
 
 def young_s(save_s: float, mtbf_s: float) -> float:
     """Work between checkpoints that loses least: sqrt(2 C M) (Young 1974)."""
@@ -64,9 +66,13 @@ def every(tier: Tier) -> float:
 
 
 def best_interval_s(tier: Tier, mtbf_s: float, total_s: float, step_s: float) -> float:
-    """Daly's interval for the tier's stall, at least the time the last save needs to be written, whole steps."""
+    """Daly's interval for the tier's stall, at least the time the last save needs to be written, whole steps.
+
+    A tier that stops nothing, storage behind a faster one, is kept from writing more than a tenth of the time.
+    """
     wanted = daly_s(tier.stall_s, mtbf_s) if math.isfinite(mtbf_s) else total_s
-    return whole(max(wanted, tier.lag_s, step_s), step_s)
+    busy = tier.lag_s if tier.stall_s > 0 else IDLE_WRITES * tier.lag_s
+    return whole(max(wanted, busy, step_s), step_s)
 
 
 def whole(seconds: float, unit_s: float) -> float:
@@ -91,6 +97,11 @@ def settle_intervals(
             chosen = tier.every_s
         else:
             chosen = whole(max(tier.every_s, tier.lag_s), unit)
+            if chosen > 1.05 * whole(max(tier.every_s, tier.lag_s), step_s):
+                warnings.append(
+                    f"a {tier.name} checkpoint is taken every {chosen:.0f} s of work, a multiple of the faster tier's "
+                    f"{unit:.0f} s, not every {tier.every_s:.0f} s"
+                )
             if tier.lag_s > tier.every_s:
                 warnings.append(
                     f"a {tier.name} checkpoint takes {tier.lag_s:.0f} s to write: it is taken every {chosen:.0f} s of "

@@ -1,4 +1,4 @@
-"""What simulated runs came to, one array element per run."""
+"""What simulated runs came to: one array element per run, and the story of a single one."""
 
 from __future__ import annotations
 
@@ -25,6 +25,22 @@ class Outcome:
     stops_by_component: np.ndarray
     faults: np.ndarray
     waits_for_ever: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """Something that happened at `time_s` of the run, with the useful work in hand just after it.
+
+    `what` is a kind of fault ("crash", ...), "replaced" (a slow node), "rolled back" (corruption found), "regrown",
+    "resumed" or "finished"; `node` is JOB where it concerns none; `effect` says what it did to the job.
+    """
+
+    time_s: float
+    what: str
+    component: str
+    node: int
+    effect: str
+    work_s: float
 
 
 def joined(parts: Sequence[Outcome]) -> Outcome:

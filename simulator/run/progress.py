@@ -1,4 +1,4 @@
-"""How work and checkpoints share the wall clock: where a job stands after so many seconds, with no step-by-step walk."""
+"""How work and checkpoints share the wall clock: where a job stands after so many seconds, without walking steps."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def advance(
     left = np.where(stalled, -rest, 0.0)
     rest = np.maximum(rest, 0.0)
     work = work_s
-    room = np.inf
+    room: np.ndarray | float = np.inf
     for level in reversed(range(len(grid.every_s))):
         every = grid.every_s[level]
         if not np.isfinite(every):

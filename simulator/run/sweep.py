@@ -65,11 +65,11 @@ def _play_window(sweep: Sweep, chances: Chances, window: tuple[float, float]) ->
         due = time[every, at]
         until = np.minimum(np.minimum(due, sweep.next_timer()), window[1])
         sweep.settle(np.where(halted, sweep.now, until))
-        live = ~(sweep.done | sweep.stuck)
-        if not (live & (until < window[1])).any():
+        alive = ~(sweep.done | sweep.stuck)
+        if not (alive & (until < window[1])).any():
             return
-        sweep.timers(live)
-        hit = np.flatnonzero(live & (due <= sweep.now))
+        sweep.timers(alive)
+        hit = np.flatnonzero(alive & (due <= sweep.now))
         sweep.fault(hit, Faults(*(table[c][hit, at[hit]] for c in columns)))
         at[hit] += 1
 
@@ -93,12 +93,12 @@ class Sweep:
         self.evict_component, self.spoiled_component = np.zeros((2, n), int)
         self.regrow_at = np.full(n, np.inf)
         self.replicas, self.component = np.full(n, spec.replicas), np.zeros(n, int)
-        self.done, self.stuck = np.zeros((2, n), bool)
+        self.done, self.stuck, self.short = np.zeros((3, n), bool)  # short: a slot of the job is without a node
         self.lost = {name: np.zeros(n) for name in LOSSES}
         parts = len(component_names(spec))
         self.lost_by, self.stops_by = np.zeros((n, parts)), np.zeros((n, parts), int)
         self.faults = np.zeros(n, int)
-        # Node bookkeeping: when each is usable, where it stands (slot >= 0, bench place b as -1 - b), how often it failed.
+        # Nodes: when each is usable, where it stands (slot >= 0, bench place b as -1 - b), how often it failed.
         self.ready = np.zeros((n, machines.nodes))
         self.place = np.tile(np.r_[: machines.job_nodes, -1 - np.arange(machines.spare_nodes)].astype(np.int32), (n, 1))
         self.bench = np.tile(np.arange(machines.job_nodes, machines.nodes), (n, 1))
@@ -175,7 +175,8 @@ class Sweep:
         r = np.flatnonzero(live & (self.evict_at <= self.now))
         if len(r):
             self.evict_at[r] = np.inf
-            r = r[self.ready[r, np.maximum(self.evict_node[r], 0)] <= self.now[r]]
+            there = self.ready[r, np.maximum(self.evict_node[r], 0)] <= self.now[r]
+            r = r[there | (self.evict_node[r] < 0)]
             self._blame(r, self.evict_component[r])
             self.planned_stop(r, self.evict_node[r], np.stack([0 * self.now[r], self.evict_repair[r], 0 * self.now[r]]))
         r = np.flatnonzero(live & (self.spoiled_at <= self.now))
@@ -215,7 +216,7 @@ class Sweep:
     def stop(
         self, r: np.ndarray, node: np.ndarray, breadth: np.ndarray, delays: np.ndarray, limit: np.ndarray | float
     ) -> None:
-        """Unannounced stop of runs `r`: back to the newest checkpoint that survives (and at most `limit`), then up again.
+        """Unannounced stop of runs `r`: back to the newest checkpoint that survives (at most `limit`), then up again.
 
         `delays` holds rows (detect_s, repair_s, outage_s).
         """
@@ -257,8 +258,9 @@ class Sweep:
         in_place = decided.copy()
         gone = np.flatnonzero((node >= 0) & (repair > 0))
         in_place[gone] = self._replace(r[gone], node[gone], decided[gone], repair[gone])
-        if self.spec.recovery.when_short == "shrink":
-            in_place = np.maximum(in_place, self._fit_replicas(r, decided))
+        short = np.flatnonzero(self.short[r])
+        if len(short):
+            in_place[short] = np.maximum(in_place[short], self._fit_replicas(r[short], decided[short]))
         available = np.maximum(np.maximum(self.available_at[r], self.now[r] + outage), np.maximum(in_place, decided))
         self.available_at[r] = available
         self.resume_at[r] = available + self.spec.restart_s + restore
@@ -275,19 +277,20 @@ class Sweep:
     def _replace(self, r: np.ndarray, node: np.ndarray, decided: np.ndarray, repair: np.ndarray) -> np.ndarray:
         """Puts the soonest of the spares and the node itself into each node's slot; says when it is in place."""
         back = self._send_to_repair(r, node, decided, repair)
+        shrinks = self.spec.recovery.when_short == "shrink"
         if not self.bench.shape[1] or not len(r):
-            return back if self.spec.recovery.when_short == "wait" else decided
+            self.short[r] = shrinks
+            return decided if shrinks else back
         k = np.arange(len(r))
         usable = np.maximum(self.ready[r[:, None], self.bench[r]], decided[:, None])
         chosen = np.argmin(usable + self.takes_s, axis=1)
         in_place = usable[k, chosen] + self.takes_s[chosen]
         better = in_place <= back
-        if self.spec.recovery.when_short == "shrink":
+        if shrinks:
             better &= in_place <= decided + max(self.spec.recovery.patience_s, self.spec.recovery.hot_swap_s)
         self._swap(r[better], node[better], chosen[better], in_place[better], decided[better])
-        if self.spec.recovery.when_short == "shrink":
-            return np.where(better, in_place, decided)
-        return np.where(better, in_place, back)
+        self.short[r[~better]] = shrinks
+        return np.where(better, in_place, decided if shrinks else back)
 
     def _swap(
         self, r: np.ndarray, node: np.ndarray, chosen: np.ndarray, in_place: np.ndarray, decided: np.ndarray
@@ -323,6 +326,7 @@ class Sweep:
             if not len(fill):
                 break
             self._swap(r[fill], np.argmax(holes[fill], axis=1), chosen[fill], in_place[fill], decided[fill])
+        self.short[r] = holes.any(axis=1)
         standing = self.place[r] >= 0
         ready = np.where(standing, self.ready[r], np.inf)
         whole = (spec.job_nodes - holes.sum(axis=1)) // slots_per_replica

@@ -1,18 +1,18 @@
-"""A scenario written back as a file that evaluates to the same wherever it lies: overrides applied, plan spelled out."""
+"""A scenario written back as a file that evaluates to the same wherever it lies: overrides in, plan spelled out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from hardware.profile import profile_folder
+from simulator.scenario.fields import as_written
 from simulator.scenario.schema import Scenario
 
-FILES = (".yaml", ".yml", ".json")
+FILES = (".yaml", ".yml", ".json", ".csv")
 
 
 def scenario_yaml(scenario: Scenario) -> str:
@@ -22,14 +22,16 @@ def scenario_yaml(scenario: Scenario) -> str:
 
 
 def resolved(scenario: Scenario) -> dict[str, Any]:
-    """The scenario's data: as written, with the name, absolute paths of the files it names, and every key of the plan."""
+    """The scenario's data as written, with its name, absolute paths of the files it names, every key of the plan."""
     folder = Path(scenario.file).parent
     data = {**scenario.written, "name": scenario.name}
     data["model"] = _anchored(data["model"], folder)
     data["cluster"] = _anchored(data["cluster"], folder)
     if "hardware" in data:
         data["hardware"] = {"profile": str(profile_folder(data["hardware"]["profile"], scenario.file))}
-    data["plan"] = _lists(asdict(scenario.plan))
+    if "spread" in data:
+        data["spread"] = _anchored(data["spread"], folder)
+    data["plan"] = as_written(scenario.plan)
     return {"name": data.pop("name"), **data}
 
 
@@ -40,10 +42,3 @@ def _anchored(value: Any, folder: Path) -> Any:
     if isinstance(value, list):
         return [_anchored(item, folder) for item in value]
     return str((folder / value).resolve()) if isinstance(value, str) and value.endswith(FILES) else value
-
-
-def _lists(value: Any) -> Any:
-    """Tuples as lists, which YAML has."""
-    if isinstance(value, Mapping):
-        return {key: _lists(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value

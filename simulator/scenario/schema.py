@@ -5,48 +5,65 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from hardware import catalogue
 from hardware.documents import Document, read_document
+from hardware.kernels.curves import PRECISIONS
 from hardware.problems import InputError, Place, Problem, one_of
 from hardware.profile import applied, profile_folder, read_profile
 from hardware.sections import Section
 from hardware.specs import Cluster
 from simulator.model.catalogue import load
 from simulator.model.catalogue import names as model_names
+from simulator.model.flops import CONVENTIONS
 from simulator.model.huggingface import from_huggingface
 from simulator.model.inline import from_mapping
 from simulator.model.spec import Model
-from simulator.plan.spec import Plan
+from simulator.plan.rules import check, without_effect
+from simulator.plan.spec import Plan, Precision
+from simulator.run.read import KEYS as POLICIES
+from simulator.run.read import RunPolicies, read_run
 from simulator.scenario.fields import json_schema, read_fields
+from simulator.scenario.inequality import fitted, read_spread, spread_schema, unfit
 from simulator.scenario.overrides import apply_overrides, attributed
+from simulator.step.spread import Spread
 
 T = TypeVar("T")
 MOST_GPUS = 10_000_000
+MOST_SLOTS = 1_000_000
+NOT_MODELLED = (
+    "'full' gathers weights for every micro-batch; that beside overlapped forwards and backwards is not modelled: "
+    "take sharding optimizer, or a schedule other than dualpipe and overlap.moe_ep false"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What is trained on: sequences of `seq_length` tokens, `tokens` in all."""
+    """What is trained on: sequences of `seq_length` tokens, `tokens` in all; `policies` say how the run is kept up
+    (None: nothing ever breaks, and the whole run is not simulated)."""
 
     seq_length: int
     tokens: float
+    policies: RunPolicies | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What the world measured for this very scenario, with its source; what is not known is left out."""
+    """What the world measured for this very scenario, with its source; what is not known is left out.
+
+    `flops_convention` names how FLOPs and MFU were counted (simulator.model.flops).
+    """
 
     source: str
     step_time_s: float | None = None
     tokens_per_s_per_gpu: float | None = None
     model_flops_per_s_per_gpu: float | None = None
     mfu_fraction: float | None = None
-    gpu_hours_per_1e12_tokens: float | None = None
+    flops_convention: str | None = None
     training_time_s: float | None = None
     peak_memory_bytes: float | None = None
     notes: str | None = None
@@ -56,7 +73,8 @@ class Published:
 class Scenario:
     """One question: this model, on this cluster, laid out by this plan, for this run.
 
-    `file` is where it was read and `written` its data with the overrides applied.
+    `spread` says what makes GPUs unequal (None: nothing does). `file` is where it was read and `written` its data
+    with the overrides applied; `warnings` name settings that are legal and change nothing.
     """
 
     name: str
@@ -67,8 +85,10 @@ class Scenario:
     run: Run
     source: str | None = None
     published: Published | None = None
+    spread: Spread | None = None
     file: str = "scenario"
     written: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    warnings: tuple[str, ...] = ()
 
 
 def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
@@ -83,8 +103,9 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
     try:
         return read_scenario(document, Path(path).stem)
     except InputError as error:
-        placed = [attributed(problem, overrides) for problem in error.problems]
-        raise InputError(sorted(placed, key=lambda p: (p.line is None, p.line or 0))) from None
+        file = document.place.file
+        placed = [attributed(each, overrides) if each.file == file else each for each in error.problems]
+        raise InputError(sorted(placed, key=lambda each: (each.file != file, each.line is None, each.line))) from None
 
 
 def read_scenario(document: Document, name: str) -> Scenario:
@@ -97,16 +118,32 @@ def read_scenario(document: Document, name: str) -> Scenario:
     if "hardware" in top.data:
         cluster = _whole(top, lambda: _with_profile(cluster, top.section("hardware")))
     plan = _whole(top, lambda: _read_plan(top.section("plan"), _gpus(top)))
-    run = _whole(top, lambda: read_fields(Run, top.section("run")))
-    known = "published" in top.data
-    published = _whole(top, lambda: read_fields(Published, top.section("published"))) if known else None
-    top.seen.add("published")
+    run = _whole(top, lambda: _read_run(top.section("run")))
+    published = _whole(top, lambda: _read_published(top.section("published"))) if "published" in top.data else None
+    spread = _whole(top, lambda: read_spread(top.section("spread"))) if "spread" in top.data else None
     top.done()
     if model and cluster and plan and run:
-        top.problems += legality(model, cluster, plan, run, top.place)
+        top.problems += illegal(model, cluster, plan, run, top.place)
+    if model and cluster and plan and spread:
+        top.problems += [top.place.under(key).problem(why) for key, why in unfit(spread, model, cluster, plan)]
     top.raise_problems()
-    assert model and cluster and plan and run
-    return Scenario(title, question, model, cluster, plan, run, source, published, document.place.file, document.data)
+    if model is None or cluster is None or plan is None or run is None:
+        raise AssertionError("a section is missing though no problem was found")
+    idle = without_effect(model, plan, gpus=cluster.gpus, seq_length=run.seq_length)
+    return Scenario(
+        name=title,
+        question=question,
+        model=model,
+        cluster=cluster,
+        plan=plan,
+        run=run,
+        source=source,
+        published=published,
+        spread=fitted(spread, model, plan, run.seq_length) if spread else None,
+        file=document.place.file,
+        written=document.data,
+        warnings=tuple(f"{violation.key} {violation.message}" for violation in idle),
+    )
 
 
 def _whole(top: Section, read: Callable[[], T]) -> T | None:
@@ -173,6 +210,23 @@ def _with_profile(cluster: Cluster | None, section: Section) -> Cluster | None:
     return applied(cluster, profile, at) if cluster else None
 
 
+def _read_run(section: Section) -> Run:
+    seq_length, tokens = section.count("seq_length"), section.quantity("tokens", "tokens")
+    section.seen.update(POLICIES)
+    section.done()
+    return Run(seq_length, tokens, read_run(section.data, section.place))
+
+
+def _read_published(section: Section) -> Published:
+    published = read_fields(Published, section)
+    counts_flops = published.mfu_fraction or published.model_flops_per_s_per_gpu
+    if published.flops_convention is None and counts_flops:
+        section.report("flops_convention", f"is missing: say how FLOPs were counted, {', '.join(CONVENTIONS)}")
+    elif published.flops_convention is not None and published.flops_convention not in CONVENTIONS:
+        section.report("flops_convention", one_of(published.flops_convention, CONVENTIONS))
+    return published
+
+
 def _gpus(top: Section) -> int | None:
     """The cluster's number of GPUs as far as it can be read, whatever else is wrong with the cluster."""
     cluster = top.data.get("cluster")
@@ -215,8 +269,57 @@ def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < MOST_GPUS
 
 
-def legality(model: Model, cluster: Cluster, plan: Plan, run: Run, top: Place) -> list[Problem]:
-    return []
+def illegal(model: Model, cluster: Cluster, plan: Plan, run: Run, top: Place) -> list[Problem]:
+    """What keeps a plan that can be read from running: broken rules, what the GPU lacks, what is not modelled."""
+    broken = check(model, plan, gpus=cluster.gpus, seq_length=run.seq_length)
+    found = [(violation.key, violation.message) for violation in broken]
+    part = cluster.accelerator
+    able = [name for name, each in PRECISIONS.items() if {each.format, *each.needs} <= set(part.peak_flops_per_s)]
+    if plan.precision not in able:
+        offered = ", ".join(name for name in get_args(Precision) if name in able)
+        found.append(("plan.precision", f"{part.name} cannot compute in {plan.precision}; it can in {offered}"))
+    if plan.optimizer.kind == "muon" and "bf16" not in able:
+        found.append(("plan.optimizer.kind", f"muon computes in bf16, which {part.name} lacks; take adamw"))
+    found += _beyond(plan, run)
+    if plan.sharding == "full" and (plan.overlap.moe_ep or plan.schedule in ("dualpipe", "dualpipe-v")):
+        found.append(("plan.sharding", NOT_MODELLED))
+    if not found:
+        found += _illegal_phases(model, cluster, plan, run)
+    return [top.under(key).problem(message) for key, message in found]
+
+
+def _illegal_phases(model: Model, cluster: Cluster, plan: Plan, run: Run) -> list[tuple[str, str]]:
+    """What a phase's own batch or sequence length breaks of a plan that is legal with the scenario's."""
+    found = []
+    for number, phase in enumerate(run.policies.phases if run.policies else ()):
+        changed = replace(plan, global_batch_size=phase.global_batch_size or plan.global_batch_size)
+        length = phase.seq_length or run.seq_length
+        for violation in check(model, changed, gpus=cluster.gpus, seq_length=length):
+            found.append((f"run.phases.{number}", f"phase {phase.name}: {violation.key}: {violation.message}"))
+    return found
+
+
+def _beyond(plan: Plan, run: Run) -> list[tuple[str, str]]:
+    """Figures far beyond any real run, which would only exhaust memory or arithmetic, as (key, message)."""
+    slots = plan.microbatches * plan.pp * plan.vpp
+    limits = {
+        "run.seq_length": (run.seq_length, 10**9),
+        "run.tokens": (run.tokens, 1e18),
+        "plan.micro_batch_size": (plan.micro_batch_size, 10**6),
+        "plan.vocab_divisible_by": (plan.vocab_divisible_by, 10**6),
+        "plan.expert_imbalance": (plan.expert_imbalance, 1e4),
+        "plan.capacity_factor": (plan.capacity_factor or 0, 1e4),
+    }
+    found = [(key, f"{value:g} is beyond {most:g}, the most that is modelled") for key, (value, most) in limits.items()
+             if value > most]  # fmt: skip
+    if run.tokens < plan.global_batch_size * run.seq_length:
+        found.append(
+            ("run.tokens", f"{run.tokens:g} is less than one step: {plan.global_batch_size} x {run.seq_length}")
+        )
+    if slots > MOST_SLOTS:
+        what = f"{plan.microbatches} micro-batches per replica make {slots} slots; at most {MOST_SLOTS} are simulated"
+        found.append(("plan.global_batch_size", f"{what}, take a larger micro_batch_size"))
+    return found
 
 
 def scenario_schema() -> dict[str, Any]:
@@ -237,7 +340,7 @@ def scenario_schema() -> dict[str, Any]:
         "title": "traincast scenario",
         "type": "object",
         "properties": {
-            **dict.fromkeys(("name", "question", "source"), {"type": "string"}),
+            **{key: {"type": "string"} for key in ("name", "question", "source")},
             "model": {**part, "examples": model_names()},
             "cluster": {
                 "type": "object",
@@ -252,8 +355,18 @@ def scenario_schema() -> dict[str, Any]:
                 "additionalProperties": False,
             },
             "plan": plan,
-            "run": json_schema(Run),
+            "run": {
+                "type": "object",
+                "properties": {
+                    "seq_length": json_schema(int),
+                    "tokens": json_schema(float, "tokens"),
+                    **{name: {} for name in POLICIES},
+                },
+                "required": ["seq_length", "tokens"],
+                "additionalProperties": False,
+            },
             "published": json_schema(Published),
+            "spread": spread_schema(),
         },
         "required": ["model", "cluster", "plan", "run"],
         "additionalProperties": False,

@@ -119,6 +119,15 @@ def stream_starts(graph: TaskGraph) -> Ints:
     return np.concatenate([[0], turns, [len(graph)]]) if len(graph) else np.zeros(1, dtype=np.int64)
 
 
+def slot_pieces(graph: TaskGraph) -> tuple[Ints, Ints]:
+    """First piece of the slot that each task belongs to, and into how many pieces the slot is cut."""
+    columns = (graph.rank, graph.kind, graph.microbatch, graph.chunk, graph.backward_microbatch, graph.backward_chunk)
+    same = np.logical_and.reduce([column[1:] == column[:-1] for column in columns])
+    number = np.concatenate([[0], np.cumsum(~same)])
+    starts = np.concatenate([[0], 1 + np.flatnonzero(~same)])
+    return starts[number], np.bincount(number)[number]
+
+
 def topological_levels(graph: TaskGraph) -> list[Ints]:
     """Tasks in levels: each task stands one level after the last of those it waits for. Raises Deadlock."""
     count = len(graph)

@@ -1,48 +1,48 @@
-"""Plays a task graph with SimPy: every stream of every rank is a process that works through its tasks."""
+"""Plays a task graph with SimPy: a task starts with the last end of what it waits for, and its end is an event."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import simpy
 
-from simulator.step.graph import TaskGraph, deadlock, stream_starts
+from simulator.step.contention import Contention, Shares
+from simulator.step.graph import TaskGraph, deadlock, to_csr
 from simulator.step.timeline import Timeline
 
 
-def play(graph: TaskGraph) -> Timeline:
-    """Runs the step event by event. Raises Deadlock when tasks wait for each other in a circle."""
+def play(graph: TaskGraph, contention: Contention | None = None) -> Timeline:
+    """Runs the step event by event; streams are kept in order by the graph itself.
+
+    With `contention` tasks slow each other down while they run at the same time, so durations are those of a task
+    alone. Raises Deadlock when tasks wait for each other in a circle.
+    """
     env = simpy.Environment()
     count = len(graph)
     started, ended = [-1.0] * count, [-1.0] * count
-    rows = np.repeat(np.arange(count), np.diff(graph.pred_indptr))
-    # The task before on the same stream is the process's own order; only other streams' ends need an event.
-    abroad = (graph.rank[rows] != graph.rank[graph.preds]) | (graph.stream[rows] != graph.stream[graph.preds])
-    abroad |= graph.preds > rows
-    done: dict[int, simpy.Event] = {task: env.event() for task in np.unique(graph.preds[abroad]).tolist()}
-    waits: dict[int, list[simpy.Event]] = {}
-    for row, pred in zip(rows[abroad].tolist(), graph.preds[abroad].tolist(), strict=True):
-        waits.setdefault(row, []).append(done[pred])
+    waiting = np.diff(graph.pred_indptr)
+    indptr, after = to_csr(np.repeat(np.arange(count), waiting), graph.preds, count)
+    first, successors, left = indptr.tolist(), after.tolist(), waiting.tolist()
     durations = graph.duration_s.tolist()
+    timeout = env.timeout
+    begin = Shares(env, graph, contention).begin if contention is not None else None
 
-    def work(first: int, last: int) -> Generator[simpy.Event, Any, None]:
-        for task in range(first, last):
-            for event in waits.get(task, ()):
-                if not event.processed:
-                    yield event
-            started[task] = env.now
-            if durations[task]:
-                yield env.timeout(durations[task])
-            ended[task] = env.now
-            if task in done:
-                done[task].succeed()
+    def start(task: int) -> None:
+        started[task] = env.now
+        event = timeout(durations[task], task) if begin is None else begin(task)
+        event.callbacks.append(finish)
 
-    starts = stream_starts(graph).tolist()
-    for first, last in pairwise(starts):
-        env.process(work(first, last))
+    def finish(event: Any) -> None:
+        task: int = event.value
+        ended[task] = env.now
+        for successor in successors[first[task] : first[task + 1]]:
+            left[successor] -= 1
+            if not left[successor]:
+                start(successor)
+
+    for task in np.flatnonzero(waiting == 0).tolist():
+        start(task)
     env.run()
     end_s = np.array(ended)
     if (end_s < 0).any():

@@ -17,6 +17,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.plan.layout import held_stages
+
 SlotKind = Literal["F", "B", "I", "W", "FB"]
 FORWARD: frozenset[str] = frozenset({"F", "FB"})
 BACKWARD: frozenset[str] = frozenset({"B", "I", "FB"})
@@ -342,22 +344,6 @@ SCHEDULES: dict[str, ScheduleFunction] = {
     "1f1b-overlap": one_f_one_b_overlap,
     "interleaved-overlap": interleaved_overlap,
 }
-V_SHAPED = frozenset({"zb-v", "dualpipe-v"})
-
-
-def chunks_per_rank(name: str, vpp: int) -> int:
-    """How many model chunks (virtual stages) each pipeline rank holds under this schedule."""
-    return 2 if name in V_SHAPED or name == "dualpipe" else vpp
-
-
-def stage_of_chunk(name: str, pp: int, vpp: int) -> NDArray[np.int64]:
-    """Virtual stage of every rank's chunk, [pp, chunks]; DualPipe holds every stage on two ranks."""
-    rank = np.arange(pp)
-    if name == "dualpipe":
-        return np.stack([rank, pp - 1 - rank], axis=1)
-    if name in V_SHAPED:
-        return np.stack([rank, 2 * pp - 1 - rank], axis=1)
-    return rank[:, None] + pp * np.arange(vpp)
 
 
 def make_schedule(name: str, pp: int, vpp: int, microbatches: int, group_size: int | None = None) -> Schedule:
@@ -368,7 +354,7 @@ def make_schedule(name: str, pp: int, vpp: int, microbatches: int, group_size: i
     if name not in SCHEDULES:
         raise ValueError(f"schedule {name!r} is not known; one of {', '.join(SCHEDULES)}")
     slots = SCHEDULES[name](pp, vpp, microbatches, group_size or pp)
-    return Schedule(name, microbatches, slots, stage_of_chunk(name, pp, vpp))
+    return Schedule(name, microbatches, slots, np.array(held_stages(name, pp, vpp)))
 
 
 def backward_work(slot: Slot) -> Work:

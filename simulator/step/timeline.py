@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simulator.step.graph import KIND, STREAM, Floats, Ints, TaskGraph
+from simulator.step.graph import KIND, KINDS, STREAM, Floats, Ints, TaskGraph
 from simulator.step.times import SLOT_CAUSES
 
 CAUSES = (*SLOT_CAUSES, "pp", "dp", "bubble", "optimizer", "barrier")
@@ -54,6 +54,15 @@ class Timeline:
         np.add.at(spent["bubble"], own_rank[other], gap[other])
         self._after_slots(spent, idle_from[optimizer], self.start_s[on_compute][optimizer], own_rank[optimizer])
         return spent
+
+    def by_kind(self) -> dict[str, Floats]:
+        """Seconds that each pipeline rank's compute stream spent in each kind of task [ranks] (KINDS; "FB" are the
+        overlapped pairs, "F", "B", "I", "W" the slots that ran alone)."""
+        graph = self.graph
+        on_compute = np.flatnonzero(graph.stream == STREAM["compute"])
+        spent = np.zeros((len(KINDS), graph.ranks))
+        np.add.at(spent, (graph.kind[on_compute], graph.rank[on_compute]), (self.end_s - self.start_s)[on_compute])
+        return {kind: seconds for kind, seconds in zip(KINDS, spent, strict=True) if seconds.any()}
 
     def breakdown(self) -> dict[str, float]:
         """Seconds by cause, mean over pipeline ranks; adds up to the step time."""

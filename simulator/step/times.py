@@ -29,7 +29,7 @@ class DataParallel:
     `gather_s`, `reduce_s`: for each virtual stage the durations of its parameter all-gathers (in the order the
     forward uses them) and gradient reduce-scatters (in the order the backward fills them). Several buckets are
     hidden piece by piece behind the stage's first forward and last backward; one bucket waits for the whole
-    slot. Megatron makes several only on the first stage (theory: distributed_data_parallel.py disables
+    slot. Megatron makes several only on the first stage (distributed_data_parallel.py disables
     bucketing on later stages and chunks).
     `every_microbatch`: parameters are gathered again before each forward and backward and gradients reduced
     after each (ZeRO-3 / FSDP), at most one bucket ahead of its use.

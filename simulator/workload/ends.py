@@ -4,27 +4,33 @@ from __future__ import annotations
 
 from simulator.model.spec import Model
 from simulator.workload.linears import column_input, norm, row_output
-from simulator.workload.operators import Exchange, Matmul, Operator, Pass, Tensor, Work
+from simulator.workload.operators import Exchange, Matmul, Number, Operator, Pass, Tensor, Work
 from simulator.workload.shape import Shape, padded_vocab
 
 
 def embedding_work(model: Model, shape: Shape) -> Work:
-    """Vocabulary-parallel lookup; backward adds fp32 gradients row by row, so no matrix product (theory 2.2)."""
+    """Vocabulary-parallel lookup; backward adds fp32 gradients row by row, so no matrix product."""
     element, h = shape.element_bytes, shape.hidden
     looked_up = Pass("embedding", "copy", 2 * element * h * shape.tokens, (element + 8.0) * h * shape.tokens, 2, 2)
     return Work((looked_up, row_output("embedding_output", h, shape)), ())
+
+
+def has_fused_loss(shape: Shape) -> bool:
+    """Megatron-Core and DeepSeek compute the loss in one kernel on 16-bit logits; others cast them to fp32 first."""
+    stack = shape.plan.stack
+    return stack.fused_kernels and stack.framework in ("megatron-core", "deepseek")
 
 
 def head_work(model: Model, shape: Shape) -> Work:
     """Final norm, output projection over the padded vocabulary in 16 bit, vocabulary-parallel cross-entropy.
 
     Cross-entropy: 16-bit logits are cast to fp32, reduced to maximum and sum, exponentiated in place, and turned
-    into the gradient in place (theory 3.5): five to eight passes over the logits, two thirds of them when fused.
+    into the gradient in place: five to eight passes over the logits, two thirds of them when fused.
     """
     element, h, plan = shape.element_bytes, shape.hidden, shape.plan
     columns = padded_vocab(model.vocab, plan) / plan.tp
     logits = shape.tokens * columns
-    fused = plan.stack.fused_kernels
+    fused = has_fused_loss(shape)
     loss = Pass(
         "cross_entropy",
         "softmax_cross_entropy",
@@ -44,14 +50,22 @@ def head_work(model: Model, shape: Shape) -> Work:
     saved = (
         Tensor("final_norm_input", element * h * shape.sharded_tokens),
         Tensor("head_input", element * h * shape.sharded_tokens, until_wgrad=True),
-        Tensor("logits", 4.0 * logits),
+        # Fused cross-entropy keeps the 16-bit softmax, the unfused one its fp32 copy.
+        Tensor("logits", (element if fused else 4.0) * logits),
     )
     return Work(operators, saved)
 
 
-def logits_transient_bytes(model: Model, shape: Shape) -> float:
-    """16-bit logits beside their fp32 copy, and the 16-bit gradient, at the moment of the loss (theory 3.5)."""
-    return 2 * shape.element_bytes * shape.tokens * padded_vocab(model.vocab, shape.plan) / shape.plan.tp
+def head_working_bytes(model: Model, shape: Shape) -> Number:
+    """What the head's backward allocates for a moment beside its saved tensors.
+
+    The gradient of the logits, the gathered input with its gradient, and the placeholder gradient of the weight that
+    Megatron-Core's fused accumulation returns.
+    """
+    columns = padded_vocab(model.vocab, shape.plan) / shape.plan.tp
+    # Unfused: the 16-bit logits stand beside their fp32 copy, and the gradient is fp32.
+    per_logit = shape.element_bytes if has_fused_loss(shape) else shape.element_bytes + 4.0
+    return per_logit * shape.tokens * columns + shape.element_bytes * (2 * shape.tokens + columns) * shape.hidden
 
 
 def mtp_glue_work(model: Model, shape: Shape) -> Work:

@@ -13,7 +13,7 @@ from simulator.workload.shape import Shape
 
 
 def activation(name: str, width: Number, rows: Number, gated: bool, shape: Shape, modules: Modules) -> Pass:
-    """SwiGLU reads two and writes one, its backward reads three and writes two (theory 6.4); GELU one fewer each."""
+    """SwiGLU reads two and writes one, its backward reads three and writes two; GELU one fewer each."""
     element = shape.element_bytes
     forward, backward = (3, 5) if gated else (2, 3)
     unfused = 1 if shape.plan.stack.fused_kernels else 2
@@ -56,7 +56,7 @@ def dense_work(ffn: DenseFFN, shape: Shape) -> Work:
 
 
 def routed_rows(moe: MoE, shape: Shape) -> Number:
-    """Token copies that the hottest rank's local experts receive (theory 3.2.4): A k etp, times the imbalance."""
+    """Token copies that the hottest rank's local experts receive: A k etp, times the imbalance."""
     plan = shape.plan
     filled = plan.capacity_factor if plan.capacity_factor is not None else plan.expert_imbalance
     return shape.sharded_tokens * moe.top_k * plan.etp * filled
@@ -95,7 +95,7 @@ def moe_work(moe: MoE, shape: Shape) -> Work:
 def routing_pass(moe: MoE, tokens: Number, modules: Modules) -> Pass:
     """Scores, top-k, maps, sorting and counts in fp32: few bytes in many small kernels.
 
-    2.1 ms for routers and maps in DeepSeek's published profile of four layers, both directions (theory 6.3), are
+    2.1 ms for routers and maps of four layers, both directions, in DeepSeek's profile (deepseek-ai/profile-data), are
     some fifty launches a layer and direction at 5 us; Megatron-Core's fused router needs about half.
     """
     moved = 16.0 * moe.experts * tokens
@@ -129,21 +129,23 @@ def expert_operators(moe: MoE, width: int, rows: Number, shape: Shape) -> list[O
     )
     routing = (shape.sharded_tokens, width, moe.top_k, moe.experts, moe.groups, moe.group_top_k, plan.dispatch_fp8)
     fp8_in = plan.dispatch_fp8 and shape.quantized
-    # NCCL's all-to-all needs copies sorted by rank before and by expert after; DeepEP and HybridEP only expand.
-    passes = 1 if plan.dispatcher in ("deepep", "hybridep") else 2
+    # NCCL's all-to-all needs copies sorted by rank before and by expert after; DeepEP only expands; HybridEP does so
+    # on the way.
+    passes = {"hybridep": 0, "deepep": 1}.get(plan.dispatcher, 2)
     out_bytes, home_bytes = (passes * 2 * size * width * rows for size in (low if fp8_in else element, element))
+    products: list[Operator] = [fc1, fc2]
+    if not plan.stack.fused_experts:
+        joint = activation("expert_activation", expert_width, rows, moe.gated, shape, ("moe", "moe_act"))
+        fc1_casts, fc2_casts = casts(fc1, shape, cast_input=not fp8_in), casts(fc2, shape, cast_grad=not fp8_in)
+        products = [*fc1_casts, fc1, joint, *fc2_casts, fc2]
     return [
-        Pass("permute", "permute", out_bytes, home_bytes, passes, passes, inside),
+        *([Pass("permute", "permute", out_bytes, home_bytes, passes, passes, inside)] if passes else []),
         Routing("dispatch", *routing),
         *expert_tensor_exchange("all_gather", rows * width * low, plan.etp),
-        *casts(fc1, shape, cast_input=not fp8_in),
-        fc1,
-        activation("expert_activation", expert_width, rows, moe.gated, shape, ("moe", "moe_act")),
-        *casts(fc2, shape, cast_grad=not fp8_in),
-        fc2,
+        *products,
         *expert_tensor_exchange("reduce_scatter", rows * width * element, plan.etp),
         Routing("combine", *routing),
-        Pass("unpermute", "permute", home_bytes, out_bytes, passes, passes, inside),
+        *([Pass("unpermute", "permute", home_bytes, out_bytes, passes, passes, inside)] if passes else []),
     ]
 
 
@@ -157,7 +159,7 @@ def expert_tensor_exchange(operation: str, total_bytes: Number, etp: int) -> tup
 
 def expert_saved(moe: MoE, width: int, rows: Number, shape: Shape) -> tuple[Tensor, ...]:
     """FC1 input as received, FC1 output, and the activation's output, per routed token copy."""
-    element, expert_width = shape.element_bytes, moe.width / shape.plan.etp
+    expert_width = moe.width / shape.plan.etp
     return (
         Tensor("expert_fc1_input", shape.input_bytes * width * rows, ("moe",), until_wgrad=True),
         Tensor("expert_fc1_output", shape.activation_bytes * (2 if moe.gated else 1) * expert_width * rows, ("moe",)),
@@ -167,7 +169,7 @@ def expert_saved(moe: MoE, width: int, rows: Number, shape: Shape) -> tuple[Tens
 
 def shared_work(moe: MoE, shape: Shape) -> Work:
     """The shared expert: a dense feed-forward on every token, split over tp."""
-    element, t, h = shape.element_bytes, shape.plan.tp, shape.hidden
+    t, h = shape.plan.tp, shape.hidden
     modules: Modules = ("moe", "shared_experts")
     products = {linear.name: linear for linear in linears(moe, h)}
     fc1, fc2 = (matmul(products[name], shape, modules) for name in ("shared_fc1", "shared_fc2"))

@@ -51,7 +51,8 @@ def casts(product: Matmul, shape: Shape, cast_input: bool = True, cast_grad: boo
 
 
 def column_input(name: str, width: Number, shape: Shape, modules: Modules = ()) -> Exchange:
-    """What tensor parallelism moves before a column-parallel linear (theory: 2 AG + 2 RS forward per layer).
+    """What tensor parallelism moves before a column-parallel linear (arXiv 2205.05198: two all-gathers and two
+    reduce-scatters forward per layer).
 
     With sequence parallelism the token shards are gathered (in the linear's own precision), reduce-scattered in
     backward, and gathered once more for the weight gradient; without it backward all-reduces the input gradient.
@@ -90,7 +91,7 @@ def row_output(name: str, width: Number, shape: Shape, modules: Modules = ()) ->
 
 
 def norm(name: str, width: Number, rows: Number, shape: Shape, modules: Modules = ()) -> Pass:
-    """A norm: forward reads and writes the stream; backward reads gradient and input and writes (theory 6.4).
+    """A norm: forward reads and writes the stream; backward reads gradient and input and writes.
 
     Unfused software (2021-22) casts to fp32 and back in kernels of their own.
     """

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from simulator.model.components import linears
+from simulator.model.flops import core_flops_per_token, indexer_flops_per_token
 from simulator.model.spec import (
     Attention,
     CompressedAttention,
@@ -24,7 +25,7 @@ from simulator.workload.operators import (
     Number,
     Operator,
     Pass,
-    Recurrence,
+    Scan,
     Tensor,
     Work,
 )
@@ -40,13 +41,16 @@ def core_attention(mixer: Attention | LatentAttention, shape: Shape) -> tuple[tu
     else:
         kv_heads = mixer.heads / t
         qk_dim, v_dim, window = mixer.nope_head_dim + mixer.rope_head_dim, mixer.v_head_dim, None
+    if mixer.indexer:
+        window = min(mixer.indexer.top_k, window or mixer.indexer.top_k)
     heads = mixer.heads / t
     ulysses = plan.cp if plan.cp_comm == "a2a" else 1
+    length = attention_length(mixer, shape)
     core = CoreAttention(
         "core_attention",
-        batch=shape.batch,
-        queries=shape.seq / plan.cp * ulysses,
-        keys=shape.seq,
+        batch=shape.batch * shape.seq / length,
+        queries=length / plan.cp * ulysses,
+        keys=length,
         heads=heads / ulysses,
         kv_heads=np.maximum(1, kv_heads / ulysses),
         qk_dim=qk_dim,
@@ -56,7 +60,7 @@ def core_attention(mixer: Attention | LatentAttention, shape: Shape) -> tuple[tu
     )
     element = shape.element_bytes
     kv_bytes = shape.tokens * kv_heads * (qk_dim + v_dim) * element
-    operators: tuple[Operator, ...] = (*context_exchange(core, kv_bytes, shape), core)
+    operators: tuple[Operator, ...] = (*context_exchange(core, kv_bytes, shape), *index_scores(mixer, shape), core)
     if shape.plan.stack.flash_attention:
         scores = Tensor("attention_lse", 4 * heads * shape.tokens, ("core_attn",))
     else:
@@ -64,6 +68,19 @@ def core_attention(mixer: Attention | LatentAttention, shape: Shape) -> tuple[tu
         per_score = 5 if plan.stack.dropout else 2
         scores = Tensor("attention_scores", per_score * heads * shape.tokens * shape.seq, ("core_attn",))
     return operators, (scores,)
+
+
+def attention_length(mixer: Attention | LatentAttention, shape: Shape) -> int:
+    """Tokens that attend to each other: the sequence, or a chunk of it."""
+    return min(shape.seq, getattr(mixer, "chunk", None) or shape.seq)
+
+
+def index_scores(mixer: Attention | LatentAttention | CompressedAttention, shape: Shape) -> tuple[Operator, ...]:
+    """Scores of a sparse-attention indexer over all earlier keys, replicated over tp."""
+    if mixer.indexer is None:
+        return ()
+    flops = indexer_flops_per_token(mixer, shape.seq) * shape.tokens
+    return (Scan("index_scores", flops, 4.0 * mixer.indexer.heads * mixer.indexer.head_dim * shape.tokens),)
 
 
 def context_exchange(core: CoreAttention, kv_bytes: Number, shape: Shape) -> tuple[Exchange, ...]:
@@ -113,7 +130,8 @@ def attention_work(mixer: Attention, shape: Shape) -> Work:
 
 def output_saved(width: Number, shape: Shape) -> tuple[Tensor, ...]:
     """The attention output, kept once for attention's backward and, quantised, once more for its projection."""
-    kept = (Tensor("attention_output", shape.element_bytes * width * shape.tokens, until_wgrad=True),)
+    output = Tensor("attention_output", shape.element_bytes * width * shape.tokens, until_wgrad=True)
+    kept: tuple[Tensor, ...] = (output,)
     if shape.quantized:
         kept += (Tensor("projection_input", shape.input_bytes * width * shape.tokens, until_wgrad=True),)
     if shape.plan.stack.dropout:
@@ -122,7 +140,7 @@ def output_saved(width: Number, shape: Shape) -> tuple[Tensor, ...]:
 
 
 def rope(width: Number, shape: Shape) -> Pass:
-    """Rotary embedding of queries and keys: reads and writes them (theory 6.4)."""
+    """Rotary embedding of queries and keys: reads and writes them."""
     moved = 2 * shape.element_bytes * width * shape.tokens
     return Pass("rope", "elementwise", moved, moved)
 
@@ -209,7 +227,12 @@ def compressed_attention_work(mixer: CompressedAttention, shape: Shape) -> Work:
     operators: list[Operator] = [norm("input_norm", h, shape.sharded_tokens, shape), column_input("latents", h, shape)]
     for product in products:
         operators += [*casts(product, shape), product]
-    operators += [rope(width + mixer.head_dim, shape), *context_exchange(core, kv_bytes, shape), core]
+    operators += [
+        rope(width + mixer.head_dim, shape),
+        *context_exchange(core, kv_bytes, shape),
+        *index_scores(mixer, shape),
+        core,
+    ]
     operators += [row_output("attention_output", h, shape), *residual("attention", shape)]
     saved = (
         Tensor("residual_1", element * h * shape.sharded_tokens),
@@ -229,12 +252,10 @@ def recurrent_work(mixer: LinearAttention | Mamba2, shape: Shape) -> Work:
     if isinstance(mixer, LinearAttention):
         inner = mixer.value_heads * mixer.value_head_dim
         convolved = 2 * mixer.key_heads * mixer.key_head_dim + inner
-        # Megatron-LM counts 4 products of head_dim^2 per value head and token (theory 2.1).
-        flops_per_token = 8 * mixer.value_heads * mixer.value_head_dim**2
     else:
         inner = mixer.heads * mixer.head_dim
         convolved = inner + 2 * mixer.groups * mixer.state
-        flops_per_token = 7 * inner * mixer.state
+    flops = core_flops_per_token(mixer, shape.seq) / t * shape.tokens
     products = {linear.name: linear for linear in linears(mixer, h)}
     operators: list[Operator] = [
         norm("input_norm", h, shape.sharded_tokens, shape),
@@ -246,7 +267,7 @@ def recurrent_work(mixer: LinearAttention | Mamba2, shape: Shape) -> Work:
     moved = 2 * element * convolved / t * shape.tokens
     operators += [
         Pass("convolution", "elementwise", moved, 2 * moved, 1, 2),
-        Recurrence("scan", flops_per_token / t * shape.tokens, moved + element * inner / t * shape.tokens),
+        Scan("scan", flops, moved + element * inner / t * shape.tokens),
         norm("gated_norm", inner / t, shape.tokens, shape),
     ]
     out = matmul(products["out"], shape)

@@ -7,11 +7,10 @@ Shapes are those of one rank. Every number may be a scalar or a NumPy array (one
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
-
-Number = float | np.ndarray
+# A float, or a NumPy array with one element per plan.
+Number = Any
 GroupKind = Literal["tp", "cp", "ep", "etp"]
 Modules = tuple[str, ...]
 
@@ -50,8 +49,9 @@ class CoreAttention:
 
 
 @dataclass(frozen=True, slots=True)
-class Recurrence:
-    """The chunked scan of a linear-attention or state-space mixer: FLOPs and bytes forward; backward does twice."""
+class Scan:
+    """A kernel known by its FLOPs and bytes alone: chunked scans of linear attention and state-space mixers, scores
+    of a sparse-attention indexer. Backward does twice the forward."""
 
     name: str
     flops: Number
@@ -123,7 +123,7 @@ class Tensor:
     until_wgrad: bool = False
 
 
-Operator = Matmul | CoreAttention | Recurrence | Pass | Exchange | Routing
+Operator = Matmul | CoreAttention | Scan | Pass | Exchange | Routing
 
 
 @dataclass(frozen=True, slots=True)

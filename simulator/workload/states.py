@@ -61,7 +61,7 @@ def stage_parameters(model: Model, plan: Plan, stages: Sequence[StageLayers]) ->
 
 
 def has_embedding_copy(model: Model, plan: Plan, stage: StageLayers) -> bool:
-    """A tied head or an MTP module away from the first stage keeps its own copy of the embedding (theory 3.1).
+    """A tied head or an MTP module away from the first stage keeps its own copy of the embedding.
 
     DualPipe holds first and last stage on the same ranks, which share it.
     """
@@ -85,7 +85,7 @@ def optimizer_bytes(optimizer: Optimizer) -> float:
 def replica_ranks(plan: Plan) -> dict[str, Number]:
     """Ranks that hold the same dense and the same expert parameters.
 
-    DualPipe's mirrored ranks hold the same stages, so every parameter has twice the replicas (theory 4.3).
+    DualPipe's mirrored ranks hold the same stages, so every parameter has twice the replicas (deepseek-ai/DualPipe).
     """
     copies = 2 if plan.schedule == "dualpipe" else 1
     return {"dense": copies * plan.dp * plan.cp, "expert": copies * plan.expert_dp}

@@ -17,6 +17,7 @@ from hardware.collectives import (
     collective_s,
     combine_s,
     dispatch_s,
+    evidence,
     expected_distinct,
     strided_group,
 )
@@ -121,9 +122,28 @@ def test_array_of_groups_equals_one_by_one() -> None:
             assert alone.algorithm in ("none", together.algorithm[i])
 
 
+def test_evidence_says_what_was_measured() -> None:
+    inside, across = Group(8.0, 8.0), Group(64.0, 8.0)
+    assert evidence("all_reduce", "ring", "Simple", inside, H100) == "fitted"
+    assert evidence("all_reduce", "ring", "Simple", across, H100) == "assumed"
+    assert evidence("all_gather", "ring", "Simple", across, links(nic_technology="efa")) == "fitted"
+    assert evidence("broadcast", "ring", "Simple", inside, H100) == "assumed"
+    assert evidence("all_reduce", "ring", "Simple", inside, links("cdna3")) == "assumed"
+
+
 def test_one_rank_takes_no_time() -> None:
     for operation in OPERATIONS:
         assert collective_s(operation, 1e9, Group(1.0, 1.0), H100).seconds == 0.0
+
+
+def test_network_switches_reduce_only_when_asked() -> None:
+    """NCCL_COLLNET_ENABLE is 0 by default, whatever the switches could do."""
+    able, group = links(in_network_reduction=True), Group(64.0, 8.0)
+    for size in (8.0, 1e6, 1e9):
+        assert collective_s("all_reduce", size, group, able).algorithm in ("ring", "tree", "nvls_tree")
+    asked = collective_s("all_reduce", 1e9, group, able, "nvls")
+    assert asked.seconds < collective_s("all_reduce", 1e9, group, able).seconds
+    assert collective_s("all_reduce", 1e9, group, able, "collnet").algorithm == "collnet"
 
 
 def test_fixed_algorithm_and_protocol_are_kept() -> None:
@@ -133,12 +153,40 @@ def test_fixed_algorithm_and_protocol_are_kept() -> None:
     assert free.seconds < time.seconds
 
 
+def test_lists_and_exclusions_as_nccl_algo_and_nccl_proto_take_them() -> None:
+    group = Group(64.0, 8.0)
+    sizes = 2.0 ** np.arange(3, 34)
+    best = np.minimum(*(collective_s("all_reduce", sizes, group, H100, a).seconds for a in ("ring", "tree")))
+    either = collective_s("all_reduce", sizes, group, H100, "ring,tree")
+    assert set(either.algorithm) == {"ring", "tree"}
+    assert (either.seconds >= best * (1 - 1e-12)).all()
+    without = collective_s("all_reduce", sizes, group, H100, "^nvls_tree", "^LL128")
+    assert "nvls_tree" not in without.algorithm
+    assert "LL128" not in without.protocol
+    assert "hierarchical" not in [a for a, _ in candidates("all_reduce", "^ring")]
+
+
 def test_few_sms_slow_a_collective_down() -> None:
     group = Group(8.0, 8.0)
     assert (
         collective_s("all_gather", 1e9, group, H100, sms=4).seconds
         > 2 * collective_s("all_gather", 1e9, group, H100).seconds
     )
+
+
+def test_a_pair_in_a_mesh_has_one_link_of_seven() -> None:
+    """MI300X: 448 GB/s are seven links of 64, of which two GPUs have one between them."""
+    mesh = links("cdna3", 448e9, mesh_gpus=8, multicast=False)
+    pair, all_eight = (collective_s("all_reduce", 4e9, Group(n, n), mesh) for n in (2.0, 8.0))
+    assert pair.bound_s == pytest.approx(4e9 / 64e9)
+    assert all_eight.bound_s == pytest.approx(2 * 7 / 8 * 4e9 / 448e9)
+
+
+def test_hierarchical_levels_follow_each_other() -> None:
+    """stas00/ml-engineering: 4 GiB over 4 nodes of 8 B200: 16.1 ms on the NICs alone."""
+    time = collective_s("all_reduce", 2.0**32, Group(32.0, 8.0), B200, "hierarchical")
+    assert time.bound_s == pytest.approx(16.1e-3, rel=1e-2)
+    assert time.seconds > time.bound_s + 2 * 7 / 8 * 2.0**32 / 900e9
 
 
 def test_shared_nics_and_oversubscribed_uplinks_slow_the_network_part() -> None:
@@ -153,7 +201,7 @@ def test_shared_nics_and_oversubscribed_uplinks_slow_the_network_part() -> None:
     )
     # A ring leaves a block of 32 domains once: 7:1 uplinks shared by 32 members are no bottleneck.
     wide = Group(64.0, 1.0, 1, domains_per_block=32.0)
-    assert collective_s("all_reduce", 4e9, wide, narrow).seconds == collective_s("all_reduce", 4e9, whole, H100).seconds
+    assert collective_s("all_reduce", 4e9, wide, narrow).seconds == collective_s("all_reduce", 4e9, wide, H100).seconds
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from simulator.cost.blocks import block_cost
+from simulator.cost.constants import NEUTRAL
 from simulator.cost.groups import plan_groups
 from simulator.cost.layers import LayerCost, forward, input_gradient, pair, weight_gradient
 from simulator.cost.price import Prices
@@ -66,7 +67,7 @@ def test_pair_is_between_its_bounds(deepseek: Scenario) -> None:
     computing = computing + cost.ffn.forward + cost.ffn.input + cost.ffn.weight
     traffic = cost.ffn.routing_forward.total_s + cost.ffn.routing_backward.total_s
     serial = forward(cost, plan) + input_gradient(cost, plan) + weight_gradient(cost)
-    assert max(computing.total_s, traffic) <= together <= serial.total_s
+    assert max(computing.total_s, traffic) * (1 - 1e-12) <= together <= serial.total_s * (1 + 1e-12)
 
 
 def test_tp_overlap_leaves_the_last_chunk(deepseek: Scenario) -> None:
@@ -127,12 +128,13 @@ def test_updates_of_every_stage(deepseek: Scenario) -> None:
 def test_published_profile_of_an_overlapped_pair(deepseek: Scenario) -> None:
     """DeepSeek's H800 trace of four layers, forward beside backward: 129 ms, of which 124.3 ms computing.
 
-    The lone forward of its pipeline takes 58 ms (1.13 s over 19.6 slots, arXiv 2505.09343 table 4).
+    A profile of seconds, so priced without the clocks that long training sustains. The lone forward of its pipeline
+    takes 58 ms (1.13 s over 19.6 slots, arXiv 2505.09343 table 4).
     """
     layers = stages(deepseek.model, deepseek.plan)
     plan = replace(deepseek.plan, expert_imbalance=1.0)
     times = slot_times(
-        deepseek.model, shape_of(deepseek.model, plan, deepseek.run.seq_length), deepseek.cluster, layers
+        deepseek.model, shape_of(deepseek.model, plan, deepseek.run.seq_length), deepseek.cluster, layers, NEUTRAL
     )
     pairs = pair_seconds(times, plan)
     assert pairs is not None

@@ -47,7 +47,8 @@ def test_deepseek_as_published(deepseek: Scenario) -> None:
     prediction = evaluate(deepseek)
     assert prediction.step_time_s == pytest.approx(19.926, rel=0.1)
     assert prediction.gpu_hours_per_1e12_tokens == pytest.approx(180e3, rel=0.1)
-    assert max(stage.device_memory_bytes for stage in prediction.stages) < 80e9
+    assert all(stage.peak_memory_bytes < 80e9 for stage in prediction.stages)
+    assert prediction.fits
 
 
 def test_slower_hardware_is_never_faster(deepseek: Scenario) -> None:

@@ -20,6 +20,7 @@ from simulator.plan.layout import (
 from simulator.plan.spec import Plan
 
 DATA = Path(__file__).parent / "data"
+SPLITS = [json.loads(line) for line in (DATA / "megatron_oracle.splits.jsonl").read_text().splitlines()[1:]]
 ORACLE = [json.loads(line) for line in (DATA / "megatron_oracle.layouts.jsonl").read_text().splitlines()[1:]]
 
 
@@ -39,6 +40,15 @@ def test_layout_strings_parse_as_megatron_parses_them(row: dict) -> None:
             parse_layout(row["layout"])
     else:
         assert list(parse_layout(row["layout"])) == row["stages"]
+
+
+def test_splits_are_megatrons() -> None:
+    """Counts and offsets of every virtual stage, for even splits, pinned ends and counted embedding or loss."""
+    for row in SPLITS:
+        schedule = "interleaved" if row["plan"].get("vpp", 1) > 1 else "1f1b"
+        held = stages(model_of(row["layers"]), plan_of(schedule=schedule, **row["plan"]))
+        assert [stage.layer_count for stage in held] == row["layer_counts"], row
+        assert [stage.first_layer for stage in held] == row["first_layers"], row
 
 
 def test_deepseek_v3_recipe() -> None:
@@ -110,7 +120,7 @@ def test_balanced_split_keeps_every_layer(layers: int, mtp: int, pp: int, schedu
 
 @pytest.mark.parametrize("schedule", ["1f1b", "interleaved", "zb-v", "dualpipe-v", "dualpipe"])
 def test_every_stage_is_held_and_ranks_are_inverse(schedule: str) -> None:
-    plan = plan_of(pp=4, vpp=1 if schedule in ("1f1b", "dualpipe") else 2, schedule=schedule)
+    plan = plan_of(pp=4, vpp=1 if schedule == "1f1b" else 2, schedule=schedule)
     holders = ranks_of_stages(plan)
     copies = 2 if schedule == "dualpipe" else 1
     assert all(len(ranks) == copies for ranks in holders)

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hardware.specs import Accelerator, Cluster, Fabric, Nic, Node, ScaleUp
-from simulator.plan.placement import GROUP_AXES, coordinates, geometry, groups, rank_of
+from hardware.collectives import strided_group
+from hardware.specs import Accelerator, Cluster, Fabric, Nic, Node, ScaleUp, Tier
+from simulator.plan.placement import GROUP_AXES, axes, coordinates, geometry, groups, process_group, rank_of
 from simulator.plan.spec import Plan
 
 DATA = Path(__file__).parent / "data"
@@ -27,7 +28,8 @@ def cluster_of(gpus: int, node_gpus: int = 8, domain_gpus: int = 8) -> Cluster:
     gpu = Accelerator("test", "test", {"bf16": 1e15}, 80e9, 3e12, 132, 700.0, 100.0, 50e9, "test")
     scale_up = ScaleUp("nvswitch", domain_gpus, 450e9, 1e-6, True)
     node = Node("test", gpu, node_gpus, scale_up, Nic("infiniband", 50e9, 2e-6), 1000.0)
-    return Cluster("test", gpus, node, Fabric("test", "single_switch", (), False, 1, True, False))
+    tiers = tuple(Tier(str(reach), 64, 50e9, 1.0, 1e-6, reach) for reach in (32, 512, 131_072))
+    return Cluster("test", gpus, node, Fabric("test", "clos", tiers, False, 1, True, False))
 
 
 @pytest.mark.parametrize("row", ORACLE, ids=lambda row: "-".join(map(str, row["plan"].values())))
@@ -119,3 +121,27 @@ def test_bad_input_is_named() -> None:
         groups(plan_of(dp=4), "xp")
     with pytest.raises(ValueError, match="must divide"):
         groups(plan_of(dp=4, ep=3), "ep")
+
+
+@pytest.mark.parametrize("kind", ["tp", "cp", "dp", "pp", "etp", "ep", "edp"])
+@pytest.mark.parametrize("fields", [{"tp": 4, "cp": 2, "dp": 64, "pp": 4, "ep": 32}, {"dp": 128, "pp": 16, "ep": 64}])
+def test_regular_groups_are_strided_groups(kind: str, fields: dict) -> None:
+    """Powers of two that fill domains and blocks: the closed form by stride says the same."""
+    plan = plan_of(**fields)
+    cluster = cluster_of(plan.gpus)
+    axis = next(axis for grid in ("dense", "expert") for axis in axes(plan, grid) if axis.name == kind)
+    assert process_group(plan, kind, cluster) == strided_group(cluster, axis.size, axis.stride)
+
+
+def test_a_straddling_group_is_priced_in_two_domains() -> None:
+    plan = plan_of(dp=576, ep=64)
+    group = process_group(plan, "ep", cluster_of(576, 4, 72))
+    assert (group.ranks, group.domains) == (64, 2)
+    assert process_group(plan_of(dp=512, ep=64), "ep", cluster_of(512, 4, 64)).domains == 1
+
+
+def test_data_and_context_groups_over_two_axes() -> None:
+    """cp 2 inside a node of tp 4: the ranks of a dp x cp group come in pairs, two blocks of 32 hold four pairs each."""
+    plan = plan_of(tp=4, cp=2, dp=8)
+    group = process_group(plan, "dp_cp", cluster_of(64))
+    assert (group.ranks, group.ranks_per_domain, group.domains, group.tier, group.domains_per_block) == (16, 2, 8, 1, 4)

@@ -14,7 +14,6 @@ from simulator.step.schedules import (
     SCHEDULES,
     Schedule,
     backward_work,
-    chunks_per_rank,
     live_counts,
     make_schedule,
     peak_in_flight,
@@ -97,7 +96,7 @@ def test_contract(name: str) -> None:
                     opened.add((microbatch, chunk))
                 if slot.kind == "W":
                     assert (slot.microbatch, slot.chunk) in opened
-            whole, waiting = live_counts(slots, chunks_per_rank(name, vpp))
+            whole, waiting = live_counts(slots, schedule.stage_of_chunk.shape[1])
             assert whole.min() >= 0
             assert waiting.min() >= 0
             last = slots[-1]

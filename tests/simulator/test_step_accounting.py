@@ -165,3 +165,21 @@ def test_incomplete_schedules_are_refused() -> None:
         build_graph(replace(whole, ranks=(whole.ranks[0], whole.ranks[1][:-1])), uniform(2))
     with pytest.raises(ValueError, match="a backward stands before its forward"):
         build_graph(replace(whole, ranks=(whole.ranks[0], whole.ranks[1][::-1])), uniform(2))
+
+
+def test_phases_of_dualpipe() -> None:
+    """Lone forwards 19.6, lone backwards 19.6 (11.5 of them split) and pairs 100.4 per rank in the mean at p = 16,
+    M = 120: counts of the reference implementation, times their seconds. With the costs that DeepSeek-V3's published
+    step implies (58, 85, 42, 139 ms) this is its table: 1F 1.13 s, 1F1B 13.95 s."""
+    ms = {"F": 58.0, "I": 85.0, "W": 42.0, "FB": 139.0}
+    one, square = np.ones(16), np.ones((16, 16))
+    halves = ({"compute": ms[kind] / 1e3 * one} for kind in "FIW")
+    times = StageTimes(*halves, 0 * one, 0 * one, pair_s={"compute": ms["FB"] / 1e3 * square})  # type: ignore[arg-type]
+    spent = play(build_graph(make_schedule("dualpipe", 16, 1, 120), times)).by_kind()
+    mean = {kind: float(seconds.mean()) for kind, seconds in spent.items()}
+    assert mean["F"] == pytest.approx(1.13, abs=0.01)
+    assert mean["FB"] == pytest.approx(13.95, abs=0.01)
+    lone, split = 19.625, 11.5
+    assert mean["F"] / 0.058 == pytest.approx(lone)
+    assert [mean["I"] / 0.085, mean["W"] / 0.042] == pytest.approx([split, split])
+    assert mean["B"] / 0.127 == pytest.approx(lone - split)

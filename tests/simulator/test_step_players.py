@@ -7,9 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator.step.build import build_graph
+from simulator.step.contention import Contention, beside_communication, network_ports
 from simulator.step.graph import Deadlock, TaskGraph, Tasks, assemble
 from simulator.step.player import play
+from simulator.step.schedules import make_schedule
 from simulator.step.sweep import sweep, sweep_timeline
+from simulator.step.times import DataParallel, StageTimes
 
 
 def graph_of(ranks: np.ndarray, streams: np.ndarray, seconds: np.ndarray, edges: np.ndarray) -> TaskGraph:
@@ -70,3 +74,71 @@ def test_wrong_count_of_durations() -> None:
     graph = graph_of(np.array([0]), np.array([0]), np.ones(1), np.zeros((0, 2), dtype=np.int64))
     with pytest.raises(ValueError, match="durations of 2 tasks"):
         sweep(graph, np.ones(2))
+
+
+def contended(seconds: list[float], streams: list[int], contention: Contention, ranks: list[int] | None = None) -> list:
+    """Ends of independent tasks."""
+    n = len(seconds)
+    where = np.zeros(n, dtype=np.int64) if ranks is None else np.array(ranks)
+    graph = graph_of(where, np.array(streams), np.array(seconds), np.zeros((0, 2), dtype=np.int64))
+    order = np.lexsort((streams, where))
+    return play(graph, contention).end_s[np.argsort(order)].tolist()
+
+
+def test_shared_link_divides_equally() -> None:
+    """Two transfers of 1 and 3 s: both at half rate until 2, then the longer alone until 4 (processor sharing)."""
+    link = np.array([7, 7])
+    assert contended([1.0, 3.0], [4, 5], Contention(link=link)) == [2.0, 4.0]
+    assert contended([1.0, 3.0], [4, 5], Contention(link=link, capacity={7: 2.0})) == [1.0, 3.0]
+    assert contended([1.0, 1.0, 1.0], [4, 4, 4], Contention(link=np.array([1, 1, 2])), [0, 1, 2]) == [2.0, 2.0, 1.0]
+
+
+def test_communication_takes_compute_units() -> None:
+    """Compute of 4 s beside 2 s of traffic, each 1.25 times and twice slower beside the other: traffic ends at 4,
+    when compute has done 3.2 s, and the rest runs alone."""
+    slowdown = {("compute", "dp"): 1.25, ("dp", "compute"): 2.0}
+    assert contended([4.0, 2.0], [0, 5], Contention(slowdown)) == pytest.approx([4.8, 4.0])
+    assert contended([4.0, 2.0], [0, 5], Contention(slowdown), [0, 1]) == [4.0, 2.0]
+
+
+@given(graphs())
+@settings(max_examples=40, deadline=None)
+def test_no_contention_is_the_plain_player(graph: TaskGraph) -> None:
+    played = play(
+        graph, Contention({("compute", "dp"): 1.0}, link=network_ports(graph), capacity=dict.fromkeys(range(4), 9.0))
+    )
+    np.testing.assert_allclose(played.end_s, sweep_timeline(graph).end_s, rtol=1e-12, atol=1e-12)
+
+
+@given(graphs(), st.floats(1.0, 3.0))
+@settings(max_examples=40, deadline=None)
+def test_contention_only_delays_and_is_bounded(graph: TaskGraph, factor: float) -> None:
+    """Every task lasts at least its time alone, and never longer than with the contention of all streams at once."""
+    played = play(graph, Contention({("compute", s): factor for s in ("tp", "cp", "ep", "pp", "dp")}))
+    lasted = played.end_s - played.start_s
+    assert (lasted >= graph.duration_s - 1e-12).all()
+    assert (lasted <= graph.duration_s * factor**5 + 1e-9).all()
+
+
+def test_transfers_beside_compute_of_a_real_graph() -> None:
+    """Reductions that overlap the last backward take its SMs: 16 of 132 make it 132/116 longer while they run."""
+    one = np.ones(1)
+    data = DataParallel(reduce_s=((0.5,) * 4,))
+    times = StageTimes({"compute": one}, {"compute": one}, {"compute": one}, 0 * one, 0 * one, data_parallel=data)
+    graph = build_graph(make_schedule("none", 1, 1, 1), times)
+    left = 132 / 116
+    # Forward 1 s, first piece 0.5 s; then three pieces each beside a reduction of 0.5 s that ends before them.
+    piece = 0.5 + 0.5 * (1 - 1 / left)
+    expected = 1.0 + 0.5 + 3 * piece + 0.5
+    assert play(graph, beside_communication(graph, 132, 16)).step_time_s == pytest.approx(expected)
+    assert play(graph, beside_communication(graph, 132, 0)).step_time_s == pytest.approx(3.5)
+
+
+def test_wrong_contention_is_named() -> None:
+    with pytest.raises(ValueError, match=r"slowdown \(compute, nvlink\): streams are compute, tp"):
+        Contention({("compute", "nvlink"): 1.2})
+    with pytest.raises(ValueError, match=r"slowdown \(dp, compute\) is 0.5; at least 1"):
+        Contention({("dp", "compute"): 0.5})
+    graph = graph_of(np.array([0]), np.array([0]), np.ones(1), np.zeros((0, 2), dtype=np.int64))
+    with pytest.raises(ValueError, match="communication_sms 140: from 0 to below the GPU's 132 SMs"):
+        beside_communication(graph, 132, 140)

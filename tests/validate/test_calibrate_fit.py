@@ -17,7 +17,7 @@ from validate.calibrate.imports import read_log
 from validate.calibrate.passes import moved_bytes
 from validate.calibrate.points import Point
 from validate.calibrate.shapes import GRIDS, grid_cases
-from validate.collectives import fit_curve, scale_up_sweeps
+from validate.collective_fit import fit_curve, scale_up_sweeps
 
 ROOT = Path(__file__).parents[2]
 H200 = accelerator("h200")
@@ -148,8 +148,8 @@ def test_published_collectives_go_through_the_same_fit() -> None:
     table = table_of(read_log(ROOT / "validate/data/collectives.csv"))
     sweeps = {sweep[:3]: sweep for sweep in scale_up_sweeps(table)}
     key = ("hopper", "all_reduce", "ring/LL")
-    generation, operation, pair, bandwidth, rows = sweeps[key]
-    curve = fit_curve(rows, operation, "ring", bandwidth)
+    generation, operation, pair, rows = sweeps[key]
+    curve = fit_curve(rows, operation, "ring", rows["link"].to_numpy(float))
     assert curve == pytest.approx(efficiencies()["scale_up"][generation][operation][pair], rel=0.05)
 
 

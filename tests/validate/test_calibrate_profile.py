@@ -15,7 +15,9 @@ from hardware.catalogue import accelerator
 from hardware.kernels import evidence, gemm_s, streaming_s
 from hardware.problems import InputError
 from hardware.profile import forget, read_profile
+from simulator.cost.constants import constants_for
 from simulator.cost.inventory import beyond_profile
+from simulator.cost.step_times import COMMUNICATION_FRACTION, shares_beside
 from simulator.evaluate import evaluate
 from simulator.scenario.resolved import scenario_yaml
 from simulator.scenario.schema import load_scenario
@@ -90,6 +92,10 @@ def scenario(*overrides: str) -> Any:
     return load_scenario(ROOT / "scenarios/tiny.yaml", list(overrides))
 
 
+def beyond(held: Any) -> tuple[str, ...]:
+    return beyond_profile(held.model, held.plan, held.run.seq_length, held.cluster)
+
+
 # ---- what is written
 
 
@@ -127,7 +133,7 @@ def test_a_profile_prices_what_it_measured(profile: Path) -> None:
 
 def test_predictions_rest_on_the_profile(profile: Path) -> None:
     before, after = evaluate(scenario()), evaluate(scenario(f"hardware.profile={profile}"))
-    assert after.step_time_s > 1.2 * before.step_time_s
+    assert after.step_time_s > 1.1 * before.step_time_s
     assert after.evidence["measured"] > 0.5
 
 
@@ -152,18 +158,18 @@ def test_collectives_of_the_profile_are_used(profile: Path) -> None:
 
 
 def test_shapes_beyond_the_measured_ones_are_told(profile: Path, tmp_path: Path) -> None:
-    near = beyond_profile(scenario(f"hardware.profile={profile}"))
-    assert beyond_profile(scenario()) == ()
+    near = beyond(scenario(f"hardware.profile={profile}"))
+    assert beyond(scenario()) == ()
     far = scenario(f"hardware.profile={profile}", "run.seq_length=131072", "plan.micro_batch_size=1")
     told = evaluate(far).warnings
     assert any("extrapolated" in each for each in told)
-    assert any("seq_len 131072 of 512 to 32768" in each for each in beyond_profile(far))
+    assert any("seq_len 131072 of 512 to 32768" in each for each in beyond(far))
     assert not any("seq_len" in each for each in near)
 
 
 def test_measuring_the_scenario_first_leaves_nothing_beyond(tmp_path: Path) -> None:
     mine = filled(tmp_path / "mine", kernel_cases("cuda", scenario()))
-    missing = beyond_profile(scenario(f"hardware.profile={mine}"))
+    missing = beyond(scenario(f"hardware.profile={mine}"))
     assert not [each for each in missing if each.startswith(("gemm", "grouped_gemm", "attention"))]
 
 
@@ -171,6 +177,22 @@ def test_another_part_is_refused(profile: Path) -> None:
     with pytest.raises(InputError, match="measured on h100-sxm-80gb") as caught:
         scenario(f"hardware.profile={profile}", "cluster.node=hgx-b200")
     assert "hardware.profile" in str(caught.value)
+
+
+def test_rates_that_correct_shipped_curves_do_not_touch_measured_ones(profile: Path) -> None:
+    plain, own = scenario(), scenario(f"hardware.profile={profile}")
+    assert constants_for(plain.cluster.accelerator, plain.plan).gemm_rate != 1.0
+    rates = constants_for(own.cluster.accelerator, own.plan)
+    assert (rates.gemm_rate, rates.grouped_rate, rates.attention_rate, rates.streaming_rate) == (1.0, 1.0, 1.0, 1.0)
+    assert rates.host_s_per_kernel == constants_for(plain.cluster.accelerator, plain.plan).host_s_per_kernel
+
+
+def test_measured_contention_takes_the_place_of_the_published(copied: Path) -> None:
+    damaged(copied / "collectives.json", lambda d: d.update(contention={"compute": 1.25, "communication": 2.0}))
+    own = scenario(f"hardware.profile={copied}")
+    assert shares_beside(own.plan, own.cluster) == (0.8, 0.5)
+    plain = scenario()
+    assert shares_beside(plain.plan, plain.cluster)[1] == COMMUNICATION_FRACTION
 
 
 def test_a_sibling_keeps_its_scale(profile: Path) -> None:

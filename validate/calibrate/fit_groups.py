@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from hardware.collectives import OPERATIONS, closed_form
 from hardware.collectives.group import Links
 from validate.calibrate.fit import with_intervals
 from validate.calibrate.points import Point
-from validate.collectives import fit_curve, fit_network, predict, predict_curve, scale_up_sweeps
+from validate.collective_fit import curve_s, fit_curve, fit_network, scale_up_sweeps
+from validate.collectives import predict
 
 FOLDS = 5
 FEWEST = 3  # sizes of one pair on one machine: latency, bandwidth and a check; published sweeps need more
@@ -32,6 +33,7 @@ def table_of(points: Iterable[Point]) -> pd.DataFrame:
             "n_nodes": point.shape["n_nodes"],
             "size_bytes": point.shape["size_bytes"],
             "measured_s": point.seconds,
+            "reason": "",
             "latency_us": point.seconds * 1e6,
         }
         for point in points
@@ -53,21 +55,12 @@ def fit_collectives(points: Iterable[Point], links: Links, technology: str, sour
     scale_up: dict[str, Any] = {}
     quality: dict[str, Any] = {"held_out": {}, "interval": {}}
     notes = []
-    for generation, operation, pair, bandwidth, rows in scale_up_sweeps(table, links, fewest=1):
+    for generation, operation, pair, rows in scale_up_sweeps(table, links, fewest=1):
         if len(rows) < FEWEST:
             notes.append(f"{generation} {operation} {pair}: {len(rows)} points, {FEWEST} are the fewest to fit")
             continue
-        algorithm = pair.split("/")[0]
-
-        def fit(some: pd.DataFrame, o: str = operation, a: str = algorithm, b: float = bandwidth) -> list[float]:
-            return fit_curve(some, o, a, b)
-
-        def seconds(
-            some: pd.DataFrame, curve: list[float], o: str = operation, a: str = algorithm, b: float = bandwidth
-        ) -> np.ndarray:
-            return predict_curve(some, o, a, b, curve)
-
         rows = rows.reset_index(drop=True)
+        fit, seconds = fit_of(operation, pair.split("/")[0])
         apart = folds_of(rows)
         name, curves = f"{generation} {operation} {pair}", scale_up.setdefault(generation, {}).setdefault(operation, {})
         if apart is None:
@@ -88,6 +81,18 @@ def fit_collectives(points: Iterable[Point], links: Links, technology: str, sour
     }
 
 
+def fit_of(operation: str, algorithm: str) -> tuple[Callable[..., list[float]], Callable[..., np.ndarray]]:
+    """The fit of one pair, and what it predicts, as functions of rows."""
+
+    def fit(rows: pd.DataFrame) -> list[float]:
+        return fit_curve(rows, operation, algorithm, rows["link"].to_numpy(float))
+
+    def seconds(rows: pd.DataFrame, curve: list[float]) -> np.ndarray:
+        return curve_s(rows, operation, algorithm, rows["link"].to_numpy(float), curve)
+
+    return fit, seconds
+
+
 def folds_of(rows: pd.DataFrame) -> np.ndarray | None:
     """What is left out together: whole sizes, single rows where there are few sizes; None where there are few rows."""
     sizes = np.unique(rows.size_bytes, return_inverse=True)[1]
@@ -101,7 +106,7 @@ def own_network(table: pd.DataFrame, links: Links, technology: str, source: str)
     networks = closed_form.efficiencies()["network"]
     shipped = networks.get(technology)
     networks[technology] = copy.deepcopy(shipped or networks["infiniband"])
-    closed_form.network.cache_clear()
+    closed_form.forget()
     try:
         fitted = copy.deepcopy(fit_network(table, technology, links))
     finally:
@@ -109,8 +114,7 @@ def own_network(table: pd.DataFrame, links: Links, technology: str, source: str)
             del networks[technology]
         else:
             networks[technology] = shipped
-        closed_form.network.cache_clear()
-        closed_form._cached_tariff.cache_clear()
+        closed_form.forget()
     return {**fitted, "evidence": "fitted", "source": source}
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hardware.collectives import OPERATIONS
 from hardware.problems import InputError, Problem
 from validate.calibrate.points import Point
 from validate.calibrate.traces import trace_points
@@ -170,7 +171,7 @@ def collective_table(text: str, path: Path) -> list[Point]:
     except ValueError as error:
         raise InputError([Problem(str(path), None, "", str(error))]) from None
     points = []
-    for row in table.to_dict("records"):
+    for row in table[table["reason"].eq("") & table["operation"].isin(OPERATIONS)].to_dict("records"):
         shape = {"operation": row["operation"], "size_bytes": int(row["size_bytes"]), "n_gpus": int(row["n_gpus"]),
                  "stride": 1, "n_nodes": int(row["n_nodes"]), "at_once": 1, "sweep": str(row["sweep_id"])}  # fmt: skip
         seconds = float(row["measured_s"])

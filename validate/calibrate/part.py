@@ -87,7 +87,7 @@ def machine_files(part: Accelerator, points: list[Point]) -> dict[str, str]:
         "about": "The machine that calibration ran on; its scale-up links are its memory.",
         "accelerator": "accelerator.yaml",
         "gpus": ranks,
-        "scale_up": {"kind": "mesh", "domain_gpus": ranks, "bandwidth": given(1.05 * link, "B/s", measured),
+        "scale_up": {"kind": "nvswitch", "domain_gpus": ranks, "bandwidth": given(1.05 * link, "B/s", measured),
                      "latency": given(1e-6, "s", "assumed")},
         "nic": {"technology": "infiniband", "bandwidth": given(1.05 * link, "B/s", "assumed: as inside"),
                 "latency": given(1e-5, "s", "assumed")},

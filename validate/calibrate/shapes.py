@@ -77,7 +77,7 @@ def scenario_cases(scenario: Scenario) -> Iterator[Case]:
     plan = scenario.plan
     low, high = DTYPE.get(plan.precision, high_precision(plan)), high_precision(plan)
     shape = shape_of(scenario.model, plan, scenario.run.seq_length)
-    for op in operators(scenario):
+    for op in operators(scenario.model, plan, scenario.run.seq_length):
         if isinstance(op, Matmul):
             family = "grouped_gemm" if is_expert(op) else "gemm"
             # Nothing groups FP8 in torch: experts in low precision are priced by the dense ratio.

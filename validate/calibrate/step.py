@@ -16,6 +16,7 @@ import numpy as np
 from hardware.documents import Document
 from hardware.problems import Place
 from simulator.cost.blocks import is_recomputed, recomputed_modules
+from simulator.cost.constants import constants_for
 from simulator.cost.groups import plan_groups
 from simulator.cost.inventory import is_expert, operators
 from simulator.cost.price import Prices, price
@@ -190,10 +191,11 @@ def peak_of(document: Mapping[str, Any]) -> float:
 def predicted_classes(scenario: Scenario) -> dict[str, float]:
     """Seconds by kernel class of one step on one rank, as the prediction prices them; recomputation included."""
     plan, cluster = scenario.plan, scenario.cluster
-    prices = Prices(cluster, plan, plan_groups(plan, cluster))
+    constants = constants_for(cluster.accelerator, plan)
+    prices = Prices(cluster, plan, plan_groups(plan, cluster), constants=constants)
     again = recomputed_modules(plan, True)
     found: dict[str, float] = defaultdict(float)
-    for op, count in operators(scenario).items():
+    for op, count in operators(scenario.model, plan, scenario.run.seq_length).items():
         if isinstance(op, Routing | Exchange):
             continue
         cost = price(op, prices)

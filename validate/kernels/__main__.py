@@ -112,7 +112,7 @@ def samples(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         rows = attention_rows(tables["attention"][tables["attention"].gpu == gpu], dtype)
         attention.append(rows.assign(gpu=gpu, dtype=dtype))
     return {
-        "gemm": sample(gemm, 20).drop(columns="tflops"),
+        "gemm": sample(gemm, 40).drop(columns="tflops"),
         "moe": sample(moe, 20),
         "attention": sample(pd.concat(attention), 20).drop(columns="count"),
     }

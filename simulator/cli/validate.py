@@ -1,0 +1,72 @@
+"""`traincast validate`: published measurements beside their predictions."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from simulator.cli.common import AsJson, print_json
+
+
+def validate(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Option("--runs", metavar="CSV", help="Training runs in the published columns, instead of the own ones."),
+    ] = None,
+    collectives: Annotated[
+        Path | None,
+        typer.Option("--collectives", metavar="CSV", help="Collectives in the published columns, or 'published'."),
+    ] = None,
+    failures: Annotated[bool, typer.Option("--failures", help="Published failures and whole runs instead.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE.html", help="With --collectives: sweeps as a picture.")
+    ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="How many processes share the rows.")] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Predicted against measured, for every published training run.
+
+    Exit code 0 when every row could be read, 2 when a file could not; unsupported rows are listed with the reason.
+    """
+    if sum((runs is not None, collectives is not None, failures)) > 1:
+        raise typer.BadParameter("--runs, --collectives and --failures go one at a time")
+    if plot is not None and collectives is None:
+        raise typer.BadParameter("--plot needs --collectives")
+    if collectives is not None:
+        validate_collectives(collectives, plot, as_json)
+    elif failures:
+        validate_failures(as_json)
+    else:
+        validate_runs(runs, processes, as_json)
+
+
+def validate_runs(runs: list[Path] | None, processes: int, as_json: bool) -> None:
+    from validate.report import runs_document, runs_text
+    from validate.rows import read_rows
+    from validate.runs import compare_all
+
+    document = runs_document(compare_all(read_rows(runs or None), processes))
+    print_json(document) if as_json else sys.stdout.write(runs_text(document))
+
+
+def validate_collectives(path: Path, plot: Path | None, as_json: bool) -> None:
+    from hardware.problems import InputError, Problem
+    from validate.collectives import PUBLISHED, collectives_document, collectives_text, write_plot
+
+    try:
+        document = collectives_document(PUBLISHED if str(path) == "published" else path)
+    except (OSError, ValueError) as error:
+        raise InputError([Problem(str(path), None, "", f"cannot be read: {error}")]) from None
+    if plot is not None:
+        write_plot(document, plot)
+    print_json(document) if as_json else sys.stdout.write(collectives_text(document))
+
+
+def validate_failures(as_json: bool) -> None:
+    from validate.failures import failures_text, rows
+
+    found = rows()
+    print_json({"rows": [row.to_dict() for row in found]}) if as_json else sys.stdout.write(failures_text(found))

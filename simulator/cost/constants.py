@@ -1,0 +1,105 @@
+"""The few global constants that published runs decide: sustained clocks, and what each software stack adds.
+
+They live in `data/constants.toml`; each has a physical meaning, the parts and stacks it holds for, and its interval.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hardware.kernels import kernel_set
+from hardware.specs import Accelerator
+from simulator.plan.spec import Plan
+
+DATA = Path(__file__).parent / "data" / "constants.toml"
+# Operand bits of the products of a precision.
+BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "fp8-delayed": 8, "fp8-tensorwise": 8, "fp8-blockwise": 8, "mxfp8": 8,
+        "nvfp4": 4}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """What multiplies or adds to the costs of one accelerator under one plan; the defaults change nothing.
+
+    Rates divide seconds: of products in 16 bit or more and in fewer (`gemm_rate`, `low_gemm_rate`: sustained over
+    short-benchmark clock under the power limit; `grouped_rate` on top for experts), of attention, of memory-bound
+    kernels, of tensor- and context-parallel collectives, of expert exchanges, of data-parallel gathers and reductions.
+    `host_s_per_kernel` is what the host spends to launch one kernel, `expert_launches` the launches per local expert
+    and direction where no grouped kernel does it all. `rank_noise` is the spread of a rank's step, as a fraction: n
+    ranks wait for the slowest, which is about sqrt(2 ln n) spreads late.
+    """
+
+    gemm_rate: float = 1.0
+    low_gemm_rate: float = 1.0
+    grouped_rate: float = 1.0
+    attention_rate: float = 1.0
+    streaming_rate: float = 1.0
+    tp_rate: float = 1.0
+    ep_rate: float = 1.0
+    dp_rate: float = 1.0
+    host_s_per_kernel: float = 6e-6
+    expert_launches: float = 0.0
+    rank_noise: float = 0.0
+
+
+# The family of kernels whose shipped curves a rate corrects.
+CORRECTED = {"gemm_rate": "gemm", "low_gemm_rate": "gemm", "grouped_rate": "grouped_gemm",
+             "attention_rate": "attention", "streaming_rate": "streaming"}  # fmt: skip
+NEUTRAL = Constants()
+NAMES = tuple(field.name for field in fields(Constants))
+
+
+@cache
+def entries() -> tuple[Mapping[str, Any], ...]:
+    """The entries of the data file. Raises ValueError for one that names no constant or holds no number."""
+    found = tomllib.loads(DATA.read_text(encoding="utf-8")).get("constants", [])
+    for entry in found:
+        if entry.get("constant") not in NAMES or not isinstance(entry.get("value"), int | float):
+            raise ValueError(f"{DATA.name}: {entry.get('name')!r} must name one of {', '.join(NAMES)} and a value")
+    return tuple(found)
+
+
+def holds_for(entry: Mapping[str, Any], accelerator: Accelerator, plan: Plan) -> bool:
+    """Whether an entry holds for a part under a plan; what it does not name is free."""
+    about = {
+        "parts": accelerator.name.lower(),
+        "stacks": plan.stack.framework,
+        "dispatchers": plan.dispatcher,
+        "bits": str(BITS[plan.precision]),
+        "precisions": plan.precision,
+        "flash": "flash" if plan.stack.flash_attention else "unfused",
+        "graphs": plan.stack.cuda_graphs,
+        "shardings": plan.sharding,
+    }
+    return all(any(fnmatchcase(about[key], pattern) for pattern in entry[key]) for key in about if key in entry)
+
+
+def profiled(constant: str, accelerator: Accelerator) -> bool:
+    """Whether a profile measured on this very machine takes the place of a rate that corrects shipped kernel curves."""
+    family = CORRECTED.get(constant)
+    if family is None or not accelerator.kernels.endswith(".json"):
+        return False
+    own = kernel_set(accelerator.kernels)
+    return bool(own.streaming) if family == "streaming" else family not in own.borrowed
+
+
+def constants_for(accelerator: Accelerator, plan: Plan) -> Constants:
+    """The constants of a part under a plan; rates of several entries multiply, other constants take the last entry."""
+    values = {name: getattr(NEUTRAL, name) for name in NAMES}
+    for entry in entries():
+        if holds_for(entry, accelerator, plan) and not profiled(entry["constant"], accelerator):
+            name = entry["constant"]
+            values[name] = values[name] * entry["value"] if name.endswith("_rate") else entry["value"]
+    return Constants(**values)
+
+
+def product_rate(constants: Constants, precision: str, grouped: bool) -> float:
+    """What divides the seconds of a product in `precision`."""
+    rate = constants.gemm_rate if BITS[precision] >= 16 else constants.low_gemm_rate
+    return rate * constants.grouped_rate if grouped else rate

@@ -1,0 +1,100 @@
+"""How far a predicted step time may be off: the spread of like published runs, each predicted without its family.
+
+`data/residuals.csv` holds, for every published run, what it is and log(measured / predicted) by a model that was
+fitted without its family (source and model); `validate` makes it.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.model.spec import MoE
+from simulator.scenario.schema import Scenario
+
+DATA = Path(__file__).parent / "data" / "residuals.csv"
+COVERAGE = 0.8
+# How much a run counts that is of another accelerator generation, of another kind (dense or MoE), of another software
+# generation, or a factor e^3 apart in GPUs: judged, not fitted.
+OTHER_GENERATION, OTHER_KIND, OTHER_STACK, SCALE_OF_GPUS = 0.25, 0.25, 0.25, 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What makes runs alike: accelerator generation, dense or MoE, software stack, number of GPUs."""
+
+    generation: str
+    kind: str
+    stack: str
+    gpus: int
+
+
+@dataclass(frozen=True, slots=True)
+class Residuals:
+    """Published cases, the family of each, and log(measured / predicted) without that family."""
+
+    cases: tuple[Case, ...]
+    families: tuple[str, ...]
+    errors: NDArray[np.float64]
+
+
+@cache
+def residuals() -> Residuals:
+    with DATA.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return Residuals(
+        tuple(Case(row["generation"], row["kind"], row["stack"], int(row["gpus"])) for row in rows),
+        tuple(row["family"] for row in rows),
+        np.array([float(row["log_error"]) for row in rows]),
+    )
+
+
+def case_of(scenario: Scenario) -> Case:
+    moe = any(isinstance(layer.ffn, MoE) for layer in scenario.model.layers)
+    stack, cluster = scenario.plan.stack, scenario.cluster
+    software = stack.framework if stack.flash_attention else "unfused"
+    return Case(cluster.accelerator.generation.lower(), "moe" if moe else "dense", software, cluster.gpus)
+
+
+def weights(case: Case, known: Residuals, without: str | None = None) -> NDArray[np.float64]:
+    """How much each published run says about a case; a family counts as the square root of its rows."""
+    size = {family: known.families.count(family) for family in set(known.families)}
+    found = [
+        (1.0 if each.generation == case.generation else OTHER_GENERATION)
+        * (1.0 if each.kind == case.kind else OTHER_KIND)
+        * (1.0 if each.stack == case.stack else OTHER_STACK)
+        * np.exp(-abs(np.log(each.gpus / case.gpus)) / SCALE_OF_GPUS)
+        * (0.0 if family == without else size[family] ** -0.5)
+        for each, family in zip(known.cases, known.families, strict=True)
+    ]
+    return np.array(found)
+
+
+def log_interval(case: Case, known: Residuals, without: str | None = None) -> tuple[float, float]:
+    """Weighted quantiles of the residuals of like runs, drawn apart where few families carry the weight.
+
+    With n families of effective weight the spread itself is known to about 1 / sqrt(2 n); it is widened by that.
+    """
+    weight = weights(case, known, without)
+    order = np.argsort(known.errors)
+    errors, share = known.errors[order], np.cumsum(weight[order]) / weight.sum()
+    tail = (1 - COVERAGE) / 2
+    low, middle, high = (float(errors[np.searchsorted(share, at)]) for at in (tail, 0.5, 1 - tail))
+    by_family: dict[str, float] = {}
+    for family, each in zip(known.families, weight, strict=True):
+        by_family[family] = by_family.get(family, 0.0) + float(each)
+    carried = np.array(list(by_family.values()))
+    effective = carried.sum() ** 2 / (carried**2).sum()
+    wider = 1 + 1 / np.sqrt(2 * effective)
+    return middle + (low - middle) * wider, middle + (high - middle) * wider
+
+
+def step_time_interval_s(scenario: Scenario, step_time_s: float) -> tuple[float, float]:
+    """The 80 % interval of the step time that a run of this scenario would measure."""
+    low, high = log_interval(case_of(scenario), residuals())
+    return step_time_s * float(np.exp(low)), step_time_s * float(np.exp(high))

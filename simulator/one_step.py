@@ -1,0 +1,141 @@
+"""From a scenario to one simulated step: what stands where, what it costs, when all of it runs, what is held."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import log, sqrt
+
+import numpy as np
+
+from simulator.cost.constants import Constants, constants_for
+from simulator.cost.step_times import SlotTimes, is_paired, pair_seconds, slot_times, update_times
+from simulator.memory import RankMemory, memory_report
+from simulator.memory.activations import stage_kept
+from simulator.plan.allocation import allocated
+from simulator.plan.layout import StageLayers, stages
+from simulator.plan.spec import Plan
+from simulator.scenario.schema import Scenario
+from simulator.step.build import build_graph
+from simulator.step.player import play
+from simulator.step.schedules import Schedule, make_schedule
+from simulator.step.timeline import Timeline
+from simulator.step.times import DataParallel, P2p, StageTimes
+from simulator.workload.shape import shape_of
+from simulator.workload.states import StageParameters, stage_parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A simulated step: its schedule, the costs of its stages, and when everything ran."""
+
+    schedule: Schedule
+    slots: SlotTimes
+    timeline: Timeline
+    gpus: int
+
+    @property
+    def straggler_s(self) -> float:
+        """What the job waits for its slowest rank: the latest of n with spread s is about s sqrt(2 ln n) late."""
+        return self.timeline.step_time_s * self.slots.constants.rank_noise * sqrt(2 * log(self.gpus))
+
+    @property
+    def step_time_s(self) -> float:
+        return self.timeline.step_time_s + self.straggler_s
+
+    def breakdown(self) -> dict[str, float]:
+        """Seconds of the step by cause, mean over pipeline ranks; they add up to its time."""
+        return self.timeline.breakdown() | {"straggler": self.straggler_s}
+
+    def by_rank(self) -> list[dict[str, float]]:
+        """The same of every pipeline rank."""
+        spent = self.timeline.by_rank()
+        return [
+            {cause: float(seconds[rank]) for cause, seconds in spent.items()} | {"straggler": self.straggler_s}
+            for rank in range(self.schedule.pp)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """A scenario on the GPUs that its plan takes: layers and parameters of every virtual stage, the step, and the
+    memory of every pipeline rank."""
+
+    scenario: Scenario
+    layers: tuple[StageLayers, ...]
+    parameters: tuple[StageParameters, ...]
+    step: Step
+    memory: tuple[RankMemory, ...]
+
+
+def simulate(scenario: Scenario) -> Simulated:
+    """Place, price, simulate one step, weigh the memory."""
+    scenario = replace(scenario, cluster=allocated(scenario.plan, scenario.cluster))
+    model, plan = scenario.model, scenario.plan
+    layers = stages(model, plan)
+    parameters = stage_parameters(model, plan, layers)
+    step = simulate_step(scenario, layers)
+    shape = shape_of(model, plan, scenario.run.seq_length)
+    return Simulated(
+        scenario, layers, parameters, step, memory_report(model, shape, layers, parameters, step.schedule.ranks)
+    )
+
+
+def simulate_step(scenario: Scenario, layers: tuple[StageLayers, ...], constants: Constants | None = None) -> Step:
+    """Price every slot of the plan's schedule and play the step; `constants` None: those of the data file."""
+    model, plan, cluster = scenario.model, scenario.plan, scenario.cluster
+    constants = constants or constants_for(cluster.accelerator, plan)
+    shape = shape_of(model, plan, scenario.run.seq_length)
+    offloaded = [kept.offloaded for kept in stage_kept(model, shape, layers)] if plan.offload.modules else []
+    slots = slot_times(model, shape, cluster, layers, constants, offloaded)
+    updates = update_times(model, plan, cluster, layers, stage_parameters(model, plan, layers), constants)
+    schedule = make_schedule(schedule_name(plan), plan.pp, plan.vpp, plan.microbatches, plan.microbatch_group_size)
+    times = StageTimes(
+        forward_s=by_cause([stage.forward for stage in slots.stages]),
+        input_backward_s=by_cause([stage.input for stage in slots.stages]),
+        weight_backward_s=by_cause([stage.weight for stage in slots.stages]),
+        pair_s=pair_seconds(slots, plan),
+        send_forward_s=np.full(len(layers), slots.send_s),
+        send_backward_s=np.full(len(layers), slots.send_s),
+        p2p=p2p_mode(plan),
+        data_parallel=DataParallel(
+            gather_s=updates.gather_s,
+            reduce_s=updates.reduce_s,
+            gather_overlap=plan.overlap.param_gather,
+            reduce_overlap=plan.overlap.grad_reduce,
+            every_microbatch=plan.sharding == "full",
+            grad_norm_s=updates.barrier_s,
+            optimizer_s=updates.optimizer_s,
+        ),
+    )
+    return Step(schedule, slots, play(build_graph(schedule, times)), cluster.gpus)
+
+
+def step_time_s(scenario: Scenario, step: Step, global_batch_size: int, seq_length: int) -> float:
+    """Seconds of a step of `scenario` with another batch or sequence length; the plan's own is `step`."""
+    plan, run = scenario.plan, scenario.run
+    if (global_batch_size, seq_length) == (plan.global_batch_size, run.seq_length):
+        return step.step_time_s
+    changed = replace(
+        scenario, plan=replace(plan, global_batch_size=global_batch_size), run=replace(run, seq_length=seq_length)
+    )
+    return simulate_step(changed, stages(scenario.model, changed.plan)).step_time_s
+
+
+def schedule_name(plan: Plan) -> str:
+    """The order of slots: with overlapped expert traffic Megatron's schedules pair forwards and backwards."""
+    paired = is_paired(plan) and plan.schedule in ("none", "1f1b", "interleaved")
+    return f"{plan.schedule}-overlap" if paired else plan.schedule
+
+
+def p2p_mode(plan: Plan) -> P2p:
+    """Megatron's 1F1B sends and receives in step; its interleaved schedule hides the steady phase."""
+    if plan.schedule in ("1f1b", "gpipe"):
+        return "blocking"
+    if plan.schedule == "interleaved":
+        return "steady" if plan.overlap.p2p else "blocking"
+    return "overlapped"
+
+
+def by_cause(stages: list) -> dict[str, np.ndarray]:
+    """Seconds by cause as arrays over stages."""
+    return {cause: np.array([float(s.by_cause()[cause]) for s in stages]) for cause in stages[0].by_cause()}

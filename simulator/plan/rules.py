@@ -1,0 +1,91 @@
+"""Is a plan legal? Every rule by name, whose rule it is, and all violations of a plan at once.
+
+Universal rules follow from arithmetic or from what is modelled; Megatron's are those its parser, its configuration
+or its start-up enforce (Megatron-Core 0.20), and hold where `plan.stack.framework` is "megatron-core".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hardware.problems import Place, Problem
+from simulator.model.spec import Model
+from simulator.plan import rules_degrees, rules_features, rules_offload, rules_pipeline
+from simulator.plan.case import Case, Check, Fault, ModelFacts, model_facts
+from simulator.plan.spec import Plan
+
+UNIVERSAL: dict[str, Check] = (
+    rules_degrees.UNIVERSAL | rules_pipeline.UNIVERSAL | rules_features.UNIVERSAL | rules_offload.UNIVERSAL
+)
+MEGATRON: dict[str, Check] = (
+    rules_degrees.MEGATRON | rules_pipeline.MEGATRON | rules_features.MEGATRON | rules_offload.MEGATRON
+)
+WITHOUT_EFFECT: dict[str, Check] = rules_features.WITHOUT_EFFECT | rules_offload.WITHOUT_EFFECT
+# Counts come first and alone: the other rules divide by them.
+FIRST: dict[str, Check] = {"counts_are_positive": rules_degrees.counts_are_positive}
+RULES: dict[str, Check] = FIRST | UNIVERSAL | MEGATRON
+
+Owner = Literal["universal", "megatron-core"]
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A broken rule: its name and owner, the dotted key at fault and its value, why, and what would be right."""
+
+    rule: str
+    owner: Owner
+    key: str
+    value: Any
+    why: str
+    remedy: str
+
+    @property
+    def message(self) -> str:
+        return f"{self.value}: {self.why}; right would be: {self.remedy}"
+
+    def problem(self, document: Place) -> Problem:
+        """The violation as a problem of the scenario whose root is `document`."""
+        return document.under(self.key).problem(self.message)
+
+
+def check(model: Model, plan: Plan, *, gpus: int, seq_length: int) -> list[Violation]:
+    """Every rule that the plan breaks for this model on `gpus` GPUs with sequences of `seq_length` tokens."""
+    return violations(model_facts(model), plan, gpus=gpus, seq_length=seq_length)
+
+
+def violations(facts: ModelFacts, plan: Plan, *, gpus: int, seq_length: int) -> list[Violation]:
+    """As `check`, for a caller that judges many plans of one model and gathered its facts once."""
+    case = Case(facts, plan, gpus, seq_length)
+    return _broken(FIRST, case) or _broken(_in_force(plan), case)
+
+
+def is_legal(facts: ModelFacts, plan: Plan, *, gpus: int, seq_length: int) -> bool:
+    """Whether no rule is broken; stops at the first that is."""
+    case = Case(facts, plan, gpus, seq_length)
+    if rules_degrees.counts_are_positive(case) is not None:
+        return False
+    return all(rule(case) is None for rule in _in_force(plan).values())
+
+
+def without_effect(model: Model, plan: Plan, *, gpus: int, seq_length: int) -> list[Violation]:
+    """Settings that are legal but change nothing for this model and plan: worth a warning."""
+    case = Case(model_facts(model), plan, gpus, seq_length)
+    return _broken(WITHOUT_EFFECT, case)
+
+
+_EVERYWHERE = UNIVERSAL | MEGATRON
+
+
+def _in_force(plan: Plan) -> dict[str, Check]:
+    return _EVERYWHERE if plan.stack.framework == "megatron-core" else UNIVERSAL
+
+
+def _broken(rules: dict[str, Check], case: Case) -> list[Violation]:
+    found = ((name, rule(case)) for name, rule in rules.items())
+    return [_violation(name, fault) for name, fault in found if fault is not None]
+
+
+def _violation(name: str, fault: Fault) -> Violation:
+    owner: Owner = "megatron-core" if name in MEGATRON else "universal"
+    return Violation(name, owner, fault.key, fault.value, fault.why, fault.remedy)

@@ -1,0 +1,380 @@
+"""Rules on features: recompute, overlap, experts, optimizer and precision, CUDA graphs; and settings without effect."""
+
+from __future__ import annotations
+
+from simulator.model.spec import Attention, CompressedAttention, LatentAttention
+from simulator.plan.case import Case, Check, Fault, near_multiple
+
+MODULES = ("core_attn", "mlp", "moe", "moe_act", "layernorm", "mla_up_proj", "shared_experts")
+_FSDP = ("optimizer_gradients", "full")
+# Tensor-core kernels want both sides of a matrix product in whole blocks of the scaling granularity.
+_ALIGNMENT = {"fp8-delayed": 16, "fp8-tensorwise": 16, "mxfp8": 32, "nvfp4": 32, "fp8-blockwise": 128}
+
+
+def _selected(case: Case) -> tuple[str, ...]:
+    recompute = case.plan.recompute
+    return recompute.modules if recompute.granularity == "selective" else ()
+
+
+def recompute_is_complete(case: Case) -> Fault | None:
+    recompute = case.plan.recompute
+    if recompute.granularity == "full" and recompute.layers < 1:
+        return Fault("plan.recompute.layers", recompute.layers, "must be at least 1", "1 or more layers at a time")
+    if recompute.granularity == "selective" and not recompute.modules:
+        return Fault(
+            "plan.recompute.modules", (), "selective recompute names no module", f"some of {', '.join(MODULES)}"
+        )
+    return None
+
+
+def recompute_modules_are_known(case: Case) -> Fault | None:
+    unknown = [module for module in _selected(case) if module not in MODULES]
+    if not unknown:
+        return None
+    why = f"{', '.join(unknown)}: no such module is modelled"
+    return Fault("plan.recompute.modules", case.plan.recompute.modules, why, f"some of {', '.join(MODULES)}")
+
+
+def router_groups_divide(case: Case) -> Fault | None:
+    for moe in case.facts.moe:
+        if moe.experts % moe.groups or moe.group_top_k > moe.groups:
+            why = f"{moe.experts} experts in {moe.groups} groups of which {moe.group_top_k} are chosen"
+            return Fault("model", moe.groups, why, "groups that divide the experts, and no more chosen than there are")
+    return None
+
+
+def low_precision_is_aligned(case: Case) -> Fault | None:
+    plan = case.plan
+    block = _ALIGNMENT.get(plan.precision)
+    if block is None:
+        return None
+    sides = [("hidden size", case.facts.hidden)]
+    sides += [(f"feed-forward width over tp = {plan.tp}", ffn.width // plan.tp) for ffn in case.facts.dense]
+    sides += [(f"expert width over etp = {plan.etp}", moe.width // plan.etp) for moe in case.facts.moe]
+    for what, size in sides:
+        if size % block:
+            why = f"{what} is {size}, not a multiple of {block}"
+            return Fault("plan.precision", plan.precision, why, f"{near_multiple(size, block)}, or another precision")
+    return None
+
+
+def experts_with_tensor_need_sequence_parallel(case: Case) -> Fault | None:
+    plan = case.plan
+    if not case.facts.moe or plan.tp == 1 or plan.sequence_parallel:
+        return None
+    return Fault("plan.sequence_parallel", False, f"experts with tp = {plan.tp} need it", "sequence_parallel true")
+
+
+def tensor_overlap_needs_sequence_parallel(case: Case) -> Fault | None:
+    plan = case.plan
+    if not plan.overlap.tp_comm or (plan.sequence_parallel and plan.tp > 1):
+        return None
+    why = "overlaps the gathers and scatters of sequence parallelism, which is off"
+    return Fault("plan.overlap.tp_comm", True, why, "sequence_parallel true with tp above 1, or tp_comm false")
+
+
+def gather_overlap_needs_reduce_overlap(case: Case) -> Fault | None:
+    plan = case.plan
+    if plan.sharding == "none" or not plan.overlap.param_gather or plan.overlap.grad_reduce:
+        return None
+    return Fault("plan.overlap.param_gather", True, "needs overlap.grad_reduce", "both true or both false")
+
+
+def low_precision_gather_is_possible(case: Case) -> Fault | None:
+    plan = case.plan
+    if not plan.fp8_param_gather:
+        return None
+    if plan.precision not in _ALIGNMENT:
+        why = f"precision {plan.precision} has no such weights"
+        return Fault("plan.fp8_param_gather", True, why, f"a precision of {', '.join(_ALIGNMENT)}, or false")
+    if plan.sharding == "none" and plan.precision != "nvfp4":
+        return Fault(
+            "plan.fp8_param_gather", True, "nothing is gathered: sharding is none", "sharding optimizer, or false"
+        )
+    return None
+
+
+def expert_overlap_is_possible(case: Case) -> Fault | None:
+    plan, recompute = case.plan, case.plan.recompute
+    if not plan.overlap.moe_ep:
+        return None
+    problems = [
+        (plan.ep == 1, "ep is 1"),
+        (plan.pp > 1 and plan.vpp == 1, "pp above 1 without vpp"),
+        (bool(case.facts.moe) and plan.dispatcher == "allgather", "dispatcher is allgather"),
+        (plan.precision == "fp32", "precision is fp32"),
+        (recompute.granularity == "full", "recompute is full"),
+        ("moe" in _selected(case), "recompute.modules has moe"),
+        (plan.overlap.shared_experts, "overlap.shared_experts is on"),
+        (case.facts.mtp > 1, f"the model has {case.facts.mtp} MTP modules"),
+    ]
+    found = [text for wrong, text in problems if wrong]
+    return (
+        Fault("plan.overlap.moe_ep", True, "; ".join(found), "overlap.moe_ep false, or change those") if found else None
+    )
+
+
+def delayed_weight_gradients_need_expert_overlap(case: Case) -> Fault | None:
+    if not case.plan.overlap.delay_wgrad or case.plan.overlap.moe_ep:
+        return None
+    return Fault(
+        "plan.overlap.delay_wgrad", True, "fills the gaps of overlap.moe_ep, which is off", "both true, or false"
+    )
+
+
+def shared_overlap_has_dispatcher(case: Case) -> Fault | None:
+    shared = any(moe.shared_width for moe in case.facts.moe)
+    if not case.plan.overlap.shared_experts or not shared or case.plan.dispatcher != "allgather":
+        return None
+    why = "the allgather dispatcher leaves nothing to overlap"
+    return Fault("plan.overlap.shared_experts", True, why, "dispatcher alltoall, deepep or hybridep")
+
+
+def deepep_has_peers(case: Case) -> Fault | None:
+    plan = case.plan
+    if not case.facts.moe or plan.dispatcher != "deepep" or plan.etp * plan.ep > 1:
+        return None
+    return Fault("plan.dispatcher", plan.dispatcher, "needs ep x etp above 1", "dispatcher alltoall, or a larger ep")
+
+
+def dispatch_in_fp8_is_possible(case: Case) -> Fault | None:
+    if not case.plan.dispatch_fp8:
+        return None
+    why = "Megatron-Core sends bf16 with every dispatcher modelled here"
+    return Fault("plan.dispatch_fp8", True, why, "false, or plan.stack.framework deepseek")
+
+
+def expert_bias_needs_whole_experts(case: Case) -> Fault | None:
+    if case.plan.etp == 1 or not any(moe.bias for moe in case.facts.moe):
+        return None
+    return Fault("plan.etp", case.plan.etp, "experts with bias cannot be split", "etp 1")
+
+
+def recomputed_modules_exist(case: Case) -> Fault | None:
+    needs = {"mla_up_proj": (case.facts.latent, "latent attention"), "moe_act": (bool(case.facts.moe), "experts")}
+    for module, (present, what) in needs.items():
+        if module in _selected(case) and not present:
+            return Fault(
+                "plan.recompute.modules", case.plan.recompute.modules, f"{module} needs {what}", f"drop {module}"
+            )
+    return None
+
+
+def shared_experts_overlap_or_recompute(case: Case) -> Fault | None:
+    shared = any(moe.shared_width for moe in case.facts.moe)
+    if "shared_experts" not in _selected(case) or not case.plan.overlap.shared_experts or not shared:
+        return None
+    why = "shared_experts cannot be recomputed while overlap.shared_experts is on"
+    return Fault("plan.recompute.modules", case.plan.recompute.modules, why, "one of the two")
+
+
+def stored_input_is_gated(case: Case) -> Fault | None:
+    if not case.plan.activation_fp8_input_store or all(ffn.gated for ffn in case.facts.dense + case.facts.moe):
+        return None
+    why = "only a gated (SwiGLU) activation can store its input in fp8"
+    return Fault("plan.activation_fp8_input_store", True, why, "false")
+
+
+def delayed_scaling_keeps_activations(case: Case) -> Fault | None:
+    clash = [module for module in ("moe_act", "layernorm") if module in _selected(case)]
+    if case.plan.precision != "fp8-delayed" or not clash:
+        return None
+    why = f"delayed scaling excludes recompute of {', '.join(clash)}"
+    return Fault(
+        "plan.recompute.modules", case.plan.recompute.modules, why, "drop them, or fp8-tensorwise or -blockwise"
+    )
+
+
+def optimizer_is_offered(case: Case) -> Fault | None:
+    plan = case.plan
+    offered = ("adamw", "sgd") if plan.sharding in _FSDP else ("adamw", "sgd", "muon")
+    if plan.optimizer.kind in offered:
+        return None
+    why = f"Megatron-Core has no such optimizer with sharding {plan.sharding}"
+    return Fault("plan.optimizer.kind", plan.optimizer.kind, why, " or ".join(offered))
+
+
+def optimizer_formats_are_offered(case: Case) -> Fault | None:
+    """Moments or main weights below fp32 go through the precision-aware Adam of the distributed optimizer."""
+    optimizer = case.plan.optimizer
+    if optimizer.main_params not in ("fp32", "fp16") and not (
+        optimizer.main_params is None and case.plan.precision == "fp32"
+    ):
+        return Fault(
+            "plan.optimizer.main_params", optimizer.main_params, "main weights are fp32 or fp16", "fp32 or fp16"
+        )
+    if optimizer.moments == "fp32" and optimizer.main_params in ("fp32", None):
+        return None
+    name = "moments" if optimizer.moments != "fp32" else "main_params"
+    value = getattr(optimizer, name)
+    if optimizer.kind != "adamw":
+        return Fault(f"plan.optimizer.{name}", value, "only adamw keeps states below fp32", "fp32, or kind adamw")
+    if case.plan.sharding == "none":
+        return Fault(f"plan.optimizer.{name}", value, "needs the distributed optimizer", "fp32, or sharding optimizer")
+    return None
+
+
+def gradient_formats_are_offered(case: Case) -> Fault | None:
+    """One buffer per parameter takes the gradients and is reduced as it is: fp32, or the format of the weights."""
+    plan, optimizer = case.plan, case.plan.optimizer
+    weights = plan.precision if plan.precision in ("fp32", "fp16") else "bf16"
+    if optimizer.grads not in ("fp32", weights):
+        why = f"with precision {plan.precision} gradients are fp32" + (f" or {weights}" if weights != "fp32" else "")
+        return Fault("plan.optimizer.grads", optimizer.grads, why, "fp32")
+    if optimizer.grad_reduce != optimizer.grads and plan.sharding not in _FSDP:
+        why = f"gradients kept in {optimizer.grads} are reduced in {optimizer.grads}"
+        remedy = f"{optimizer.grads}, or optimizer.grads {optimizer.grad_reduce} as well"
+        return Fault("plan.optimizer.grad_reduce", optimizer.grad_reduce, why, remedy)
+    return None
+
+
+def hyper_connections_stay_whole(case: Case) -> Fault | None:
+    if case.facts.hyper_connections == 1:
+        return None
+    problems = [
+        ("plan.pp", case.plan.pp, case.plan.pp > 1, "pp 1"),
+        ("plan.recompute.granularity", "full", case.plan.recompute.granularity == "full", "selective or none"),
+        ("model", case.facts.mtp, case.facts.mtp > 0, "a model without MTP"),
+    ]
+    found = [(key, value, remedy) for key, value, wrong, remedy in problems if wrong]
+    if not found:
+        return None
+    key, value, remedy = found[0]
+    return Fault(key, value, "Megatron-Core cannot combine this with hyper-connections", remedy)
+
+
+def sparse_attention_gathers_context(case: Case) -> Fault | None:
+    sparse = [
+        m for m in case.facts.mixers if isinstance(m, Attention | LatentAttention | CompressedAttention) and m.indexer
+    ]
+    if not sparse or case.plan.cp == 1 or case.plan.cp_comm == "allgather":
+        return None
+    return Fault("plan.cp_comm", case.plan.cp_comm, "sparse attention needs all keys of the group", "allgather")
+
+
+def graphs_and_recompute_fit(case: Case) -> Fault | None:
+    """A graph may lie inside a recomputed module or outside it, never partly; random numbers stay outside graphs."""
+    plan, selected = case.plan, _selected(case)
+    graphs = plan.stack.cuda_graphs
+    if graphs == "none":
+        return None
+    moe_graphed = graphs == "full"
+    problems = [
+        (graphs == "partial" and plan.recompute.granularity == "full", "full recompute needs whole-step graphs"),
+        (
+            graphs == "partial" and bool(case.facts.moe) and "moe" in selected,
+            "the router is graphed, moe is recomputed",
+        ),
+        (plan.stack.dropout and "core_attn" in selected, "dropout inside recomputed, graphed attention"),
+        (
+            plan.stack.dropout and moe_graphed and bool({"mlp", "moe"} & set(selected)),
+            "dropout inside a recomputed graph",
+        ),
+        (
+            plan.stack.dropout and not case.facts.moe and graphs == "partial" and "mlp" in selected,
+            "dropout inside a recomputed, graphed mlp",
+        ),
+        (
+            graphs == "partial" and plan.overlap.delay_wgrad and _biased(case),
+            "delayed weight gradients of a graphed bias",
+        ),
+    ]
+    found = [text for wrong, text in problems if wrong]
+    return (
+        Fault("plan.stack.cuda_graphs", graphs, "; ".join(found), "cuda_graphs none, or change those")
+        if found
+        else None
+    )
+
+
+def _biased(case: Case) -> bool:
+    facts = case.facts
+    return any(a.qkv_bias or a.out_bias for a in facts.attentions) or any(ffn.bias for ffn in facts.dense + facts.moe)
+
+
+def sequence_parallel_without_tensor(case: Case) -> Fault | None:
+    if not case.plan.sequence_parallel or case.plan.tp > 1:
+        return None
+    return Fault("plan.sequence_parallel", True, "does nothing at tp = 1", "false")
+
+
+def expert_settings_without_experts(case: Case) -> Fault | None:
+    plan = case.plan
+    if case.facts.moe:
+        return None
+    named = {
+        "etp": plan.etp > 1,
+        "capacity_factor": plan.capacity_factor is not None,
+        "dispatch_fp8": plan.dispatch_fp8,
+    }
+    for name, given in named.items():
+        if given:
+            return Fault(f"plan.{name}", getattr(plan, name), "does nothing: the model has no experts", "leave it out")
+    return None
+
+
+def group_size_without_interleaving(case: Case) -> Fault | None:
+    plan = case.plan
+    if plan.microbatch_group_size is None or plan.schedule == "interleaved":
+        return None
+    why = f"does nothing with schedule {plan.schedule}"
+    return Fault("plan.microbatch_group_size", plan.microbatch_group_size, why, "leave it out")
+
+
+def recompute_of_absent_modules(case: Case) -> Fault | None:
+    recompute, facts = case.plan.recompute, case.facts
+    if recompute.modules and recompute.granularity != "selective":
+        why = f"does nothing with granularity {recompute.granularity}"
+        return Fault("plan.recompute.modules", recompute.modules, why, "granularity selective, or no modules")
+    present = {
+        "mlp": bool(facts.dense),
+        "moe": bool(facts.moe),
+        "shared_experts": any(moe.shared_width for moe in facts.moe),
+    }
+    absent = [module for module in recompute.modules if not present.get(module, True)]
+    if not absent:
+        return None
+    return Fault("plan.recompute.modules", recompute.modules, f"the model has no {', '.join(absent)}", "drop them")
+
+
+def shared_overlap_without_shared_experts(case: Case) -> Fault | None:
+    if not case.plan.overlap.shared_experts or any(moe.shared_width for moe in case.facts.moe):
+        return None
+    return Fault("plan.overlap.shared_experts", True, "does nothing: the model has no shared experts", "false")
+
+
+UNIVERSAL: dict[str, Check] = {
+    "recompute_is_complete": recompute_is_complete,
+    "recompute_modules_are_known": recompute_modules_are_known,
+    "recomputed_modules_exist": recomputed_modules_exist,
+    "router_groups_divide": router_groups_divide,
+    "low_precision_is_aligned": low_precision_is_aligned,
+}
+MEGATRON: dict[str, Check] = {
+    "experts_with_tensor_need_sequence_parallel": experts_with_tensor_need_sequence_parallel,
+    "tensor_overlap_needs_sequence_parallel": tensor_overlap_needs_sequence_parallel,
+    "gather_overlap_needs_reduce_overlap": gather_overlap_needs_reduce_overlap,
+    "low_precision_gather_is_possible": low_precision_gather_is_possible,
+    "expert_overlap_is_possible": expert_overlap_is_possible,
+    "delayed_weight_gradients_need_expert_overlap": delayed_weight_gradients_need_expert_overlap,
+    "shared_overlap_has_dispatcher": shared_overlap_has_dispatcher,
+    "deepep_has_peers": deepep_has_peers,
+    "dispatch_in_fp8_is_possible": dispatch_in_fp8_is_possible,
+    "expert_bias_needs_whole_experts": expert_bias_needs_whole_experts,
+    "shared_experts_overlap_or_recompute": shared_experts_overlap_or_recompute,
+    "stored_input_is_gated": stored_input_is_gated,
+    "delayed_scaling_keeps_activations": delayed_scaling_keeps_activations,
+    "optimizer_is_offered": optimizer_is_offered,
+    "optimizer_formats_are_offered": optimizer_formats_are_offered,
+    "gradient_formats_are_offered": gradient_formats_are_offered,
+    "hyper_connections_stay_whole": hyper_connections_stay_whole,
+    "sparse_attention_gathers_context": sparse_attention_gathers_context,
+    "graphs_and_recompute_fit": graphs_and_recompute_fit,
+}
+WITHOUT_EFFECT: dict[str, Check] = {
+    "sequence_parallel_without_tensor": sequence_parallel_without_tensor,
+    "expert_settings_without_experts": expert_settings_without_experts,
+    "group_size_without_interleaving": group_size_without_interleaving,
+    "recompute_of_absent_modules": recompute_of_absent_modules,
+    "shared_overlap_without_shared_experts": shared_overlap_without_shared_experts,
+}

@@ -1,0 +1,94 @@
+"""Rules on offloading activations and optimizer state to host memory."""
+
+from __future__ import annotations
+
+from simulator.plan.case import Case, Check, Fault
+
+MODULES = ("core_attn", "attn_proj", "qkv_linear", "attn_norm", "mlp_norm", "expert_fc1", "moe_act", "fused_group_mlp")
+_OF_EXPERTS = {"expert_fc1", "moe_act", "fused_group_mlp"}
+_SPLIT_BACKWARDS = ("zb-h1", "zb-h2", "zb-v", "dualpipe", "dualpipe-v")
+
+
+def offloaded_shares_are_fractions(case: Case) -> Fault | None:
+    offload = case.plan.offload
+    for name in ("activation_fraction", "optimizer_fraction"):
+        value = getattr(offload, name)
+        if not 0 <= value <= 1:
+            key = f"plan.offload.{name.removesuffix('_fraction')}"
+            return Fault(key, value, "is a share of what there is", "from 0 to 1")
+    return None
+
+
+def offload_is_complete(case: Case) -> Fault | None:
+    offload = case.plan.offload
+    if offload.activation_fraction and not offload.modules:
+        why = "activations are offloaded, but of no module"
+        return Fault("plan.offload.modules", (), why, f"some of {', '.join(MODULES)}")
+    return None
+
+
+def offload_modules_exist(case: Case) -> Fault | None:
+    named = case.plan.offload.modules
+    unknown = [module for module in named if module not in MODULES]
+    if unknown:
+        why = f"{', '.join(unknown)}: no such module is modelled"
+        return Fault("plan.offload.modules", named, why, f"some of {', '.join(MODULES)}")
+    absent = [module for module in named if module in _OF_EXPERTS]
+    if absent and not case.facts.moe:
+        return Fault("plan.offload.modules", named, f"{', '.join(absent)}: the model has no experts", "drop them")
+    return None
+
+
+def offload_has_whole_backwards(case: Case) -> Fault | None:
+    """What a put-off weight gradient needs would have to come back twice, or stay."""
+    plan = case.plan
+    if not plan.offload.modules or plan.schedule not in _SPLIT_BACKWARDS:
+        return None
+    why = f"schedule {plan.schedule} puts weight gradients off; that with offloaded activations is not modelled"
+    return Fault("plan.offload.modules", plan.offload.modules, why, "no modules, or another schedule")
+
+
+def projection_is_offloaded_with_attention(case: Case) -> Fault | None:
+    """The projection's input is attention's output, which attention's backward needs too."""
+    modules = case.plan.offload.modules
+    if "attn_proj" not in modules or "core_attn" in modules:
+        return None
+    return Fault("plan.offload.modules", modules, "attn_proj needs core_attn beside it", "both, or neither")
+
+
+def offloaded_optimizer_is_offered(case: Case) -> Fault | None:
+    """--optimizer-cpu-offload needs the precision-aware optimizer, which is Adam's, and shards."""
+    plan = case.plan
+    if not plan.offload.optimizer_fraction:
+        return None
+    share = plan.offload.optimizer_fraction
+    if plan.optimizer.kind != "adamw":
+        return Fault("plan.offload.optimizer", share, f"{plan.optimizer.kind} cannot be offloaded", "adamw, or 0")
+    if plan.sharding == "none":
+        return Fault("plan.offload.optimizer", share, "needs a sharded optimizer", "sharding optimizer, or 0")
+    return None
+
+
+def offload_without_effect(case: Case) -> Fault | None:
+    offload, recompute = case.plan.offload, case.plan.recompute
+    if offload.modules and not offload.activation_fraction:
+        return Fault("plan.offload.modules", offload.modules, "does nothing: offload.activation is 0", "leave it out")
+    if offload.optimizer_overlap and not offload.optimizer_fraction:
+        return Fault("plan.offload.optimizer_overlap", True, "does nothing: offload.optimizer is 0", "false")
+    if offload.modules and recompute.granularity == "full" and "attn_norm" not in offload.modules:
+        why = "do nothing: full recompute keeps only what attn_norm takes"
+        return Fault("plan.offload.modules", offload.modules, why, "[attn_norm], or another recompute")
+    return None
+
+
+UNIVERSAL: dict[str, Check] = {
+    "offloaded_shares_are_fractions": offloaded_shares_are_fractions,
+    "offload_is_complete": offload_is_complete,
+    "offload_modules_exist": offload_modules_exist,
+    "offload_has_whole_backwards": offload_has_whole_backwards,
+}
+MEGATRON: dict[str, Check] = {
+    "projection_is_offloaded_with_attention": projection_is_offloaded_with_attention,
+    "offloaded_optimizer_is_offered": offloaded_optimizer_is_offered,
+}
+WITHOUT_EFFECT: dict[str, Check] = {"offload_without_effect": offload_without_effect}

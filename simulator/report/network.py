@@ -1,0 +1,68 @@
+"""Collectives and networks as documents, and on the terminal: nccl-tests' columns, a network's counts and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from hardware.collectives.sweep import SweepRow
+from hardware.specs import Cluster
+from hardware.topology.summary import NetworkSummary
+from hardware.units import format_power, format_rate, format_seconds, format_usd
+
+FLOAT_BYTES = 4  # nccl-tests counts elements of its default type, float
+
+
+def collective_document(operation: str, cluster: Cluster, gpus: int, rows: Sequence[SweepRow]) -> dict[str, Any]:
+    """One collective on one cluster over sizes."""
+    return {
+        "operation": operation,
+        "cluster": cluster.name,
+        "fabric": cluster.fabric.name,
+        "gpus": gpus,
+        "rows": [row.to_dict() for row in rows],
+    }
+
+
+def print_collective(document: Mapping[str, Any]) -> None:
+    """nccl-tests' table: size in bytes, count in elements, time in microseconds, bandwidths in GB/s."""
+    where = f"{document['gpus']} ranks of {document['cluster']} on {document['fabric']}"
+    lines = [
+        f"# {document['operation']}, {where}; predicted",
+        "#",
+        f"#{'size':>12}{'count':>14}{'type':>8}{'redop':>8}{'time':>12}{'algbw':>10}{'busbw':>10}  chosen",
+        f"#{'(B)':>12}{'(elements)':>14}{'':>8}{'':>8}{'(us)':>12}{'(GB/s)':>10}{'(GB/s)':>10}",
+    ]
+    reduces = "sum" if "reduce" in document["operation"] else "none"
+    for row in document["rows"]:
+        size = int(row["size_bytes"])
+        lines.append(
+            f"{size:>13}{size // FLOAT_BYTES:>14}{'float':>8}{reduces:>8}{row['time_s'] * 1e6:>12.2f}"
+            f"{row['algbw_bytes_per_s'] / 1e9:>10.2f}{row['busbw_bytes_per_s'] / 1e9:>10.2f}"
+            f"  {row['algorithm']}/{row['protocol']}"
+        )
+    busbw = [row["busbw_bytes_per_s"] for row in document["rows"]]
+    lines.append(f"# Avg bus bandwidth    : {sum(busbw) / len(busbw) / 1e9:.4f}")
+    print("\n".join(lines))
+
+
+def print_network(summary: NetworkSummary) -> None:
+    """A network's tiers, links, bisection, diameter, cost and power."""
+    console = Console(highlight=False, soft_wrap=True, width=100)
+    console.print(Text(f"network {summary.name}", style="bold cyan"))
+    console.print(f"  {summary.gpus:,} GPUs in {summary.nodes:,} nodes, {summary.switches:,} switches")
+    for tier, count in summary.switches_by_tier.items():
+        console.print(f"    {tier:<12} {count:>9,} switches")
+    for link in summary.link_classes:
+        each, total = format_rate(link.link_bytes_per_s), format_rate(link.total_bytes_per_s)
+        console.print(f"    {link.name:<24} {link.links:>9,} links of {each:<12} {total} in all")
+    half = f"{summary.bisection_fraction:.0%} of what half the GPUs can send"
+    console.print(f"  bisection {format_rate(summary.bisection_bytes_per_s)}, {half}")
+    console.print(f"  diameter {summary.diameter_hops} links, {format_seconds(summary.diameter_latency_s)}")
+    if summary.cost_usd is not None:
+        console.print(f"  cost {format_usd(summary.cost_usd)}")
+    if summary.power_w is not None:
+        console.print(f"  power {format_power(summary.power_w)}")

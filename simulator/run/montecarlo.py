@@ -1,0 +1,130 @@
+"""The run over many seeds: in batches, on one process or several, with the same answer either way."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from functools import partial
+from typing import get_args
+
+import numpy as np
+
+from simulator.run.chances import chances_of
+from simulator.run.checkpoints import PolicyName, Saving
+from simulator.run.faults import mean_time_between_s
+from simulator.run.interval import best_by_simulation_s, every, settle_intervals, whole
+from simulator.run.outcome import Outcome, RunEvent, joined
+from simulator.run.result import RunResult, summarise
+from simulator.run.specs import RunSpec
+from simulator.run.sweep import play
+
+BATCH = 500  # runs at once: a round costs nearly the same for one run as for hundreds
+NODES_AT_ONCE = 4_000_000  # over all runs of a batch: bounds its memory to some 50 MB
+Progress = Callable[[int, int], None]  # (runs done, runs in all)
+
+
+def simulate(spec: RunSpec, progress: Progress | None = None) -> RunResult:
+    """Plays `spec.simulation.runs` runs and sums them up.
+
+    A fault log is played once. The result does not depend on the number of workers. With several workers the
+    caller must be importable (`if __name__ == "__main__"`).
+    """
+    saving = saving_of(spec)
+    return summarise(spec, saving, outcomes(spec, saving, progress))
+
+
+def saving_of(spec: RunSpec) -> Saving:
+    """The checkpoint tiers with their intervals settled for this run."""
+    step = max(segment.step_time_s for segment in spec.segments)
+    mtbf = mean_time_between_s(spec.failures, spec.job_gpus)
+    return settle_intervals(spec.checkpoint, spec.paths, mtbf, spec.work_s, step)
+
+
+def outcomes(spec: RunSpec, saving: Saving, progress: Progress | None = None) -> Outcome:
+    """Raw outcomes of all runs, in the order of their numbers."""
+    runs = np.arange(1 if spec.fault_log else spec.simulation.runs)  # a log leaves nothing to chance
+    size = max(1, min(BATCH, NODES_AT_ONCE // spec.machines.nodes, -(-len(runs) // spec.simulation.workers)))
+    batches = [runs[i : i + size] for i in range(0, len(runs), size)]
+    parts: dict[int, Outcome] = {}
+    done = 0
+    for number, part in _played(partial(play, spec, saving, chances_of(spec)), batches, spec.simulation.workers):
+        parts[number] = part
+        done += len(part.finish_s)
+        if progress is not None:
+            progress(done, len(runs))
+    return joined([parts[i] for i in range(len(batches))])
+
+
+def _played(
+    play_batch: Callable[[np.ndarray], Outcome], batches: list[np.ndarray], workers: int
+) -> Iterator[tuple[int, Outcome]]:
+    """Batches as they finish. Processes are spawned: safe beside threads, and the same on every system."""
+    if min(workers, len(batches)) <= 1:
+        for number, batch in enumerate(batches):
+            yield number, play_batch(batch)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(batches)), mp_context=context) as pool:
+        jobs = {pool.submit(play_batch, batch): number for number, batch in enumerate(batches)}
+        for job in as_completed(jobs):
+            yield jobs[job], job.result()
+
+
+def story(spec: RunSpec, run: int = 0) -> tuple[RunEvent, ...]:
+    """What happens in one of the runs, event by event (or in the replay of the fault log)."""
+    from simulator.run.engine import play_one
+
+    return play_one(spec, saving_of(spec), chances_of(spec), run)[1]
+
+
+def best_interval_by_simulation_s(spec: RunSpec, low_s: float, high_s: float) -> float:
+    """The storage interval of greatest mean goodput, over the same seeds at every trial, in whole steps."""
+    step = max(segment.step_time_s for segment in spec.segments)
+
+    def goodput(every_s: float) -> float:
+        trial = replace(spec, checkpoint=replace(spec.checkpoint, every_s=every_s))
+        outcome = outcomes(trial, saving_of(trial))
+        return float(outcome.work_s.sum() / outcome.elapsed_s.sum())
+
+    return whole(best_by_simulation_s(goodput, low_s, high_s), step)
+
+
+def alternatives(spec: RunSpec, progress: Progress | None = None) -> dict[str, RunResult]:
+    """The run with one thing changed at a time: checkpoint interval halved and doubled, other policies, spares."""
+    storage = every(saving_of(spec).tiers[-1])
+    recovery, policy = spec.recovery, spec.checkpoint
+    changed = {
+        "checkpoint every / 2": replace(spec, checkpoint=replace(policy, every_s=storage / 2)),
+        "checkpoint every x 2": replace(spec, checkpoint=replace(policy, every_s=storage * 2)),
+        "spares / 2": _with_spares(spec, recovery.hot_spares // 2, recovery.cold_spares // 2),
+        "spares x 2": _with_spares(spec, max(1, 2 * recovery.hot_spares), 2 * recovery.cold_spares),
+        "detection and restart x 1/2": _faster(spec, 0.5),
+    }
+    for name in get_args(PolicyName):
+        if name not in ("none", policy.policy):
+            changed[f"policy {name}"] = replace(spec, checkpoint=replace(policy, policy=name))
+    if recovery.when_short == "wait":
+        changed["when short shrink"] = replace(spec, recovery=replace(recovery, when_short="shrink"))
+    else:
+        changed["when short wait"] = replace(spec, recovery=replace(recovery, when_short="wait"))
+    results = {}
+    for number, (name, trial) in enumerate(changed.items()):
+        results[name] = simulate(trial)
+        if progress is not None:
+            progress(number + 1, len(changed))
+    return results
+
+
+def _with_spares(spec: RunSpec, hot: int, cold: int) -> RunSpec:
+    return replace(spec, recovery=replace(spec.recovery, hot_spares=hot, cold_spares=cold))
+
+
+def _faster(spec: RunSpec, factor: float) -> RunSpec:
+    """Detection and restart by this factor."""
+    classes = tuple(replace(c, detect=c.detect.scaled(factor)) for c in spec.failures.classes)
+    restart = spec.restart
+    quick = replace(restart, process_start_s=restart.process_start_s * factor,
+                    init_s_per_gpu=restart.init_s_per_gpu * factor, warm_up_s=restart.warm_up_s * factor)  # fmt: skip
+    return replace(spec, failures=replace(spec.failures, classes=classes), restart=quick)

@@ -1,0 +1,91 @@
+"""Looks into a simulated step: memory over time, the trace, its picture, every GPU by itself."""
+
+from __future__ import annotations
+
+from simulator.memory.activations import Kept, stage_kept
+from simulator.one_step import Simulated
+from simulator.step.gantt import gantt_svg
+from simulator.step.inequality import InequalityReport
+from simulator.step.layer_programs import Programs, study_plan
+from simulator.step.memory_chart import memory_svg
+from simulator.step.memory_timeline import MemoryTimeline, allocations, memory_snapshot, rank_memory
+from simulator.step.spread import Spread
+from simulator.step.trace import Event, chrome_trace, collectives_of
+from simulator.workload.shape import shape_of
+
+
+def kept_by_stage(done: Simulated) -> tuple[Kept, ...]:
+    """What one micro-batch leaves on every virtual stage."""
+    scenario = done.scenario
+    return stage_kept(scenario.model, shape_of(scenario.model, scenario.plan, scenario.run.seq_length), done.layers)
+
+
+def memory_over_step(done: Simulated) -> dict[int, MemoryTimeline]:
+    """Memory of every pipeline rank along the step."""
+    kept = kept_by_stage(done)
+    return {held.rank: rank_memory(done.step.timeline, done.step.schedule, kept, held) for held in done.memory}
+
+
+def step_trace(done: Simulated) -> Event:
+    """The step as a Chrome / Perfetto trace document, with memory counters."""
+    scenario = done.scenario
+    plan, shape = scenario.plan, shape_of(scenario.model, scenario.plan, scenario.run.seq_length)
+    collectives = collectives_of(plan, int(shape.sharded_tokens * shape.hidden), done.parameters, done.step.schedule)
+    return chrome_trace(done.step.timeline, collectives, memory_over_step(done), scenario.name)
+
+
+def step_picture(done: Simulated) -> str:
+    """The step as an SVG: a row per pipeline rank."""
+    plan = done.scenario.plan
+    title = f"{done.scenario.name}: {plan.schedule}, pp {plan.pp}, {plan.microbatches} micro-batches"
+    return gantt_svg(done.step.timeline, title)
+
+
+def fullest_rank(done: Simulated) -> int:
+    """The pipeline rank with the highest peak."""
+    return max(done.memory, key=lambda held: held.device_bytes).rank
+
+
+def memory_picture(done: Simulated) -> str:
+    """Memory of the fullest pipeline rank over the step as an SVG."""
+    rank = fullest_rank(done)
+    title = f"{done.scenario.name}: memory allocated on pipeline rank {rank}, the fullest"
+    capacity = done.scenario.cluster.accelerator.memory_capacity_bytes
+    return memory_svg(memory_over_step(done)[rank], title, capacity)
+
+
+def torch_snapshot(done: Simulated) -> dict[str, object]:
+    """Memory of the fullest pipeline rank as a PyTorch memory snapshot."""
+    rank = fullest_rank(done)
+    held = allocations(done.step.timeline, done.step.schedule, kept_by_stage(done), rank)
+    owners = done.memory[rank].owners
+    constant = {owner: size for owner, size in owners.items() if owner not in ("activations", "working")}
+    return memory_snapshot(held, constant)
+
+
+def every_gpu(done: Simulated, samples: int) -> InequalityReport:
+    """Every GPU by itself, `samples` steps with what the scenario says makes them unequal."""
+    scenario = done.scenario
+    programs = Programs(done.step.slots, scenario.plan)
+    node_gpus, spread = scenario.cluster.node.gpus, scenario.spread or Spread()
+    return study_plan(done.step.timeline, done.step.schedule, programs, node_gpus, spread, range(samples))
+
+
+def phase_seconds(done: Simulated) -> dict[str, float]:
+    """The step as DeepSeek counts its own (arXiv 2505.09343 table 4), mean over pipeline ranks; adds up to the step.
+
+    1F, 1B, 1W: forwards, backwards (whole ones and input gradients) and weight gradients that run alone; 1F1B:
+    overlapped pairs; bubble: waiting for another stage, its transfers, stragglers; opt: gradient reduction and
+    parameter gathering that nothing hides, gradient norm, optimizer.
+    """
+    timeline = done.step.timeline
+    alone = {kind: float(seconds.mean()) for kind, seconds in timeline.by_kind().items()}
+    spent = done.step.breakdown()
+    return {
+        "1F": alone.get("F", 0.0),
+        "bubble": spent["bubble"] + spent["pp"] + spent["straggler"],
+        "1B": alone.get("B", 0.0) + alone.get("I", 0.0),
+        "1W": alone.get("W", 0.0),
+        "1F1B": alone.get("FB", 0.0),
+        "opt": spent["dp"] + spent["optimizer"] + spent["barrier"],
+    }

@@ -1,0 +1,87 @@
+"""From a simulated step to the whole run: work, machines, checkpoint size, paths and power of the scenario's job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import gcd
+
+from hardware.units import format_rate
+from simulator.model.parameters import model_parameters
+from simulator.run.montecarlo import simulate
+from simulator.run.read import JobFacts, RunPolicies, run_spec, segments
+from simulator.run.result import RunResult
+from simulator.run.specs import Power
+from simulator.scenario.schema import Scenario
+from simulator.workload.states import optimizer_bytes, parameter_bytes
+
+# Storage beside a cluster that names none: NVIDIA's H100 reference architecture, best tier, per 256 GPUs.
+STORAGE_WRITE_BYTES_PER_S = 62e9 / 256
+STORAGE_READ_BYTES_PER_S = 125e9 / 256
+
+
+# (global_batch_size, seq_length) -> seconds of a step
+StepTime = Callable[[int, int], float]
+
+
+def whole_run(scenario: Scenario, step_time_s: StepTime, compute_fraction: float) -> RunResult | None:
+    """The run to its last token, with failures, checkpoints, spares, money and energy, over many seeds.
+
+    None where the scenario has no policies.
+    """
+    policies = scenario.run.policies
+    if policies is None:
+        return None
+    return simulate(run_spec(policies, job_facts(scenario, policies, step_time_s, compute_fraction)))
+
+
+def job_facts(scenario: Scenario, policies: RunPolicies, step_time_s: StepTime, compute_fraction: float) -> JobFacts:
+    """Facts of the run; the GPUs compute `compute_fraction` of a step. Each phase's step is simulated once."""
+    cluster, plan, node, run = scenario.cluster, scenario.plan, scenario.cluster.node, scenario.run
+    has_experts = plan.ep > 1
+    # A shrinking job drops whole copies of the model: with experts, whole expert-data-parallel groups.
+    copies = plan.expert_dp if has_experts else plan.dp
+    reach = [tier.reach_gpus for tier in cluster.fabric.tiers]
+    return JobFacts(
+        segments=segments(policies.phases, run.tokens, plan.global_batch_size, run.seq_length, step_time_s),
+        job_nodes=cluster.nodes,
+        gpus_per_node=node.gpus,
+        replicas=gcd(copies, cluster.nodes),
+        dp=plan.dp,
+        state_bytes=state_bytes(scenario),
+        storage_write_bytes_per_s=cluster.storage_write_bytes_per_s or STORAGE_WRITE_BYTES_PER_S * cluster.gpus,
+        storage_read_bytes_per_s=cluster.storage_read_bytes_per_s or STORAGE_READ_BYTES_PER_S * cluster.gpus,
+        host_bytes_per_s=cluster.accelerator.host_bandwidth_bytes_per_s,
+        nic_bytes_per_s=node.nic.bandwidth_bytes_per_s,
+        power=power(scenario, compute_fraction),
+        nodes_per_rack=max(1, node.scale_up.domain_gpus // node.gpus),
+        nodes_per_pod=max(1, min(reach[0] if reach else cluster.gpus, cluster.gpus) // node.gpus),
+        price_usd_per_gpu_hour=cluster.accelerator.price_usd_per_hour,
+        assumptions=assumptions(scenario),
+    )
+
+
+def assumptions(scenario: Scenario) -> tuple[str, ...]:
+    """Inputs that the scenario leaves open."""
+    cluster = scenario.cluster
+    if cluster.storage_write_bytes_per_s and cluster.storage_read_bytes_per_s:
+        return ()
+    write, read = STORAGE_WRITE_BYTES_PER_S * cluster.gpus, STORAGE_READ_BYTES_PER_S * cluster.gpus
+    return (
+        f"cluster.storage_write and storage_read are not given; {format_rate(write)} and {format_rate(read)} assumed, "
+        "NVIDIA's best reference tier for this many GPUs",
+    )
+
+
+def state_bytes(scenario: Scenario) -> float:
+    """A whole checkpoint: weights, master copy and moments of every parameter, multi-token prediction included."""
+    counted = model_parameters(scenario.model)
+    count = counted.main.total + sum(module.total for module in counted.mtp)
+    return count * (parameter_bytes(scenario.plan) + optimizer_bytes(scenario.plan.optimizer))
+
+
+def power(scenario: Scenario, compute_fraction: float) -> Power:
+    """Watts per GPU with its share of server and fabric; a GPU draws its TDP while it computes, idle power else."""
+    cluster, part = scenario.cluster, scenario.cluster.accelerator
+    share_w = cluster.node.overhead_power_w / cluster.node.gpus + cluster.fabric.power_w_per_endpoint
+    busy_w = part.idle_w + compute_fraction * (part.tdp_w - part.idle_w)
+    return Power(busy_w + share_w, part.idle_w + share_w, cluster.pue)

@@ -1,0 +1,72 @@
+"""Scenarios drawn at random: each is refused in words or evaluated to the end, never something between."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from hardware import catalogue
+from hardware.problems import InputError
+from simulator.evaluate import evaluate
+from simulator.model.catalogue import names
+from simulator.plan.spec import CpComm, Dispatcher, OptimizerKind, Precision, ScheduleName, Sharding
+from simulator.report.document import evaluate_document
+from simulator.report.folder import json_text
+from simulator.report.terminal import WIDTH, evaluation_text
+from simulator.scenario.schema import load_scenario
+
+TINY = Path(__file__).parents[2] / "scenarios" / "tiny.yaml"
+# Key: its values, the likely ones repeated.
+CHOICES: dict[str, list[Any]] = {
+    "cluster.gpus": [1, 2, 8, 16, 64, 256, 1024],
+    "cluster.node": catalogue.names("nodes"),
+    "cluster.fabric": catalogue.names("fabrics"),
+    "model": names(),
+    "plan.tp": [1, 1, 2, 4, 8],
+    "plan.cp": [1, 1, 1, 2],
+    "plan.pp": [1, 1, 2, 4, 8],
+    "plan.vpp": [1, 1, 1, 2],
+    "plan.ep": [1, 1, 2, 4, 8],
+    "plan.sequence_parallel": ["true", "false"],
+    "plan.precision": [*get_args(Precision), "bf16", "bf16"],
+    "plan.sharding": list(get_args(Sharding)),
+    "plan.optimizer.kind": list(get_args(OptimizerKind)),
+    "plan.dispatcher": list(get_args(Dispatcher)),
+    "plan.cp_comm": list(get_args(CpComm)),
+    "plan.global_batch_size": [64, 256, 1024],
+    "plan.micro_batch_size": [1, 2],
+    "plan.recompute": ["{}", "{}", "{granularity: full}", "{granularity: selective, modules: [core_attn]}"],
+    "plan.stack.framework": ["megatron-core", "torchtitan", "fsdp", "deepspeed", "deepseek"],
+    "plan.stack.flash_attention": ["true", "false"],
+    "run.seq_length": [128, 512, 2048, 8192],
+}
+SCHEDULES = ["", "", "", *get_args(ScheduleName)]
+
+
+def draw(chance: random.Random) -> list[str]:
+    overrides = [f"{key}={chance.choice(values)}" for key, values in CHOICES.items()]
+    schedule = chance.choice(SCHEDULES)
+    return [*overrides, f"plan.schedule={schedule}"] if schedule else overrides
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_refused_in_words_or_evaluated_to_the_end(seed: int) -> None:
+    chance, evaluated = random.Random(seed), 0
+    while evaluated < 5:
+        overrides = draw(chance)
+        try:
+            scenario = load_scenario(TINY, overrides)
+        except InputError:
+            continue
+        prediction = evaluate(scenario)
+        evaluated += 1
+        assert 0 < prediction.step_time_s < 1e9, overrides
+        assert sum(prediction.breakdown_s.values()) == pytest.approx(prediction.step_time_s), overrides
+        assert 0 < prediction.mfu_fraction < 1, overrides
+        document = evaluate_document(prediction)
+        json_text(document)
+        assert max(map(len, evaluation_text(document).splitlines())) <= WIDTH, overrides

@@ -1,0 +1,96 @@
+"""The command line as a user meets it: one process, its output, its exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "scenarios" / "tiny.yaml"
+
+
+def traincast(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", "from simulator.cli import main; main()", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        check=False,
+    )
+
+
+def test_help_names_every_verb_and_imports_nothing_heavy() -> None:
+    done = traincast("--help")
+    assert done.returncode == 0
+    for verb in ("evaluate", "hardware", "models", "schema"):
+        assert f"  {verb} " in done.stdout
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, simulator.cli; print(*sys.modules)"],
+        capture_output=True, text=True, cwd=ROOT, check=True,
+    ).stdout.split()  # fmt: skip
+    assert not {"numpy", "pandas", "scipy", "simpy", "networkx", "pydantic", "yaml", "rich.console"} & set(loaded)
+
+
+def test_json_is_one_document_and_nothing_else(tmp_path: Path) -> None:
+    first = traincast("evaluate", str(TINY), "--json", "--out", str(tmp_path / "out"))
+    assert first.returncode == 0
+    assert first.stderr == ""
+    document = json.loads(first.stdout)
+    assert document["fits"] is True
+    assert (tmp_path / "out" / "result.json").read_text() == first.stdout
+    assert traincast("evaluate", str(TINY), "--json", PYTHONHASHSEED="7").stdout == first.stdout
+
+
+def test_the_report_is_plain_in_a_pipe() -> None:
+    done = traincast("evaluate", str(TINY), "--set", "plan.micro_batch_size=4")
+    assert done.returncode == 0
+    assert "\x1b" not in done.stdout
+    assert "4 micro-batches of 4 on each of 4 replicas" in done.stdout
+    ascii_only = traincast("evaluate", str(TINY), PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert ascii_only.returncode == 0
+    assert ascii_only.stdout.isascii()
+
+
+def test_what_does_not_fit_ends_with_one() -> None:
+    done = traincast("evaluate", str(TINY), "--set", "plan.micro_batch_size=16", "--set", "run.seq_length=131072")
+    assert done.returncode == 1
+    assert "does not fit" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["evaluate", "scenarios/tinny.yaml"], "did you mean scenarios/tiny.yaml?"),
+        (["evaluate", "scenarios"], "is a directory"),
+        (["evaluate", str(TINY), "--set", "plan.tpp=2"], "--set plan.tpp=2: plan.tpp: 'tpp' is not known"),
+        (["evaluate", str(TINY), "--set", "plan.pp=3", "--set", "cluster.node=h9"], "2 problems; nothing was run"),
+        (["evaluate", str(TINY), "--out", str(TINY)], "cannot be written"),
+        (["evaluate"], "Missing argument"),
+        (["evaluat", str(TINY)], "evaluat"),
+        (["models", "deepseek-v33"], "did you mean deepseek-v3"),
+        (["hardware", "h1000"], "did you mean"),
+        (["schema", "evaluat"], "did you mean evaluate"),
+    ],
+)
+def test_bad_input_ends_with_two_and_no_traceback(arguments: list[str], words: str) -> None:
+    done = traincast(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_catalogues_list_and_show() -> None:
+    assert "deepseek-v3 " in traincast("models").stdout
+    shown = json.loads(traincast("models", "deepseek-v3", "--json").stdout)
+    assert [stack["repeat"] for stack in shown["layers_in_order"]] == [3, 58]
+    assert "ndr-rail-2tier" in traincast("hardware").stdout
+    parts = json.loads(traincast("hardware", "h800", "--json").stdout)["parts"]
+    assert [part["kind"] for part in parts] == ["accelerator", "node"]
+    assert json.loads(traincast("schema", "scenario").stdout)["title"] == "traincast scenario"

@@ -1,0 +1,106 @@
+"""Reports: the document keeps its contract, the text fits its page, folders are only written when they are ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from hardware.problems import InputError
+from simulator.evaluate import evaluate
+from simulator.model.flops import flops_per_token
+from simulator.report.document import document_schema, documented_verbs, evaluate_document
+from simulator.report.folder import evaluation_files, json_text, write_results
+from simulator.report.terminal import WIDTH, evaluation_text
+from simulator.scenario.schema import Scenario, load_scenario
+
+SCENARIOS = Path(__file__).parents[2] / "scenarios"
+NAMES = ("tiny", "deepseek-v3-2048xh800", "llama-3.1-405b-16384xh100", "bert-large-64xv100")
+
+
+@pytest.fixture(scope="module")
+def documents() -> dict[str, dict[str, Any]]:
+    return {name: evaluate_document(evaluate(scenario(name))) for name in NAMES}
+
+
+def scenario(name: str) -> Scenario:
+    return load_scenario(SCENARIOS / f"{name}.yaml")
+
+
+@pytest.mark.parametrize("verb", documented_verbs())
+def test_schemas_are_schemas(verb: str) -> None:
+    jsonschema.Draft202012Validator.check_schema(document_schema(verb))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_document_keeps_its_contract(documents: dict[str, dict[str, Any]], name: str) -> None:
+    document = json.loads(json_text(documents[name]))
+    jsonschema.validate(document, document_schema("evaluate"))
+    assert sum(document["breakdown_s"].values()) == pytest.approx(document["step_time_s"], rel=1e-6)
+    assert sum(document["evidence"].values()) == pytest.approx(1)
+    assert len(document["stages"]) == document["scenario"]["plan"]["pp"]
+    for stage in document["stages"]:
+        assert sum(stage["memory_bytes"].values()) == pytest.approx(stage["peak_memory_bytes"])
+        outside = sum(stage["outside_allocator_bytes"].values())
+        assert stage["peak_memory_bytes"] + outside == pytest.approx(stage["device_memory_bytes"])
+
+
+def test_published_figures_are_compared_by_their_own_count(documents: dict[str, dict[str, Any]]) -> None:
+    document = documents["deepseek-v3-2048xh800"]
+    rows = {row["quantity"]: row for row in document["against_published"]}
+    assert rows["step_time_s"]["measured"] == 19.926
+    assert rows["step_time_s"]["predicted"] == document["step_time_s"]
+    model = scenario("deepseek-v3-2048xh800").model
+    counted = document["tokens_per_s_per_gpu"] * float(flops_per_token(model, 4096, "deepseek-causal"))
+    assert rows["model_flops_per_s_per_gpu"]["predicted"] == pytest.approx(counted, rel=1e-3)
+    assert documents["tiny"]["against_published"] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("blocks", [True, False])
+def test_the_text_fits_its_page_and_loses_nothing(
+    documents: dict[str, dict[str, Any]], name: str, blocks: bool
+) -> None:
+    text = evaluation_text(documents[name], blocks)
+    assert max(map(len, text.splitlines())) <= WIDTH
+    assert "…" not in text
+    assert "\x1b" not in text
+    assert blocks or text.isascii()
+    for words in ("Step time", "Throughput", "MFU", "without failures", "of capacity", "Evidence"):
+        assert words in text
+
+
+def test_equal_scenarios_give_equal_bytes() -> None:
+    first, second = (json_text(evaluate_document(evaluate(scenario("tiny")))) for _ in range(2))
+    assert first == second
+
+
+def test_json_refuses_what_json_has_not() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        json_text({"step_time_s": float("nan")})
+
+
+def test_a_folder_is_ours_or_empty(tmp_path: Path, documents: dict[str, dict[str, Any]]) -> None:
+    files = evaluation_files(scenario("tiny"), documents["tiny"])
+    folder = tmp_path / "new" / "results"
+    write_results(folder, files)
+    write_results(folder, {"report.txt": "second"})
+    assert sorted(path.name for path in folder.iterdir()) == [
+        ".traincast",
+        "report.txt",
+        "result.json",
+        "scenario.yaml",
+    ]
+    assert (folder / "report.txt").read_text() == "second"
+    assert load_scenario(folder / "scenario.yaml").plan == scenario("tiny").plan
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "result.json").write_text("precious")
+    with pytest.raises(InputError, match="not ours"):
+        write_results(theirs, files)
+    assert (theirs / "result.json").read_text() == "precious"
+    with pytest.raises(InputError, match="cannot be written"):
+        write_results(theirs / "result.json" / "below", files)

@@ -1,0 +1,223 @@
+"""The `run` section is read with its units, its presets, and all its problems at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hardware.problems import InputError, Place
+from simulator.run.durations import Duration
+from simulator.run.faults import CRASH, Machines, draw, mean_time_between_s
+from simulator.run.montecarlo import simulate
+from simulator.run.read import JobFacts, read_run, run_spec, segments
+from simulator.run.read_failures import failure_model, preset, presets
+from simulator.run.spares import nodes_away, spares_needed
+from simulator.run.specs import Power, Segment
+
+FACTS = JobFacts(
+    segments=(Segment("main", 1e11, 4e6, 8.0),),
+    job_nodes=128,
+    gpus_per_node=8,
+    replicas=16,
+    dp=64,
+    state_bytes=1e13,
+    storage_write_bytes_per_s=2e11,
+    storage_read_bytes_per_s=2e11,
+    host_bytes_per_s=5e10,
+    nic_bytes_per_s=5e10,
+    power=Power(1000.0, 300.0, 1.2),
+    price_usd_per_gpu_hour=2.0,
+)
+
+
+def test_empty_section_takes_the_defaults() -> None:
+    policies = read_run({"tokens": "15.5T", "seq_length": 4096})
+    assert policies.checkpoint.policy == "async"
+    assert policies.failures == preset("llama-3")
+    spec = run_spec(policies, FACTS)
+    assert spec.recovery.hot_spares == spares_needed(preset("llama-3"), 1024)
+    result = simulate(spec)
+    assert result.finishes
+    assert result.cost_usd is not None
+    assert set(result.to_dict()) >= {"finish_s", "goodput_fraction", "lost_s", "cost_usd", "energy_j"}
+
+
+def test_everything_given() -> None:
+    policies = read_run(
+        {
+            "checkpoint": {"policy": "in-memory", "every": "30 min", "fast_every": "1 min", "peer_distance": 8},
+            "failures": {"base": "rsc-1", "rate_multiplier": 0.5, "lemons": {"fraction": 0.01, "multiplier": 20}},
+            "spares": {"hot": 16, "cold": 32, "hot_swap": "90 s", "cold_start": "20 min"},
+            "recovery": {"when_short": "shrink", "patience": "10 min", "regrow": "at-once", "evict_after": 3},
+            "restart": {"process_start": "2 min", "init_per_gpu": "3 ms", "warm_up": "30 s"},
+            "maintenance": {"every": "7 d", "lasts": "1 h"},
+            "prices": {
+                "capital_per_gpu": "30 kUSD",
+                "life": "1461 d",
+                "electricity": "80 USD/MWh",
+                "carbon": "380 g/kWh",
+            },
+            "simulation": {"runs": 20, "seed": 7, "workers": 1, "give_up_below": "5%"},
+        }
+    )
+    assert policies.checkpoint.fast_every_s == 60.0
+    assert (policies.recovery.hot_spares, policies.recovery.cold_spares) == (16, 32)
+    assert policies.recovery.maintenance_every_s == 7 * 86400
+    assert policies.failures.lemon_multiplier == 20
+    assert mean_time_between_s(policies.failures, 8) == pytest.approx(2 * 1000 / 6.5 * 86400)
+    assert policies.prices is not None
+    assert policies.prices.carbon_kg_per_kwh == pytest.approx(0.38)
+    assert policies.prices.electricity_usd_per_kwh == pytest.approx(0.08)
+    result = simulate(run_spec(policies, FACTS))
+    assert result.carbon_kg == pytest.approx(result.energy_j / 3.6e6 * 0.38)
+
+
+def test_all_problems_at_once() -> None:
+    with pytest.raises(InputError) as error:
+        read_run(
+            {
+                "checkpoint": {"policy": "inmemory", "every": "3"},
+                "failures": "lama-3",
+                "spares": {"hot": -1, "warm": 3},
+                "recovery": {"evict_slow": "yes"},
+                "simulation": {"runs": 1.5, "give_up_below": 2},
+                "prices": {"carbon": "2 q"},
+            },
+            Place("s.yaml", "run"),
+        )
+    keys = {p.key for p in error.value.problems}
+    assert keys >= {
+        "run.checkpoint.policy",
+        "run.checkpoint.every",
+        "run.failures",
+        "run.spares.hot",
+        "run.spares.warm",
+        "run.recovery.evict_slow",
+        "run.simulation.runs",
+        "run.simulation.give_up_below",
+        "run.prices.carbon",
+        "run.prices.gpu_hour",
+    }
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        ({"checkpoint": {"policy": "sync", "fast_every": "1 min"}}, "belongs to policy in-memory or tiered"),
+        ({"failures": "rsc-1", "fault_log": "log.csv"}, "exclude each other"),
+        ({"prices": {"gpu_hour": "2 USD/h", "capital_per_gpu": "30 kUSD"}}, "exclude each other"),
+        ({"failures": {"exposure": {"gpus": 8, "time": "1 d"}, "classes": {"a": {"count": 1}}}}, "kind: is missing"),
+        (
+            {"failures": {"exposure": {"gpus": 8, "time": "1 d"}, "classes": {"a": {"count": 1, "kind": "slow"}}}},
+            "lasts",
+        ),
+        ({"failures": {"exposure": {"gpus": 8}, "classes": {}}}, "exposure.time: is missing"),
+        ({"failures": {"base": "llama-3", "lemons": {"fraction": 1.5, "multiplier": 2}}}, "below 1"),
+        ({"failures": 3}, "must be a mapping"),
+        ({"spares": 3}, "must be a mapping"),
+    ],
+)
+def test_contradictions(run: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        read_run(run)
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_is_whole(name: str) -> None:
+    """Contract of a shipped failure model: a source, a finite rate, sources beside borrowed values, and it draws."""
+    model = preset(name)
+    assert model.source
+    assert model.sources
+    assert 0.1 * 86400 < mean_time_between_s(model, 1024) < 1000 * 86400
+    timeline = draw(model, Machines(1024, 8, 8), (0.0, 30 * 86400.0), *_luck())
+    assert len(timeline) > 10
+    assert (timeline.kind == CRASH).any()
+
+
+def _luck() -> tuple:
+    import numpy as np
+
+    return np.empty(0, int), np.random.default_rng(0)
+
+
+def test_durations_in_all_forms(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "exposure: {gpus: 8, time: 100 d}\nclasses:\n"
+        "  a: {count: 1, kind: crash, detect: 30 s, repair: {mean: 1 h}}\n"
+        "  b: {count: 1, kind: hang, detect: {median: 1 h, mean: 2 h}, repair: none}\n"
+        "  c: {count: 1, kind: crash, repair: {quantiles: {0: 0 s, 0.5: 1 h, 1: 3 h}}}\n"
+    )
+    a, b, c = failure_model(str(path)).classes
+    assert a.detect == Duration("fixed", 30.0)
+    assert a.repair == Duration("exponential", 3600.0)
+    assert b.detect.mean_s() == pytest.approx(7200.0)
+    assert b.repair is None
+    assert c.repair is not None
+    assert c.repair.mean_s() == pytest.approx(0.5 * 1800 + 0.5 * 7200)
+
+
+def test_spares_follow_poisson() -> None:
+    """148 + ... nodes' faults a day times 5.54 days; the quantile by summing Poisson's law."""
+    from scipy.stats import poisson
+
+    mean = nodes_away(preset("llama-3"), 16384)
+    assert spares_needed(preset("llama-3"), 16384) == poisson.ppf(0.99, mean)
+    assert spares_needed(preset("llama-3"), 16384, 0.5) == poisson.ppf(0.5, mean)
+
+
+def test_phases_take_their_tokens_and_their_step_times() -> None:
+    policies = read_run(
+        {
+            "tokens": "15T",
+            "phases": [
+                {"name": "ramp", "tokens": "200B", "global_batch_size": 512},
+                {"name": "main"},
+                {"name": "long", "tokens": "800B", "seq_length": 32768, "global_batch_size": 128},
+            ],
+        }
+    )
+    asked = []
+
+    def step_time_s(batch: int, seq_length: int) -> float:
+        asked.append((batch, seq_length))
+        return batch * seq_length / 1e6
+
+    ramp, main, long = segments(policies.phases, 15e12, 1024, 4096, step_time_s)
+    assert asked == [(512, 4096), (1024, 4096), (128, 32768)]
+    assert (ramp.tokens, main.tokens, long.tokens) == (200e9, 14e12, 800e9)
+    assert long.tokens_per_step == 128 * 32768
+    assert main.work_s == pytest.approx(14e12 / 1e6, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("phases", "words"),
+    [
+        ([{"name": "a", "tokens": "1T"}], "exactly one without tokens"),
+        ([{"name": "a", "tokens": "3T"}, {"name": "b"}], "nothing is left"),
+        ([{"name": "a", "batch": 3}], "phases.0.batch"),
+        ({"name": "a"}, "must be a list"),
+    ],
+)
+def test_phases_that_do_not_add_up(phases: object, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        read_run({"tokens": "2T", "phases": phases})
+
+
+def test_speeds_that_were_simulated_replace_the_models() -> None:
+    from dataclasses import replace
+
+    policies = read_run({"failures": "bytedance"})
+    spec = run_spec(policies, replace(FACTS, slow_speed={"MFU decline": 0.5}, assumptions=("no storage was given",)))
+    assert {c.name: c.speed for c in spec.failures.classes}["MFU decline"] == 0.5
+    assert "no storage was given" in simulate(spec).warnings
+
+
+def test_what_only_shows_with_the_job_is_told_with_its_key(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("start_day,end_day,node,level,class,description\n1,2,500,a,GPU,x\n")
+    at = Place(str(tmp_path / "scenario.yaml"), "run")
+    data = {"fault_log": "log.csv", "recovery": {"min_replicas": 17}, "spares": {"hot": 2}}
+    with pytest.raises(InputError) as error:
+        run_spec(read_run(data, at), FACTS)
+    assert [p.key for p in error.value.problems] == ["run.recovery.min_replicas", "run.fault_log"]

@@ -1,0 +1,240 @@
+"""Published figures on failures beside the simulated ones; `python -m validate.failures` prints them."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simulator.run.checkpoints import CheckpointPolicy, SavePaths
+from simulator.run.durations import fixed
+from simulator.run.faults import Machines, Timeline, draw, draw_lemons, mean_time_between_s
+from simulator.run.montecarlo import simulate
+from simulator.run.read_failures import failure_model, preset
+from simulator.run.result import RunResult
+from simulator.run.spares import spares_needed
+from simulator.run.specs import Recovery, Restart, RunSpec, Segment, Simulation
+
+PUBLISHED = Path(__file__).parent / "published" / "failures.csv"
+DAY_S = 86400.0
+HOUR_S = 3600.0
+LLAMA, RSC, BLOOM, STEPFUN = "Llama 3 405B", "Meta RSC", "BLOOM-176B", "StepFun"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One published figure and what the simulator says: `interval` is the 10th to 90th percentile over runs.
+
+    `status`: "predicted", "in-sample" (the model was made from this figure), or "bound" (at least `measured`).
+    """
+
+    id: str
+    status: str
+    quantity: str
+    measured: float
+    predicted: float
+    interval: tuple[float, float]
+    assumptions: str
+    source: str
+
+    @property
+    def error_fraction(self) -> float:
+        """Predicted over measured, less one; for a bound only what is missing counts."""
+        error = self.predicted / self.measured - 1
+        return min(error, 0.0) if self.status == "bound" else error
+
+    def to_dict(self) -> dict[str, Any]:
+        names = ("id", "status", "quantity", "measured", "predicted", "error_fraction", "assumptions", "source")
+        return {name: getattr(self, name) for name in names} | {"interval": list(self.interval)}
+
+
+@cache
+def _table() -> Mapping[tuple[str, str], Mapping[str, str]]:
+    """Published figures by (study, metric)."""
+    with open(PUBLISHED, newline="", encoding="utf-8") as file:
+        return {(row["study"], row["metric"]): row for row in csv.DictReader(file)}
+
+
+def published(study: str, metric: str, number: int = 0, column: str = "value") -> float:
+    """The `number`-th number in a cell of the published figures, e.g. of "5.54 / 0.85 / 13.0" or ">90"."""
+    return float(re.findall(r"[0-9]+(?:[.][0-9]+)?", _table()[study, metric][column])[number])
+
+
+def source(study: str, metric: str) -> str:
+    return _table()[study, metric]["source"]
+
+
+def rows(runs: int = 200, seed: int = 0) -> list[Row]:
+    """Every published figure with its prediction."""
+    return [*_llama_rows(runs, seed), *_rsc_rows(runs, seed), _bloom_row(), *_stepfun_rows(runs, seed)]
+
+
+def _llama_rows(runs: int, seed: int) -> list[Row]:
+    """Counts by cause over the window (in-sample: the rates are the table's), and the effective time it reports."""
+    model, gpus, days = preset("llama-3"), published(LLAMA, "gpus"), published(LLAMA, "window")
+    rng = np.random.default_rng(seed)
+    machines, window = Machines(int(gpus) // 8, 0, 8), (0.0, days * DAY_S)
+    drawn = [draw(model, machines, window, np.empty(0, int), rng) for _ in range(runs)]
+    counts = np.array([np.bincount(t.component, minlength=len(model.classes)) for t in drawn])
+    given = "preset llama-3 over the same GPUs and days"
+    found = [_counted("llama-3-unexpected", LLAMA, "interruptions_unexpected", counts.sum(axis=1), given)]
+    for i, fault in enumerate(model.classes):
+        found.append(_counted(f"llama-3-{_slug(fault.name)}", LLAMA, f"cause: {fault.name}", counts[:, i], given))
+    effective = published(LLAMA, "effective_training_time") / 100
+    given = "restart, planned stops of 30 min, repair times and enough spares are assumed; storage 2 TB/s as published"
+    result = simulate(llama_run(runs, seed))
+    return [
+        *found,
+        _goodput("llama-3-effective-time", "bound", (LLAMA, "effective_training_time"), effective, result, given),
+    ]
+
+
+def llama_run(runs: int, seed: int) -> RunSpec:
+    """Llama 3 405B as described: 16,384 H100 over some 54 days, sharded state of 14 B per parameter to 2 TB/s of
+    storage, automated recovery, planned stops once a day (47 in 54 days)."""
+    model, storage = preset("llama-3"), published(LLAMA, "storage_throughput") * 1e12
+    step_s = 10.0
+    planned_s = published(LLAMA, "window") / published(LLAMA, "interruptions_planned") * DAY_S
+    return RunSpec(
+        segments=(Segment("main", 50 * DAY_S / step_s, 1.0, step_s),),
+        job_nodes=2048,
+        gpus_per_node=8,
+        replicas=128,
+        checkpoint=CheckpointPolicy("sharded", None),
+        paths=SavePaths(405e9 * 14, 16384, 128, storage, storage, 2e9, 50e9, 50e9, 3e9),
+        failures=model,
+        recovery=Recovery(hot_spares=spares_needed(model, 16384), maintenance_every_s=planned_s, maintenance_s=1800.0),
+        simulation=Simulation(runs=runs, seed=seed),
+    )
+
+
+def _rsc_rows(runs: int, seed: int) -> list[Row]:
+    """Mean times to failure from one rate, and the effective time ratio with five-minute checkpoints."""
+    model = preset("rsc-1")
+    found = []
+    for metric, gpus, unit_s in (("MTTF 8 GPUs", 8, DAY_S), ("MTTF 1024 GPUs", 1024, HOUR_S),
+                                 ("MTTF 16384 GPUs", 16384, HOUR_S), ("MTTF 131072 GPUs", 131072, HOUR_S)):  # fmt: skip
+        observed = _table()[RSC, metric]["conditions"] == "observed"
+        hours = published(RSC, metric) * unit_s / HOUR_S
+        predicted = mean_time_between_s(model, gpus) / HOUR_S
+        given = "observed on small jobs, which exceed the projections' rate" if observed else "projected from this rate"
+        status = "predicted" if observed else "in-sample"
+        found.append(_exact(f"rsc-1-mttf-{gpus}", status, "mttf_h", hours, predicted, given, source(RSC, metric)))
+    for name, status, metric, gpus, every_s in (
+        ("rsc-1-ettr-5min", "predicted", "ETTR at 5 min checkpoint", 16384, 300.0),
+        ("rsc-1-ettr-60min", "bound", "ETTR 2048-4096 GPU runs", 4096, 3600.0),
+    ):
+        given = f"{gpus} GPUs, non-blocking writes every {every_s / 60:.0f} min, restart 5 min, no waiting for nodes"
+        result = simulate(rsc_run(runs, seed, gpus, every_s))
+        found.append(_goodput(name, status, (RSC, metric), published(RSC, metric), result, given))
+    return found
+
+
+def rsc_run(runs: int, seed: int, gpus: int, every_s: float) -> RunSpec:
+    """A job on RSC-1 as in the paper's projections: restart u0 = 5 min, writes that stop nothing, nothing else lost."""
+    given = preset("rsc-1")
+    failure = replace(given.classes[0], detect=fixed(0.0), repair=None, scope="job")
+    return RunSpec(
+        segments=(Segment("main", 30 * DAY_S, 1.0, 1.0),),
+        job_nodes=gpus // 8,
+        gpus_per_node=8,
+        replicas=128,
+        checkpoint=CheckpointPolicy("async", every_s, overhead_s=0.0),
+        paths=SavePaths(1.0, gpus, 128, 1e12, 1e12, 2e9, 50e9, 50e9, 3e9),
+        failures=replace(given, classes=(failure,), burst_mean=0.0),
+        restart=Restart(
+            process_start_s=published(RSC, "restart overhead u0 used") * 60, init_s_per_gpu=0.0, warm_up_s=0.0
+        ),
+        simulation=Simulation(runs=runs, seed=seed),
+    )
+
+
+def _bloom_row() -> Row:
+    """BLOOM wrote 2.3 TB in 40 s every three hours: the overhead follows from the bytes and the bandwidth."""
+    write_s = published(BLOOM, "checkpoint write")
+    bandwidth = 2.3e12 / write_s
+    spec = RunSpec(
+        segments=(Segment("main", 90 * DAY_S / 100, 1.0, 100.0),),
+        job_nodes=48,
+        gpus_per_node=8,
+        replicas=8,
+        checkpoint=CheckpointPolicy("sharded", 3 * HOUR_S),
+        paths=SavePaths(2.3e12, 384, 48, bandwidth, bandwidth, 2e9, 12e9, 25e9, 3e9),
+        failures=failure_model("none"),
+        simulation=Simulation(runs=1),
+    )
+    result = simulate(spec)
+    overhead = result.lost_s["checkpoint"] / result.ideal_s
+    printed = float(re.findall(r"([0-9.]+)% of time", _table()[BLOOM, "checkpoint write"]["conditions"])[0]) / 100
+    given = "384 GPUs, 2.3 TB to storage of 57.5 GB/s every 3 h, all ranks wait"
+    where = source(BLOOM, "checkpoint write")
+    return _exact("bloom-checkpoint-overhead", "predicted", "lost_fraction", printed, overhead, given, where)
+
+
+def _stepfun_rows(runs: int, seed: int) -> list[Row]:
+    """The whole 348 days of the trace from a model fitted on its first 174: half of every figure was not seen."""
+    faults, repair = ("StepFun InfiniteHBD trace", "node faults"), ("StepFun trace", "repair time mean/median/p90/max")
+    model, machines, window = preset("stepfun"), Machines(400, 0, 8), (0.0, 348 * DAY_S)
+    rng = np.random.default_rng(seed)
+    drawn = [draw(model, machines, window, draw_lemons(model, machines, rng), rng) for _ in range(runs)]
+    measures: dict[str, tuple[float, Callable[[Timeline], float]]] = {
+        "faults": (published(*faults), lambda t: float(len(t))),
+        "nodes-hit": (published(*faults, 2, "conditions"), lambda t: float(len(np.unique(t.node)))),
+        "repair-mean-days": (published(*repair), lambda t: float(t.repair_s.mean()) / DAY_S),
+        "repair-median-days": (published(*repair, 1), lambda t: float(np.median(t.repair_s)) / DAY_S),
+        "repair-p90-days": (published(*repair, 2), lambda t: float(np.quantile(t.repair_s, 0.9)) / DAY_S),
+    }
+    given = "fitted on days 0 to 174, figures of days 0 to 348"
+    return [
+        _spread(
+            f"stepfun-{name}", "predicted", name, measured, np.array([of(t) for t in drawn]), given, source(*faults)
+        )
+        for name, (measured, of) in measures.items()
+    ]
+
+
+def _exact(name: str, status: str, quantity: str, measured: float, predicted: float, given: str, where: str) -> Row:
+    """A prediction without chance in it."""
+    return Row(name, status, quantity, measured, predicted, (predicted, predicted), given, where)
+
+
+def _counted(name: str, study: str, metric: str, runs: np.ndarray, given: str) -> Row:
+    return _spread(name, "in-sample", "count", published(study, metric), runs, given, source(study, metric))
+
+
+def _spread(name: str, status: str, quantity: str, measured: float, runs: np.ndarray, given: str, where: str) -> Row:
+    low, high = np.quantile(runs, (0.1, 0.9))
+    return Row(name, status, quantity, measured, float(runs.mean()), (float(low), float(high)), given, where)
+
+
+def _goodput(name: str, status: str, where: tuple[str, str], measured: float, result: RunResult, given: str) -> Row:
+    spread = result.goodput_quantiles
+    return Row(name, status, "goodput_fraction", measured, result.goodput_fraction, (spread.p10, spread.p90), given,
+               source(*where))  # fmt: skip
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower())
+
+
+def failures_text(found: list[Row]) -> str:
+    """One line per figure: its name, whether it was predicted, measured, predicted, error."""
+    lines = [f"{'figure':<42} {'status':<10} {'measured':>10} {'predicted':>10} {'error':>9}"]
+    for row in found:
+        figures = f"{row.measured:>10.4g} {row.predicted:>10.4g} {100 * row.error_fraction:>+8.1f}%"
+        lines.append(f"{row.id:<42} {row.status:<10} {figures}")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    print(failures_text(rows()), end="")
+
+
+if __name__ == "__main__":
+    main()

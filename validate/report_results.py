@@ -1,0 +1,216 @@
+"""Writes RESULTS.md and its figures: predicted against measured over every published run.
+
+`python -m validate.report_results`
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simulator import interval
+from simulator.cost import constants
+from validate.ranking import rankings
+from validate.report import COUNTED
+from validate.report_figures import scatter, strips
+from validate.rows import Row, read_rows
+from validate.rows_tables import stack_of
+from validate.runs import GROUPS, Compared, compare_all, statistics
+
+HERE = Path(__file__).parent
+EXPLAINED = HERE / "explained.toml"
+LARGE_ERROR = 0.20
+
+
+def year_of(row: Row) -> str:
+    """The year of the software: the container's for versions like 26.08, else the first in the stack's name."""
+    container = re.search(r"-(2[0-9])\.\d\d", row.id)
+    named = re.search(r"20\d\d", stack_of(row)["name"])
+    return f"20{container[1]}" if container else named[0] if named else "unknown"
+
+
+def explanations() -> Sequence[Mapping[str, Any]]:
+    found: Sequence[Mapping[str, Any]] = tomllib.loads(EXPLAINED.read_text(encoding="utf-8"))["explained"]
+    return found
+
+
+def explanation_of(entry: Compared) -> str | None:
+    """What explains the error of an entry; None where nothing was written for it."""
+    for each in explanations():
+        if each.get("quantity", entry.quantity) == entry.quantity and any(
+            fnmatchcase(entry.row.id, pattern) for pattern in each["ids"]
+        ):
+            return str(each["why"])
+    return None
+
+
+def counted(entries: Sequence[Compared], quantity: str) -> list[Compared]:
+    return [e for e in entries if e.quantity == quantity and e.row.text("quality") in COUNTED]
+
+
+def left_out() -> dict[str, float]:
+    """Error of every row by constants fitted without its family, as fractions."""
+    with interval.DATA.open(encoding="utf-8", newline="") as file:
+        return {row["id"]: float(np.exp(-float(row["log_error"])) - 1) for row in csv.DictReader(file)}
+
+
+def percent(value: float | None, sign: str = "") -> str:
+    return "" if value is None else f"{100 * value:{sign}.1f} %"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    rule = ["---" if number == 0 else "--:" for number in range(len(head))]
+    return [f"| {' | '.join(line)} |" for line in (head, rule, *rows)] + [""]
+
+
+def error_table(entries: Sequence[Compared], groups: Mapping[str, Callable[[Row], str]]) -> list[str]:
+    """Errors of all entries and of every group."""
+    rows = [error_row("all", entries)]
+    for name, label in groups.items():
+        for each in sorted({label(entry.row) for entry in entries}):
+            rows.append(error_row(f"{name} {each}", [e for e in entries if label(e.row) == each]))
+    return table(["rows", "n", "supported", "median", "mean", "90th percentile", "bias"], rows)
+
+
+def error_row(label: str, entries: Sequence[Compared]) -> list[str]:
+    found = statistics(entries)
+    shown = [percent(found[key]) for key in ("median_abs_error", "mean_abs_error", "p90_abs_error")]
+    return [label, str(found["n"]), str(found["supported"]), *shown, percent(found["bias"], "+")]
+
+
+def left_out_table(entries: Sequence[Compared]) -> list[str]:
+    """The same figures where each family (source and model) is predicted by constants fitted on the others."""
+    errors = left_out()
+    kinds = {"all": entries} | {
+        f"{kind}": [e for e in entries if e.row.text("dense_or_moe") == kind] for kind in ("dense", "moe")
+    }
+    rows = []
+    for name, group in kinds.items():
+        known = np.array([errors[e.row.id] for e in group if e.row.id in errors])
+        size = np.abs(known)
+        rows.append([name, str(len(known)), percent(float(np.median(size))), percent(float(size.mean())),
+                     percent(float(np.quantile(size, 0.9))), percent(float(known.mean()), "+")])  # fmt: skip
+    return table(["rows", "n", "median", "mean", "90th percentile", "bias"], rows)
+
+
+def coverage() -> float:
+    """Share of rows whose measurement lies in the interval drawn without their own family."""
+    known = interval.residuals()
+    inside = []
+    for case, family, error in zip(known.cases, known.families, known.errors, strict=True):
+        low, high = interval.log_interval(case, known, without=family)
+        inside.append(low <= error <= high)
+    return float(np.mean(inside))
+
+
+def constants_table() -> list[str]:
+    rows = [
+        [entry["name"], entry["constant"], f"{entry['value']:.3g}", f"{entry['low']:.3g} to {entry['high']:.3g}",
+         f"{entry['prior']:g}", percent(entry.get("mean_error_without")), entry["meaning"]]
+        for entry in constants.entries()
+    ]  # fmt: skip
+    head = ["what", "constant", "value", "80 % interval", "prior", "mean error without it", "meaning"]
+    return table(head, rows)
+
+
+def breakdown(entry: Compared) -> str:
+    if entry.prediction is None:
+        return ""
+    if entry.quantity == "step_time_s":
+        parts = entry.prediction.breakdown_s
+    else:
+        fullest = max(entry.prediction.stages, key=lambda stage: stage.peak_memory_bytes)
+        parts = fullest.memory_bytes
+    whole = sum(parts.values())
+    largest = sorted(parts.items(), key=lambda part: -part[1])
+    return ", ".join(f"{name} {100 * part / whole:.0f} %" for name, part in largest if part > 0.03 * whole)
+
+
+def large_errors(entries: Sequence[Compared]) -> list[Compared]:
+    return [e for e in entries if e.error_fraction is not None and abs(e.error_fraction) > LARGE_ERROR]
+
+
+def large_error_table(entries: Sequence[Compared]) -> list[str]:
+    """Every row off by more than 20 %, its own breakdown, and why."""
+    rows = [
+        [e.row.id, "time" if e.quantity == "step_time_s" else "memory", percent(e.error_fraction, "+"), breakdown(e),
+         explanation_of(e) or "not explained"]
+        for e in large_errors(entries)
+    ]  # fmt: skip
+    return table(["row", "quantity", "error", "predicted breakdown", "why"], rows)
+
+
+def ranking_table(entries: Sequence[Compared]) -> list[str]:
+    found = rankings(entries)
+    rows = [[r.name, str(len(r.ids)), f"{r.tau:+.2f}", percent(r.regret_fraction)] for r in found]
+    rows.append(["mean", str(sum(len(r.ids) for r in found)), f"{np.mean([r.tau for r in found]):+.2f}",
+                 percent(float(np.mean([r.regret_fraction for r in found])))])  # fmt: skip
+    return table(["sweep", "runs", "Kendall tau", "regret"], rows)
+
+
+def unsupported_table(entries: Sequence[Compared]) -> list[str]:
+    rows = [[e.row.id, e.row.text("quality"), e.reason] for e in entries if e.predicted is None]
+    return table(["row", "quality", "why not"], rows)
+
+
+def results(entries: Sequence[Compared]) -> str:
+    times, memory = counted(entries, "step_time_s"), counted(entries, "peak_memory_bytes")
+    groups = {**GROUPS, "year": year_of}
+    lines = [
+        "# Predicted against measured", "",
+        "Made by `python -m validate.report_results` from the rows of `published/runs`. Errors are (predicted - "
+        "measured) / measured over rows of quality A and B; rows of quality C are predicted but not counted.", "",
+        "![predicted against measured](figures/step_time.svg)", "",
+        "## Step time, each family left out of the fit", "",
+        "Each family (source and model) is predicted by constants fitted on all others: the error to expect of a run "
+        "of a new kind.", "", *left_out_table(times),
+        f"80 % intervals, drawn without a row's own family, hold {percent(coverage())} of the rows.", "",
+        "## Step time, constants fitted on all rows", "", *error_table(times, groups),
+        "![by source](figures/by_source.svg)", "", "![by accelerator](figures/by_gpu.svg)", "",
+        "![by scale](figures/by_scale.svg)", "", "![by year](figures/by_year.svg)", "",
+        "## Constants", "",
+        "All that is fitted. Rates divide seconds. `mean error without it`: of all rows, with this constant at its "
+        "neutral value.", "", *constants_table(),
+        "## Peak memory", "", "By the meter of each source: allocator, reserved, or device. Nothing is fitted.", "",
+        *error_table(memory, {"source": GROUPS["source"], "gpu": GROUPS["gpu"]}),
+        "## Order of plans", "",
+        "Sweeps at equal work: agreement of the order, and what the predicted best costs over the measured best.", "",
+        *ranking_table(entries),
+        "## Rows off by more than 20 %", "", *large_error_table([*times, *memory]),
+        "## Rows not supported", "", *unsupported_table(entries),
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def figures(entries: Sequence[Compared]) -> dict[str, str]:
+    """SVG documents by file name."""
+    times = [e for e in counted(entries, "step_time_s") if e.error_fraction is not None]
+    points = [(e.measured or 0.0, e.predicted or 0.0, GROUPS["gpu"](e.row)) for e in times]
+    found = {"step_time.svg": scatter("Step time of published runs", points, "s")}
+    for name, label in {**GROUPS, "year": year_of}.items():
+        labels = sorted({label(e.row) for e in times})
+        errors = {each: [e.error_fraction or 0.0 for e in times if label(e.row) == each] for each in labels}
+        found[f"by_{name}.svg"] = strips(f"Error of step time by {name}", errors)
+    return found
+
+
+def main() -> None:
+    entries = compare_all(read_rows(), processes=2)
+    written = {HERE / "RESULTS.md": results(entries)}
+    written |= {HERE / "figures" / name: text for name, text in figures(entries).items()}
+    for path, text in written.items():
+        path.parent.mkdir(exist_ok=True)
+        aside = path.with_suffix(".aside")
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+
+
+if __name__ == "__main__":
+    main()
