@@ -32,7 +32,9 @@ def test_everybody_a_node_and_one_rank_of_each_node() -> None:
 
 
 def test_the_groups_of_a_plan_are_measured_as_far_as_the_machine_holds_them() -> None:
-    plan = load_scenario(ROOT / "scenarios/tiny.yaml", ["plan.tp=2", "plan.pp=1", "plan.ep=4"])
+    plan = load_scenario(
+        ROOT / "scenarios/tiny.yaml", ["plan.tp=2", "plan.pp=1", "plan.ep=4", "plan.sequence_parallel=true"]
+    )
     found = wanted(8, 8, plan)
     assert {(2, 1), (4, 2), (4, 1), (2, 4)} <= found, "tp, strided dp, folded ep, and expert data parallelism"
     large = load_scenario(ROOT / "scenarios/deepseek-v3-2048xh800.yaml")

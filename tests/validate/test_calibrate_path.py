@@ -6,16 +6,20 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from hardware.profile import read_profile
 from simulator.evaluate import evaluate
 from simulator.scenario.schema import load_scenario
+from validate.calibrate.__main__ import main
 from validate.calibrate.points import Points
+from validate.calibrate.verb import Asked, run
 
 ROOT = Path(__file__).parents[2]
 VERB = [sys.executable, "-c", "from simulator.cli import main; main()", "calibrate"]
@@ -38,6 +42,14 @@ SCENARIO = {
     "plan": {"micro_batch_size": 1, "global_batch_size": 2, "sharding": "none"},
     "run": {"seq_length": 128, "tokens": 1e6},
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def called(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -120,14 +132,11 @@ def test_collectives_of_the_machine_are_predicted_from_it(scenario_file: Path) -
 def test_measuring_again_goes_on_from_the_points(folder: Path, result: dict[str, Any], scenario_file: Path) -> None:
     """The scenario's own shapes are added, nothing is measured twice, and the step is trained beside its prediction."""
     before = Points(folder / "points.jsonl").found
-    done = called(
-        str(scenario_file), "--out", str(folder), "--device", "cpu", "--case", "0.004", "--shared", "--step", "--json"
-    )
-    assert done.returncode == 0, done.stderr
+    document = run(Asked(folder, scenario_file, device="cpu", case_s=0.004, shared=True, step=True))
+    assert document["ok"]
     after = Points(folder / "points.jsonl").found
     assert all(after[key] == point for key, point in before.items() if point.usable)
     assert len(after) > len(before)
-    document = json.loads(done.stdout)
     assert document["prediction"]["step_time_after_s"] > 0
     rows = document["step"]
     assert rows[0]["name"] == "small", "the scenario's own model is trained first"
@@ -169,3 +178,13 @@ def test_the_slurm_file_is_written(tmp_path: Path) -> None:
     done = called("--out", str(tmp_path / "p"), "--slurm", "4", "--processes", "8")
     assert done.returncode == 0, done.stderr
     assert "--nodes=4" in (tmp_path / "p" / "calibrate.sbatch").read_text()
+
+
+def test_the_module_alone_goes_the_same_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As torchrun starts it: here one rank, with too little time for a profile; what was measured is kept."""
+    arguments = ["--out", str(tmp_path / "p"), "--device", "cpu", "--shared", "--budget", "0.05", "--case", "0.001"]
+    assert main(arguments) == 1
+    told = capsys.readouterr().err
+    assert "run again to go on" in told
+    assert "no profile yet" in told
+    assert Points(tmp_path / "p" / "points.jsonl").found

@@ -29,20 +29,22 @@ def parsed(arguments: list[str]) -> Options:
 
 
 def main(arguments: list[str]) -> int:
+    """Exit code 0 with a profile, 1 without or where a rank was lost, 2 for bad input."""
     from validate.calibrate.finish import finish
 
     options = parsed(arguments)
+    skipped: list[str] = []
     lost = ""
     try:
-        skipped = calibrate(options)
+        try:
+            skipped = calibrate(options)
+        except PeerLost as error:
+            lost = str(error)
+        made = finish(options, skipped, lost) if place()[0] == 0 else {}
     except InputError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    except PeerLost as error:
-        skipped, lost = [], str(error)
-    if place()[0] == 0:
-        finish(options, skipped, lost)
-    return 1 if lost else 0
+    return 1 if lost or made is None else 0
 
 
 if __name__ == "__main__":

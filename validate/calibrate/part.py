@@ -11,6 +11,7 @@ import yaml
 from hardware import catalogue
 from hardware.problems import InputError, Problem
 from hardware.specs import Accelerator
+from validate.calibrate.fit import TooFew
 from validate.calibrate.fit_groups import bandwidth_reached
 from validate.calibrate.machine import Machine
 from validate.calibrate.passes import moved_bytes
@@ -32,7 +33,10 @@ def accelerator_of(machine: Machine, points: Iterable[Point]) -> tuple[Accelerat
 
 
 def as_measured(machine: Machine, points: list[Point]) -> Accelerator:
-    """A processor described by what it reached: peaks are its best products, its bandwidth that of its best copy."""
+    """A processor described by what it reached: peaks are its best products, its bandwidth that of its best copy.
+
+    Raises TooFew where neither was measured.
+    """
     best: dict[str, float] = {}
     copied = 0.0
     for point in points:
@@ -45,8 +49,7 @@ def as_measured(machine: Machine, points: list[Point]) -> Accelerator:
         elif point.family == "streaming" and point.shape["op"] in ("copy", "add"):
             copied = max(copied, moved_bytes(point.shape) / point.seconds)
     if "bf16" not in best or not copied:
-        raise InputError([Problem("points", None, "", "neither a product nor a copy was measured: nothing describes "
-                                  "this processor; run longer (--budget)")])  # fmt: skip
+        raise TooFew("neither a product nor a copy was measured: nothing describes this processor")
     import os
 
     pages = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
