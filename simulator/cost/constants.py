@@ -76,6 +76,7 @@ def holds_for(entry: Mapping[str, Any], accelerator: Accelerator, plan: Plan) ->
         "flash": "flash" if plan.stack.flash_attention else "unfused",
         "graphs": plan.stack.cuda_graphs,
         "shardings": plan.sharding,
+        "contexts": "split" if plan.cp > 1 else "whole",
     }
     return all(any(fnmatchcase(about[key], pattern) for pattern in entry[key]) for key in about if key in entry)
 
