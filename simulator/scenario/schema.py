@@ -14,6 +14,7 @@ from hardware import catalogue
 from hardware.documents import Document, read_document
 from hardware.kernels.curves import PRECISIONS
 from hardware.problems import InputError, Place, Problem, one_of
+from hardware.profile import applied, profile_folder, read_profile
 from hardware.sections import Section
 from hardware.specs import Cluster
 from simulator.model.catalogue import load
@@ -123,6 +124,8 @@ def read_scenario(document: Document, name: str) -> Scenario:
     source = top.text("source", None)
     model = _whole(top, lambda: _read_model(top.take("model"), top.place.under("model")))
     cluster = _whole(top, lambda: _read_cluster(top.section("cluster")))
+    if "hardware" in top.data:
+        cluster = _whole(top, lambda: _with_profile(cluster, top.section("hardware")))
     plan = _whole(top, lambda: _read_plan(top.section("plan"), _gpus(top)))
     run = _whole(top, lambda: _read_run(top.section("run")))
     published = _whole(top, lambda: _read_published(top.section("published"))) if "published" in top.data else None
@@ -209,6 +212,15 @@ def _read_cluster(section: Section) -> Cluster | None:
     if node is None or fabric is None or not isinstance(gpus, int):
         return None
     return catalogue.cluster(gpus, node, fabric, write, read, pue, title, at)
+
+
+def _with_profile(cluster: Cluster | None, section: Section) -> Cluster | None:
+    """The cluster priced by the measured profile that the scenario names."""
+    folder, at = section.text("profile"), section.place.under("profile")
+    section.done()
+    section.raise_problems()
+    profile = read_profile(profile_folder(folder, section.place.file), at)
+    return applied(cluster, profile, at) if cluster else None
 
 
 def _read_run(section: Section) -> Run:
@@ -347,6 +359,12 @@ def scenario_schema() -> dict[str, Any]:
                 "type": "object",
                 "properties": cluster,
                 "required": ["gpus", "node", "fabric"],
+                "additionalProperties": False,
+            },
+            "hardware": {
+                "type": "object",
+                "properties": {"profile": {"type": "string", "examples": ["profiles/mycluster"]}},
+                "required": ["profile"],
                 "additionalProperties": False,
             },
             "plan": plan,
