@@ -29,6 +29,13 @@ from simulator.run.read import RunPolicies, read_run
 from simulator.scenario.fields import json_schema, read_fields
 from simulator.scenario.inequality import fitted, read_spread, spread_schema, unfit
 from simulator.scenario.overrides import apply_overrides, attributed
+from simulator.scenario.surroundings import (
+    NOTHING_AROUND,
+    Surroundings,
+    read_surroundings,
+    surroundings_schema,
+    unfit_surroundings,
+)
 from simulator.step.spread import Spread
 
 T = TypeVar("T")
@@ -72,8 +79,9 @@ class Published:
 class Scenario:
     """One question: this model, on this cluster, laid out by this plan, for this run.
 
-    `spread` says what makes GPUs unequal (None: nothing does). `file` is where it was read and `written` its data
-    with the overrides applied; `warnings` name settings that are legal and change nothing.
+    `spread` says what makes GPUs unequal (None: nothing does), `around` what surrounds the step. `file` is where it
+    was read and `written` its data with the overrides applied; `warnings` name settings that are legal and change
+    nothing.
     """
 
     name: str
@@ -85,6 +93,7 @@ class Scenario:
     source: str | None = None
     published: Published | None = None
     spread: Spread | None = None
+    around: Surroundings = NOTHING_AROUND
     file: str = "scenario"
     written: Mapping[str, Any] = field(default_factory=dict, repr=False)
     warnings: tuple[str, ...] = ()
@@ -118,9 +127,12 @@ def read_scenario(document: Document, name: str) -> Scenario:
     run = _whole(top, lambda: _read_run(top.section("run")))
     published = _whole(top, lambda: _read_published(top.section("published"))) if "published" in top.data else None
     spread = _whole(top, lambda: read_spread(top.section("spread"))) if "spread" in top.data else None
+    around = _whole(top, lambda: read_surroundings(top))
     top.done()
     if model and cluster and plan and run:
         top.problems += illegal(model, cluster, plan, run, top.place)
+    if cluster and plan and around:
+        top.problems += [top.place.under(key).problem(why) for key, why in unfit_surroundings(around, cluster, plan)]
     if model and cluster and plan and spread:
         top.problems += [top.place.under(key).problem(why) for key, why in unfit(spread, model, cluster, plan)]
     top.raise_problems()
@@ -136,6 +148,7 @@ def read_scenario(document: Document, name: str) -> Scenario:
         run=run,
         source=source,
         published=published,
+        around=around or NOTHING_AROUND,
         spread=fitted(spread, model, plan, run.seq_length) if spread else None,
         file=document.place.file,
         written=document.data,
@@ -349,6 +362,7 @@ def scenario_schema() -> dict[str, Any]:
             },
             "published": json_schema(Published),
             "spread": spread_schema(),
+            **surroundings_schema(),
         },
         "required": ["model", "cluster", "plan", "run"],
         "additionalProperties": False,

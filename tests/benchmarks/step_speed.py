@@ -1,7 +1,7 @@
 """How fast the step engines are: `python tests/benchmarks/step_speed.py` prints one line per measurement.
 
 SimPy player: tasks per second against bare SimPy processes that do the same count of timeouts on the same
-count of streams. Rank-resolved player: seconds and peak memory for ten thousand GPUs and more.
+count of streams. Rank-resolved player: seconds for real scenarios, seconds and peak memory for ten thousand GPUs and more.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ import simpy
 
 module_path.insert(0, str(Path(__file__).parents[2]))
 
+from simulator.one_step import simulate
+from simulator.scenario.inequality import routed
+from simulator.scenario.schema import load_scenario
 from simulator.step.build import build_graph
 from simulator.step.graph import TaskGraph, stream_starts
+from simulator.step.layer_programs import Programs, grid_of
 from simulator.step.phases import Op, Phase, Program, folded
 from simulator.step.player import play
 from simulator.step.ranks import Grid, simulate_ranks
@@ -30,6 +34,7 @@ from simulator.step.spread import ExpertLoad, Spread
 from simulator.step.sweep import sweep_timeline
 from simulator.step.times import StageTimes
 
+SCENARIOS = Path(__file__).parents[2] / "scenarios"
 CASES = [("dualpipe", 16, 1, 120), ("1f1b", 16, 1, 128), ("interleaved", 16, 4, 128), ("zb-v", 16, 2, 128)]
 
 
@@ -103,10 +108,28 @@ def ranks(dp: int) -> None:
     print(f"{grid.gpus:,} GPUs, 64 micro-batches, 64 layers, all causes: {spent:.1f} s, process peak {peak:.0f} MiB")
 
 
+def real(name: str) -> None:
+    """One step of a scenario layer by layer on every GPU: all alike, and with every cause of inequality."""
+    done = simulate(load_scenario(SCENARIOS / f"{name}.yaml", ["plan.expert_imbalance=1"]))
+    scenario, step = done.scenario, done.step
+    grid, programs = grid_of(scenario.plan, scenario.cluster.node.gpus), Programs(step.slots, scenario.plan)
+    jitter = dict.fromkeys(("mixer", "ffn", "experts", "tp", "ep", "dp"), 0.02)
+    load = ExpertLoad(exponent=0.2, count=max((moe.experts for moe in routed(scenario.model)), default=0), tokens=1e6)
+    uneven = Spread(gpu_sigma=0.02, jitter=jitter, slow_gpus={77: 1.2}, experts=load, sequence_sigma=0.05)
+    for what, spread in (("all alike", Spread()), ("all causes", uneven)):
+        begin = time.perf_counter()
+        found = simulate_ranks(step.timeline.graph, step.schedule.stage_of_chunk, programs.of, grid, spread)
+        spent = time.perf_counter() - begin
+        against = found.step_time_s / step.timeline.step_time_s - 1
+        print(f"{name}, {grid.gpus:,} GPUs, {what}: {spent:.2f} s, step {against:+.1e} against the folded one")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gpus", type=int, nargs="*", default=[10240, 131072])
     chosen = parser.parse_args()
     players()
+    for name in ("llama-3.1-405b-16384xh100", "kimi-k2-10240xh100"):
+        real(name)
     for gpus in chosen.gpus:
         ranks(gpus // 16)

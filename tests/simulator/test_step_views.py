@@ -10,9 +10,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from simulator.one_step import Simulated, simulate
+from simulator.report.document import document_schema
 from simulator.scenario.schema import Scenario, load_scenario
 from simulator.step.layer_programs import Programs
 from simulator.step.spread import ExpertLoad, Spread
@@ -85,14 +87,18 @@ def test_files_on_the_command_line(tmp_path: Path) -> None:
     done = traincast("--json", "--trace", str(trace), "--memory", str(memory), "--ranks", "all", "--samples", "2",
                      "--set", "spread.slow_gpus.3=1.5")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    ranks = json.loads(done.stdout)["ranks"]
+    document = json.loads(done.stdout)
+    jsonschema.validate(document, {**document_schema("evaluate"), "additionalProperties": False})
+    assert 0 < document["contention"]["slowdown_fraction"] < 132 / (132 - 16) - 1
+    ranks = document["ranks"]
     assert (ranks["gpus"], ranks["samples"]) == (8, 2)
     assert ranks["blamed"][0] | {"blamed_gpu_s": 0} == {"rank": 3, "node": 0, "stage": 0, "blamed_gpu_s": 0}
     assert ranks["tax_fraction"]["together"] == pytest.approx(ranks["tax_fraction"]["slow_gpus"])
     assert json.loads(gzip.decompress(trace.read_bytes()))["traceName"] == "tiny"
     assert pickle.loads(memory.read_bytes())["device_traces"]
     done = traincast("--trace", str(tmp_path / "step.svg"), "--memory", str(tmp_path / "memory.svg"), "--ranks", "all")
-    assert "every GPU is alike" in " ".join(done.stdout.split())
+    assert "theirs is calibrated" in " ".join(done.stdout.split())
+    assert "every GPU is alike" in traincast("--ranks", "all", "--set", "spread={}").stdout
     assert all((tmp_path / name).read_text().startswith("<svg") for name in ("step.svg", "memory.svg"))
 
 
@@ -101,6 +107,9 @@ def test_files_that_cannot_be_are_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "2 problems" in done.stderr
     assert ".json or .json.gz or .svg" in done.stderr
+    done = traincast("--ranks", "all", "--set", "plan.rank_order=tp-cp-ep-pp-dp")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "plan.rank_order" in done.stderr
     done = traincast("--trace", str(tmp_path / "none" / "step.json"))
     assert done.returncode == 2
     assert "cannot be written" in done.stderr
