@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import gcd
 
 from hardware.units import format_rate
 from simulator.model.parameters import model_parameters
-from simulator.run.montecarlo import simulate
+from simulator.one_step import Simulated, step_time_s
 from simulator.run.read import JobFacts, RunPolicies, run_spec, segments
-from simulator.run.result import RunResult
-from simulator.run.specs import Power
+from simulator.run.specs import Power, RunSpec
 from simulator.scenario.schema import Scenario
 from simulator.workload.states import optimizer_bytes, parameter_bytes
 
@@ -23,15 +23,14 @@ STORAGE_READ_BYTES_PER_S = 125e9 / 256
 StepTime = Callable[[int, int], float]
 
 
-def whole_run(scenario: Scenario, step_time_s: StepTime, compute_fraction: float) -> RunResult | None:
-    """The run to its last token, with failures, checkpoints, spares, money and energy, over many seeds.
-
-    None where the scenario has no policies.
-    """
+def whole_run_spec(done: Simulated) -> RunSpec | None:
+    """The run of a simulated step to its last token; None where the scenario has no policies."""
+    scenario, step = done.scenario, done.step
     policies = scenario.run.policies
     if policies is None:
         return None
-    return simulate(run_spec(policies, job_facts(scenario, policies, step_time_s, compute_fraction)))
+    compute_fraction = step.breakdown()["compute"] / step.step_time_s
+    return run_spec(policies, job_facts(scenario, policies, partial(step_time_s, scenario, step), compute_fraction))
 
 
 def job_facts(scenario: Scenario, policies: RunPolicies, step_time_s: StepTime, compute_fraction: float) -> JobFacts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from simulator.run.checkpoints import CheckpointPolicy, SavePaths
@@ -122,7 +122,9 @@ class RunSpec:
 
     `replicas` data-parallel replicas share `job_nodes`; `replica_speed[r]` is the speed with r of them as a fraction
     of full speed, r = 0 ... replicas (None: r / replicas, the global batch being kept). Rows of a `fault_log` are
-    replayed instead of drawing from the failure model. `assumptions` name inputs that nobody gave.
+    replayed instead of drawing from the failure model. `drawn_spares` (None: its own) is the number of spares for which
+    faults are drawn first: runs that agree in it meet the same faults, however many spares each has.
+    `assumptions` name inputs that nobody gave.
     """
 
     segments: tuple[Segment, ...]
@@ -141,6 +143,7 @@ class RunSpec:
     nodes_per_rack: int = 1
     nodes_per_pod: int = 1
     fault_log: tuple[LogRow, ...] = ()
+    drawn_spares: int | None = None
     assumptions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -161,6 +164,11 @@ class RunSpec:
     def machines(self) -> Machines:
         spares = self.recovery.spares
         return Machines(self.job_nodes, spares, self.gpus_per_node, self.nodes_per_rack, self.nodes_per_pod)
+
+    @property
+    def drawn_machines(self) -> Machines:
+        """Machines whose faults are drawn first; see `drawn_spares`."""
+        return self.machines if self.drawn_spares is None else replace(self.machines, spare_nodes=self.drawn_spares)
 
     @property
     def work_s(self) -> float:
