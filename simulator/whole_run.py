@@ -7,6 +7,7 @@ from functools import partial
 from math import gcd
 
 from hardware.units import format_rate
+from simulator.degraded import ReplicaSpeeds, speed_with_links
 from simulator.model.parameters import model_parameters
 from simulator.one_step import Simulated, step_time_s
 from simulator.run.read import JobFacts, RunPolicies, run_spec, segments
@@ -39,12 +40,16 @@ def job_facts(scenario: Scenario, policies: RunPolicies, step_time_s: StepTime, 
     has_experts = plan.ep > 1
     # A shrinking job drops whole copies of the model: with experts, whole expert-data-parallel groups.
     copies = plan.expert_dp if has_experts else plan.dp
+    replicas = gcd(copies, cluster.nodes)
+    whole_step_s = step_time_s(plan.global_batch_size, run.seq_length)
     reach = [tier.reach_gpus for tier in cluster.fabric.tiers]
     return JobFacts(
         segments=segments(policies.phases, run.tokens, plan.global_batch_size, run.seq_length, step_time_s),
         job_nodes=cluster.nodes,
         gpus_per_node=node.gpus,
-        replicas=gcd(copies, cluster.nodes),
+        replicas=replicas,
+        replica_speed=ReplicaSpeeds(scenario, whole_step_s, replicas),
+        slow_speed=slow_speeds(scenario, policies, whole_step_s),
         dp=plan.dp,
         state_bytes=state_bytes(scenario),
         storage_write_bytes_per_s=cluster.storage_write_bytes_per_s or STORAGE_WRITE_BYTES_PER_S * cluster.gpus,
@@ -57,6 +62,13 @@ def job_facts(scenario: Scenario, policies: RunPolicies, step_time_s: StepTime, 
         price_usd_per_gpu_hour=cluster.accelerator.price_usd_per_hour,
         assumptions=assumptions(scenario),
     )
+
+
+def slow_speeds(scenario: Scenario, policies: RunPolicies, whole_step_s: float) -> dict[str, float]:
+    """Speed under each class of faults that leaves a node's links a share of their bandwidth; each share once."""
+    shares = {c.name: c.link_fraction for c in policies.failures.classes if c.link_fraction is not None}
+    speed = {share: speed_with_links(scenario, whole_step_s, share) for share in sorted(set(shares.values()))}
+    return {name: speed[share] for name, share in shares.items()}
 
 
 def assumptions(scenario: Scenario) -> tuple[str, ...]:

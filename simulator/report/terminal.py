@@ -224,14 +224,34 @@ def _run(run: Mapping[str, Any] | None) -> Iterable[str]:
         return
     ends = run["finish_s"]
     yield (f"{format_seconds(ends['p50'])} with failures (P10 {format_seconds(ends['p10'])}, P90 "
-           f"{format_seconds(ends['p90'])}), goodput {format_fraction(run['goodput_fraction'])}")  # fmt: skip
+           f"{format_seconds(ends['p90'])}), goodput {format_fraction(run['goodput_fraction'])} "
+           f"({format_fraction(run['first_order_goodput_fraction'])} to first order)")  # fmt: skip
+    yield from _policies(run)
     lost = sorted(((spent, cause) for cause, spent in run["lost_s"].items() if spent > 0), reverse=True)
+    costs = run["lost_cost_usd"]
     if lost:
-        yield "lost: " + ", ".join(f"{cause.replace('_', ' ')} {format_seconds(spent)}" for spent, cause in lost)
-    bill = [f"{format_usd(run['cost_usd'])}"] if run["cost_usd"] is not None else []
+        price = {cause: f" = {format_count(costs[cause])} USD" if costs else "" for _, cause in lost}
+        yield "lost: " + ", ".join(
+            f"{cause.replace('_', ' ')} {format_seconds(spent)}{price[cause]}" for spent, cause in lost
+        )
+    bill = [format_usd(run["cost_usd"])] if run["cost_usd"] is not None else []
+    if run["cost_usd_per_trillion_tokens"] is not None:
+        bill.append(f"{format_usd(run['cost_usd_per_trillion_tokens'])} per 10^12 tokens")
     bill += [format_energy(run["energy_j"])] if run["energy_j"] is not None else []
+    bill += [f"{run['carbon_kg'] / 1000:,.0f} t CO2"] if run["carbon_kg"] is not None else []
     if bill:
         yield ", ".join(bill)
+
+
+def _policies(run: Mapping[str, Any]) -> Iterable[str]:
+    """How often it is interrupted, and what is done about it."""
+    between = run["mean_time_between_interruptions_s"]
+    said = [f"interrupted every {format_seconds(between)}" if between else "never interrupted"]
+    saves = [f"{tier} every {format_seconds(every)}" for tier, every in run["checkpoint_every_s"].items() if every]
+    best = f" (Daly's best: {format_seconds(run['best_every_s'])})" if run["best_every_s"] else ""
+    said.append(f"checkpoints to {', '.join(saves)} of work{best}" if saves else "no checkpoints")
+    said.append(f"{run['spares']:,} spare nodes ({run['spares_needed']:,} suffice 99 % of the time)")
+    yield "; ".join(said)
 
 
 # What makes GPUs unequal, as people say it.

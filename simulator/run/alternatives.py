@@ -31,8 +31,8 @@ class Alternative:
     """The run with one thing changed, beside the planned one.
 
     `later_s` is the mean over equal seeds of how much later it ends than the planned run (negative: earlier) with its
-    standard error, over the runs that end in both; None where most runs of either do not end. `best` marks the choice of its kind, the
-    plan's own included, that costs least (without prices: that ends first).
+    standard error, over the runs that end in both; None where most runs of either do not end. `best` marks the choice
+    of its kind, the plan's own included, that costs least (without prices: that ends first).
     """
 
     kind: Kind
@@ -139,7 +139,7 @@ def _together(spec: RunSpec, best: dict[Kind, RunSpec]) -> Trial | None:
     spares = best.get("spares", spec).recovery
     short = best.get("shortage", spec).recovery
     recovery = replace(short, hot_spares=spares.hot_spares, cold_spares=spares.cold_spares)
-    return Trial("together", "all that are marked together", replace(spec, checkpoint=saves, recovery=recovery))
+    return Trial("together", "all marked together", replace(spec, checkpoint=saves, recovery=recovery))
 
 
 # -- what is tried ----------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def _trials(spec: RunSpec) -> Iterator[Trial]:
             policy = replace(spec.checkpoint, policy=name, every_s=None, fast_every_s=None)  # type: ignore[arg-type]
             yield Trial("policy", f"{name} checkpoints", replace(spec, checkpoint=policy))
     yield from _shortages(spec)
-    yield Trial("restart", "detection, restart twice as fast", _faster(spec, 0.5))
+    yield Trial("restart", "half detection and restart", _faster(spec, 0.5))
 
 
 def _intervals(spec: RunSpec) -> Iterator[Trial]:
@@ -169,7 +169,7 @@ def _intervals(spec: RunSpec) -> Iterator[Trial]:
     step = max(segment.step_time_s for segment in spec.segments)
     daly = best_interval_s(tier, mtbf, spec.work_s, step)
     best = best_interval_by_simulation_s(spec, max(step, daly / SEARCH), min(spec.work_s, daly * SEARCH), TOLERANCE)
-    yield Trial("interval", "interval best when simulated", saving_every(spec, best))
+    yield Trial("interval", "best interval", saving_every(spec, best))
 
 
 def _spare_counts(spec: RunSpec) -> Iterator[Trial]:
@@ -187,13 +187,13 @@ def _shortages(spec: RunSpec) -> Iterator[Trial]:
     """What the job does without enough nodes: wait, or go on with fewer replicas and grow at once or at a restart."""
     now = spec.recovery
     if now.when_short == "shrink":
-        yield Trial("shortage", "wait if short of nodes", replace(spec, recovery=replace(now, when_short="wait")))
+        yield Trial("shortage", "wait if short", replace(spec, recovery=replace(now, when_short="wait")))
     if spec.replicas == 1:
         return
-    for regrow, word in (("at-restart", "at restarts"), ("at-once", "at once")):
+    for regrow, word in (("at-restart", "at a restart"), ("at-once", "at once")):
         if (now.when_short, now.regrow) != ("shrink", regrow):
             recovery = replace(now, when_short="shrink", regrow=regrow)  # type: ignore[arg-type]
-            yield Trial("shortage", f"shrink if short, grow {word}", replace(spec, recovery=recovery))
+            yield Trial("shortage", f"shrink, regrow {word}", replace(spec, recovery=recovery))
 
 
 def _faster(spec: RunSpec, factor: float) -> RunSpec:

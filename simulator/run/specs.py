@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -121,9 +122,10 @@ class RunSpec:
     """One whole training run on one cluster.
 
     `replicas` data-parallel replicas share `job_nodes`; `replica_speed[r]` is the speed with r of them as a fraction
-    of full speed, r = 0 ... replicas (None: r / replicas, the global batch being kept). Rows of a `fault_log` are
-    replayed instead of drawing from the failure model. `drawn_spares` (None: its own) is the number of spares for which
-    faults are drawn first: runs that agree in it meet the same faults, however many spares each has.
+    of full speed, r = 0 ... replicas (None: r / replicas, the global batch being kept), asked only for counts that
+    occur. Rows of a `fault_log` are replayed instead of drawing from the failure model. `drawn_spares` (None: its own)
+    is the number of spares for which faults are drawn first: runs that agree in it meet the same faults, however many
+    spares each has.
     `assumptions` name inputs that nobody gave.
     """
 
@@ -139,7 +141,7 @@ class RunSpec:
     prices: Prices | None = None
     power: Power | None = None
     simulation: Simulation = Simulation()
-    replica_speed: tuple[float, ...] | None = None
+    replica_speed: Sequence[float] | None = None
     nodes_per_rack: int = 1
     nodes_per_pod: int = 1
     fault_log: tuple[LogRow, ...] = ()
@@ -192,7 +194,7 @@ class RunSpec:
     def restart_s(self) -> float:
         return self.restart.seconds(self.job_gpus)
 
-    def speeds(self) -> tuple[float, ...]:
+    def speeds(self) -> Sequence[float]:
         if self.replica_speed is not None:
             return self.replica_speed
         return tuple(r / self.replicas for r in range(self.replicas + 1))

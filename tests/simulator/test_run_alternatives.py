@@ -37,8 +37,8 @@ def test_each_changes_one_thing(rows: dict[str, Alternative]) -> None:
     assert rows["in-memory checkpoints"].result.lost_s["lost_work"] < base.lost_s["lost_work"] / 3
     assert rows["interval doubled"].result.lost_s["checkpoint"] < base.lost_s["checkpoint"]
     assert rows["interval doubled"].result.lost_s["lost_work"] > base.lost_s["lost_work"]
-    assert rows["detection, restart twice as fast"].result.lost_s["restart"] < base.lost_s["restart"]
-    assert rows["shrink if short, grow at once"].result.lost_s["shrunk"] > 0
+    assert rows["half detection and restart"].result.lost_s["restart"] < base.lost_s["restart"]
+    assert rows["shrink, regrow at once"].result.lost_s["shrunk"] > 0
     waiting = [rows[f"{n} spare node{'' if n == 1 else 's'}"].result.lost_s["waiting"] for n in (0, 1)]
     assert waiting[0] > waiting[1] > base.lost_s["waiting"]
 
@@ -71,12 +71,12 @@ def test_the_best_of_a_kind_costs_least(rows: dict[str, Alternative]) -> None:
         marked = [row.change for row in rows.values() if row.kind == kind and row.best]
         cheapest = min(costs, key=costs.__getitem__)
         assert marked == ([cheapest] if costs[cheapest] < planned else [])
-    assert rows["all that are marked together"].result.cost_usd < planned
+    assert rows["all marked together"].result.cost_usd < planned
 
 
 def test_the_best_interval_is_near_dalys(rows: dict[str, Alternative]) -> None:
     """The curve is flat at its best: a third off costs little, and 40 runs find it no closer."""
-    found = rows["interval best when simulated"].result
+    found = rows["best interval"].result
     assert found.checkpoint_every_s["storage"] == pytest.approx(found.best_every_s, rel=0.35)
     assert found.goodput_fraction >= rows["as planned"].result.goodput_fraction
 
@@ -118,5 +118,5 @@ def test_alternatives_need_no_prices_and_report_progress() -> None:
 
 def test_nothing_fails_nothing_to_search() -> None:
     found = alternatives(replace(quiet(), simulation=Simulation(runs=2)))
-    assert "interval best when simulated" not in {row.change for row in found}
+    assert "best interval" not in {row.change for row in found}
     assert found[0].to_dict()["later_error_s"] is None or found[0].to_dict()["later_error_s"] == 0
