@@ -80,8 +80,9 @@ def input_report(done: Simulated) -> InputReport | None:
     pace_s = done.step.step_time_s / plan.microbatches
     batches = max(plan.microbatches, INPUT_BATCHES)
     found = simulate_input(spec, pace_s, batches, np.random.default_rng(SEED))
-    mean_s = float(found.step_s[1:].mean())  # the first batch is read before training starts
-    return InputReport(mean_s * plan.microbatches, 1 - pace_s / mean_s, spec.batches_per_s, 1 / pace_s)
+    starved_s = float(found.starved_s[1:].mean())  # the first batch is read before training starts
+    mean_s = pace_s + starved_s
+    return InputReport(mean_s * plan.microbatches, starved_s / mean_s, spec.batches_per_s, 1 / pace_s)
 
 
 def local_sgd_report(done: Simulated) -> LocalSgdReport | None:

@@ -15,7 +15,7 @@ FLOORS: list[list[str]] = [
     ["simulator.planner"],
     ["simulator.evaluate"],
     ["simulator.step_views", "simulator.surroundings"],
-    ["simulator.whole_run", "simulator.one_step"],
+    ["simulator.whole_run", "simulator.degraded", "simulator.one_step"],
     ["simulator.scenario"],
     ["simulator.run"],
     ["simulator.step"],

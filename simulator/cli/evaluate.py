@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simulator.cli.common import AsJson, OutDir, Overrides, ScenarioFile, print_json
+from simulator.cli.common import AsJson, OutDir, Overrides, ScenarioFile, print_json, progress_bar
 
 if TYPE_CHECKING:
     from simulator.one_step import Simulated
+    from simulator.run.alternatives import Alternative
     from simulator.scenario.schema import Scenario
 
 
@@ -38,6 +39,9 @@ MemoryFile = Annotated[
 Ranks = Annotated[
     RankChoice, typer.Option("--ranks", help="One rank for all that are equal, or every GPU by itself (see spread:).")
 ]
+Alternatives = Annotated[
+    bool, typer.Option("--alternatives", help="Also try other checkpoint intervals, spare counts and policies.")
+]
 Samples = Annotated[int, typer.Option("--samples", min=1, max=1000, help="Steps drawn with --ranks all.")]
 
 
@@ -50,6 +54,7 @@ def evaluate(
     memory: MemoryFile = None,
     ranks: Ranks = RankChoice.stage,
     samples: Samples = 4,
+    alternatives: Alternatives = False,
 ) -> None:
     """One scenario: step time, MFU, memory, training time.
 
@@ -74,8 +79,10 @@ def evaluate(
         from simulator.step_views import contention, every_gpu
 
         every, around["contention"] = every_gpu(done, samples), contention(done)
-    prediction = predict(done)
-    document = evaluate_document(prediction, every, around)
+    with progress_bar("runs") as progress:
+        prediction = predict(done, progress)
+    others = try_alternatives(done) if alternatives else None
+    document = evaluate_document(prediction, every, around, others)
     if out is not None:
         from simulator.report.folder import evaluation_files, write_results
 
@@ -89,6 +96,18 @@ def evaluate(
         print_evaluation(document)
     finishes = prediction.run is None or prediction.run.finishes
     raise typer.Exit(0 if prediction.fits and finishes else 1)
+
+
+def try_alternatives(done: Simulated) -> tuple[Alternative, ...]:
+    """Other choices for the run of a simulated step."""
+    from simulator.run.alternatives import alternatives
+    from simulator.whole_run import whole_run_spec
+
+    spec = whole_run_spec(done)
+    if spec is None:
+        return ()
+    with progress_bar("alternatives") as progress:
+        return alternatives(spec, progress)
 
 
 def check_endings(files: dict[str, tuple[Path | None, tuple[str, ...]]]) -> None:
