@@ -79,10 +79,14 @@ def slot_times(
         left = 1 - COMMUNICATION_SMS[plan.dispatcher] / cluster.accelerator.sm_count
         slowed = replace(prices, sm_fraction=left, comm_fraction=COMMUNICATION_FRACTION)
         beside = stage_costs(model, shape, slowed, stages, moved_s)
-    sent = shape.sharded_tokens * shape.hidden * shape.element_bytes
     neighbours = strided_group(cluster, 2, cluster.gpus // plan.pp) if plan.pp > 1 else None
-    send_s = collective_s("send_recv", sent, neighbours, cluster).seconds if neighbours else 0.0
+    send_s = collective_s("send_recv", sent_bytes(shape), neighbours, cluster).seconds if neighbours else 0.0
     return SlotTimes(stage_costs(model, shape, prices, stages, moved_s), beside, float(send_s), constants)
+
+
+def sent_bytes(shape: Shape) -> Number:
+    """What one rank sends to the next stage for one micro-batch."""
+    return shape.sharded_tokens * shape.hidden * shape.element_bytes
 
 
 def pair_seconds(times: SlotTimes, plan: Plan) -> dict[str, np.ndarray] | None:
