@@ -38,10 +38,15 @@ def hardware(
     if name == "show":
         name = entry
     if name is not None and name not in report.part_names() and (fabric or name.rpartition("-")[2].isdigit()):
+        from hardware.problems import InputError, Problem
         from hardware.topology.summary import summarise_cluster
         from simulator.report.network import print_network
 
-        network = summarise_cluster(named_cluster(name, fabric))
+        cluster = named_cluster(name, fabric)
+        try:
+            network = summarise_cluster(cluster)
+        except ValueError as error:
+            raise InputError([Problem("--fabric", None, "", str(error))]) from None
         print_json(network.to_dict()) if as_json else print_network(network)
     elif name is None:
         listing = report.hardware_document()

@@ -63,6 +63,6 @@ def print_network(summary: NetworkSummary) -> None:
     console.print(f"  bisection {format_rate(summary.bisection_bytes_per_s)}, {half}")
     console.print(f"  diameter {summary.diameter_hops} links, {format_seconds(summary.diameter_latency_s)}")
     if summary.cost_usd is not None:
-        console.print(f"  cost {format_usd(summary.cost_usd)}")
+        console.print(f"  cost {format_usd(summary.cost_usd)} ({summary.cost_source})")
     if summary.power_w is not None:
-        console.print(f"  power {format_power(summary.power_w)}")
+        console.print(f"  power {format_power(summary.power_w)} ({summary.power_source})")
