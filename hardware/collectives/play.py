@@ -18,6 +18,8 @@ from hardware.topology.clos import link_ranges
 from hardware.topology.network import Network
 
 Ints = NDArray[np.int64]
+# Flows whose routes are held in memory at once when only their bytes are added up.
+_ROUTED_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,8 +280,13 @@ def carried_bytes(network: Network, phases: Sequence[Phase], conditions: Conditi
     none = np.zeros(0, dtype=np.int64)
     source, target = (np.concatenate([none, *(getattr(p, end) for p in phases)]) for end in ("source", "target"))
     size = np.concatenate([none, *(phase.size_bytes * phase.repeats for phase in phases)])
-    routes = route_ends(network, source, target, conditions.policy, conditions.seed)
-    return Carried(_carried(routes, size[routes.owner] * routes.share), routes.capacity, routes.link_class)
+    total = None
+    for start in range(0, max(1, len(size)), _ROUTED_AT_ONCE):
+        part = slice(start, start + _ROUTED_AT_ONCE)
+        routes = route_ends(network, source[part], target[part], conditions.policy, conditions.seed)
+        load = _carried(routes, size[part][routes.owner] * routes.share)
+        total = load if total is None else total + load
+    return Carried(total, routes.capacity, routes.link_class)
 
 
 def _carried(routes: Routes, size: NDArray[np.float64]) -> NDArray[np.float64]:
