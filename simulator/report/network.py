@@ -53,7 +53,8 @@ def print_network(summary: NetworkSummary) -> None:
     """A network's tiers, links, bisection, diameter, cost and power."""
     console = Console(highlight=False, soft_wrap=True, width=100)
     console.print(Text(f"network {summary.name}", style="bold cyan"))
-    console.print(f"  {summary.gpus:,} GPUs in {summary.nodes:,} nodes, {summary.switches:,} switches")
+    nodes = f" in {summary.nodes:,} nodes" if summary.nodes else ""
+    console.print(f"  {summary.gpus:,} GPUs{nodes}, {summary.switches:,} switches")
     for tier, count in summary.switches_by_tier.items():
         console.print(f"    {tier:<12} {count:>9,} switches")
     for link in summary.link_classes:
