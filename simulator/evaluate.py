@@ -7,6 +7,7 @@ from functools import partial
 
 from hardware.collectives.traffic import NetworkUse, network_use
 from simulator import one_step
+from simulator.cost.inventory import beyond_profile
 from simulator.cost.traffic import step_streams
 from simulator.interval import step_time_interval_s
 from simulator.model.flops import flops_per_token
@@ -158,4 +159,8 @@ def warnings(scenario: Scenario, fullest: float) -> tuple[str, ...]:
     found = list(scenario.warnings)
     if 0.94 * capacity < fullest <= capacity:
         found.append(f"memory fits with less than 6 % to spare ({fullest / 2**30:.1f} of {capacity / 2**30:.1f} GiB)")
+    beyond = beyond_profile(scenario.model, scenario.plan, scenario.run.seq_length, scenario.cluster)
+    if beyond:
+        shown = "; ".join(beyond[:3]) + (f" and {len(beyond) - 3} more" if len(beyond) > 3 else "")
+        found.append(f"beyond what the profile measured, so extrapolated: {shown}")
     return tuple(found)

@@ -28,6 +28,7 @@ from hardware.units import (
     format_seconds,
     format_usd,
 )
+from simulator.report.beyond import beyond, step_seconds
 
 WIDTH = 100
 BAR = 34
@@ -42,11 +43,6 @@ SHORT = {
     "working": "work",
 }
 ZERO = {"none": "replicated", "optimizer": "ZeRO-1", "optimizer_gradients": "ZeRO-2", "full": "ZeRO-3"}
-
-
-def step_seconds(seconds: float) -> str:
-    """A step and its parts: in seconds even above a minute, as everybody quotes them."""
-    return format_seconds(seconds) if seconds < 60 else f"{seconds:,.2f} s"
 
 
 # How people write what may be known of a published run.
@@ -85,7 +81,7 @@ def evaluation(document: Mapping[str, Any], blocks: bool = True) -> Group:
         _step(document, blocks),
         _figures(document),
         *([_network(document["network"])] if document.get("network") else []),
-        *([_ranks(document["ranks"])] if document.get("ranks") else []),
+        *([Group("", _pairs(rows))] if (rows := beyond(document)) else []),
         _memory(document, blocks),
         _footer(document),
     ]
@@ -232,39 +228,6 @@ def _run(run: Mapping[str, Any] | None) -> Iterable[str]:
     bill += [format_energy(run["energy_j"])] if run["energy_j"] is not None else []
     if bill:
         yield ", ".join(bill)
-
-
-# What makes GPUs unequal, as people say it.
-CAUSES = {
-    "gpu_sigma": "GPU speeds",
-    "jitter": "jitter",
-    "slow_gpus": "slow GPUs",
-    "slow_nodes": "slow nodes",
-    "slow_links": "slow links",
-    "experts": "expert load",
-    "sequence_sigma": "sequence lengths",
-    "together": "together",
-}
-
-
-def _ranks(ranks: Mapping[str, Any]) -> RenderableType:
-    """Every GPU by itself: the spread of the step, the tax of each cause, who is waited for."""
-    mean, low, high = (step_seconds(ranks["step_time_s"][name]) for name in ("mean", "p10", "p90"))
-    samples = f"{ranks['samples']} step{'s' if ranks['samples'] > 1 else ''}"
-    ideal = step_seconds(ranks["ideal_step_time_s"])
-    whole = f"{mean} in the mean of {samples} of {ranks['gpus']:,} GPUs"
-    rows = [("Every GPU", f"{whole} (P10 {low}, P90 {high}), {ideal} were all equal")]
-    tax = ranks["tax_fraction"]
-    if len(tax) == 1:
-        rows.append(("", "the scenario has no spread: every GPU is alike; write e.g. spread: {gpu_sigma: 0.02}"))
-        return Group("", _pairs(rows))
-    rows.append(("Tax", ", ".join(f"{CAUSES[cause]} {100 * share:+.1f} %" for cause, share in tax.items())))
-    waits = sorted(((spent, group) for group, spent in ranks["wait_s"].items() if spent > 0), reverse=True)
-    rows.append(("Waiting", "a GPU's mean, at barriers of " + ", ".join(f"{g} {step_seconds(s)}" for s, g in waits)))
-    for worst in ranks["blamed"][:4]:
-        where = f"rank {worst['rank']} on node {worst['node']}, pipeline rank {worst['stage']}"
-        rows.append(("Waited for", f"{where}: {worst['blamed_gpu_s'] / 3600:,.2f} GPU-hours of others per step"))
-    return Group("", _pairs(rows))
 
 
 # Classes of links as people say them.
