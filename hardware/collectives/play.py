@@ -280,13 +280,12 @@ def carried_bytes(network: Network, phases: Sequence[Phase], conditions: Conditi
     none = np.zeros(0, dtype=np.int64)
     source, target = (np.concatenate([none, *(getattr(p, end) for p in phases)]) for end in ("source", "target"))
     size = np.concatenate([none, *(phase.size_bytes * phase.repeats for phase in phases)])
-    total = None
+    total: NDArray[np.float64] | float = 0.0
     for start in range(0, max(1, len(size)), _ROUTED_AT_ONCE):
         part = slice(start, start + _ROUTED_AT_ONCE)
         routes = route_ends(network, source[part], target[part], conditions.policy, conditions.seed)
-        load = _carried(routes, size[part][routes.owner] * routes.share)
-        total = load if total is None else total + load
-    return Carried(total, routes.capacity, routes.link_class)
+        total = total + _carried(routes, size[part][routes.owner] * routes.share)
+    return Carried(np.asarray(total), routes.capacity, routes.link_class)
 
 
 def _carried(routes: Routes, size: NDArray[np.float64]) -> NDArray[np.float64]:

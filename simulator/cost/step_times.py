@@ -95,27 +95,25 @@ def shares_beside(plan: Plan, cluster: Cluster) -> tuple[float, float]:
     return compute, moved
 
 
-def scattered(shape: Shape) -> bool:
-    """Whether tensor ranks that all hold the whole activations send a share each, to be gathered behind the network:
-    Megatron's scatter-gather (arXiv 2104.04473 section 4.1); other frameworks send all from each rank."""
-    plan = shape.plan
-    return plan.tp > 1 and not plan.sequence_parallel and plan.stack.framework == "megatron-core"
-
-
-def sent_bytes(shape: Shape) -> Number:
-    """What one rank sends to the next stage for one micro-batch."""
-    held = shape.sharded_tokens * shape.hidden * shape.element_bytes
-    return held / shape.plan.tp if scattered(shape) else held
-
-
 def stage_send_s(shape: Shape, prices: Prices) -> Number:
-    """Seconds of one stage's activations to the next, gathered there where they were scattered."""
-    plan, cluster, sent = shape.plan, prices.cluster, sent_bytes(shape)
-    neighbours = strided_group(cluster, 2, cluster.gpus // plan.pp)
-    sent_s = collective_s("send_recv", sent, neighbours, cluster).seconds
-    if not scattered(shape):
-        return sent_s
-    return sent_s + collective_s("all_gather", sent * plan.tp, prices.groups["tp"], cluster).seconds
+    """Seconds of one stage's activations to the next."""
+    cluster = prices.cluster
+    sent, gathered = sent_bytes(shape)
+    sent_s = collective_s("send_recv", sent, strided_group(cluster, 2, cluster.gpus // shape.plan.pp), cluster).seconds
+    return sent_s + collective_s("all_gather", gathered, prices.groups["tp"], cluster).seconds if gathered else sent_s
+
+
+def sent_bytes(shape: Shape) -> tuple[Number, Number]:
+    """What a rank sends to the next stage for one micro-batch, and what tensor ranks gather again behind the network.
+
+    Without sequence parallelism every tensor rank holds the activations whole: Megatron sends each rank's share and
+    gathers it again (scatter-gather, arXiv 2104.04473 section 4.1); other frameworks send all from each rank.
+    """
+    plan = shape.plan
+    held = shape.sharded_tokens * shape.hidden * shape.element_bytes
+    if plan.sequence_parallel or plan.tp == 1 or plan.stack.framework != "megatron-core":
+        return held, 0.0
+    return held / plan.tp, held
 
 
 def pair_seconds(times: SlotTimes, plan: Plan) -> dict[str, np.ndarray] | None:

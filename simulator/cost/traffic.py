@@ -68,7 +68,7 @@ def step_streams(
         by_stage.append(total([{flow: size * rounds for flow, size in layers.items()}, once]))
     by_rank = [total(by_stage[stage] for stage in sorted(set(held))) for held in stages_of_ranks(plan)]
     flows = dict.fromkeys(flow for moved in by_rank for flow in moved if not flow.inside)
-    return [*(stream(flow, by_rank, plan) for flow in flows), *pipeline_streams(plan, shape)]
+    return [*(stream(flow, by_rank, plan) for flow in flows), *pipeline_streams(plan, shape, cluster)]
 
 
 def total(parts: Iterable[Mapping[Flow, float]]) -> Traffic:
@@ -200,11 +200,12 @@ def ranks_of(kind: str, plan: Plan) -> np.ndarray:
     return runs.reshape(-1, runs.shape[2]) if part == "shards" else runs.transpose(0, 2, 1).reshape(-1, runs.shape[1])
 
 
-def pipeline_streams(plan: Plan, shape: Shape) -> Iterator[Stream]:
-    """Activations to the next stage and their gradients back."""
+def pipeline_streams(plan: Plan, shape: Shape, cluster: Cluster) -> Iterator[Stream]:
+    """Activations to the next stage and their gradients back; what was sent in shares is gathered where it arrives."""
     if plan.pp == 1:
         return
-    pipelines, sent = groups(plan, "pp"), sent_bytes(shape) * plan.microbatches
+    pipelines = groups(plan, "pp")
+    sent, gathered = (size * plan.microbatches for size in sent_bytes(shape))
     holders = ranks_of_stages(plan)
     hops: defaultdict[tuple[int, int], float] = defaultdict(float)
     for stage, (here, there) in enumerate(pairwise(holders)):
@@ -215,7 +216,13 @@ def pipeline_streams(plan: Plan, shape: Shape) -> Iterator[Stream]:
         for first, second in pairs:
             hops[first, second] += sent / len(pairs)
             hops[second, first] += sent / len(pairs)
+    arrived = np.zeros(plan.pp)
     for (first, second), size in hops.items():
         if first != second:
             ends = pipelines[:, [first, second]]
+            arrived[second] += size
             yield Stream("pp", "send_recv", "pairwise", ends, np.full(len(ends), size))
+    if gathered:
+        one = gathered / plan.microbatches
+        for flow in collective_traffic("pp", "tp", "all_gather", one, 1, plan_groups(plan, cluster)["tp"], cluster):
+            yield stream(flow, [{flow: size * gathered / sent} for size in arrived.tolist()], plan)

@@ -39,9 +39,8 @@ def test_every_activation_crosses_every_stage_boundary_once_each_way(name: str) 
     done = simulated(name)
     plan, model, run = done.scenario.plan, done.scenario.model, done.scenario.run
     activations = plan.global_batch_size * run.seq_length * model.hidden * 2.0
-    copies = 1 if plan.sequence_parallel else plan.tp
-    sent = sum(float(stream.size_bytes.sum()) for stream in streams(done, "pp"))
-    assert sent == pytest.approx(2 * (len(done.layers) - 1) * activations * copies)
+    sent = sum(float(stream.size_bytes.sum()) for stream in streams(done, "pp") if stream.operation == "send_recv")
+    assert sent == pytest.approx(2 * (len(done.layers) - 1) * activations)
 
 
 @pytest.mark.parametrize("name", ["llama-3.1-405b-16384xh100", "deepseek-v3-2048xh800", "kimi-k2-10240xh100"])
@@ -83,6 +82,17 @@ def test_tensor_parallelism_by_hand() -> None:
     assert moved["all_gather"] == pytest.approx(6 * 126 + 3)
     # The loss reduces a few numbers per token over the split vocabulary.
     assert moved["all_reduce"] < 1e-3
+
+
+def test_shares_sent_between_stages_are_gathered_where_they_arrive() -> None:
+    """Megatron without sequence parallelism: every activation leaves once, and each tensor group gathers it whole."""
+    done = simulated("gpt3-175b-1024xa100", "plan.sequence_parallel=false", "plan.stack.framework=megatron-core")
+    plan, model, run = done.scenario.plan, done.scenario.model, done.scenario.run
+    crossings = 2 * (len(done.layers) - 1) * plan.global_batch_size * run.seq_length * model.hidden * 2.0
+    moved = {"send_recv": 0.0, "all_gather": 0.0}
+    for stream in streams(done, "pp"):
+        moved[stream.operation] += float(stream.size_bytes.sum())
+    assert moved == pytest.approx({"send_recv": crossings, "all_gather": crossings})
 
 
 CHANGES = [
