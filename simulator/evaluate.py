@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from simulator.cost.inventory import beyond_profile
 from simulator.interval import step_time_interval_s
 from simulator.model.flops import flops_per_token
 from simulator.model.parameters import active_parameters, total_parameters
@@ -146,4 +147,8 @@ def warnings(scenario: Scenario, fullest: float) -> tuple[str, ...]:
     found = list(scenario.warnings)
     if 0.94 * capacity < fullest <= capacity:
         found.append(f"memory fits with less than 6 % to spare ({fullest / 2**30:.1f} of {capacity / 2**30:.1f} GiB)")
+    beyond = beyond_profile(scenario.model, scenario.plan, scenario.run.seq_length, scenario.cluster)
+    if beyond:
+        shown = "; ".join(beyond[:3]) + (f" and {len(beyond) - 3} more" if len(beyond) > 3 else "")
+        found.append(f"beyond what the profile measured, so extrapolated: {shown}")
     return tuple(found)

@@ -14,7 +14,7 @@ FLOORS: list[list[str]] = [
     ["simulator.report", "simulator.launch"],
     ["simulator.planner"],
     ["simulator.evaluate"],
-    ["simulator.step_views"],
+    ["simulator.step_views", "simulator.surroundings"],
     ["simulator.whole_run", "simulator.degraded", "simulator.one_step"],
     ["simulator.scenario"],
     ["simulator.run"],

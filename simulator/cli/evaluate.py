@@ -14,6 +14,7 @@ from simulator.cli.common import AsJson, OutDir, Overrides, ScenarioFile, print_
 if TYPE_CHECKING:
     from simulator.one_step import Simulated
     from simulator.run.alternatives import Alternative
+    from simulator.scenario.schema import Scenario
 
 
 class RankChoice(StrEnum):
@@ -63,22 +64,26 @@ def evaluate(
 
     check_endings({"--trace": (trace, (".json", ".json.gz", ".svg")), "--memory": (memory, (".svg", ".pickle"))})
     loaded = load_scenario(scenario, set_ or [])
+    if ranks is RankChoice.all:
+        check_ranks(loaded)
 
     from simulator.evaluate import predict
     from simulator.one_step import simulate
     from simulator.report.document import evaluate_document
+    from simulator.surroundings import reports
 
     done = simulate(loaded)
     write_looks(done, trace, memory)
-    every = None
+    every, around = None, reports(done)
     if ranks is RankChoice.all:
-        from simulator.step_views import every_gpu
+        from simulator.step_views import contention, every_gpu
 
-        every = every_gpu(done, samples)
+        every, around["contention"] = every_gpu(done, samples), contention(done)
+    if alternatives:
+        around["alternatives"] = try_alternatives(done)
     with progress_bar("runs") as progress:
         prediction = predict(done, progress)
-    others = try_alternatives(done) if alternatives else None
-    document = evaluate_document(prediction, every, others)
+    document = evaluate_document(prediction, every, around)
     if out is not None:
         from simulator.report.folder import evaluation_files, write_results
 
@@ -117,6 +122,17 @@ def check_endings(files: dict[str, tuple[Path | None, tuple[str, ...]]]) -> None
     ]
     if wrong:
         raise InputError(wrong)
+
+
+def check_ranks(scenario: Scenario) -> None:
+    """Raises InputError where not every GPU can be simulated by itself."""
+    from hardware.problems import InputError, Problem
+    from simulator.scenario.inequality import unfit
+    from simulator.step.spread import Spread
+
+    wrong = unfit(Spread(), scenario.model, scenario.cluster, scenario.plan)
+    if wrong:
+        raise InputError([Problem(scenario.file, None, key, message) for key, message in wrong])
 
 
 def write_looks(done: Simulated, trace: Path | None, memory: Path | None) -> None:

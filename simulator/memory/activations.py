@@ -14,7 +14,7 @@ from simulator.plan.spec import Plan
 from simulator.workload.ends import embedding_work, head_work, head_working_bytes, mtp_glue_work
 from simulator.workload.ffns import ffn_work
 from simulator.workload.mixers import mixer_work
-from simulator.workload.operators import NOTHING, Matmul, Number, Tensor, Work
+from simulator.workload.operators import NOTHING, CoreAttention, Matmul, Number, Tensor, Work
 from simulator.workload.shape import Shape
 
 # What each of Megatron's offloadable modules keeps: its inputs, as fine-grained activation offloading moves them.
@@ -67,6 +67,9 @@ def layer_kept(work: Work, plan: Plan, whole_layer_again: bool) -> Kept:
         kept = [Tensor(t.name, t.bytes / every) for t in work.saved if t.name == "residual_1"]
         again = [t for t in work.saved if t.name != "residual_1"]
         again_bytes = total(again) * every
+    elif checkpoints_operators(plan):
+        kept = operator_checkpointed(work)
+        again_bytes = total(work.saved) - total(kept)
     else:
         modules = set(plan.recompute.modules) if plan.recompute.granularity == "selective" else set()
         kept = [t for t in work.saved if modules.isdisjoint(t.modules)]
@@ -79,6 +82,25 @@ def layer_kept(work: Work, plan: Plan, whole_layer_again: bool) -> Kept:
         working=again_bytes + widest_gradients(work) + 2 * total(away),
         offloaded=total(away),
     )
+
+
+def checkpoints_operators(plan: Plan) -> bool:
+    """torchtitan's selective recompute chooses operators, not modules."""
+    return plan.stack.framework == "torchtitan" and plan.recompute.granularity == "selective"
+
+
+def operator_checkpointed(work: Work) -> list[Tensor]:
+    """What torchtitan's per-operator checkpointing keeps of a layer: its input, attention's output and every second
+    product of q, k, v, out, w1, w3, w2 (torchtitan, activation checkpointing's save list), so q, v and w1 of their
+    kind, all in 16 bit. Compilation drops the output of w2, which no gradient needs.
+    """
+    shares = {"residual_1": 1.0, "attention_output": 1.0, "attention_lse": 1.0, "fc1_output": 0.5}
+    for op in work.operators:
+        if isinstance(op, CoreAttention):
+            keys = op.kv_heads * op.qk_dim
+            kept = op.heads * op.qk_dim + op.kv_heads * op.v_dim
+            shares["qkv"] = kept / (kept + keys)
+    return [replace(t, bytes=t.bytes * shares[t.name]) for t in work.saved if t.name in shares]
 
 
 def offloaded_tensors(plan: Plan) -> frozenset[str]:

@@ -96,6 +96,8 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
     weights = sharded if plan.sharding == "full" else whole
     grads = sharded if plan.sharding in ("full", "optimizer_gradients") else whole
     states = whole if plan.sharding == "none" else sharded
+    if plan.sharding == "full" and plan.stack.framework in ("torchtitan", "fsdp"):
+        weights = 0.0  # The shards are the fp32 master copy itself; 16-bit weights exist only while gathered.
     found = {
         "weights": weights * parameter_bytes(plan),
         "gradients": grads * DTYPE_BYTES[plan.optimizer.grads],
@@ -104,6 +106,9 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
     if plan.stack.framework == "deepspeed" and plan.optimizer.grads == "fp32" and plan.precision != "fp32":
         # Autograd leaves 16-bit gradients, which BF16_Optimizer adds to its fp32 ones.
         found["16-bit gradients"] = grads * 2.0
+    if plan.stack.framework == "torchtitan" and plan.sharding == "optimizer_gradients":
+        # FSDP2 under a pipeline adds whole gradients up, in the dtype of the reduction, until the last micro-batch.
+        found["unsharded gradients"] = whole * DTYPE_BYTES[plan.optimizer.grad_reduce]
     if caches_quantized_weights(plan):
         # Row- and column-wise copies, kept over the step's micro-batches so that each weight is cast once.
         found["quantized weights"] = 2 * weights * SAVED_INPUT_BYTES[plan.precision]

@@ -75,7 +75,7 @@ class Stack:
 
     `fused_experts`: activation and low-precision casts run inside the grouped products (CuTe DSL grouped MLP of
     Transformer Engine, 2026). `flash_version` is the generation of flash attention: 1 (2022), 2 (2023), 3 (and fused
-    attention of cuDNN 9).
+    attention of cuDNN 9). `compiled_loss`: torch.compile fuses torchtitan's cast and cross-entropy.
     """
 
     framework: Literal["megatron-core", "torchtitan", "fsdp", "deepspeed", "deepseek", "ddp"] = "megatron-core"
@@ -84,6 +84,7 @@ class Stack:
     dropout: bool = False
     fused_kernels: bool = True
     fused_experts: bool = False
+    compiled_loss: bool = True
     cuda_graphs: Literal["none", "partial", "full"] = "none"
     deterministic: bool = False
 

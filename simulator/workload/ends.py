@@ -50,8 +50,7 @@ def head_work(model: Model, shape: Shape) -> Work:
     saved = (
         Tensor("final_norm_input", element * h * shape.sharded_tokens),
         Tensor("head_input", element * h * shape.sharded_tokens, until_wgrad=True),
-        # Fused cross-entropy keeps the 16-bit softmax, the unfused one its fp32 copy.
-        Tensor("logits", (element if fused else 4.0) * logits),
+        Tensor("logits", logit_bytes(shape)[0] * logits),
     )
     return Work(operators, saved)
 
@@ -63,9 +62,24 @@ def head_working_bytes(model: Model, shape: Shape) -> Number:
     Megatron-Core's fused accumulation returns.
     """
     columns = padded_vocab(model.vocab, shape.plan) / shape.plan.tp
-    # Unfused: the 16-bit logits stand beside their fp32 copy, and the gradient is fp32.
-    per_logit = shape.element_bytes if has_fused_loss(shape) else shape.element_bytes + 4.0
-    return per_logit * shape.tokens * columns + shape.element_bytes * (2 * shape.tokens + columns) * shape.hidden
+    return logit_bytes(shape)[1] * shape.tokens * columns + shape.element_bytes * (2 * shape.tokens + columns) * shape.hidden
+
+
+def logit_bytes(shape: Shape) -> tuple[float, float]:
+    """Bytes per logit that the loss keeps for backward, and that its backward allocates beside them.
+
+    Fused, and torchtitan's under torch.compile: 16-bit logits or softmax, 16-bit gradient. Unfused: an fp32 copy,
+    whose gradient is fp32 beside the 16-bit logits. torchtitan's eager loss keeps the fp32 log-softmax; backward adds
+    the gradient before and after log-softmax, four such tensors under loss parallelism, which writes
+    (gradient + exp(x)) * scale without fusing (torch.distributed.tensor.parallel.loss). The block that the 16-bit
+    logits left is too small for any of them and stays reserved.
+    """
+    element, stack = shape.element_bytes, shape.plan.stack
+    if has_fused_loss(shape) or (stack.framework == "torchtitan" and stack.compiled_loss):
+        return element, element
+    if stack.framework == "torchtitan":
+        return 4.0, element + 4.0 * (3 if shape.plan.tp > 1 else 2)
+    return 4.0, element + 4.0
 
 
 def mtp_glue_work(model: Model, shape: Shape) -> Work:

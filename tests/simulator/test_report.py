@@ -116,7 +116,7 @@ def test_alternatives_and_money_are_reported() -> None:
     spec = whole_run_spec(simulate(loaded))
     assert spec is not None
     prediction = evaluate(loaded)
-    document = json.loads(json_text(evaluate_document(prediction, alternatives=alternatives(spec))))
+    document = json.loads(json_text(evaluate_document(prediction, around={"alternatives": alternatives(spec)})))
     jsonschema.validate(document, document_schema("evaluate"))
     assert document["alternatives"][0]["finish_s"] == document["run"]["finish_s"]
     run = document["run"]
@@ -135,5 +135,5 @@ def test_alternatives_and_money_are_reported() -> None:
 
 
 def test_alternatives_are_absent_when_not_asked(documents: dict[str, dict[str, Any]]) -> None:
-    assert documents["tiny"]["alternatives"] is None
+    assert documents["tiny"].get("alternatives") is None
     assert "What would change" not in evaluation_text(documents["tiny"])
