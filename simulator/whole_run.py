@@ -38,8 +38,8 @@ def job_facts(scenario: Scenario, policies: RunPolicies, step_time_s: StepTime, 
     """Facts of the run; the GPUs compute `compute_fraction` of a step. Each phase's step is simulated once."""
     cluster, plan, node, run = scenario.cluster, scenario.plan, scenario.cluster.node, scenario.run
     has_experts = plan.ep > 1
-    # A shrinking job drops whole copies of the model: with experts, whole expert-data-parallel groups.
-    copies = plan.expert_dp if has_experts else plan.dp
+    # A shrinking job drops whole copies of the model: with experts, replicas that hold whole sets of them.
+    copies = gcd(plan.expert_dp, plan.dp) if has_experts else plan.dp
     replicas = gcd(copies, cluster.nodes)
     whole_step_s = step_time_s(plan.global_batch_size, run.seq_length)
     reach = [tier.reach_gpus for tier in cluster.fabric.tiers]

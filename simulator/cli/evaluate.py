@@ -79,10 +79,11 @@ def evaluate(
         from simulator.step_views import contention, every_gpu
 
         every, around["contention"] = every_gpu(done, samples), contention(done)
+    if alternatives:
+        around["alternatives"] = try_alternatives(done)
     with progress_bar("runs") as progress:
         prediction = predict(done, progress)
-    others = try_alternatives(done) if alternatives else None
-    document = evaluate_document(prediction, every, around, others)
+    document = evaluate_document(prediction, every, around)
     if out is not None:
         from simulator.report.folder import evaluation_files, write_results
 

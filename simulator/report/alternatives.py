@@ -1,4 +1,4 @@
-"""Terminal table of other choices for the run, under the same faults."""
+"""What other choices for the run would change, as a table for people."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def alternatives_table(rows: list[Mapping[str, Any]]) -> RenderableType:
     for name in ("", "P50", "P90", "goodput", "USD", "later by", "USD more"):
         table.add_column(name, justify="right" if name else "left", overflow="fold", no_wrap=name != "")
     for row in rows:
-        table.add_row(*row_of(row), style="bold" if row["best"] else "")
+        table.add_row(*_row(row), style="bold" if row["best"] else "")
     return Group("", head, Padding(table, (0, 0, 0, 2)))
 
 
-def row_of(row: Mapping[str, Any]) -> Iterable[str]:
+def _row(row: Mapping[str, Any]) -> Iterable[str]:
     mark = "* " if row["best"] else "  "
     saves = row["checkpoint_every_s"].values()
     every_s = next((seconds for seconds in saves if seconds is not None), None)
@@ -40,11 +40,11 @@ def row_of(row: Mapping[str, Any]) -> Iterable[str]:
     if row["kind"] == "planned":
         return
     error = row["later_error_s"]
-    yield signed(row["later_s"], format_seconds) + (f" +- {format_seconds(error)}" if error and error >= 0.5 else "")
-    yield signed(row["extra_cost_usd"], format_count)
+    yield _signed(row["later_s"], format_seconds) + (f" +- {format_seconds(error)}" if error and error >= 0.5 else "")
+    yield _signed(row["extra_cost_usd"], format_count)
 
 
-def signed(value: float | None, written: Callable[[float], str]) -> str:
+def _signed(value: float | None, written: Callable[[float], str]) -> str:
     """With its sign; "-" where it is not known."""
     if value is None:
         return "-"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,6 @@ from simulator.model.flops import flops_per_token
 
 if TYPE_CHECKING:
     from simulator.evaluate import Prediction
-    from simulator.run.alternatives import Alternative
     from simulator.scenario.schema import Scenario
     from simulator.step.inequality import InequalityReport
 
@@ -28,13 +27,10 @@ SCHEMAS = Path(__file__).parent / "schemas"
 
 
 def evaluate_document(
-    prediction: Prediction,
-    ranks: InequalityReport | None = None,
-    around: Mapping[str, Any] | None = None,
-    alternatives: Sequence[Alternative] | None = None,
+    prediction: Prediction, ranks: InequalityReport | None = None, around: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """The document of one evaluated scenario; `ranks` where every GPU was simulated by itself, `around` what was
-    simulated around the step, by the scenario's section, `alternatives` where other choices for the run were tried."""
+    simulated around the step, by the scenario's section."""
     figures = [spec.name for spec in fields(prediction) if spec.name != "scenario"]
     return {
         "scenario": scenario_document(prediction.scenario),
@@ -42,7 +38,6 @@ def evaluate_document(
         "against_published": against_published(prediction),
         "ranks": ranks_document(ranks, prediction.scenario) if ranks else None,
         **{name: plain(report) for name, report in (around or {}).items()},
-        "alternatives": None if alternatives is None else [plain(row) for row in alternatives],
     }
 
 

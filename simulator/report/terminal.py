@@ -246,8 +246,10 @@ def _policies(run: Mapping[str, Any]) -> Iterable[str]:
     """How often it is interrupted, and what is done about it."""
     between = run["mean_time_between_interruptions_s"]
     said = [f"interrupted every {format_seconds(between)}" if between else "never interrupted"]
+    saved = run["checkpoint_every_s"].values()
     saves = [f"{tier} every {format_seconds(every)}" for tier, every in run["checkpoint_every_s"].items() if every]
-    best = f" (Daly's best: {format_seconds(run['best_every_s'])})" if run["best_every_s"] else ""
+    best_s = run["best_every_s"]
+    best = f" (Daly's best: {format_seconds(best_s)})" if best_s and best_s not in saved else ""
     said.append(f"checkpoints to {', '.join(saves)} of work{best}" if saves else "no checkpoints")
     said.append(f"{run['spares']:,} spare nodes ({run['spares_needed']:,} suffice 99 % of the time)")
     yield "; ".join(said)

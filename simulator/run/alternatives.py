@@ -136,9 +136,10 @@ def _together(spec: RunSpec, best: dict[Kind, RunSpec]) -> Trial | None:
     if len(best) < 2 or (len(best) == 2 and {"interval", "policy"} <= set(best)):
         return None
     saves = best.get("policy", best.get("interval", spec)).checkpoint
-    spares = best.get("spares", spec).recovery
-    short = best.get("shortage", spec).recovery
+    spares, short = best.get("spares", spec).recovery, best.get("shortage", spec).recovery
     recovery = replace(short, hot_spares=spares.hot_spares, cold_spares=spares.cold_spares)
+    if short.spares != spec.recovery.spares:  # shrinking took the place of spares
+        recovery = short
     return Trial("together", "all marked together", replace(spec, checkpoint=saves, recovery=recovery))
 
 
@@ -194,6 +195,9 @@ def _shortages(spec: RunSpec) -> Iterator[Trial]:
         if (now.when_short, now.regrow) != ("shrink", regrow):
             recovery = replace(now, when_short="shrink", regrow=regrow)  # type: ignore[arg-type]
             yield Trial("shortage", f"shrink, regrow {word}", replace(spec, recovery=recovery))
+    if now.spares:
+        recovery = replace(now, when_short="shrink", regrow="at-once", hot_spares=0, cold_spares=0)
+        yield Trial("shortage", "shrink instead of spares", replace(spec, recovery=recovery))
 
 
 def _faster(spec: RunSpec, factor: float) -> RunSpec:

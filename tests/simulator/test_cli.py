@@ -117,3 +117,46 @@ def test_the_report_names_the_bottleneck_of_the_network() -> None:
     shown = traincast("evaluate", str(TINY)).stdout
     assert "Network  busiest: within domains" in shown
     assert "GPU to leaf" in shown
+
+
+HOPELESS = "run.failures={base: llama-3, rate_multiplier: 100000}"
+
+
+def test_alternatives_are_a_table_and_a_key() -> None:
+    few = ["--set", "run.simulation={runs: 4}"]
+    assert "What would change" in traincast("evaluate", str(TINY), "--alternatives", *few).stdout
+    rows = json.loads(traincast("evaluate", str(TINY), "--alternatives", "--json", *few).stdout)["alternatives"]
+    assert rows[0]["kind"] == "planned"
+    assert {"interval", "spares", "policy", "restart"} <= {row["kind"] for row in rows}
+
+
+def test_a_hopeless_run_ends_with_one_and_a_document_that_keeps_its_contract() -> None:
+    import jsonschema
+
+    done = traincast("evaluate", str(ROOT / "scenarios" / "kimi-k2-10240xh100.yaml"), "--set", HOPELESS, "--json")
+    assert done.returncode == 1
+    document = json.loads(done.stdout)
+    assert document["fits"] is True
+    assert document["run"]["finish_s"]["p50"] is None
+    jsonschema.validate(document, json.loads(traincast("schema", "evaluate").stdout))
+
+
+def test_the_progress_bar_shows_on_terminals_and_only_for_many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    from simulator.cli.common import progress_bar
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for pieces, drawn in (((1, 2), True), ((2,), False)):
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        with progress_bar("runs") as told:
+            assert told is not None
+            for piece in pieces:
+                told(piece, 2)
+        assert ("runs" in sys.stderr.getvalue()) is drawn
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with progress_bar("runs") as told:
+        assert told is None

@@ -49,6 +49,7 @@ def test_all_replicas_run_at_full_speed_and_nothing_is_simulated(done: Simulated
 def test_fewer_replicas_take_more_micro_batches(done: Simulated) -> None:
     """The fullest replica decides: speed is near micro-batches before over micro-batches after, bubble aside."""
     plan, speeds = done.scenario.plan, speeds_of(done)
+    assert plan.dp % speeds.replicas == plan.expert_dp % speeds.replicas == 0
     for count in range(speeds.replicas // 2, speeds.replicas):
         fewer = shrunk(plan, count, speeds.replicas)
         assert fewer.dp == plan.dp * count // speeds.replicas

@@ -104,3 +104,36 @@ def test_a_folder_is_ours_or_empty(tmp_path: Path, documents: dict[str, dict[str
     assert (theirs / "result.json").read_text() == "precious"
     with pytest.raises(InputError, match="cannot be written"):
         write_results(theirs / "result.json" / "below", files)
+
+
+def test_alternatives_and_money_are_reported() -> None:
+    from simulator.one_step import simulate
+    from simulator.run.alternatives import alternatives
+    from simulator.whole_run import whole_run_spec
+
+    sets = ["run.prices={gpu_hour: 2 USD/h, carbon: 400 g/kWh}", "run.simulation={runs: 5}"]
+    loaded = load_scenario(SCENARIOS / "deepseek-v3-2048xh800.yaml", sets)
+    spec = whole_run_spec(simulate(loaded))
+    assert spec is not None
+    prediction = evaluate(loaded)
+    document = json.loads(json_text(evaluate_document(prediction, around={"alternatives": alternatives(spec)})))
+    jsonschema.validate(document, document_schema("evaluate"))
+    assert document["alternatives"][0]["finish_s"] == document["run"]["finish_s"]
+    run = document["run"]
+    assert run["carbon_kg"] == pytest.approx(run["energy_j"] / 3.6e6 * 0.4)
+    wall_h = (run["ideal_s"] + sum(run["lost_s"].values())) / 3600
+    gpus = 2048 + 8 * run["spares"]
+    assert run["cost_usd"] == pytest.approx(gpus * 2 * wall_h)
+    assert run["lost_cost_usd"]["restart"] == pytest.approx(gpus * 2 * run["lost_s"]["restart"] / 3600)
+    for blocks in (True, False):
+        text = evaluation_text(document, blocks)
+        assert max(map(len, text.splitlines())) <= WIDTH
+        assert all(
+            words in " ".join(text.split()) for words in ("t CO2", "to first order", "What would change", "as planned")
+        )
+        assert blocks or text.isascii()
+
+
+def test_alternatives_are_absent_when_not_asked(documents: dict[str, dict[str, Any]]) -> None:
+    assert documents["tiny"].get("alternatives") is None
+    assert "What would change" not in evaluation_text(documents["tiny"])
