@@ -14,7 +14,7 @@ from simulator.model.spec import Model
 from simulator.plan.layout import StageLayers, stages_of_ranks
 from simulator.plan.spec import Plan
 from simulator.workload.operators import Number
-from simulator.workload.shape import SAVED_INPUT_BYTES, Shape, is_quantized
+from simulator.workload.shape import SAVED_INPUT_BYTES, Shape, is_quantized, padded_vocab
 from simulator.workload.states import (
     DTYPE_BYTES,
     StageParameters,
@@ -81,6 +81,8 @@ def memory_report(
         owners = state_bytes([parameters[stage] for stage in dict.fromkeys(held)], plan)
         activations, working = peak_activations(slots, [kept[stage] for stage in held])
         owners |= {"activations": activations, "working": working}
+        if plan.stack.framework == "torchtitan" and plan.pp > 1:
+            owners["pipeline buffers"] = pipeline_buffer_bytes(model, shape, held)
         result.append(RankMemory(rank, tuple(held), owners, outside_bytes(plan, sum(owners.values()))))
     return tuple(result)
 
@@ -106,16 +108,34 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
     if plan.stack.framework == "deepspeed" and plan.optimizer.grads == "fp32" and plan.precision != "fp32":
         # Autograd leaves 16-bit gradients, which BF16_Optimizer adds to its fp32 ones.
         found["16-bit gradients"] = grads * 2.0
-    if plan.stack.framework == "torchtitan" and plan.sharding == "optimizer_gradients":
+    under_pipeline = accumulates_unsharded(plan)
+    if under_pipeline:
         # FSDP2 under a pipeline adds whole gradients up, in the dtype of the reduction, until the last micro-batch.
         found["unsharded gradients"] = whole * DTYPE_BYTES[plan.optimizer.grad_reduce]
     if caches_quantized_weights(plan):
         # Row- and column-wise copies, kept over the step's micro-batches so that each weight is cast once.
         found["quantized weights"] = 2 * weights * SAVED_INPUT_BYTES[plan.precision]
-    if plan.sharding == "full":
+    if plan.sharding == "full" or under_pipeline:
         layer = max(d + e for stage in held for d, e in stage.layers)
         found["gathered layers"] = 2 * layer * parameter_bytes(plan) + layer * DTYPE_BYTES[plan.optimizer.grad_reduce]
     return {owner: float(size) for owner, size in found.items()}
+
+
+def accumulates_unsharded(plan: Plan) -> bool:
+    """torchtitan's FSDP2 under a pipeline: parameters gathered once a step, gradients reduced once."""
+    return plan.stack.framework == "torchtitan" and plan.pp > 1 and plan.sharding == "optimizer_gradients"
+
+
+def pipeline_buffer_bytes(model: Model, shape: Shape, held: Sequence[int]) -> float:
+    """What torch.distributed.pipelining holds all step long on a rank with the virtual stages `held`.
+
+    Every stage has a buffer for the output gradient of each micro-batch, allocated once; the last stage keeps the
+    logits of every micro-batch instead, to return them. Input buffers count as the activations that they become.
+    """
+    plan, last = shape.plan, shape.plan.pp * shape.plan.vpp - 1
+    hidden = shape.sharded_tokens * shape.hidden
+    logits = shape.tokens * padded_vocab(model.vocab, plan) / plan.tp
+    return float(sum(logits if stage == last else hidden for stage in held) * shape.element_bytes * plan.microbatches)
 
 
 def caches_quantized_weights(plan: Plan) -> bool:

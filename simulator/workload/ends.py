@@ -62,7 +62,10 @@ def head_working_bytes(model: Model, shape: Shape) -> Number:
     Megatron-Core's fused accumulation returns.
     """
     columns = padded_vocab(model.vocab, shape.plan) / shape.plan.tp
-    return logit_bytes(shape)[1] * shape.tokens * columns + shape.element_bytes * (2 * shape.tokens + columns) * shape.hidden
+    return (
+        logit_bytes(shape)[1] * shape.tokens * columns
+        + shape.element_bytes * (2 * shape.tokens + columns) * shape.hidden
+    )
 
 
 def logit_bytes(shape: Shape) -> tuple[float, float]:

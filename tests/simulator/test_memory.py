@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from simulator.memory.activations import Kept, layer_kept, stage_kept
-from simulator.memory.report import memory_report, peak_activations, state_bytes
+from simulator.memory.report import memory_report, peak_activations, pipeline_buffer_bytes, state_bytes
 from simulator.model.catalogue import load
 from simulator.model.parameters import total_parameters
 from simulator.model.spec import Attention, DenseFFN, Layer, Model
 from simulator.plan.layout import stages
-from simulator.plan.spec import Optimizer, Plan, Recompute
+from simulator.plan.spec import Optimizer, Plan, Recompute, Stack
 from simulator.step.schedules import make_schedule
+from simulator.workload.ends import logit_bytes
 from simulator.workload.ffns import ffn_work
 from simulator.workload.mixers import mixer_work
 from simulator.workload.shape import shape_of
@@ -41,6 +42,48 @@ def test_bytes_per_parameter() -> None:
     assert bytes_per_parameter(sharding="optimizer", optimizer=Optimizer(kind="muon")) == pytest.approx(6 + 8 / 8)
     assert bytes_per_parameter(sharding="optimizer", optimizer=Optimizer(moments="bf16")) == pytest.approx(6 + 8 / 8)
     assert bytes_per_parameter(precision="fp32", optimizer=Optimizer(main_params=None)) == 16
+
+
+TORCHTITAN = Stack(framework="torchtitan")
+
+
+def test_fsdp2_bytes_per_parameter() -> None:
+    """FSDP2 shards one fp32 copy: 16/S and what is gathered; under a pipeline, 2 + 4 whole and 16/S, and the same."""
+    gathered = 2 * 2 + 4
+    assert bytes_per_parameter(sharding="full", stack=TORCHTITAN) == pytest.approx(16 / 8 + gathered)
+    piped = {"sharding": "optimizer_gradients", "schedule": "1f1b", "stack": TORCHTITAN}
+    assert bytes_per_parameter(pp=2, **piped) == pytest.approx(2 + 4 + 16 / 8 + gathered)
+    assert bytes_per_parameter(pp=1, **piped) == pytest.approx(2 + 16 / 8)
+
+
+def test_operator_checkpointing_of_llama() -> None:
+    """Per token of a layer in 16 bit: input h, q, v, attention's output with its fp32 log-sums, and w1's output."""
+    plan = replace(PLAN, stack=TORCHTITAN, recompute=Recompute("selective", modules=("mlp",)))
+    shape = shape_of(LLAMA, plan, 8192)
+    layer = mixer_work(LLAMA.layers[0].mixer, shape) + ffn_work(LLAMA.layers[0].ffn, shape)
+    kept = layer_kept(layer, plan, False)
+    per_token = 2 * (4096 + 4096 + 1024 + 4096 + 14336) + 4 * 32
+    assert kept.until_backward == pytest.approx(8192 * per_token)
+    ends = stage_kept(LLAMA, shape, stages(LLAMA, plan))[0].until_backward - 32 * kept.until_backward
+    assert ends == pytest.approx(8192 * 2 * (2 * 4096 + 128256)), "the head is not recomputed"
+
+
+@pytest.mark.parametrize(
+    ("compiled", "tp", "saved", "working"), [(True, 1, 2, 2), (False, 1, 4, 10), (False, 8, 4, 14)]
+)
+def test_loss_bytes_per_logit(compiled: bool, tp: int, saved: float, working: float) -> None:
+    """Compiled: 16-bit logits and gradient. Eager: fp32 log-softmax, two (loss parallel: three) fp32 tensors beside it,
+    and the 16-bit block that fits none of them."""
+    plan = replace(PLAN, tp=tp, stack=replace(TORCHTITAN, compiled_loss=compiled))
+    assert logit_bytes(shape_of(LLAMA, plan, 8192)) == (saved, working)
+
+
+def test_pipeline_buffers() -> None:
+    """A gradient buffer per micro-batch and stage of a rank; the last stage keeps logits: 8 x 8192 x (h, V) x 2 B."""
+    plan = replace(PLAN, pp=4, schedule="1f1b", stack=TORCHTITAN)
+    shape = shape_of(LLAMA, plan, 8192)
+    assert pipeline_buffer_bytes(LLAMA, shape, (1,)) == 8 * 8192 * 4096 * 2
+    assert pipeline_buffer_bytes(LLAMA, shape, (3,)) == 8 * 8192 * 128256 * 2
 
 
 def test_experts_shard_over_their_own_replicas() -> None:
