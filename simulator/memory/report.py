@@ -82,7 +82,7 @@ def memory_report(
         activations, working = peak_activations(slots, [kept[stage] for stage in held])
         owners |= {"activations": activations, "working": working}
         if plan.stack.framework == "torchtitan" and plan.pp > 1:
-            owners["pipeline buffers"] = pipeline_buffer_bytes(model, shape, held)
+            owners["pipeline buffers"] = pipeline_buffer_bytes(model, shape, held, slots)
         result.append(RankMemory(rank, tuple(held), owners, outside_bytes(plan, sum(owners.values()))))
     return tuple(result)
 
@@ -116,9 +116,22 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
         # Row- and column-wise copies, kept over the step's micro-batches so that each weight is cast once.
         found["quantized weights"] = 2 * weights * SAVED_INPUT_BYTES[plan.precision]
     if plan.sharding == "full" or under_pipeline:
-        layer = max(d + e for stage in held for d, e in stage.layers)
-        found["gathered layers"] = 2 * layer * parameter_bytes(plan) + layer * DTYPE_BYTES[plan.optimizer.grad_reduce]
+        found["gathered layers"] = gathered_bytes(held, plan)
     return {owner: float(size) for owner, size in found.items()}
+
+
+def gathered_bytes(held: Sequence[StageParameters], plan: Plan) -> float:
+    """The largest layer gathered, the next one on its way, and its gradient before the reduction.
+
+    Embedding and head are gathered in 16 bit whatever the linears' precision; without a pipeline they are known.
+    """
+    largest = 0.0
+    for stage in held:
+        for position, (dense, expert) in enumerate(stage.layers):
+            end = plan.pp == 1 and len(stage.layers) > 2 and position in (0, len(stage.layers) - 1)
+            read = max(2.0, parameter_bytes(plan)) if end else parameter_bytes(plan)
+            largest = max(largest, float(dense + expert) * (2 * read + DTYPE_BYTES[plan.optimizer.grad_reduce]))
+    return largest
 
 
 def accumulates_unsharded(plan: Plan) -> bool:
@@ -126,16 +139,31 @@ def accumulates_unsharded(plan: Plan) -> bool:
     return plan.stack.framework == "torchtitan" and plan.pp > 1 and plan.sharding == "optimizer_gradients"
 
 
-def pipeline_buffer_bytes(model: Model, shape: Shape, held: Sequence[int]) -> float:
+def pipeline_buffer_bytes(model: Model, shape: Shape, held: Sequence[int], slots: Sequence[ScheduleSlot]) -> float:
     """What torch.distributed.pipelining holds all step long on a rank with the virtual stages `held`.
 
-    Every stage has a buffer for the output gradient of each micro-batch, allocated once; the last stage keeps the
-    logits of every micro-batch instead, to return them. Input buffers count as the activations that they become.
+    Of every micro-batch, each stage has a buffer for its input and one for its output's gradient, allocated once, and
+    keeps its output; the first stage receives no input, the last no gradient, and its output is the logits. Inputs of
+    micro-batches in flight count as the activations that they become.
     """
     plan, last = shape.plan, shape.plan.pp * shape.plan.vpp - 1
     hidden = shape.sharded_tokens * shape.hidden
     logits = shape.tokens * padded_vocab(model.vocab, plan) / plan.tp
-    return float(sum(logits if stage == last else hidden for stage in held) * shape.element_bytes * plan.microbatches)
+    elements: Number = 0.0
+    for chunk, stage in enumerate(held):
+        elements += plan.microbatches * (logits if stage == last else 2 * hidden)
+        elements += (plan.microbatches - most_in_flight(slots, chunk)) * hidden if stage else 0.0
+    return float(elements * shape.element_bytes)
+
+
+def most_in_flight(slots: Sequence[ScheduleSlot], chunk: int) -> int:
+    """Most micro-batches of a chunk between forward and backward at once."""
+    live = most = 0
+    for slot in slots:
+        live += slot.kind in ("F", "FB") and slot.chunk == chunk
+        most = max(most, live)
+        live -= slot.kind in ("B", "I", "FB") and (slot.backward_chunk if slot.kind == "FB" else slot.chunk) == chunk
+    return most
 
 
 def caches_quantized_weights(plan: Plan) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from simulator.memory.activations import Kept, layer_kept, stage_kept
-from simulator.memory.report import memory_report, peak_activations, pipeline_buffer_bytes, state_bytes
+from simulator.memory.report import gathered_bytes, memory_report, peak_activations, pipeline_buffer_bytes, state_bytes
 from simulator.model.catalogue import load
 from simulator.model.parameters import total_parameters
 from simulator.model.spec import Attention, DenseFFN, Layer, Model
@@ -56,6 +56,14 @@ def test_fsdp2_bytes_per_parameter() -> None:
     assert bytes_per_parameter(pp=1, **piped) == pytest.approx(2 + 16 / 8)
 
 
+def test_ends_are_gathered_in_16_bit() -> None:
+    """FP8 all-gather of linears: an embedding of 1e9 takes 2 x 2 + 4 bytes each, a layer as large 2 x 1 + 4."""
+    plan = replace(PLAN, sharding="full", precision="fp8-tensorwise", fp8_param_gather=True)
+    end, layer = (1e9, 0.0), (1.2e9, 0.0)
+    assert gathered_bytes([StageParameters(3.2e9, 0.0, (end, layer, end))], plan) == pytest.approx(8e9)
+    assert gathered_bytes([StageParameters(3.6e9, 0.0, (layer,) * 2)], plan) == pytest.approx(6 * 1.2e9)
+
+
 def test_operator_checkpointing_of_llama() -> None:
     """Per token of a layer in 16 bit: input h, q, v, attention's output with its fp32 log-sums, and w1's output."""
     plan = replace(PLAN, stack=TORCHTITAN, recompute=Recompute("selective", modules=("mlp",)))
@@ -79,11 +87,15 @@ def test_loss_bytes_per_logit(compiled: bool, tp: int, saved: float, working: fl
 
 
 def test_pipeline_buffers() -> None:
-    """A gradient buffer per micro-batch and stage of a rank; the last stage keeps logits: 8 x 8192 x (h, V) x 2 B."""
+    """1F1B of 4 ranks and 8 micro-batches: gradient and output of each, the last's logits instead, and inputs of those
+    that are not in flight: on rank r, at most 4 - r are."""
     plan = replace(PLAN, pp=4, schedule="1f1b", stack=TORCHTITAN)
     shape = shape_of(LLAMA, plan, 8192)
-    assert pipeline_buffer_bytes(LLAMA, shape, (1,)) == 8 * 8192 * 4096 * 2
-    assert pipeline_buffer_bytes(LLAMA, shape, (3,)) == 8 * 8192 * 128256 * 2
+    ranks = make_schedule("1f1b", 4, 1, plan.microbatches).ranks
+    hidden, logits = 8192 * 4096 * 2, 8192 * 128256 * 2
+    assert pipeline_buffer_bytes(LLAMA, shape, (0,), ranks[0]) == 16 * hidden
+    assert pipeline_buffer_bytes(LLAMA, shape, (1,), ranks[1]) == (16 + 8 - 3) * hidden
+    assert pipeline_buffer_bytes(LLAMA, shape, (3,), ranks[3]) == 8 * logits + (8 - 1) * hidden
 
 
 def test_experts_shard_over_their_own_replicas() -> None:
