@@ -242,7 +242,7 @@ def _read_accelerator(section: Section) -> Accelerator:
         tdp_w=section.quantity("tdp", "w"),
         idle_w=section.quantity("idle", "w", zero=True),
         host_bandwidth_bytes_per_s=section.quantity("host_bandwidth", "bytes_per_s"),
-        kernels=section.choice("kernels", KERNEL_SETS),
+        kernels=_read_kernels(section),
         kernel_scale=section.quantity("kernel_scale", "fraction", 1.0),
         price_usd_per_hour=section.quantity("price", "usd_per_hour", None, zero=True),
         sources=section.sources,
@@ -250,6 +250,17 @@ def _read_accelerator(section: Section) -> Accelerator:
     section.done()
     section.raise_problems()
     return found
+
+
+def _read_kernels(section: Section) -> str:
+    """The name of a shipped kernel set, or the path of a measured one (a kernels.json beside the entry's file)."""
+    name = section.text("kernels")
+    if not isinstance(name, str) or not name.endswith(".json"):
+        return cast(str, section.choice("kernels", KERNEL_SETS))
+    path = (Path(section.place.file).parent / name).resolve()
+    if not path.is_file():
+        section.report("kernels", f"there is no file {path}")
+    return str(path)
 
 
 def _read_node(section: Section) -> Node:

@@ -115,7 +115,10 @@ class Fabric:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """`gpus` GPUs in equal nodes on one fabric."""
+    """`gpus` GPUs in equal nodes on one fabric.
+
+    `efficiencies` is the file of collective coefficients measured on it (empty: the shipped ones).
+    """
 
     name: str
     gpus: int
@@ -124,6 +127,7 @@ class Cluster:
     storage_write_bytes_per_s: float | None = None
     storage_read_bytes_per_s: float | None = None
     pue: float = 1.0
+    efficiencies: str = ""
 
     @property
     def accelerator(self) -> Accelerator:

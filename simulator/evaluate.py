@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
-from simulator import one_step
+from simulator.cost.inventory import beyond_profile
 from simulator.interval import step_time_interval_s
 from simulator.model.flops import flops_per_token
 from simulator.model.parameters import active_parameters, total_parameters
 from simulator.one_step import Simulated, Step, simulate
+from simulator.run.montecarlo import Progress
+from simulator.run.montecarlo import simulate as simulate_run
 from simulator.run.result import RunResult
 from simulator.scenario.schema import Scenario
-from simulator.whole_run import whole_run
+from simulator.whole_run import whole_run_spec
 from simulator.workload.shape import padded_vocab
 
 FLOPS_CONVENTION = "megatron"
@@ -71,13 +72,13 @@ def evaluate(scenario: Scenario) -> Prediction:
     return predict(simulate(scenario))
 
 
-def predict(done: Simulated) -> Prediction:
-    """What a simulated step says of the scenario."""
+def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
+    """What a simulated step says of the scenario; `progress` is told of the runs played."""
     scenario, step, memory = done.scenario, done.step, done.memory
     model, plan, cluster, run = scenario.model, scenario.plan, scenario.cluster, scenario.run
     step_time_s = step.step_time_s
-    busy_fraction = step.breakdown()["compute"] / step_time_s
-    whole = whole_run(scenario, partial(one_step.step_time_s, scenario, step), busy_fraction)
+    spec = whole_run_spec(done)
+    whole = None if spec is None else simulate_run(spec, progress)
     tokens = plan.global_batch_size * run.seq_length
     per_token = float(flops_per_token(model, run.seq_length, FLOPS_CONVENTION, int(padded_vocab(model.vocab, plan))))
     achieved = tokens * per_token / step_time_s / cluster.gpus
@@ -146,4 +147,8 @@ def warnings(scenario: Scenario, fullest: float) -> tuple[str, ...]:
     found = list(scenario.warnings)
     if 0.94 * capacity < fullest <= capacity:
         found.append(f"memory fits with less than 6 % to spare ({fullest / 2**30:.1f} of {capacity / 2**30:.1f} GiB)")
+    beyond = beyond_profile(scenario.model, scenario.plan, scenario.run.seq_length, scenario.cluster)
+    if beyond:
+        shown = "; ".join(beyond[:3]) + (f" and {len(beyond) - 3} more" if len(beyond) > 3 else "")
+        found.append(f"beyond what the profile measured, so extrapolated: {shown}")
     return tuple(found)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import gcd
 
 from hardware.units import format_rate
+from simulator.degraded import ReplicaSpeeds, speed_with_links
 from simulator.model.parameters import model_parameters
-from simulator.run.montecarlo import simulate
+from simulator.one_step import Simulated, step_time_s
 from simulator.run.read import JobFacts, RunPolicies, run_spec, segments
-from simulator.run.result import RunResult
-from simulator.run.specs import Power
+from simulator.run.specs import Power, RunSpec
 from simulator.scenario.schema import Scenario
 from simulator.workload.states import optimizer_bytes, parameter_bytes
 
@@ -23,15 +24,14 @@ STORAGE_READ_BYTES_PER_S = 125e9 / 256
 StepTime = Callable[[int, int], float]
 
 
-def whole_run(scenario: Scenario, step_time_s: StepTime, compute_fraction: float) -> RunResult | None:
-    """The run to its last token, with failures, checkpoints, spares, money and energy, over many seeds.
-
-    None where the scenario has no policies.
-    """
+def whole_run_spec(done: Simulated) -> RunSpec | None:
+    """The run of a simulated step to its last token; None where the scenario has no policies."""
+    scenario, step = done.scenario, done.step
     policies = scenario.run.policies
     if policies is None:
         return None
-    return simulate(run_spec(policies, job_facts(scenario, policies, step_time_s, compute_fraction)))
+    compute_fraction = step.breakdown()["compute"] / step.step_time_s
+    return run_spec(policies, job_facts(scenario, policies, partial(step_time_s, scenario, step), compute_fraction))
 
 
 def job_facts(scenario: Scenario, policies: RunPolicies, step_time_s: StepTime, compute_fraction: float) -> JobFacts:
@@ -40,12 +40,16 @@ def job_facts(scenario: Scenario, policies: RunPolicies, step_time_s: StepTime, 
     has_experts = plan.ep > 1
     # A shrinking job drops whole copies of the model: with experts, whole expert-data-parallel groups.
     copies = plan.expert_dp if has_experts else plan.dp
+    replicas = gcd(copies, cluster.nodes)
+    whole_step_s = step_time_s(plan.global_batch_size, run.seq_length)
     reach = [tier.reach_gpus for tier in cluster.fabric.tiers]
     return JobFacts(
         segments=segments(policies.phases, run.tokens, plan.global_batch_size, run.seq_length, step_time_s),
         job_nodes=cluster.nodes,
         gpus_per_node=node.gpus,
-        replicas=gcd(copies, cluster.nodes),
+        replicas=replicas,
+        replica_speed=ReplicaSpeeds(scenario, whole_step_s, replicas),
+        slow_speed=slow_speeds(scenario, policies, whole_step_s),
         dp=plan.dp,
         state_bytes=state_bytes(scenario),
         storage_write_bytes_per_s=cluster.storage_write_bytes_per_s or STORAGE_WRITE_BYTES_PER_S * cluster.gpus,
@@ -58,6 +62,13 @@ def job_facts(scenario: Scenario, policies: RunPolicies, step_time_s: StepTime, 
         price_usd_per_gpu_hour=cluster.accelerator.price_usd_per_hour,
         assumptions=assumptions(scenario),
     )
+
+
+def slow_speeds(scenario: Scenario, policies: RunPolicies, whole_step_s: float) -> dict[str, float]:
+    """Speed under each class of faults that leaves a node's links a share of their bandwidth; each share once."""
+    shares = {c.name: c.link_fraction for c in policies.failures.classes if c.link_fraction is not None}
+    speed = {share: speed_with_links(scenario, whole_step_s, share) for share in sorted(set(shares.values()))}
+    return {name: speed[share] for name, share in shares.items()}
 
 
 def assumptions(scenario: Scenario) -> tuple[str, ...]:

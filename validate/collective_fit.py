@@ -9,13 +9,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hardware.collectives import OPERATIONS, PROTOCOLS, closed_form
+from hardware.collectives import OPERATIONS, PROTOCOLS, Links, closed_form
 from hardware.collectives.algorithms import ALGORITHMS
+from hardware.collectives.group import Number
 from hardware.collectives.tuner import DATA, constants
 from validate.collectives import (
     MACHINES,
@@ -36,20 +38,25 @@ FEWEST_ROWS = 6
 KNOWN_EFFICIENCY = {("efa", "Simple"): 0.94}
 
 
-def fit_curve(rows: pd.DataFrame, operation: str, algorithm: str, bandwidth: float) -> list[float]:
+def curve_s(
+    rows: pd.DataFrame, operation: str, algorithm: str, bandwidth: Number, coefficients: Sequence[float]
+) -> np.ndarray:
+    """Seconds of rows inside a node by the five coefficients of a curve; `bandwidth` in bytes/s, one or one per row."""
+    n, k = rows["n_gpus"].to_numpy(float), rows["n_nodes"].to_numpy(float)
+    demand = ALGORITHMS[algorithm](operation, n, n / k, k)
+    fixed_s, step_s, efficiency, copies, sharpness = coefficients
+    transfer = rows["size_bytes"].to_numpy(float) * (demand.scale_up + copies / n) / (efficiency * bandwidth)
+    return ((fixed_s + demand.scale_up_steps * step_s) ** sharpness + transfer**sharpness) ** (1 / sharpness)
+
+
+def fit_curve(rows: pd.DataFrame, operation: str, algorithm: str, bandwidth: Number) -> list[float]:
     """Five coefficients of one algorithm and protocol inside a node, by robust least squares on log times."""
     from scipy.optimize import least_squares
 
-    n, k = rows["n_gpus"].to_numpy(float), rows["n_nodes"].to_numpy(float)
-    demand = ALGORITHMS[algorithm](operation, n, n / k, k)
-    steps, share = (np.broadcast_to(part, n.shape) for part in (demand.scale_up_steps, demand.scale_up))
-    size, measured = rows["size_bytes"].to_numpy(float), rows["measured_s"].to_numpy(float)
+    measured = rows["measured_s"].to_numpy(float)
 
     def residual(x: np.ndarray) -> np.ndarray:
-        fixed, step, efficiency, copies, sharpness = x
-        latency = (fixed + steps * step) * 1e-6
-        transfer = size * (share + copies / n) / (efficiency * bandwidth)
-        return np.log((latency**sharpness + transfer**sharpness) ** (1 / sharpness) / measured)
+        return np.log(curve_s(rows, operation, algorithm, bandwidth, [x[0] * 1e-6, x[1] * 1e-6, *x[2:]]) / measured)
 
     start = [6.0, 1.0, 0.6, 0.2, 1.5]
     low, high = [0.1, 0.0, 0.02, 0.0, 1.0], [400.0, 60.0, 1.0, 2.0, 4.0]
@@ -58,35 +65,48 @@ def fit_curve(rows: pd.DataFrame, operation: str, algorithm: str, bandwidth: flo
     return [fixed * 1e-6, step * 1e-6, efficiency, copies, sharpness]
 
 
-def choices(table: pd.DataFrame) -> pd.Series:
+def choices(table: pd.DataFrame, machine: Links | None = None) -> pd.Series:
     """The pair "algorithm/protocol" that the tuner picks for each row."""
-    predicted = predict(table)
+    predicted = predict(table, machine)
     return predicted["chosen"] + "/" + predicted["chosen_protocol"]
 
 
-def fit_scale_up(table: pd.DataFrame) -> dict[str, Any]:
-    """Curves by generation, operation and pair from every sweep inside one node."""
+def scale_up_sweeps(
+    table: pd.DataFrame, machine: Links | None = None, fewest: int = FEWEST_ROWS
+) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
+    """(generation, operation, pair, rows) of every curve that sweeps in one node can give; rows have a column `link`,
+    what one GPU can send inside the node, bytes/s."""
     inside = table[table["n_nodes"].eq(1)].copy()
-    inside["generation"] = [MACHINES[gpu].generation for gpu in inside["gpu"]]
-    inside["pair"] = choices(inside)
-    fitted: dict[str, Any] = {}
+    if inside.empty:
+        return
+    inside["generation"] = [machine.generation if machine else MACHINES[gpu].generation for gpu in inside["gpu"]]
+    inside["pair"] = choices(inside, machine)
+    if machine:
+        inside["link"] = machine.scale_up(inside["n_gpus"].to_numpy(float))
+    else:
+        inside["link"] = [MACHINES[gpu].scale_up_bytes_per_s for gpu in inside["gpu"]]
     for key, rows in inside.groupby(["generation", "operation", "pair"]):
         generation, operation, pair = (str(part) for part in key)
-        if len(rows) < FEWEST_ROWS:
-            continue
-        bandwidth = MACHINES[rows["gpu"].iloc[0]].scale_up_bytes_per_s
-        curve = fit_curve(rows, operation, pair.split("/")[0], bandwidth)
+        if len(rows) >= fewest:
+            yield generation, operation, pair, rows
+
+
+def fit_scale_up(table: pd.DataFrame, machine: Links | None = None) -> dict[str, Any]:
+    """Curves by generation, operation and pair from every sweep inside one node."""
+    fitted: dict[str, Any] = {}
+    for generation, operation, pair, rows in scale_up_sweeps(table, machine):
+        curve = fit_curve(rows, operation, pair.split("/")[0], rows["link"].to_numpy(float))
         fitted.setdefault(generation, {}).setdefault(operation, {})[pair] = curve
     return fitted
 
 
-def fit_network(table: pd.DataFrame, technology: str) -> dict[str, Any]:
+def fit_network(table: pd.DataFrame, technology: str, machine: Links | None = None) -> dict[str, Any]:
     """Latencies, achieved bandwidth and overlap of one NIC technology, from its sweeps across nodes."""
     from scipy.optimize import least_squares
 
-    ours = np.array([port_of(fabric)[1] == technology for fabric in table["fabric"]])
+    ours = np.array([machine is not None or port_of(fabric)[1] == technology for fabric in table["fabric"]])
     rows = table[ours & table["n_nodes"].gt(1).to_numpy()]
-    used = sorted({pair.split("/")[1] for pair in choices(rows)})
+    used = sorted({pair.split("/")[1] for pair in choices(rows, machine)})
     entry = closed_form.efficiencies()["network"][technology]
 
     def set_to(x: np.ndarray) -> None:
@@ -94,12 +114,13 @@ def fit_network(table: pd.DataFrame, technology: str) -> dict[str, Any]:
         for i, protocol in enumerate(used):
             fixed, step, efficiency = (float(f"{value:.4g}") for value in x[1 + 3 * i : 4 + 3 * i])
             entry["fixed_s"][protocol], entry["step_s"][protocol] = fixed * 1e-6, step * 1e-6
-            entry["efficiency"][protocol] = KNOWN_EFFICIENCY.get((technology, protocol), efficiency)
+            known = efficiency if machine else KNOWN_EFFICIENCY.get((technology, protocol), efficiency)
+            entry["efficiency"][protocol] = known
         closed_form.forget()
 
     def residual(x: np.ndarray) -> np.ndarray:
         set_to(x)
-        predicted = predict(rows)
+        predicted = predict(rows, machine)
         return np.log(predicted["predicted_s"].to_numpy(float) / predicted["measured_s"].to_numpy(float))
 
     # All sweeps are of two nodes, where a fixed time and one per hop look alike: hops are held near NCCL's own.

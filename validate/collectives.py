@@ -128,8 +128,8 @@ def _exchange_seconds(row: Mapping[Hashable, Any]) -> float:
     return float(counted * token_bytes(known[0].hidden, row["operation"] == "dispatch") / (row["algbw_GBps"] * 1e9))
 
 
-def _prediction(row: Mapping[Hashable, Any]) -> tuple[float, float, str, str]:
-    links = links_of_row(row["gpu"], row["fabric"])
+def _prediction(row: Mapping[Hashable, Any], machine: Links | None) -> tuple[float, float, str, str]:
+    links = machine or links_of_row(row["gpu"], row["fabric"])
     group = Group(float(row["n_gpus"]), row["n_gpus"] / row["n_nodes"])
     if row["operation"] in OPERATIONS:
         time = collective_s(row["operation"], row["size_bytes"], group, links)
@@ -144,14 +144,17 @@ def _prediction(row: Mapping[Hashable, Any]) -> tuple[float, float, str, str]:
     return moved.seconds, moved.bound_s, "deepep", ""
 
 
-def predict(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows that can be predicted, with predicted_s, bound_s, algorithm and error beside them."""
+def predict(table: pd.DataFrame, machine: Links | None = None) -> pd.DataFrame:
+    """The rows that can be predicted, with predicted_s, bound_s, algorithm and error beside them.
+
+    `machine`: the links of the one machine that all rows were measured on; otherwise by the columns gpu and fabric.
+    """
     out = table[table["reason"].eq("")].copy()
-    found = [_prediction(row) for row in out.to_dict("records")]
+    found = [_prediction(row, machine) for row in out.to_dict("records")]
     out[["predicted_s", "bound_s", "chosen", "chosen_protocol"]] = found if found else np.empty((0, 4))
     out = out.astype({"predicted_s": float, "bound_s": float, "measured_s": float})
     out["error_fraction"] = out["predicted_s"] / out["measured_s"] - 1
-    out["generation"] = [MACHINES[gpu].generation for gpu in out["gpu"]]
+    out["generation"] = [machine.generation if machine else MACHINES[gpu].generation for gpu in out["gpu"]]
     out["where"] = np.where(out["n_nodes"] > 1, "across nodes", "in a node")
     return out
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,7 +52,26 @@ class Curve(NamedTuple):
 
 @cache
 def efficiencies() -> dict[str, Any]:
+    """The shipped coefficients."""
     return json.loads((DATA / "efficiencies.json").read_text())
+
+
+@cache
+def measured_efficiencies(path: str) -> dict[str, Any]:
+    """The shipped coefficients under those of a profile's collectives.json, pair by pair and NIC by NIC."""
+    own, shipped = json.loads(Path(path).read_text(encoding="utf-8")), efficiencies()
+    scale_up = {generation: dict(table) for generation, table in shipped["scale_up"].items()}
+    for generation, operations in own["scale_up"].items():
+        known = scale_up.setdefault(generation, {})
+        for operation, curves in operations.items():
+            known[operation] = {**known.get(operation, {}), **curves}
+    beside = {key: own.get(key, {}) for key in ("contention", "measured_range")}
+    return {**shipped, **beside, "scale_up": scale_up, "network": {**shipped["network"], **own["network"]}}
+
+
+def tables_of(path: str) -> dict[str, Any]:
+    """The coefficients in a profile's file; the shipped ones for an empty path."""
+    return measured_efficiencies(path) if path else efficiencies()
 
 
 _LIKE = {"nvls_tree": "nvls"}
@@ -72,9 +92,9 @@ def _curve(coefficients: list[float], evidence: str) -> Curve:
 
 
 @cache
-def curve(generation: str, operation: str, algorithm: str, protocol: str) -> Curve:
+def curve(generation: str, operation: str, algorithm: str, protocol: str, path: str = "") -> Curve:
     """Coefficients for one pair; where nothing was measured, those of the closest relative, marked assumed."""
-    tables = efficiencies()["scale_up"]
+    tables = tables_of(path)["scale_up"]
     table = tables.get(generation, tables["hopper"])
     exact = table.get(operation, {}).get(f"{algorithm}/{protocol}")
     if exact:
@@ -92,8 +112,8 @@ def curve(generation: str, operation: str, algorithm: str, protocol: str) -> Cur
 
 
 @cache
-def network(technology: str) -> dict[str, Any]:
-    table = efficiencies()["network"]
+def network(technology: str, path: str = "") -> dict[str, Any]:
+    table = tables_of(path)["network"]
     return table.get(technology, table["infiniband"])
 
 
@@ -103,9 +123,9 @@ def evidence(operation: str, algorithm: str, protocol: str, group: Group, cluste
     links = cluster if isinstance(cluster, Links) else links_of(cluster)
     if algorithm == "none":
         return "fitted"
-    inside = curve(links.generation, operation, algorithm, protocol).evidence
-    wire = network(links.nic_technology)
-    known = links.nic_technology in efficiencies()["network"] and wire["evidence"] == "fitted"
+    inside = curve(links.generation, operation, algorithm, protocol, links.efficiencies).evidence
+    wire = network(links.nic_technology, links.efficiencies)
+    known = links.nic_technology in tables_of(links.efficiencies)["network"] and wire["evidence"] == "fitted"
     crosses = bool(np.any(np.asarray(group.domains) > 1))
     return "fitted" if inside == "fitted" and (known or not crosses) else "assumed"
 
@@ -159,7 +179,8 @@ def _price(
     algorithm, protocol = pair
     n, g, k = group.ranks, group.ranks_per_domain, group.domains
     demand = ALGORITHMS[algorithm](operation, n, g, k)
-    terms, wire = curve(links.generation, operation, algorithm, protocol), network(links.nic_technology)
+    terms = curve(links.generation, operation, algorithm, protocol, links.efficiencies)
+    wire = network(links.nic_technology, links.efficiencies)
     hop_s = hop_latency_s(algorithm, group, links)
     latency_s = terms.fixed_s + demand.scale_up_steps * terms.step_s
     latency_s = latency_s + np.where(k > 1, wire["fixed_s"][protocol], 0.0)

@@ -69,7 +69,10 @@ def strided_group(cluster: Cluster, ranks: Number, stride: Number = 1, nic_share
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """What collectives see of a cluster: link speeds per GPU and direction, latencies, and what reduces."""
+    """What collectives see of a cluster: link speeds per GPU and direction, latencies, and what reduces.
+
+    `efficiencies` is the file of a profile with this cluster's measured coefficients (empty: the shipped ones).
+    """
 
     generation: str
     cpu_vendor: str
@@ -82,6 +85,7 @@ class Links:
     tier_oversubscription: tuple[float, ...]
     in_network_reduction: bool
     mesh_gpus: int = 0
+    efficiencies: str = ""
 
     def scale_up(self, ranks_per_domain: Number) -> Number:
         """Bytes/s that one GPU can send to the other members of a group in its domain.
@@ -117,4 +121,5 @@ def links_of(cluster: Cluster) -> Links:
         tuple(slowdowns) or (1.0,),
         fabric.in_network_reduction,
         node.scale_up.domain_gpus if node.scale_up.kind != "nvswitch" else 0,
+        cluster.efficiencies,
     )

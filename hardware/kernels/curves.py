@@ -1,10 +1,10 @@
-"""Fitted kernel curves: what each measured accelerator sustains, read lazily from `hardware/data/kernels`."""
+"""Fitted kernel curves: what each measured accelerator sustains, shipped in `hardware/data/kernels` or in a profile."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -96,6 +96,8 @@ class KernelSet:
 
     `role_rates`: family -> role -> rate over the forward rate. `borrowed` names the families not measured here.
     `spread`: family -> role -> [p10, p50, p90] of training collections' times over predicted times.
+    `streaming`: kind -> share of the memory bandwidth, where it was measured with the rest of the set.
+    `measured_range`: family -> dtype -> dimension -> (smallest, largest) measured; empty where it was not recorded.
     """
 
     name: str
@@ -106,18 +108,24 @@ class KernelSet:
     role_rates: Mapping[str, Mapping[str, float]]
     borrowed: frozenset[str]
     spread: Mapping[str, Any]
+    streaming: Mapping[str, float] = field(default_factory=dict)
+    measured_range: Mapping[str, Any] = field(default_factory=dict)
 
 
 @cache
 def kernel_set(name: str) -> KernelSet:
-    """The curves named `name` (an accelerator's `kernels`). Raises ValueError for a name without a file."""
-    path = DATA / f"{name}.json"
-    if not name.replace("-", "").isalnum() or not path.is_file():
+    """The curves named `name` (an accelerator's `kernels`): a shipped set, or the path of a profile's kernels.json.
+
+    Raises ValueError for a name without a file.
+    """
+    own = name.endswith(".json")
+    path = Path(name) if own else DATA / f"{name}.json"
+    if not (own or name.replace("-", "").isalnum()) or not path.is_file():
         known = ", ".join(sorted(p.stem for p in DATA.glob("*.json") if p.stem != "streaming"))
         raise ValueError(f"kernels: no measured kernel set {name!r}; known: {known}")
     raw = json.loads(path.read_text(encoding="utf-8"))
     return KernelSet(
-        name=name,
+        name=raw["name"],
         peak_flops_per_s=raw["part"]["peak_flops_per_s"],
         gemm={key: GemmCurve(**curve["curve"]) for key, curve in raw["gemm"].items()},
         grouped_gemm={key: GemmCurve(**curve["curve"]) for key, curve in raw["grouped_gemm"].items()},
@@ -125,6 +133,8 @@ def kernel_set(name: str) -> KernelSet:
         role_rates=raw["role_rates"],
         borrowed=frozenset(raw["borrowed"]),
         spread=raw["spread"],
+        streaming={kind: entry["fraction"] for kind, entry in raw.get("streaming", {}).items()},
+        measured_range=raw.get("measured_range", {}),
     )
 
 

@@ -23,6 +23,8 @@ def evidence(accelerator: Accelerator, operation: str, precision: str = "bf16") 
         raise ValueError(
             f"operation: {operation!r} is neither gemm, grouped_gemm, attention, launch nor a streaming kind"
         )
+    if operation in kernel_set(accelerator.kernels).streaming:
+        return "measured"
     return kind.evidence if accelerator.kernels in kind.by_set else "assumed"
 
 

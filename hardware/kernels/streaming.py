@@ -36,7 +36,8 @@ def streaming_s(accelerator: Accelerator, read_and_write_bytes: Number, kind: st
     fraction = fractions().get(kind)
     if fraction is None:
         raise ValueError(f"kind: {kind!r} is no memory-bound kernel; known: {', '.join(fractions())}")
-    achieved = fraction.by_set.get(accelerator.kernels, fraction.default)
+    own = kernel_set(accelerator.kernels).streaming
+    achieved = own.get(kind) or fraction.by_set.get(accelerator.kernels, fraction.default)
     moved_s = floats(read_and_write_bytes) / (accelerator.memory_bandwidth_bytes_per_s * achieved)
     return moved_s + launch_s(accelerator)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import typer
 
-from simulator.cli import catalogues, clusters, evaluate, validate
+from simulator.cli import calibrate, catalogues, clusters, evaluate, validate
 
 app = typer.Typer(
     name="traincast",
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 # Every verb of the house: name, function. The functions import what they need when called, so that help stays quick.
 VERBS: dict[str, Callable[..., None]] = {
+    "calibrate": calibrate.calibrate,
     "collective": clusters.collective,
     "evaluate": evaluate.evaluate,
     "hardware": catalogues.hardware,

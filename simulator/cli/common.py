@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,3 +44,30 @@ def print_json(document: Mapping[str, Any]) -> None:
     from simulator.report.folder import json_text
 
     sys.stdout.write(json_text(document))
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on stderr, where that is a terminal; gives a function of (done, in all) that draws it, or None.
+
+    The bar appears with the first part that is not the last: what takes one part leaves no trace.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bar = Progress(console=Console(stderr=True), transient=True)
+
+    def told(done: int, total: int) -> None:
+        if not bar.tasks and done < total:
+            bar.start()
+            bar.add_task(what, total=total)
+        for task in bar.tasks:
+            bar.update(task.id, completed=done)
+
+    try:
+        yield told
+    finally:
+        bar.stop()

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simulator.cli.common import AsJson, OutDir, Overrides, ScenarioFile, print_json
+from simulator.cli.common import AsJson, OutDir, Overrides, ScenarioFile, print_json, progress_bar
 
 if TYPE_CHECKING:
     from simulator.one_step import Simulated
+    from simulator.run.alternatives import Alternative
+    from simulator.scenario.schema import Scenario
 
 
 class RankChoice(StrEnum):
@@ -37,6 +39,9 @@ MemoryFile = Annotated[
 Ranks = Annotated[
     RankChoice, typer.Option("--ranks", help="One rank for all that are equal, or every GPU by itself (see spread:).")
 ]
+Alternatives = Annotated[
+    bool, typer.Option("--alternatives", help="Also try other checkpoint intervals, spare counts and policies.")
+]
 Samples = Annotated[int, typer.Option("--samples", min=1, max=1000, help="Steps drawn with --ranks all.")]
 
 
@@ -49,6 +54,7 @@ def evaluate(
     memory: MemoryFile = None,
     ranks: Ranks = RankChoice.stage,
     samples: Samples = 4,
+    alternatives: Alternatives = False,
 ) -> None:
     """One scenario: step time, MFU, memory, training time.
 
@@ -58,20 +64,25 @@ def evaluate(
 
     check_endings({"--trace": (trace, (".json", ".json.gz", ".svg")), "--memory": (memory, (".svg", ".pickle"))})
     loaded = load_scenario(scenario, set_ or [])
+    if ranks is RankChoice.all:
+        check_ranks(loaded)
 
     from simulator.evaluate import predict
     from simulator.one_step import simulate
     from simulator.report.document import evaluate_document
+    from simulator.surroundings import reports
 
     done = simulate(loaded)
     write_looks(done, trace, memory)
-    every = None
+    every, around = None, reports(done)
     if ranks is RankChoice.all:
-        from simulator.step_views import every_gpu
+        from simulator.step_views import contention, every_gpu
 
-        every = every_gpu(done, samples)
-    prediction = predict(done)
-    document = evaluate_document(prediction, every)
+        every, around["contention"] = every_gpu(done, samples), contention(done)
+    with progress_bar("runs") as progress:
+        prediction = predict(done, progress)
+    others = try_alternatives(done) if alternatives else None
+    document = evaluate_document(prediction, every, around, others)
     if out is not None:
         from simulator.report.folder import evaluation_files, write_results
 
@@ -87,6 +98,18 @@ def evaluate(
     raise typer.Exit(0 if prediction.fits and finishes else 1)
 
 
+def try_alternatives(done: Simulated) -> tuple[Alternative, ...]:
+    """Other choices for the run of a simulated step."""
+    from simulator.run.alternatives import alternatives
+    from simulator.whole_run import whole_run_spec
+
+    spec = whole_run_spec(done)
+    if spec is None:
+        return ()
+    with progress_bar("alternatives") as progress:
+        return alternatives(spec, progress)
+
+
 def check_endings(files: dict[str, tuple[Path | None, tuple[str, ...]]]) -> None:
     """Raises InputError for every file whose name does not say a format that its option writes."""
     from hardware.problems import InputError, Problem
@@ -98,6 +121,17 @@ def check_endings(files: dict[str, tuple[Path | None, tuple[str, ...]]]) -> None
     ]
     if wrong:
         raise InputError(wrong)
+
+
+def check_ranks(scenario: Scenario) -> None:
+    """Raises InputError where not every GPU can be simulated by itself."""
+    from hardware.problems import InputError, Problem
+    from simulator.scenario.inequality import unfit
+    from simulator.step.spread import Spread
+
+    wrong = unfit(Spread(), scenario.model, scenario.cluster, scenario.plan)
+    if wrong:
+        raise InputError([Problem(scenario.file, None, key, message) for key, message in wrong])
 
 
 def write_looks(done: Simulated, trace: Path | None, memory: Path | None) -> None:

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hardware.kernels import kernel_set
 from hardware.specs import Accelerator
 from simulator.plan.spec import Plan
 
@@ -47,6 +48,9 @@ class Constants:
     rank_noise: float = 0.0
 
 
+# The family of kernels whose shipped curves a rate corrects.
+CORRECTED = {"gemm_rate": "gemm", "low_gemm_rate": "gemm", "grouped_rate": "grouped_gemm",
+             "attention_rate": "attention", "streaming_rate": "streaming"}  # fmt: skip
 NEUTRAL = Constants()
 NAMES = tuple(field.name for field in fields(Constants))
 
@@ -72,15 +76,25 @@ def holds_for(entry: Mapping[str, Any], accelerator: Accelerator, plan: Plan) ->
         "flash": "flash" if plan.stack.flash_attention else "unfused",
         "graphs": plan.stack.cuda_graphs,
         "shardings": plan.sharding,
+        "contexts": "split" if plan.cp > 1 else "whole",
     }
     return all(any(fnmatchcase(about[key], pattern) for pattern in entry[key]) for key in about if key in entry)
+
+
+def profiled(constant: str, accelerator: Accelerator) -> bool:
+    """Whether a profile measured on this very machine takes the place of a rate that corrects shipped kernel curves."""
+    family = CORRECTED.get(constant)
+    if family is None or not accelerator.kernels.endswith(".json"):
+        return False
+    own = kernel_set(accelerator.kernels)
+    return bool(own.streaming) if family == "streaming" else family not in own.borrowed
 
 
 def constants_for(accelerator: Accelerator, plan: Plan) -> Constants:
     """The constants of a part under a plan; rates of several entries multiply, other constants take the last entry."""
     values = {name: getattr(NEUTRAL, name) for name in NAMES}
     for entry in entries():
-        if holds_for(entry, accelerator, plan):
+        if holds_for(entry, accelerator, plan) and not profiled(entry["constant"], accelerator):
             name = entry["constant"]
             values[name] = values[name] * entry["value"] if name.endswith("_rate") else entry["value"]
     return Constants(**values)

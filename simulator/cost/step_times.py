@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hardware.collectives import collective_s, strided_group
+from hardware.collectives.closed_form import tables_of
 from hardware.specs import Cluster
 from simulator.cost.constants import NEUTRAL, Constants, constants_for
 from simulator.cost.groups import plan_groups, shard_groups
@@ -76,13 +77,37 @@ def slot_times(
     moved_s = [host_link_s(size, cluster) for size in offloaded]
     beside = None
     if is_paired(plan):
-        left = 1 - COMMUNICATION_SMS[plan.dispatcher] / cluster.accelerator.sm_count
-        slowed = replace(prices, sm_fraction=left, comm_fraction=COMMUNICATION_FRACTION)
+        compute, moved = shares_beside(plan, cluster)
+        slowed = replace(prices, sm_fraction=compute, comm_fraction=moved)
         beside = stage_costs(model, shape, slowed, stages, moved_s)
-    sent = shape.sharded_tokens * shape.hidden * shape.element_bytes
-    neighbours = strided_group(cluster, 2, cluster.gpus // plan.pp) if plan.pp > 1 else None
-    send_s = collective_s("send_recv", sent, neighbours, cluster).seconds if neighbours else 0.0
+    send_s = stage_send_s(shape, prices) if plan.pp > 1 else 0.0
     return SlotTimes(stage_costs(model, shape, prices, stages, moved_s), beside, float(send_s), constants)
+
+
+def shares_beside(plan: Plan, cluster: Cluster) -> tuple[float, float]:
+    """What compute and communication keep of their speed beside each other: as a profile measured it on this cluster,
+    else by the SMs that communication kernels take and DeepSeek's published profile."""
+    slowed = tables_of(cluster.efficiencies).get("contention", {})
+    compute = 1 - COMMUNICATION_SMS[plan.dispatcher] / cluster.accelerator.sm_count
+    if "compute" in slowed:
+        compute = min(1.0, 1 / slowed["compute"])
+    moved = min(1.0, 1 / slowed["communication"]) if "communication" in slowed else COMMUNICATION_FRACTION
+    return compute, moved
+
+
+def stage_send_s(shape: Shape, prices: Prices) -> Number:
+    """Seconds of one stage's activations to the next.
+
+    Without sequence parallelism every tensor rank holds them whole: Megatron sends each rank's share and gathers it
+    again behind the network (scatter-gather, arXiv 2104.04473 section 4.1); other frameworks send all from each rank.
+    """
+    plan, cluster = shape.plan, prices.cluster
+    held = shape.sharded_tokens * shape.hidden * shape.element_bytes
+    neighbours = strided_group(cluster, 2, cluster.gpus // plan.pp)
+    if plan.sequence_parallel or plan.tp == 1 or plan.stack.framework != "megatron-core":
+        return collective_s("send_recv", held, neighbours, cluster).seconds
+    sent_s = collective_s("send_recv", held / plan.tp, neighbours, cluster).seconds
+    return sent_s + collective_s("all_gather", held, prices.groups["tp"], cluster).seconds
 
 
 def pair_seconds(times: SlotTimes, plan: Plan) -> dict[str, np.ndarray] | None:

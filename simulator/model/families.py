@@ -34,6 +34,7 @@ class Family:
     output_gate: bool = False
     expert_bias: bool = False
     sinks: bool = False
+    parallel_blocks: bool = False
 
 
 CLASSIC = Family(gated=False, norm="layer", attention_bias=True, mlp_bias=True, tied=True, positions=True)
@@ -53,7 +54,7 @@ FAMILIES: dict[str, Family] = {
     "glm4_moe": Family(out_bias=False),
     "glm_moe_dsa": Family(),
     "gpt2": CLASSIC,
-    "gpt_neox": Family(gated=False, norm="layer", attention_bias=True, mlp_bias=True),
+    "gpt_neox": Family(gated=False, norm="layer", attention_bias=True, mlp_bias=True, parallel_blocks=True),
     "gpt_oss": Family(attention_bias=True, expert_bias=True, sinks=True),
     "kimi_k2": Family(),
     "kimi_linear": Family(),
@@ -94,7 +95,7 @@ HARMLESS_WORDS = {
         apply_residual_connection_post_layernorm do_layer_norm_before moe_shared_expert_overlap mamba_ssm_cache_dtype
         mamba_ssm_dtype mamba_chunk_size chunk_size rescale_prenorm_residual residual_in_fp32 fp32_residual_connection
         moe_router_dtype init_device init_config verbose classifier_dropout reorder_and_upcast_attn language_model_only
-        use_parallel_residual attn_impl attn_uses_sequence_id prefix_lm""",
+        attn_impl attn_uses_sequence_id prefix_lm""",
     "tokens": """bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id decoder_start_token_id
         image_token_index video_token_id vision_start_token_id vision_end_token_id""",
     "rotary embedding, linear biases and lengths": """compress_rope_theta initial_context_length max_position_embeddings

@@ -43,6 +43,7 @@ def from_huggingface(config: Mapping[str, Any], name: str, place: Place | None =
         positions=positions(keys, family),
         causal=family.causal,
         hyper_connections=keys.whole("hc_mult", default=1),
+        parallel_blocks=keys.flag("use_parallel_residual", default=family.parallel_blocks),
         source=source,
     )
     keys.finish(HARMLESS)

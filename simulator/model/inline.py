@@ -59,8 +59,11 @@ def from_mapping(mapping: Mapping[str, Any], name: str = "model", place: Place |
         positions=keys.whole("positions", default=0, least=0),
         causal=keys.flag("causal", default=True),
         hyper_connections=keys.whole("hyper_connections", default=1),
+        parallel_blocks=keys.flag("parallel_blocks"),
         source=str(keys.find(["source"])[1] or ""),
     )
+    if model.parallel_blocks and not all(layer.mixer and isinstance(layer.ffn, DenseFFN) for layer in layers):
+        keys.problem("parallel_blocks", "is modelled for layers of a mixer and a dense ffn only")
     keys.finish()
     return model
 

@@ -152,6 +152,8 @@ class Model:
     `mtp` lists the layers of multi-token-prediction modules, one per depth, sharing embedding and head.
     `norm` counts parameters per norm and channel: "rms" one, "layer" two. `positions` > 0: a learned position
     table. `hyper_connections` is the residual-stream multiplicity of mHC (1: a plain residual).
+    `parallel_blocks`: mixer and dense ffn of a layer read the same input and their outputs are summed (PaLM,
+    arXiv 2204.02311 section 2; GPT-NeoX), so that tensor parallelism exchanges once where it would twice.
     """
 
     name: str
@@ -164,4 +166,5 @@ class Model:
     positions: int = 0
     causal: bool = True
     hyper_connections: int = 1
+    parallel_blocks: bool = False
     source: str = ""

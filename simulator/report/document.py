@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from simulator.model.flops import flops_per_token
 
 if TYPE_CHECKING:
     from simulator.evaluate import Prediction
+    from simulator.run.alternatives import Alternative
     from simulator.scenario.schema import Scenario
     from simulator.step.inequality import InequalityReport
 
@@ -26,14 +27,22 @@ ANSWERS = ("step_time_s", "tokens_per_s_per_gpu", *COUNTS_FLOPS, "training_time_
 SCHEMAS = Path(__file__).parent / "schemas"
 
 
-def evaluate_document(prediction: Prediction, ranks: InequalityReport | None = None) -> dict[str, Any]:
-    """The document of one evaluated scenario; `ranks` where every GPU was simulated by itself."""
+def evaluate_document(
+    prediction: Prediction,
+    ranks: InequalityReport | None = None,
+    around: Mapping[str, Any] | None = None,
+    alternatives: Sequence[Alternative] | None = None,
+) -> dict[str, Any]:
+    """The document of one evaluated scenario; `ranks` where every GPU was simulated by itself, `around` what was
+    simulated around the step, by the scenario's section, `alternatives` where other choices for the run were tried."""
     figures = [spec.name for spec in fields(prediction) if spec.name != "scenario"]
     return {
         "scenario": scenario_document(prediction.scenario),
         **{name: plain(getattr(prediction, name)) for name in figures},
         "against_published": against_published(prediction),
         "ranks": ranks_document(ranks, prediction.scenario) if ranks else None,
+        **{name: plain(report) for name, report in (around or {}).items()},
+        "alternatives": None if alternatives is None else [plain(row) for row in alternatives],
     }
 
 
@@ -44,6 +53,7 @@ def ranks_document(found: InequalityReport, scenario: Scenario) -> dict[str, Any
     return {
         "gpus": gpus,
         "samples": len(found.step_times_s),
+        "spread": "calibrated" if scenario.spread is None else "scenario",
         "ideal_step_time_s": found.ideal_s,
         "step_time_s": {"mean": found.mean_s, **quantiles},
         "tax_fraction": {**found.tax_fraction, "together": found.mean_s / found.ideal_s - 1},

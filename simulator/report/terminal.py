@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
@@ -28,6 +28,7 @@ from hardware.units import (
     format_seconds,
     format_usd,
 )
+from simulator.report.beyond import beyond, step_seconds
 
 WIDTH = 100
 BAR = 34
@@ -42,11 +43,6 @@ SHORT = {
     "working": "work",
 }
 ZERO = {"none": "replicated", "optimizer": "ZeRO-1", "optimizer_gradients": "ZeRO-2", "full": "ZeRO-3"}
-
-
-def step_seconds(seconds: float) -> str:
-    """A step and its parts: in seconds even above a minute, as everybody quotes them."""
-    return format_seconds(seconds) if seconds < 60 else f"{seconds:,.2f} s"
 
 
 # How people write what may be known of a published run.
@@ -84,7 +80,8 @@ def evaluation(document: Mapping[str, Any], blocks: bool = True) -> Group:
         _understood(document),
         _step(document, blocks),
         _figures(document),
-        *([_ranks(document["ranks"])] if document.get("ranks") else []),
+        *([Group("", _pairs(rows))] if (rows := beyond(document)) else []),
+        *([_alternatives(document["alternatives"])] if document.get("alternatives") else []),
         _memory(document, blocks),
         _footer(document),
     ]
@@ -223,47 +220,72 @@ def _run(run: Mapping[str, Any] | None) -> Iterable[str]:
         return
     ends = run["finish_s"]
     yield (f"{format_seconds(ends['p50'])} with failures (P10 {format_seconds(ends['p10'])}, P90 "
-           f"{format_seconds(ends['p90'])}), goodput {format_fraction(run['goodput_fraction'])}")  # fmt: skip
+           f"{format_seconds(ends['p90'])}), goodput {format_fraction(run['goodput_fraction'])} "
+           f"({format_fraction(run['first_order_goodput_fraction'])} to first order)")  # fmt: skip
+    yield from _policies(run)
     lost = sorted(((spent, cause) for cause, spent in run["lost_s"].items() if spent > 0), reverse=True)
+    costs = run["lost_cost_usd"]
     if lost:
-        yield "lost: " + ", ".join(f"{cause.replace('_', ' ')} {format_seconds(spent)}" for spent, cause in lost)
-    bill = [f"{format_usd(run['cost_usd'])}"] if run["cost_usd"] is not None else []
+        price = {cause: f" = {format_count(costs[cause])} USD" if costs else "" for _, cause in lost}
+        yield "lost: " + ", ".join(
+            f"{cause.replace('_', ' ')} {format_seconds(spent)}{price[cause]}" for spent, cause in lost
+        )
+    bill = [format_usd(run["cost_usd"])] if run["cost_usd"] is not None else []
+    if run["cost_usd_per_trillion_tokens"] is not None:
+        bill.append(f"{format_usd(run['cost_usd_per_trillion_tokens'])} per 10^12 tokens")
     bill += [format_energy(run["energy_j"])] if run["energy_j"] is not None else []
+    bill += [f"{run['carbon_kg'] / 1000:,.0f} t CO2"] if run["carbon_kg"] is not None else []
     if bill:
         yield ", ".join(bill)
 
 
-# What makes GPUs unequal, as people say it.
-CAUSES = {
-    "gpu_sigma": "GPU speeds",
-    "jitter": "jitter",
-    "slow_gpus": "slow GPUs",
-    "slow_nodes": "slow nodes",
-    "slow_links": "slow links",
-    "experts": "expert load",
-    "sequence_sigma": "sequence lengths",
-    "together": "together",
-}
+def _policies(run: Mapping[str, Any]) -> Iterable[str]:
+    """How often it is interrupted, and what is done about it."""
+    between = run["mean_time_between_interruptions_s"]
+    said = [f"interrupted every {format_seconds(between)}" if between else "never interrupted"]
+    saves = [f"{tier} every {format_seconds(every)}" for tier, every in run["checkpoint_every_s"].items() if every]
+    best = f" (Daly's best: {format_seconds(run['best_every_s'])})" if run["best_every_s"] else ""
+    said.append(f"checkpoints to {', '.join(saves)} of work{best}" if saves else "no checkpoints")
+    said.append(f"{run['spares']:,} spare nodes ({run['spares_needed']:,} suffice 99 % of the time)")
+    yield "; ".join(said)
 
 
-def _ranks(ranks: Mapping[str, Any]) -> RenderableType:
-    """Every GPU by itself: the spread of the step, the tax of each cause, who is waited for."""
-    mean, low, high = (step_seconds(ranks["step_time_s"][name]) for name in ("mean", "p10", "p90"))
-    samples = f"{ranks['samples']} step{'s' if ranks['samples'] > 1 else ''}"
-    ideal = step_seconds(ranks["ideal_step_time_s"])
-    whole = f"{mean} in the mean of {samples} of {ranks['gpus']:,} GPUs"
-    rows = [("Every GPU", f"{whole} (P10 {low}, P90 {high}), {ideal} were all equal")]
-    tax = ranks["tax_fraction"]
-    if len(tax) == 1:
-        rows.append(("", "the scenario has no spread: every GPU is alike; write e.g. spread: {gpu_sigma: 0.02}"))
-        return Group("", _pairs(rows))
-    rows.append(("Tax", ", ".join(f"{CAUSES[cause]} {100 * share:+.1f} %" for cause, share in tax.items())))
-    waits = sorted(((spent, group) for group, spent in ranks["wait_s"].items() if spent > 0), reverse=True)
-    rows.append(("Waiting", "a GPU's mean, at barriers of " + ", ".join(f"{g} {step_seconds(s)}" for s, g in waits)))
-    for worst in ranks["blamed"][:4]:
-        where = f"rank {worst['rank']} on node {worst['node']}, pipeline rank {worst['stage']}"
-        rows.append(("Waited for", f"{where}: {worst['blamed_gpu_s'] / 3600:,.2f} GPU-hours of others per step"))
-    return Group("", _pairs(rows))
+def _alternatives(rows: list[Mapping[str, Any]]) -> RenderableType:
+    """Other choices for the run: when it ends, its goodput and cost, and how that differs under equal faults."""
+    runs = f"the same faults in {rows[0]['runs']:,} run{'s' if rows[0]['runs'] > 1 else ''}; * best of its kind"
+    head = Text.assemble(("What would change", "bold"), f"  {runs}")
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for name in ("", "P50", "P90", "goodput", "USD", "later by", "USD more"):
+        table.add_column(name, justify="right" if name else "left", overflow="fold", no_wrap=name != "")
+    for row in rows:
+        table.add_row(*_alternative_row(row), style="bold" if row["best"] else "")
+    return Group("", head, Padding(table, (0, 0, 0, 2)))
+
+
+def _alternative_row(row: Mapping[str, Any]) -> Iterable[str]:
+    mark = "* " if row["best"] else "  "
+    saves = row["checkpoint_every_s"].values()
+    every_s = next((seconds for seconds in saves if seconds is not None), None)
+    saved = f", {format_seconds(every_s)}" if row["kind"] in ("interval", "policy") and every_s else ""
+    yield mark + row["change"] + saved
+    for name in ("p50", "p90"):
+        ends = row["finish_s"][name]
+        yield "never" if ends is None else f"{ends / 86400:.2f} d"
+    yield format_fraction(row["goodput_fraction"])
+    known = row["cost_usd"] is not None and row["finishes"]
+    yield format_count(row["cost_usd"]) if known else "-"
+    if row["kind"] == "planned":
+        return
+    error = row["later_error_s"]
+    yield _signed(row["later_s"], format_seconds) + (f" +- {format_seconds(error)}" if error and error >= 0.5 else "")
+    yield _signed(row["extra_cost_usd"], format_count)
+
+
+def _signed(value: float | None, written: Callable[[float], str]) -> str:
+    """With its sign; "-" where it is not known."""
+    if value is None:
+        return "-"
+    return ("+" if value > 0 else "-") + written(abs(value)) if abs(value) >= 0.5 else "0"
 
 
 def _memory(document: Mapping[str, Any], blocks: bool) -> RenderableType:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from simulator.run.fault_log import timeline_of
-from simulator.run.faults import JOB, PLANNED, Machines, Timeline, draw, draw_lemons, mean_rate_per_s
+from simulator.run.faults import JOB, PLANNED, FailureModel, Machines, Timeline, draw, draw_lemons, mean_rate_per_s
 from simulator.run.specs import RunSpec
 
 FAULTS_PER_WINDOW = 1024  # bounds the work between two looks at the pace of a run
@@ -22,11 +22,25 @@ class Drawn:
     spec: RunSpec
 
     def __call__(self, run: int, window_s: tuple[float, float]) -> Timeline:
-        spec, seed = self.spec, self.spec.simulation.seed
-        lemons = draw_lemons(spec.failures, spec.machines, np.random.default_rng([seed, run]))
+        spec, model, machines = self.spec, self.spec.failures, self.spec.drawn_machines
         number = round(window_s[0] / (window_s[1] - window_s[0]))
-        rng = np.random.default_rng([seed, run, number + 1])
-        return with_maintenance(draw(spec.failures, spec.machines, window_s, lemons, rng), spec, window_s)
+        first = [spec.simulation.seed, run]
+        found = _drawn(model, machines, window_s, first, [*first, number + 1])
+        missing = spec.machines.nodes - machines.nodes
+        if missing < 0:
+            found = found.take(np.flatnonzero(found.node < spec.machines.nodes))
+        if missing > 0:  # spares beyond those drawn first: from streams of their own, so that the others keep theirs
+            more = replace(machines, job_nodes=0, spare_nodes=missing)
+            late = _drawn(model, more, window_s, [*first, 0, 1], [*first, number + 1, 1])
+            found = merged(found, replace(late, node=late.node + machines.nodes))
+        return with_maintenance(found, spec, window_s)
+
+
+def _drawn(
+    model: FailureModel, machines: Machines, window_s: tuple[float, float], lemon_seed: list[int], seed: list[int]
+) -> Timeline:
+    lemons = draw_lemons(model, machines, np.random.default_rng(lemon_seed))
+    return draw(model, machines, window_s, lemons, np.random.default_rng(seed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +70,20 @@ def with_maintenance(timeline: Timeline, spec: RunSpec, window_s: tuple[float, f
     whole, zero = np.full(count, len(spec.failures.classes)), np.zeros(count)
     stops = Timeline(time, whole, np.full(count, PLANNED), np.full(count, JOB), np.zeros(count, int),
                      zero, zero, np.full(count, spec.recovery.maintenance_s), zero, np.ones(count))  # fmt: skip
+    return merged(timeline, stops)
+
+
+def merged(first: Timeline, second: Timeline) -> Timeline:
+    """Faults of both, in order of time."""
     names = Timeline.__dataclass_fields__
-    joined = Timeline(*(np.concatenate([getattr(timeline, n), getattr(stops, n)]) for n in names))
+    joined = Timeline(*(np.concatenate([getattr(first, n), getattr(second, n)]) for n in names))
     return joined.take(np.argsort(joined.time_s, kind="stable"))
 
 
 def window_s(spec: RunSpec) -> float:
     """Length of one window: a little over the ideal run, unless that holds more faults than a window should."""
     longest = 1.15 * spec.work_s
-    machines: Machines = spec.machines
+    machines = spec.drawn_machines
     gpus = machines.nodes * machines.gpus_per_node
     model = spec.failures
     rate = sum(mean_rate_per_s(c, gpus, 0.0, longest, model.age_s) for c in model.classes)

@@ -27,7 +27,9 @@ class FaultClass:
     node (software, storage, a switch that is routed around), "gpu" and "node" one server, "rack" and "pod" all theirs.
     `detect` runs from the fault to the moment the job knows; `repair` (None: restart in place) keeps the nodes away;
     `outage` holds the whole job up whatever the spares. A "slow" fault runs at `speed` (a fraction) and passes by
-    itself after `lasts`. A "planned" one announces itself: the job saves its state first.
+    itself after `lasts`; with `link_fraction` (None: not by links) a node's links keep that share of their bandwidth,
+    and the speed follows from the step simulated with it. A "planned" one announces itself: the job saves its state
+    first.
     """
 
     name: str
@@ -41,6 +43,7 @@ class FaultClass:
     speed: float = 1.0
     shape: float = 1.0
     reference_age_s: float = 30 * 86400.0
+    link_fraction: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

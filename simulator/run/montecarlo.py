@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from functools import partial
-from typing import get_args
 
 import numpy as np
 
 from simulator.run.chances import chances_of
-from simulator.run.checkpoints import PolicyName, Saving
+from simulator.run.checkpoints import Saving
 from simulator.run.faults import mean_time_between_s
-from simulator.run.interval import best_by_simulation_s, every, settle_intervals, whole
+from simulator.run.interval import best_by_simulation_s, settle_intervals, whole
 from simulator.run.outcome import Outcome, RunEvent, joined
 from simulator.run.result import RunResult, summarise
 from simulator.run.specs import RunSpec
@@ -79,52 +78,20 @@ def story(spec: RunSpec, run: int = 0) -> tuple[RunEvent, ...]:
     return play_one(spec, saving_of(spec), chances_of(spec), run)[1]
 
 
-def best_interval_by_simulation_s(spec: RunSpec, low_s: float, high_s: float) -> float:
-    """The storage interval of greatest mean goodput, over the same seeds at every trial, in whole steps."""
+def saving_every(spec: RunSpec, every_s: float) -> RunSpec:
+    """The run with this interval in the tier that saves most often; a tier behind it follows in multiples."""
+    two = len(saving_of(spec).tiers) > 1
+    policy = replace(spec.checkpoint, fast_every_s=every_s) if two else replace(spec.checkpoint, every_s=every_s)
+    return replace(spec, checkpoint=policy)
+
+
+def best_interval_by_simulation_s(spec: RunSpec, low_s: float, high_s: float, tolerance: float = 0.01) -> float:
+    """The finest tier's interval of greatest mean goodput, over the same seeds at every trial, in whole steps."""
     step = max(segment.step_time_s for segment in spec.segments)
 
     def goodput(every_s: float) -> float:
-        trial = replace(spec, checkpoint=replace(spec.checkpoint, every_s=every_s))
+        trial = saving_every(spec, every_s)
         outcome = outcomes(trial, saving_of(trial))
         return float(outcome.work_s.sum() / outcome.elapsed_s.sum())
 
-    return whole(best_by_simulation_s(goodput, low_s, high_s), step)
-
-
-def alternatives(spec: RunSpec, progress: Progress | None = None) -> dict[str, RunResult]:
-    """The run with one thing changed at a time: checkpoint interval halved and doubled, other policies, spares."""
-    storage = every(saving_of(spec).tiers[-1])
-    recovery, policy = spec.recovery, spec.checkpoint
-    changed = {
-        "checkpoint every / 2": replace(spec, checkpoint=replace(policy, every_s=storage / 2)),
-        "checkpoint every x 2": replace(spec, checkpoint=replace(policy, every_s=storage * 2)),
-        "spares / 2": _with_spares(spec, recovery.hot_spares // 2, recovery.cold_spares // 2),
-        "spares x 2": _with_spares(spec, max(1, 2 * recovery.hot_spares), 2 * recovery.cold_spares),
-        "detection and restart x 1/2": _faster(spec, 0.5),
-    }
-    for name in get_args(PolicyName):
-        if name not in ("none", policy.policy):
-            changed[f"policy {name}"] = replace(spec, checkpoint=replace(policy, policy=name))
-    if recovery.when_short == "wait":
-        changed["when short shrink"] = replace(spec, recovery=replace(recovery, when_short="shrink"))
-    else:
-        changed["when short wait"] = replace(spec, recovery=replace(recovery, when_short="wait"))
-    results = {}
-    for number, (name, trial) in enumerate(changed.items()):
-        results[name] = simulate(trial)
-        if progress is not None:
-            progress(number + 1, len(changed))
-    return results
-
-
-def _with_spares(spec: RunSpec, hot: int, cold: int) -> RunSpec:
-    return replace(spec, recovery=replace(spec.recovery, hot_spares=hot, cold_spares=cold))
-
-
-def _faster(spec: RunSpec, factor: float) -> RunSpec:
-    """Detection and restart by this factor."""
-    classes = tuple(replace(c, detect=c.detect.scaled(factor)) for c in spec.failures.classes)
-    restart = spec.restart
-    quick = replace(restart, process_start_s=restart.process_start_s * factor,
-                    init_s_per_gpu=restart.init_s_per_gpu * factor, warm_up_s=restart.warm_up_s * factor)  # fmt: skip
-    return replace(spec, failures=replace(spec.failures, classes=classes), restart=quick)
+    return whole(best_by_simulation_s(goodput, low_s, high_s, tolerance), step)

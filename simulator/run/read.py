@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -80,7 +80,7 @@ class JobFacts:
     host_bytes_per_s: float
     nic_bytes_per_s: float
     power: Power | None = None
-    replica_speed: tuple[float, ...] | None = None
+    replica_speed: Sequence[float] | None = None
     nodes_per_rack: int = 1
     nodes_per_pod: int = 1
     price_usd_per_gpu_hour: float | None = None

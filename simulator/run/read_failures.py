@@ -130,6 +130,7 @@ def _class(name: str, section: Section, gpu_seconds: float) -> FaultClass:
         outage=read_duration(section, "outage", None),
         lasts=read_duration(section, "lasts", None),
         speed=section.quantity("speed", "fraction", 1.0),
+        link_fraction=section.quantity("links", "fraction", None),
         shape=section.quantity("shape", "count", 1.0),
         reference_age_s=section.quantity("reference_age", "s", 30 * DAY_S),
     )
@@ -137,11 +138,23 @@ def _class(name: str, section: Section, gpu_seconds: float) -> FaultClass:
         section.report("shape", f"must be between {SHAPES[0]} and {SHAPES[1]}, not {fault.shape:g}")
     if kind == "slow" and fault.lasts is None:
         section.report("lasts", "is missing: a slow fault passes by itself after some time, e.g. {mean: 72 min}")
-    if kind == "slow" and not 0 < fault.speed < 1:
-        section.report("speed", "must be between 0 and 1: the job's speed while the fault lasts")
+    _check_slowness(section, fault)
     if fault.scope == "job" and fault.repair is not None:
         section.report("repair", "belongs to nodes; a fault of scope job takes none away: write none, or an outage")
     return fault
+
+
+def _check_slowness(section: Section, fault: FaultClass) -> None:
+    """A slow fault has either a speed or what it leaves of a node's links; no other has links."""
+    links = fault.link_fraction
+    if links is not None and fault.kind != "slow":
+        section.report("links", f"belongs to kind slow, not {fault.kind}")
+    elif links is not None and not 0 < links < 1:
+        section.report("links", "must be between 0 and 1: the share of a node's link bandwidth that is left")
+    elif links is not None and "speed" in section.data:
+        section.report("links", "and speed exclude each other: with links the speed follows from the simulated step")
+    elif fault.kind == "slow" and links is None and not 0 < fault.speed < 1:
+        section.report("speed", "must be between 0 and 1: the job's speed while the fault lasts")
 
 
 def _at_most(section: Section, key: str, most: float) -> float:

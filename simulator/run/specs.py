@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from simulator.run.checkpoints import CheckpointPolicy, SavePaths
@@ -121,8 +122,11 @@ class RunSpec:
     """One whole training run on one cluster.
 
     `replicas` data-parallel replicas share `job_nodes`; `replica_speed[r]` is the speed with r of them as a fraction
-    of full speed, r = 0 ... replicas (None: r / replicas, the global batch being kept). Rows of a `fault_log` are
-    replayed instead of drawing from the failure model. `assumptions` name inputs that nobody gave.
+    of full speed, r = 0 ... replicas (None: r / replicas, the global batch being kept), asked only for counts that
+    occur. Rows of a `fault_log` are replayed instead of drawing from the failure model. `drawn_spares` (None: its own)
+    is the number of spares for which faults are drawn first: runs that agree in it meet the same faults, however many
+    spares each has.
+    `assumptions` name inputs that nobody gave.
     """
 
     segments: tuple[Segment, ...]
@@ -137,10 +141,11 @@ class RunSpec:
     prices: Prices | None = None
     power: Power | None = None
     simulation: Simulation = Simulation()
-    replica_speed: tuple[float, ...] | None = None
+    replica_speed: Sequence[float] | None = None
     nodes_per_rack: int = 1
     nodes_per_pod: int = 1
     fault_log: tuple[LogRow, ...] = ()
+    drawn_spares: int | None = None
     assumptions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -161,6 +166,11 @@ class RunSpec:
     def machines(self) -> Machines:
         spares = self.recovery.spares
         return Machines(self.job_nodes, spares, self.gpus_per_node, self.nodes_per_rack, self.nodes_per_pod)
+
+    @property
+    def drawn_machines(self) -> Machines:
+        """Machines whose faults are drawn first; see `drawn_spares`."""
+        return self.machines if self.drawn_spares is None else replace(self.machines, spare_nodes=self.drawn_spares)
 
     @property
     def work_s(self) -> float:
@@ -184,7 +194,7 @@ class RunSpec:
     def restart_s(self) -> float:
         return self.restart.seconds(self.job_gpus)
 
-    def speeds(self) -> tuple[float, ...]:
+    def speeds(self) -> Sequence[float]:
         if self.replica_speed is not None:
             return self.replica_speed
         return tuple(r / self.replicas for r in range(self.replicas + 1))

@@ -80,7 +80,8 @@ class Sweep:
     def __init__(self, spec: RunSpec, saving: Saving, runs: np.ndarray) -> None:
         n, machines, tiers = len(runs), spec.machines, saving.tiers
         self.spec, self.saving, self.grid, self.runs = spec, saving, saving.grid, runs
-        self.speeds = np.array(spec.speeds())
+        self.speeds = np.ones(spec.replicas + 1)  # by replicas; those below the whole are filled in as they occur
+        self.asked = {spec.replicas}
         self.now, self.work, self.stall_left = np.zeros((3, n))
         self.saved = np.full((len(tiers), n), NONE)
         self.saved[-1] = 0.0
@@ -331,6 +332,9 @@ class Sweep:
         ready = np.where(standing, self.ready[r], np.inf)
         whole = (spec.job_nodes - holes.sum(axis=1)) // slots_per_replica
         self.replicas[r] = np.maximum(whole, recovery.min_replicas)
+        for count in set(self.replicas[r].tolist()) - self.asked:
+            self.speeds[count] = spec.speeds()[count]
+            self.asked.add(count)
         ordered = np.sort(ready, axis=1)
         enough = np.maximum(ordered[:, recovery.min_replicas * slots_per_replica - 1], decided)
         used = ordered[np.arange(len(r)), self.replicas[r] * slots_per_replica - 1]

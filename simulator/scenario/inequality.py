@@ -75,7 +75,9 @@ def unfit(spread: Spread, model: Model, cluster: Cluster, plan: Plan) -> list[tu
         found += [(f"spread.{key}.{index}", f"does not exist; there are 0 to {count - 1}") for index in named
                   if index >= count]  # fmt: skip
     if plan.rank_order != DEFAULT_ORDER:
-        found.append(("plan.rank_order", f"{plan.rank_order} beside a spread is not modelled; take {DEFAULT_ORDER}"))
+        found.append(
+            ("plan.rank_order", f"{plan.rank_order} with GPUs that differ is not modelled; take {DEFAULT_ORDER}")
+        )
     return found + (_unfit_experts(spread.experts, model, plan) if spread.experts else [])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from hardware.profile import profile_folder
 from simulator.scenario.fields import as_written
 from simulator.scenario.schema import Scenario
 
@@ -26,6 +27,8 @@ def resolved(scenario: Scenario) -> dict[str, Any]:
     data = {**scenario.written, "name": scenario.name}
     data["model"] = _anchored(data["model"], folder)
     data["cluster"] = _anchored(data["cluster"], folder)
+    if "hardware" in data:
+        data["hardware"] = {"profile": str(profile_folder(data["hardware"]["profile"], scenario.file))}
     if "spread" in data:
         data["spread"] = _anchored(data["spread"], folder)
     data["plan"] = as_written(scenario.plan)

@@ -14,6 +14,7 @@ from hardware import catalogue
 from hardware.documents import Document, read_document
 from hardware.kernels.curves import PRECISIONS
 from hardware.problems import InputError, Place, Problem, one_of
+from hardware.profile import applied, profile_folder, read_profile
 from hardware.sections import Section
 from hardware.specs import Cluster
 from simulator.model.catalogue import load
@@ -29,6 +30,13 @@ from simulator.run.read import RunPolicies, read_run
 from simulator.scenario.fields import json_schema, read_fields
 from simulator.scenario.inequality import fitted, read_spread, spread_schema, unfit
 from simulator.scenario.overrides import apply_overrides, attributed
+from simulator.scenario.surroundings import (
+    NOTHING_AROUND,
+    Surroundings,
+    read_surroundings,
+    surroundings_schema,
+    unfit_surroundings,
+)
 from simulator.step.spread import Spread
 
 T = TypeVar("T")
@@ -72,8 +80,9 @@ class Published:
 class Scenario:
     """One question: this model, on this cluster, laid out by this plan, for this run.
 
-    `spread` says what makes GPUs unequal (None: nothing does). `file` is where it was read and `written` its data
-    with the overrides applied; `warnings` name settings that are legal and change nothing.
+    `spread` says what makes GPUs unequal (None: nothing does), `around` what surrounds the step. `file` is where it
+    was read and `written` its data with the overrides applied; `warnings` name settings that are legal and change
+    nothing.
     """
 
     name: str
@@ -85,6 +94,7 @@ class Scenario:
     source: str | None = None
     published: Published | None = None
     spread: Spread | None = None
+    around: Surroundings = NOTHING_AROUND
     file: str = "scenario"
     written: Mapping[str, Any] = field(default_factory=dict, repr=False)
     warnings: tuple[str, ...] = ()
@@ -114,13 +124,18 @@ def read_scenario(document: Document, name: str) -> Scenario:
     source = top.text("source", None)
     model = _whole(top, lambda: _read_model(top.take("model"), top.place.under("model")))
     cluster = _whole(top, lambda: _read_cluster(top.section("cluster")))
+    if "hardware" in top.data:
+        cluster = _whole(top, lambda: _with_profile(cluster, top.section("hardware")))
     plan = _whole(top, lambda: _read_plan(top.section("plan"), _gpus(top)))
     run = _whole(top, lambda: _read_run(top.section("run")))
     published = _whole(top, lambda: _read_published(top.section("published"))) if "published" in top.data else None
     spread = _whole(top, lambda: read_spread(top.section("spread"))) if "spread" in top.data else None
+    around = _whole(top, lambda: read_surroundings(top))
     top.done()
     if model and cluster and plan and run:
         top.problems += illegal(model, cluster, plan, run, top.place)
+    if cluster and plan and around:
+        top.problems += [top.place.under(key).problem(why) for key, why in unfit_surroundings(around, cluster, plan)]
     if model and cluster and plan and spread:
         top.problems += [top.place.under(key).problem(why) for key, why in unfit(spread, model, cluster, plan)]
     top.raise_problems()
@@ -136,6 +151,7 @@ def read_scenario(document: Document, name: str) -> Scenario:
         run=run,
         source=source,
         published=published,
+        around=around or NOTHING_AROUND,
         spread=fitted(spread, model, plan, run.seq_length) if spread else None,
         file=document.place.file,
         written=document.data,
@@ -196,6 +212,15 @@ def _read_cluster(section: Section) -> Cluster | None:
     if node is None or fabric is None or not isinstance(gpus, int):
         return None
     return catalogue.cluster(gpus, node, fabric, write, read, pue, title, at)
+
+
+def _with_profile(cluster: Cluster | None, section: Section) -> Cluster | None:
+    """The cluster priced by the measured profile that the scenario names."""
+    folder, at = section.text("profile"), section.place.under("profile")
+    section.done()
+    section.raise_problems()
+    profile = read_profile(profile_folder(folder, section.place.file), at)
+    return applied(cluster, profile, at) if cluster else None
 
 
 def _read_run(section: Section) -> Run:
@@ -336,6 +361,12 @@ def scenario_schema() -> dict[str, Any]:
                 "required": ["gpus", "node", "fabric"],
                 "additionalProperties": False,
             },
+            "hardware": {
+                "type": "object",
+                "properties": {"profile": {"type": "string", "examples": ["profiles/mycluster"]}},
+                "required": ["profile"],
+                "additionalProperties": False,
+            },
             "plan": plan,
             "run": {
                 "type": "object",
@@ -349,6 +380,7 @@ def scenario_schema() -> dict[str, Any]:
             },
             "published": json_schema(Published),
             "spread": spread_schema(),
+            **surroundings_schema(),
         },
         "required": ["model", "cluster", "plan", "run"],
         "additionalProperties": False,

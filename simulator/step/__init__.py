@@ -1,4 +1,9 @@
 """One training step as a discrete-event simulation: schedules as data, a task graph, two players, a timeline.
 
+`schedules` orders the slots, `times` prices them, `build` makes the task `graph`; `player` (SimPy, with `contention`)
+and `sweep` (NumPy) play it to a `timeline`. `ranks` plays every GPU, layer by layer (`layer_programs`, `phases`), with
+what makes them unequal (`spread`), and `inequality` weighs that. `trace`, `gantt`, `memory_timeline` and `memory_chart`
+show a step. `input_pipeline`, `local_sgd` and `parameter_server` are simulations of their own.
+
 `play(build_graph(make_schedule(...), StageTimes(...)))` gives a Timeline with the step time and its breakdown.
 """

@@ -15,12 +15,13 @@ from simulator.step.spread import Floats, mean_one
 
 @dataclass(frozen=True, slots=True)
 class InputPipeline:
-    """Per rank: `loaders` processes, each reads `batch_bytes` and prepares a batch in `prepare_s` (lognormal
-    `prepare_sigma`). `readers` ranks share `storage_bytes_per_s`; one rank reads at most `rank_bytes_per_s`.
+    """Per rank: `loaders` processes, each reads `sequences` of `sequence_bytes` and prepares this batch in `prepare_s`
+    (lognormal `prepare_sigma`). `readers` ranks share `storage_bytes_per_s`; one rank reads at most `rank_bytes_per_s`.
     """
 
     readers: int
-    batch_bytes: float
+    sequences: int
+    sequence_bytes: float
     storage_bytes_per_s: float
     rank_bytes_per_s: float
     prepare_s: float = 0.0
@@ -39,7 +40,7 @@ class InputPipeline:
     def read_s(self) -> float:
         """One batch while all loaders of all ranks read: the narrower of the rank's path and its share of storage."""
         share = min(self.rank_bytes_per_s, self.storage_bytes_per_s / self.readers) / self.loaders
-        return self.latency_s + self.batch_bytes / share
+        return self.latency_s + self.sequences * self.sequence_bytes / share
 
     @property
     def batches_per_s(self) -> float:

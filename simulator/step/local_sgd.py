@@ -6,7 +6,8 @@ applied one round late (as streaming and eager variants of DiLoCo do, arXiv 2311
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,8 +16,8 @@ from simulator.step.spread import Floats, mean_one
 
 @dataclass(frozen=True, slots=True)
 class LocalSgd:
-    """`clusters` each take `inner_steps` steps of `step_s` (lognormal `jitter_sigma` per step, `cluster_factors` times
-    slower), then all-reduce `exchange_bytes` in a ring over links of `link_bytes_per_s` and `latency_s`."""
+    """`clusters` each take `inner_steps` steps of `step_s` (lognormal `jitter_sigma` per step, its factor in `slow`
+    times slower), then all-reduce `exchange_bytes` in a ring over links of `link_bytes_per_s` and `latency_s`."""
 
     clusters: int
     inner_steps: int
@@ -26,13 +27,12 @@ class LocalSgd:
     latency_s: float = 0.0
     overlap: bool = False
     jitter_sigma: float = 0.0
-    cluster_factors: tuple[float, ...] = ()
+    slow: Mapping[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = ("clusters", "inner_steps", "step_s", "link_bytes_per_s")
         wrong = [f"{name} must be positive, not {getattr(self, name)}" for name in names if not getattr(self, name) > 0]
-        if self.cluster_factors and len(self.cluster_factors) != self.clusters:
-            wrong.append(f"cluster_factors: {len(self.cluster_factors)} values for {self.clusters} clusters")
+        wrong += [f"slow: cluster {c} does not exist" for c in self.slow if not 0 <= c < self.clusters]
         if wrong:
             raise ValueError("; ".join(wrong))
 
@@ -57,7 +57,7 @@ class LocalSgdResult:
 
 def simulate_local_sgd(spec: LocalSgd, rounds: int, rng: np.random.Generator) -> LocalSgdResult:
     """`rounds` outer rounds, from idle."""
-    factors = np.array(spec.cluster_factors or (1.0,) * spec.clusters)
+    factors = np.array([spec.slow.get(cluster, 1.0) for cluster in range(spec.clusters)])
     drawn = mean_one(spec.jitter_sigma, rng.standard_normal((rounds, spec.clusters, spec.inner_steps)))
     inner_s = spec.step_s * factors * drawn.sum(axis=2)
     begin, before_s, exchanged_s = np.zeros(spec.clusters), 0.0, 0.0

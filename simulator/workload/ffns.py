@@ -32,10 +32,18 @@ def dense_work(ffn: DenseFFN, shape: Shape) -> Work:
     element, t, h = shape.element_bytes, shape.plan.tp, shape.hidden
     mlp: Modules = ("mlp",)
     fc1, fc2 = (matmul(linear, shape, mlp) for linear in linears(ffn, h))
+    # Parallel blocks read what the mixer normalised and gathered.
+    own_input = (
+        ()
+        if shape.parallel_blocks
+        else (
+            norm("mlp_norm", h, shape.sharded_tokens, shape, mlp),
+            column_input("fc1_input", h, shape, mlp),
+        )
+    )
     operators: tuple[Operator, ...] = (
-        norm("mlp_norm", h, shape.sharded_tokens, shape, mlp),
-        column_input("fc1_input", h, shape, mlp),
-        *casts(fc1, shape),
+        *own_input,
+        *casts(fc1, shape, cast_input=not shape.parallel_blocks),
         fc1,
         activation("activation", ffn.width / t, shape.tokens, ffn.gated, shape, mlp),
         *casts(fc2, shape),
@@ -45,11 +53,14 @@ def dense_work(ffn: DenseFFN, shape: Shape) -> Work:
     )
     rows = shape.sharded_tokens
     saved = [
-        Tensor("residual_2", element * h * rows),
-        Tensor("fc1_input", shape.input_bytes * h * rows, mlp, until_wgrad=True),
         Tensor("fc1_output", shape.activation_bytes * (2 if ffn.gated else 1) * ffn.width / t * shape.tokens, mlp),
         Tensor("fc2_input", shape.input_bytes * ffn.width / t * shape.tokens, mlp, until_wgrad=True),
     ]
+    if not shape.parallel_blocks:
+        saved += [
+            Tensor("residual_2", element * h * rows),
+            Tensor("fc1_input", shape.input_bytes * h * rows, mlp, until_wgrad=True),
+        ]
     if shape.plan.stack.dropout:
         saved.append(Tensor("mlp_dropout_mask", 1.0 * h * rows))
     return Work(operators, tuple(saved))

@@ -117,7 +117,7 @@ def attention_work(mixer: Attention, shape: Shape) -> Work:
         operators.append(norm("qk_norm", q_width + kv_width / 2, shape.tokens, shape))
     operators += [rope(q_width + kv_width / 2, shape), *core]
     out = matmul(products["out"], shape)
-    operators += [*casts(out, shape), out, row_output("attention_output", h, shape), *residual("attention", shape)]
+    operators += [*casts(out, shape), out, *leave("attention", shape)]
     saved = [
         Tensor("residual_1", element * h * shape.sharded_tokens),
         Tensor("qkv_input", shape.input_bytes * h * shape.sharded_tokens, until_wgrad=True),
@@ -143,6 +143,13 @@ def rope(width: Number, shape: Shape) -> Pass:
     """Rotary embedding of queries and keys: reads and writes them."""
     moved = 2 * shape.element_bytes * width * shape.tokens
     return Pass("rope", "elementwise", moved, moved)
+
+
+def leave(name: str, shape: Shape) -> tuple[Operator, ...]:
+    """The mixer's output is summed over tp and joins the residual stream, in parallel blocks later with the ffn's."""
+    if shape.parallel_blocks:
+        return ()
+    return (row_output(f"{name}_output", shape.hidden, shape), *residual(name, shape))
 
 
 def residual(name: str, shape: Shape) -> tuple[Operator, ...]:
@@ -187,8 +194,7 @@ def latent_attention_work(mixer: LatentAttention, shape: Shape) -> Work:
         *core,
         *casts(out, shape),
         out,
-        row_output("attention_output", h, shape),
-        *residual("attention", shape),
+        *leave("attention", shape),
     ]
     # Latents are kept as they leave the down-projections and, normed, as inputs of the up-projections.
     latents = element * (latent + mixer.rope_head_dim) + shape.input_bytes * latent
@@ -233,7 +239,7 @@ def compressed_attention_work(mixer: CompressedAttention, shape: Shape) -> Work:
         *index_scores(mixer, shape),
         core,
     ]
-    operators += [row_output("attention_output", h, shape), *residual("attention", shape)]
+    operators += [*leave("attention", shape)]
     saved = (
         Tensor("residual_1", element * h * shape.sharded_tokens),
         Tensor("qkv_input", shape.input_bytes * h * shape.sharded_tokens, until_wgrad=True),
@@ -271,7 +277,7 @@ def recurrent_work(mixer: LinearAttention | Mamba2, shape: Shape) -> Work:
         norm("gated_norm", inner / t, shape.tokens, shape),
     ]
     out = matmul(products["out"], shape)
-    operators += [*casts(out, shape), out, row_output("mixer_output", h, shape), *residual("mixer", shape)]
+    operators += [*casts(out, shape), out, *leave("mixer", shape)]
     width = sum(np.asarray(product.n) for product in entering)
     saved = (
         Tensor("residual_1", element * h * shape.sharded_tokens),

@@ -31,7 +31,8 @@ class Shape:
     """Tokens and degrees of one micro-batch.
 
     `tokens`: tokens of the micro-batch on one context-parallel rank; `sharded_tokens`: of these, what one
-    tensor-parallel rank holds between the linears (all of them without sequence parallelism).
+    tensor-parallel rank holds between the linears (all of them without sequence parallelism). `parallel_blocks`:
+    the ffn reads what the mixer reads (see Model).
     """
 
     hidden: int
@@ -41,6 +42,7 @@ class Shape:
     sharded_tokens: Number
     plan: Plan
     causal: bool
+    parallel_blocks: bool = False
 
     @property
     def element_bytes(self) -> float:
@@ -71,6 +73,7 @@ def shape_of(model: Model, plan: Plan, seq_length: int) -> Shape:
         sharded_tokens=tokens / plan.tp if plan.sequence_parallel else tokens,
         plan=plan,
         causal=model.causal,
+        parallel_blocks=model.parallel_blocks,
     )
 
 

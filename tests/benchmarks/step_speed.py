@@ -1,7 +1,8 @@
 """How fast the step engines are: `python tests/benchmarks/step_speed.py` prints one line per measurement.
 
 SimPy player: tasks per second against bare SimPy processes that do the same count of timeouts on the same
-count of streams. Rank-resolved player: seconds and peak memory for ten thousand GPUs and more.
+count of streams. Rank-resolved player: seconds for real scenarios, and with peak memory for more GPUs. Seconds are
+those of this process on a CPU.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ import simpy
 
 module_path.insert(0, str(Path(__file__).parents[2]))
 
+from simulator.one_step import simulate
+from simulator.scenario.inequality import routed
+from simulator.scenario.schema import load_scenario
 from simulator.step.build import build_graph
 from simulator.step.graph import TaskGraph, stream_starts
+from simulator.step.layer_programs import Programs, grid_of
 from simulator.step.phases import Op, Phase, Program, folded
 from simulator.step.player import play
 from simulator.step.ranks import Grid, simulate_ranks
@@ -30,6 +35,7 @@ from simulator.step.spread import ExpertLoad, Spread
 from simulator.step.sweep import sweep_timeline
 from simulator.step.times import StageTimes
 
+SCENARIOS = Path(__file__).parents[2] / "scenarios"
 CASES = [("dualpipe", 16, 1, 120), ("1f1b", 16, 1, 128), ("interleaved", 16, 4, 128), ("zb-v", 16, 2, 128)]
 
 
@@ -37,9 +43,9 @@ def seconds(work: Callable[[], object], repeats: int = 5) -> float:
     """Best of several runs."""
     best = float("inf")
     for _ in range(repeats):
-        begin = time.perf_counter()
+        begin = time.process_time()
         work()
-        best = min(best, time.perf_counter() - begin)
+        best = min(best, time.process_time() - begin)
     return best
 
 
@@ -96,11 +102,27 @@ def ranks(dp: int) -> None:
     load = ExpertLoad(exponent=0.2, count=384, tokens=4096 * 8 * 64)
     spread = Spread(gpu_sigma=0.02, jitter=jitter, slow_gpus={77: 1.2}, experts=load, sequence_sigma=0.05)
     grid = Grid(16, dp=dp, ep=64)
-    begin = time.perf_counter()
+    begin = time.process_time()
     simulate_ranks(graph, schedule.stage_of_chunk, program_of, grid, spread)
-    spent = time.perf_counter() - begin
+    spent = time.process_time() - begin
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{grid.gpus:,} GPUs, 64 micro-batches, 64 layers, all causes: {spent:.1f} s, process peak {peak:.0f} MiB")
+
+
+def real(name: str) -> None:
+    """One step of a scenario layer by layer on every GPU: all alike, and with every cause of inequality."""
+    done = simulate(load_scenario(SCENARIOS / f"{name}.yaml", ["plan.expert_imbalance=1"]))
+    scenario, step = done.scenario, done.step
+    grid, programs = grid_of(scenario.plan, scenario.cluster.node.gpus), Programs(step.slots, scenario.plan)
+    jitter = dict.fromkeys(("mixer", "ffn", "experts", "tp", "ep", "dp"), 0.02)
+    load = ExpertLoad(exponent=0.2, count=max((moe.experts for moe in routed(scenario.model)), default=0), tokens=1e6)
+    uneven = Spread(gpu_sigma=0.02, jitter=jitter, slow_gpus={77: 1.2}, experts=load, sequence_sigma=0.05)
+    for what, spread in (("all alike", Spread()), ("all causes", uneven)):
+        begin = time.process_time()
+        found = simulate_ranks(step.timeline.graph, step.schedule.stage_of_chunk, programs.of, grid, spread)
+        spent = time.process_time() - begin
+        against = found.step_time_s / step.timeline.step_time_s - 1
+        print(f"{name}, {grid.gpus:,} GPUs, {what}: {spent:.2f} s, step {against:+.1e} against the folded one")
 
 
 if __name__ == "__main__":
@@ -108,5 +130,7 @@ if __name__ == "__main__":
     parser.add_argument("--gpus", type=int, nargs="*", default=[10240, 131072])
     chosen = parser.parse_args()
     players()
+    for name in ("llama-3.1-405b-16384xh100", "kimi-k2-10240xh100"):
+        real(name)
     for gpus in chosen.gpus:
         ranks(gpus // 16)

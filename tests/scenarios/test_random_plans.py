@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,13 +11,17 @@ import pytest
 
 from hardware import catalogue
 from hardware.problems import InputError
-from simulator.evaluate import evaluate
+from simulator.evaluate import predict
 from simulator.model.catalogue import names
+from simulator.one_step import Simulated, simulate
 from simulator.plan.spec import CpComm, Dispatcher, OptimizerKind, Precision, ScheduleName, Sharding
 from simulator.report.document import evaluate_document
 from simulator.report.folder import json_text
 from simulator.report.terminal import WIDTH, evaluation_text
+from simulator.scenario.inequality import DEFAULT_ORDER
 from simulator.scenario.schema import load_scenario
+from simulator.step.spread import Spread
+from simulator.step_views import every_gpu, memory_over_step
 
 TINY = Path(__file__).parents[2] / "scenarios" / "tiny.yaml"
 # Key: its values, the likely ones repeated.
@@ -39,6 +44,12 @@ CHOICES: dict[str, list[Any]] = {
     "plan.global_batch_size": [64, 256, 1024],
     "plan.micro_batch_size": [1, 2],
     "plan.recompute": ["{}", "{}", "{granularity: full}", "{granularity: selective, modules: [core_attn]}"],
+    "plan.offload": [
+        *["{}"] * 4,
+        "{optimizer: 0.5}",
+        "{activation: 0.5, modules: [qkv_linear]}",
+        "{activation: 1, modules: [core_attn, moe_act]}",
+    ],
     "plan.stack.framework": ["megatron-core", "torchtitan", "fsdp", "deepspeed", "deepseek"],
     "plan.stack.flash_attention": ["true", "false"],
     "run.seq_length": [128, 512, 2048, 8192],
@@ -52,6 +63,16 @@ def draw(chance: random.Random) -> list[str]:
     return [*overrides, f"plan.schedule={schedule}"] if schedule else overrides
 
 
+def check_looks(done: Simulated, overrides: list[str]) -> None:
+    """Memory over time peaks where the report says; all GPUs by themselves, when equal, take the folded step."""
+    for held, over_time in zip(done.memory, memory_over_step(done).values(), strict=True):
+        assert over_time.peak()[0] == pytest.approx(held.allocated_bytes, rel=1e-9), overrides
+    if done.scenario.plan.gpus > 256 or done.scenario.plan.rank_order != DEFAULT_ORDER:
+        return
+    alike = replace(done, scenario=replace(done.scenario, spread=Spread()))
+    assert every_gpu(alike, 1).ideal_s == pytest.approx(done.step.timeline.step_time_s, rel=1e-9), overrides
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(10))
 def test_refused_in_words_or_evaluated_to_the_end(seed: int) -> None:
@@ -62,8 +83,10 @@ def test_refused_in_words_or_evaluated_to_the_end(seed: int) -> None:
             scenario = load_scenario(TINY, overrides)
         except InputError:
             continue
-        prediction = evaluate(scenario)
+        done = simulate(scenario)
+        prediction = predict(done)
         evaluated += 1
+        check_looks(done, overrides)
         assert 0 < prediction.step_time_s < 1e9, overrides
         assert sum(prediction.breakdown_s.values()) == pytest.approx(prediction.step_time_s), overrides
         assert 0 < prediction.mfu_fraction < 1, overrides

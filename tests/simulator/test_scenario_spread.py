@@ -73,7 +73,7 @@ def test_a_histogram_is_read_beside_the_scenario(tmp_path: Path) -> None:
         ("{experts: {histogram: short.csv}}", (), "has 4 columns; the model has 16 experts"),
         ("{experts: {histogram: short.csv}}", (), "has 2 rows"),
         ("{experts: {histogram: short.csv, exponent: 1}}", (), "drop one of them"),
-        ("{gpu_sigma: 0.1}", ("plan.rank_order=tp-cp-ep-pp-dp",), "beside a spread is not modelled"),
+        ("{gpu_sigma: 0.1}", ("plan.rank_order=tp-cp-ep-pp-dp",), "with GPUs that differ is not modelled"),
     ],
 )
 def test_what_cannot_be_is_named(tmp_path: Path, section: str, overrides: tuple[str, ...], words: str) -> None:

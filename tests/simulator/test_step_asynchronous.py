@@ -114,14 +114,20 @@ def test_local_sgd_round() -> None:
 
 
 def test_slowest_cluster_sets_the_pace() -> None:
-    spec = replace(LOCAL, cluster_factors=(1.0, 1.0, 1.5, 1.0), exchange_bytes=0.0, latency_s=0.0)
+    spec = replace(LOCAL, slow={2: 1.5}, exchange_bytes=0.0, latency_s=0.0)
     assert simulate_local_sgd(spec, 3, np.random.default_rng(0)).steps_per_s == pytest.approx(1 / 3.0)
-    with pytest.raises(ValueError, match="cluster_factors: 2 values for 4 clusters"):
-        replace(LOCAL, cluster_factors=(1.0, 2.0))
+    with pytest.raises(ValueError, match="slow: cluster 4 does not exist"):
+        replace(LOCAL, slow={4: 2.0})
 
 
 INPUT = InputPipeline(
-    readers=64, batch_bytes=1e8, storage_bytes_per_s=64e9, rank_bytes_per_s=2e9, prepare_s=0.5, loaders=4
+    readers=64,
+    sequences=2,
+    sequence_bytes=5e7,
+    storage_bytes_per_s=64e9,
+    rank_bytes_per_s=2e9,
+    prepare_s=0.5,
+    loaders=4,
 )
 
 

@@ -10,9 +10,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from simulator.one_step import Simulated, simulate
+from simulator.report.document import document_schema
 from simulator.scenario.schema import Scenario, load_scenario
 from simulator.step.layer_programs import Programs
 from simulator.step.spread import ExpertLoad, Spread
@@ -25,16 +27,15 @@ PUBLISHED = {"1F": 1.13, "bubble": 2.06, "1B": 1.99, "1W": 0.48, "1F1B": 13.95, 
 
 
 def test_deepseeks_phases(deepseek: Scenario) -> None:
-    """Pairs within 6 %, lone forwards 12, lone backwards 20, waiting 40; what their trainer hides of reduction and
-    gathering is not published, so that the optimizer's 0.29 s is only a bound."""
+    """Overlapped pairs within 15 %, all that runs alone and waiting within 30; what their trainer hides of reduction
+    and gathering is not published, so that the optimizer's 0.29 s is only a bound."""
     done = simulate(deepseek)
     found = phase_seconds(done)
     assert list(found) == list(PUBLISHED)
     assert sum(found.values()) == pytest.approx(done.step.step_time_s, rel=1e-9)
-    assert found["1F1B"] == pytest.approx(PUBLISHED["1F1B"], rel=0.06)
-    assert found["1F"] == pytest.approx(PUBLISHED["1F"], rel=0.12)
-    assert found["1B"] + found["1W"] == pytest.approx(PUBLISHED["1B"] + PUBLISHED["1W"], rel=0.2)
-    assert found["bubble"] == pytest.approx(PUBLISHED["bubble"], rel=0.4)
+    assert found["1F1B"] == pytest.approx(PUBLISHED["1F1B"], rel=0.15)
+    for phase in ("1F", "bubble", "1B", "1W"):
+        assert found[phase] == pytest.approx(PUBLISHED[phase], rel=0.3)
     assert 0 < found["opt"] < PUBLISHED["opt"]
 
 
@@ -85,14 +86,18 @@ def test_files_on_the_command_line(tmp_path: Path) -> None:
     done = traincast("--json", "--trace", str(trace), "--memory", str(memory), "--ranks", "all", "--samples", "2",
                      "--set", "spread.slow_gpus.3=1.5")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    ranks = json.loads(done.stdout)["ranks"]
+    document = json.loads(done.stdout)
+    jsonschema.validate(document, {**document_schema("evaluate"), "additionalProperties": False})
+    assert 0 < document["contention"]["slowdown_fraction"] < 132 / (132 - 16) - 1
+    ranks = document["ranks"]
     assert (ranks["gpus"], ranks["samples"]) == (8, 2)
     assert ranks["blamed"][0] | {"blamed_gpu_s": 0} == {"rank": 3, "node": 0, "stage": 0, "blamed_gpu_s": 0}
     assert ranks["tax_fraction"]["together"] == pytest.approx(ranks["tax_fraction"]["slow_gpus"])
     assert json.loads(gzip.decompress(trace.read_bytes()))["traceName"] == "tiny"
     assert pickle.loads(memory.read_bytes())["device_traces"]
     done = traincast("--trace", str(tmp_path / "step.svg"), "--memory", str(tmp_path / "memory.svg"), "--ranks", "all")
-    assert "every GPU is alike" in " ".join(done.stdout.split())
+    assert "theirs is calibrated" in " ".join(done.stdout.split())
+    assert "every GPU is alike" in traincast("--ranks", "all", "--set", "spread={}").stdout
     assert all((tmp_path / name).read_text().startswith("<svg") for name in ("step.svg", "memory.svg"))
 
 
@@ -101,6 +106,9 @@ def test_files_that_cannot_be_are_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "2 problems" in done.stderr
     assert ".json or .json.gz or .svg" in done.stderr
+    done = traincast("--ranks", "all", "--set", "plan.rank_order=tp-cp-ep-pp-dp")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "plan.rank_order" in done.stderr
     done = traincast("--trace", str(tmp_path / "none" / "step.json"))
     assert done.returncode == 2
     assert "cannot be written" in done.stderr

@@ -32,13 +32,19 @@ def gemm_model_s(curve: GemmCurve, part: Accelerator, dtype: str, shape: tuple[A
     )
 
 
-def fit_gemm(frame: pd.DataFrame, part: Accelerator, dtype: str) -> tuple[GemmCurve, Overhead]:
-    """Curve and overhead (cast of the m x k activations, extra launches) of one dtype on one part."""
+def fit_gemm(
+    frame: pd.DataFrame, part: Accelerator, dtype: str, kernel_only: bool = False
+) -> tuple[GemmCurve, Overhead]:
+    """Curve and overhead (cast of the m x k activations, extra launches) of one dtype on one part.
+
+    `kernel_only`: nothing but the kernel was timed, so nothing is set apart. Columns m, n, k, latency_us, tflops, and
+    groups where the rows are grouped products.
+    """
     from scipy.optimize import least_squares
 
     measured = np.log(frame.latency_us.to_numpy(float) * 1e-6)
     ceiling = min(CEILING * frame.tflops.max() * 1e12 / peak_flops_per_s(part, dtype), 1.0)
-    casts = dtype != "bf16"
+    casts = dtype != "bf16" and not kernel_only
 
     def build(x: np.ndarray) -> tuple[GemmCurve, Overhead]:
         curve = GemmCurve(
@@ -67,7 +73,8 @@ def gemm_collection_s(
 ) -> np.ndarray:
     """What the collection should have timed: the kernel and its overhead."""
     m, n, k = (frame[c].to_numpy(float) for c in "mnk")
-    return gemm_model_s(fitted[0], part, dtype, (1.0, m, n, k)) + fitted[1].seconds((m * k,), part)
+    groups = frame.groups.to_numpy(float) if "groups" in frame else 1.0
+    return gemm_model_s(fitted[0], part, dtype, (groups, m, n, k)) + fitted[1].seconds((m * k,), part)
 
 
 def moe_work(frame: pd.DataFrame) -> tuple[list[tuple[Any, Any, Any, Any]], tuple[Any, Any]]:
@@ -137,24 +144,34 @@ def attention_collection_s(
     return kernel + fitted[1].seconds(moved, part)
 
 
-def fit_attention(rows: pd.DataFrame, part: Accelerator, latency_s: float) -> tuple[AttentionCurve, Overhead]:
-    """Forward rate by head size, short-length loss and tail; rotary and cache traffic are set apart."""
+def fit_attention(
+    rows: pd.DataFrame, part: Accelerator, latency_s: float, kernel_only: bool = False
+) -> tuple[AttentionCurve, Overhead]:
+    """Forward rate by head size, short-length loss and tail; rotary and cache traffic are set apart.
+
+    `kernel_only`: nothing but the kernel was timed, so nothing is set apart and the loss at short lengths is fitted.
+    """
     from scipy.optimize import least_squares
 
     sizes = tuple(float(d) for d in sorted(rows.head_dim.unique()))
     measured = np.log(rows.latency_us.to_numpy(float) * 1e-6)
 
     def build(x: np.ndarray) -> tuple[AttentionCurve, Overhead]:
-        rates = tuple(float(r) * 1e14 for r in x[3:])
-        curve = AttentionCurve(sizes, rates, KEYS_HALF, x[0], latency_s, 0.8, 1.0, (128.0,), (1.0,))
+        rates = tuple(float(r) * unit for r in x[4:])
+        curve = AttentionCurve(sizes, rates, x[3] * KEYS_HALF, x[0], latency_s, 0.8, 1.0, (128.0,), (1.0,))
         return curve, Overhead(1e-6 * x[1], (x[2],))
 
     def error(x: np.ndarray) -> np.ndarray:
         return np.log(attention_collection_s(rows, part, build(x))) - measured
 
-    count = len(sizes)
-    bounds = ([0, 0, 0] + [0.1] * count, [2, 100, 20] + [40.0] * count)
-    return build(least_squares(error, [0.5, 20, 1] + [5.0] * count, bounds=bounds, **SETTINGS).x)
+    count, tiny = len(sizes), 1e-9
+    unit = peak_flops_per_s(part, "bf16") / 10
+    if kernel_only:
+        start, low, high = [0.5, tiny, tiny, 1.0], [0.0, 0, 0, 0], [2.0, 2 * tiny, 2 * tiny, 20]
+    else:
+        start, low, high = [0.5, 20.0, 1.0, 1.0], [0.0, 0, 0, 1 - tiny], [2.0, 100, 20, 1 + tiny]
+    bounds = (low + [0.01] * count, high + [40.0] * count)
+    return build(least_squares(error, start + [5.0] * count, bounds=bounds, **SETTINGS).x)
 
 
 def moe_rows(frame: pd.DataFrame, dtype: str) -> pd.DataFrame:

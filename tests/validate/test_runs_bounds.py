@@ -1,0 +1,108 @@
+"""Errors over all published rows stay within validate/bounds.toml, and RESULTS.md leaves no large error unexplained."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import validate
+from simulator import interval
+from simulator.cost import constants
+from validate.ranking import kendall_tau, ranking, rankings
+from validate.report_results import counted, coverage, explanation_of, large_errors, left_out
+from validate.rows import read_rows
+from validate.runs import Compared, compare_all, statistics
+
+BOUNDS: dict[str, Any] = tomllib.loads((Path(validate.__file__).parent / "bounds.toml").read_text())
+FIGURES = ("median_abs_error", "mean_abs_error", "p90_abs_error")
+
+
+@pytest.fixture(scope="module")
+def entries() -> list[Compared]:
+    return compare_all(read_rows(), processes=2)
+
+
+@pytest.mark.slow
+def test_step_times_stay_within_bounds(entries: list[Compared]) -> None:
+    found, bounds = statistics(counted(entries, "step_time_s")), BOUNDS["step_time"]
+    assert found["supported"] >= bounds["supported_fraction"] * found["n"]
+    for figure in FIGURES:
+        assert found[figure] <= bounds[figure], figure
+    assert abs(found["bias"]) <= bounds["bias"]
+    moe = statistics([e for e in counted(entries, "step_time_s") if e.row.text("dense_or_moe") == "moe"])
+    assert moe["mean_abs_error"] <= BOUNDS["step_time_moe"]["mean_abs_error"]
+    paper = statistics([e for e in counted(entries, "step_time_s") if e.row.id.startswith("KORTH-T5")])
+    assert paper["mean_abs_error"] <= BOUNDS["korthikanti"]["mean_abs_error"]
+
+
+@pytest.mark.slow
+def test_allocator_peaks_stay_within_bounds(entries: list[Compared]) -> None:
+    sources = ("SIMUMAX", "MLMGOLD")
+    metered = [e for e in counted(entries, "peak_memory_bytes") if e.row.id.split("-")[0] in sources]
+    errors = np.abs([e.error_fraction for e in metered if e.error_fraction is not None])
+    assert len(errors) >= 29
+    assert errors.mean() <= BOUNDS["memory_allocator"]["mean_abs_error"]
+    assert errors.max() <= BOUNDS["memory_allocator"]["worst_abs_error"]
+
+
+@pytest.mark.slow
+def test_plans_of_a_sweep_are_ordered(entries: list[Compared]) -> None:
+    found = rankings(entries)
+    assert len(found) >= 25
+    assert np.mean([each.regret_fraction for each in found]) <= BOUNDS["ranking"]["mean_regret"]
+    assert np.mean([each.tau for each in found]) >= BOUNDS["ranking"]["least_mean_tau"]
+
+
+@pytest.mark.slow
+def test_every_large_error_is_explained(entries: list[Compared]) -> None:
+    times, memory = counted(entries, "step_time_s"), counted(entries, "peak_memory_bytes")
+    assert [e.row.id for e in large_errors([*times, *memory]) if explanation_of(e) is None] == []
+
+
+def test_errors_of_families_left_out_stay_within_bounds() -> None:
+    errors, bounds = np.array(list(left_out().values())), BOUNDS["step_time_left_out"]
+    size = np.abs(errors)
+    assert np.median(size) <= bounds["median_abs_error"]
+    assert size.mean() <= bounds["mean_abs_error"]
+    assert np.quantile(size, 0.9) <= bounds["p90_abs_error"]
+    assert abs(errors.mean()) <= bounds["bias"]
+
+
+def test_intervals_cover_what_they_say() -> None:
+    assert BOUNDS["intervals"]["least_coverage"] <= coverage() <= BOUNDS["intervals"]["most_coverage"]
+
+
+def test_intervals_are_wider_where_evidence_is_thin() -> None:
+    known = interval.residuals()
+    common = interval.Case("hopper", "dense", "megatron-core", 512)
+    rare = interval.Case("cdna3", "moe", "ddp", 100_000)
+    width = [high - low for low, high in (interval.log_interval(case, known) for case in (common, rare))]
+    assert width[0] < width[1]
+    low, high = interval.log_interval(common, known)
+    assert low < 0.1
+    assert high > -0.1
+
+
+def test_a_family_says_nothing_about_itself() -> None:
+    known = interval.residuals()
+    weight = interval.weights(known.cases[0], known, without=known.families[0])
+    assert all(w == 0 for w, family in zip(weight, known.families, strict=True) if family == known.families[0])
+
+
+def test_every_constant_has_a_meaning_and_lies_in_its_interval() -> None:
+    for entry in constants.entries():
+        assert entry["meaning"], entry["name"]
+        assert entry["low"] <= entry["value"] <= entry["high"], entry["name"]
+
+
+def test_kendall_tau_and_regret() -> None:
+    assert kendall_tau([(1, 10), (2, 20), (3, 30)]) == 1
+    assert kendall_tau([(1, 30), (2, 20), (3, 10)]) == -1
+    assert kendall_tau([(1, 10), (2, 30), (3, 20)]) == pytest.approx(1 / 3)
+    found = ranking("x", [("a", 1.0, 5.0), ("b", 1.2, 4.0), ("c", 2.0, 9.0)])
+    assert found.ids == ("a", "b", "c")
+    assert found.regret_fraction == pytest.approx(0.2)
