@@ -36,6 +36,10 @@ EXPERT_BUFFER_BYTES = 1.5 * GIB
 FRAGMENTATION_FRACTION = 0.03
 
 
+# A pipelined FSDP2 reads as either: weights whole all step long, gradients whole until reduced.
+SUMMED_LATE = ("optimizer", "optimizer_gradients")
+
+
 class ScheduleSlot(Protocol):
     """What the memory walk needs of a schedule's slot."""
 
@@ -111,6 +115,7 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
     under_pipeline = accumulates_unsharded(plan)
     if under_pipeline:
         # FSDP2 under a pipeline adds whole gradients up, in the dtype of the reduction, until the last micro-batch.
+        found["gradients"] = sharded * DTYPE_BYTES[plan.optimizer.grads]
         found["unsharded gradients"] = whole * DTYPE_BYTES[plan.optimizer.grad_reduce]
     if caches_quantized_weights(plan):
         # Row- and column-wise copies, kept over the step's micro-batches so that each weight is cast once.
@@ -136,7 +141,7 @@ def gathered_bytes(held: Sequence[StageParameters], plan: Plan) -> float:
 
 def accumulates_unsharded(plan: Plan) -> bool:
     """torchtitan's FSDP2 under a pipeline: parameters gathered once a step, gradients reduced once."""
-    return plan.stack.framework == "torchtitan" and plan.pp > 1 and plan.sharding == "optimizer_gradients"
+    return plan.stack.framework == "torchtitan" and plan.pp > 1 and plan.sharding in SUMMED_LATE
 
 
 def pipeline_buffer_bytes(model: Model, shape: Shape, held: Sequence[int], slots: Sequence[ScheduleSlot]) -> float:

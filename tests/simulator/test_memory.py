@@ -51,9 +51,10 @@ def test_fsdp2_bytes_per_parameter() -> None:
     """FSDP2 shards one fp32 copy: 16/S and what is gathered; under a pipeline, 2 + 4 whole and 16/S, and the same."""
     gathered = 2 * 2 + 4
     assert bytes_per_parameter(sharding="full", stack=TORCHTITAN) == pytest.approx(16 / 8 + gathered)
-    piped = {"sharding": "optimizer_gradients", "schedule": "1f1b", "stack": TORCHTITAN}
-    assert bytes_per_parameter(pp=2, **piped) == pytest.approx(2 + 4 + 16 / 8 + gathered)
-    assert bytes_per_parameter(pp=1, **piped) == pytest.approx(2 + 16 / 8)
+    for sharding in ("optimizer", "optimizer_gradients"):
+        piped = bytes_per_parameter(pp=2, schedule="1f1b", stack=TORCHTITAN, sharding=sharding)
+        assert piped == pytest.approx(2 + 4 + 16 / 8 + gathered)
+    assert bytes_per_parameter(sharding="optimizer_gradients", stack=TORCHTITAN) == pytest.approx(2 + 16 / 8)
 
 
 def test_ends_are_gathered_in_16_bit() -> None:
