@@ -119,6 +119,13 @@ def usual_fabric(node: Node, gpus: int) -> Fabric:
 
 
 def _ports_match(network: Fabric, node: Node) -> bool:
+    """The NIC's speed is the leaf's, and a leaf has ports for its share of such servers' GPUs beside its uplinks."""
+    leaf, rails = network.tiers[0], node.gpus if network.rails else 1
+    down = leaf.reach_gpus / rails
+    up = down / leaf.oversubscription if len(network.tiers) > 1 else 0.0
+    # With one port per GPU the planes are dealt out by rail.
+    if down + up > leaf.radix or rails % network.planes:
+        return False
     return abs(network.tiers[0].port_bandwidth_bytes_per_s / node.nic.bandwidth_bytes_per_s - 1) < 1e-6
 
 

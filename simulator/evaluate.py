@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hardware.collectives.traffic import NetworkUse, network_use
 from simulator.cost.inventory import beyond_profile
+from simulator.cost.traffic import step_streams
 from simulator.interval import step_time_interval_s
 from simulator.model.flops import flops_per_token
 from simulator.model.parameters import active_parameters, total_parameters
@@ -14,7 +16,7 @@ from simulator.run.montecarlo import simulate as simulate_run
 from simulator.run.result import RunResult
 from simulator.scenario.schema import Scenario
 from simulator.whole_run import whole_run_spec
-from simulator.workload.shape import padded_vocab
+from simulator.workload.shape import padded_vocab, shape_of
 
 FLOPS_CONVENTION = "megatron"
 
@@ -39,7 +41,7 @@ class Prediction:
 
     `training_time_s` is without failures, `run` with them. `peak_memory_bytes` is the allocator's peak on the fullest
     rank; `fits` compares what the device shows.
-    `step_time_interval_s` is where 80 % of like runs lie.
+    `step_time_interval_s` is where 80 % of like runs lie. `network`: how far the step uses each class of links.
     `mfu_fraction` counts model FLOPs by `flops_convention` against the dense 16-bit peak.
     """
 
@@ -64,6 +66,7 @@ class Prediction:
     breakdown_s: dict[str, float]
     evidence: dict[str, float]
     stages: tuple[StageReport, ...]
+    network: NetworkUse
     warnings: tuple[str, ...]
 
 
@@ -107,6 +110,7 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
         breakdown_s=step.breakdown(),
         evidence=evidence_shares(step),
         stages=stage_reports(done),
+        network=link_use(done),
         warnings=(*warnings(scenario, fullest), *(whole.warnings if whole else ())),
     )
 
@@ -139,6 +143,14 @@ def stage_reports(done: Simulated) -> tuple[StageReport, ...]:
         )
         for held in done.memory
     )
+
+
+def link_use(done: Simulated) -> NetworkUse:
+    """Everything the plan's groups send in the step, on the cluster's real links."""
+    scenario = done.scenario
+    shape = shape_of(scenario.model, scenario.plan, scenario.run.seq_length)
+    streams = step_streams(scenario.model, shape, scenario.cluster, done.layers, done.parameters)
+    return network_use(scenario.cluster, streams, done.step.step_time_s)
 
 
 def warnings(scenario: Scenario, fullest: float) -> tuple[str, ...]:

@@ -18,6 +18,8 @@ from hardware.topology.clos import link_ranges
 from hardware.topology.network import Network
 
 Ints = NDArray[np.int64]
+# Flows whose routes are held in memory at once when only their bytes are added up.
+_ROUTED_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,18 +255,37 @@ def link_use(
     """
     if not seconds > 0:
         raise ValueError(f"link use: the time must be above zero, not {seconds}")
-    phases = [phase for schedule in schedules for phase in schedule]
-    source, target = (np.concatenate([getattr(phase, end) for phase in phases]) for end in ("source", "target"))
-    size = np.concatenate([phase.size_bytes * phase.repeats for phase in phases])
-    routes = route_ends(network, source, target, conditions.policy, conditions.seed)
-    carried = _carried(routes, size[routes.owner] * routes.share)
+    carried = carried_bytes(network, [phase for schedule in schedules for phase in schedule], conditions)
     mean, peak = {}, {}
     for number, name in enumerate(network.classes):
-        mine = (routes.link_class == number) & (routes.capacity > 0)
-        if carried[mine].any():
-            mean[name] = float(carried[mine].sum() / (routes.capacity[mine].sum() * seconds))
-            peak[name] = float((carried[mine] / routes.capacity[mine]).max() / seconds)
+        mine = (carried.link_class == number) & (carried.capacity > 0)
+        load, capacity = carried.size_bytes[mine], carried.capacity[mine]
+        if load.any():
+            mean[name] = float(load.sum() / (capacity.sum() * seconds))
+            peak[name] = float((load / capacity).max() / seconds)
     return LinkUse(mean, peak, max(peak, key=lambda name: peak[name]) if peak else "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """Bytes over each link (or bundle of links over which traffic is sprayed), its capacity and class."""
+
+    size_bytes: NDArray[np.float64]
+    capacity: NDArray[np.float64]
+    link_class: NDArray[np.uint8]
+
+
+def carried_bytes(network: Network, phases: Sequence[Phase], conditions: Conditions = IDLE) -> Carried:
+    """What all repeats of the phases put on the links."""
+    none = np.zeros(0, dtype=np.int64)
+    source, target = (np.concatenate([none, *(getattr(p, end) for p in phases)]) for end in ("source", "target"))
+    size = np.concatenate([none, *(phase.size_bytes * phase.repeats for phase in phases)])
+    total: NDArray[np.float64] | float = 0.0
+    for start in range(0, max(1, len(size)), _ROUTED_AT_ONCE):
+        part = slice(start, start + _ROUTED_AT_ONCE)
+        routes = route_ends(network, source[part], target[part], conditions.policy, conditions.seed)
+        total = total + _carried(routes, size[part][routes.owner] * routes.share)
+    return Carried(np.asarray(total), routes.capacity, routes.link_class)
 
 
 def _carried(routes: Routes, size: NDArray[np.float64]) -> NDArray[np.float64]:

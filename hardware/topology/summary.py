@@ -7,16 +7,24 @@ from typing import Any
 
 import numpy as np
 
-from hardware.specs import Cluster
+from hardware.specs import Cluster, Fabric
 from hardware.topology.build import build_network
 from hardware.topology.clos import switch_counts
-from hardware.topology.network import NODE_KINDS, Network
+from hardware.topology.network import NODE_KINDS, Network, degrade
 
 # Above so many switches with GPUs the diameter is sought from evenly spaced ones only.
 _ALL_SOURCES = 1024
 _SOME_SOURCES = 128
 # Above so many links the bisection is the cut between the halves as they lie, not the smallest there could be.
 _CUT_LINKS = 200_000
+# A switch port of 400 Gb/s with its share of cables and optics: 491 million USD over 5,120 switches of 64 ports
+# (three-tier fat tree; arXiv 2505.09343, Table 3, read second-hand; its 768-switch fabric of 72 million: 1,465).
+_PORT_USD = 491e6 / (5120 * 64)
+_PORT_W = 940 / 64  # a switch of 64 such ports draws 940 W, from memory
+_OPTICAL_END_W = 17 / 2  # half of NVIDIA MMS4X00-NS, 2 x 400 Gb/s (data sheet)
+_PORT_BYTES_PER_S = 50e9
+ASSUMED_COST = "assumed: 1,498 USD per switch port of 400 Gb/s, as arXiv 2505.09343 has it, by bandwidth"
+ASSUMED_POWER = "assumed: 14.7 W per switch port and 8.5 W per optical end of 400 Gb/s, by bandwidth"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +42,8 @@ class NetworkSummary:
     """Counts and figures of a network; bandwidths are one way.
 
     `bisection_fraction` is the bisection over what half the GPUs can inject into the scale-out network;
-    `diameter_hops` counts links between the two GPUs farthest apart outside scale-up domains. Cost and power are
-    None where the fabric's entry does not give them.
+    `diameter_hops` counts links between the two GPUs farthest apart outside scale-up domains. Cost and power
+    are those of the scale-out network, each with what it rests on; None where there is none.
     """
 
     name: str
@@ -50,23 +58,58 @@ class NetworkSummary:
     diameter_latency_s: float
     cost_usd: float | None
     power_w: float | None
+    cost_source: str = ""
+    power_source: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """Cost and power of a scale-out network, and what each rests on."""
+
+    cost_usd: float | None = None
+    power_w: float | None = None
+    cost_source: str = ""
+    power_source: str = ""
+
+
 def summarise_cluster(cluster: Cluster) -> NetworkSummary:
-    """The network of a cluster built and summed up, with the cost and power its fabric states per endpoint."""
-    fabric = cluster.fabric
-    cost = None if fabric.cost_usd_per_endpoint is None else fabric.cost_usd_per_endpoint * cluster.gpus
-    power = fabric.power_w_per_endpoint * cluster.gpus if fabric.power_w_per_endpoint else None
-    return summarise_network(build_network(cluster), cluster.nodes, cost, power)
+    """The network of a cluster built and summed up, with the cost and power its fabric states per endpoint; where it
+    states none, those of the ports and cables that were counted. ValueError for a fabric that cannot be wired."""
+    network = build_network(cluster)
+    return summarise_network(network, cluster.nodes, bill(network, cluster.fabric, cluster.gpus))
 
 
-def summarise_network(
-    network: Network, nodes: int = 0, cost_usd: float | None = None, power_w: float | None = None
-) -> NetworkSummary:
-    """Any network summed up; `nodes` servers, where that is known."""
+def bill(network: Network, fabric: Fabric, gpus: int) -> Bill:
+    """Per endpoint as the fabric states it, else by its ports; nothing where there are no switches."""
+    ports, ends = _ports(network)
+    if not ports:
+        return Bill()
+    cost, power = fabric.cost_usd_per_endpoint, fabric.power_w_per_endpoint
+    said = [fabric.sources.get(key, "the fabric's entry") for key in ("cost_per_endpoint", "power_per_endpoint")]
+    return Bill(
+        ports * _PORT_USD if cost is None else cost * gpus,
+        power * gpus if power else ports * _PORT_W + ends * _OPTICAL_END_W,
+        ASSUMED_COST if cost is None else said[0],
+        said[1] if power else ASSUMED_POWER,
+    )
+
+
+def _ports(network: Network) -> tuple[float, float]:
+    """(switch ports, optical ends) in units of 400 Gb/s: a cable to a GPU takes one port, one between switches two."""
+    leaf = NODE_KINDS.index("leaf")
+    at_switch = [network.node_kind[end] >= leaf for end in (network.source, network.target)]
+    # Every cable is two directed links.
+    width = network.capacity_bytes_per_s / _PORT_BYTES_PER_S / 2
+    outside = at_switch[0] | at_switch[1]
+    ports = float(width[at_switch[0]].sum() + width[at_switch[1]].sum())
+    return ports, float(2 * width[outside].sum())
+
+
+def summarise_network(network: Network, nodes: int = 0, costs: Bill = Bill()) -> NetworkSummary:
+    """Any network summed up; `nodes` servers and its bill, where those are known."""
     classes = []
     for number, name in enumerate(network.classes):
         capacity = network.capacity_bytes_per_s[network.link_class == number]
@@ -77,7 +120,8 @@ def summarise_network(
     hops, latency_s = _diameter(network)
     return NetworkSummary(
         network.name, network.gpus, nodes, network.switches, tiers, tuple(classes), bisection,
-        bisection / injected if injected else 0.0, hops, latency_s, cost_usd, power_w,
+        bisection / injected if injected else 0.0, hops, latency_s, costs.cost_usd, costs.power_w,
+        costs.cost_source, costs.power_source,
     )  # fmt: skip
 
 
@@ -96,6 +140,10 @@ def _bisection(network: Network) -> tuple[float, float]:
             return _cut(network), _cut(network)
         above = [total[network.class_of(name)].sum() / 2 for name in ("leaf_up", "spine_up")[: layout.tiers - 1]]
         return float(min([injected, *above])), float(injected)
+    if "nic" in network.classes:
+        # What stays inside a domain does not load the network, even where the halves part one.
+        inside = [network.class_of(name) for name in network.classes if name.startswith("scale_up")]
+        network = degrade(network, np.concatenate([*inside, np.zeros(0, np.int64)]), 0.0)
     ends = network.class_of("nic") if "nic" in network.classes else np.flatnonzero(network.source < network.gpus)
     out = ends[network.source[ends] < network.gpus]
     return _cut(network), float(total[out].sum() / 2)

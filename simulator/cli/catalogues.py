@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from simulator.cli.clusters import FabricName, named_cluster
 from simulator.cli.common import AsJson, check_known, print_json
+
+if TYPE_CHECKING:
+    from hardware.topology.summary import NetworkSummary
 
 Name = Annotated[str | None, typer.Argument(metavar="[NAME]", help="One entry in full; all of them when left out.")]
 
@@ -32,16 +35,17 @@ def hardware(
     fabric: FabricName = None,
     as_json: AsJson = False,
 ) -> None:
-    """The hardware known by name, one part with sources, or the network of a cluster (`show h100-10240`)."""
+    """The hardware known by name, one part with sources, or a network: of a cluster (`show h100-10240`), a JSON or
+    GraphML graph, or NCCL's topology XML."""
     from simulator.report import catalogues as report
 
     if name == "show":
         name = entry
-    if name is not None and name not in report.part_names() and (fabric or name.rpartition("-")[2].isdigit()):
-        from hardware.topology.summary import summarise_cluster
+    is_file = name is not None and name.endswith((".json", ".graphml", ".xml"))
+    if name is not None and name not in report.part_names() and (is_file or fabric or name.split("-")[-1].isdigit()):
         from simulator.report.network import print_network
 
-        network = summarise_cluster(named_cluster(name, fabric))
+        network = _network_of_file(name) if is_file else _network_of_cluster(name, fabric)
         print_json(network.to_dict()) if as_json else print_network(network)
     elif name is None:
         listing = report.hardware_document()
@@ -50,6 +54,27 @@ def hardware(
         check_known("hardware", name, report.part_names())
         parts = report.part_document(name)
         print_json({"parts": parts}) if as_json else report.print_parts(parts)
+
+
+def _network_of_cluster(name: str, fabric: str | None) -> NetworkSummary:
+    """InputError where the fabric cannot be wired for so many of these nodes."""
+    from hardware.problems import InputError, Problem
+    from hardware.topology.summary import summarise_cluster
+
+    cluster = named_cluster(name, fabric)
+    try:
+        return summarise_cluster(cluster)
+    except ValueError as error:
+        raise InputError([Problem("--fabric", None, "", str(error))]) from None
+
+
+def _network_of_file(path: str) -> NetworkSummary:
+    """A graph, or with .xml what NCCL found on a server (NCCL_TOPO_DUMP_FILE)."""
+    from hardware.topology.custom import read_network
+    from hardware.topology.discover import read_nccl_topology
+    from hardware.topology.summary import summarise_network
+
+    return summarise_network(read_nccl_topology(path) if path.endswith(".xml") else read_network(path))
 
 
 def schema(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import hardware.collectives
-from hardware.collectives import combine_s, dispatch_s
+from hardware.collectives import Group, combine_s, dispatch_s
 from simulator.cost.price import Price, Prices, price
 from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.plan.spec import Plan
@@ -69,13 +69,18 @@ def is_recomputed(modules: tuple[str, ...], again: frozenset[str] | None) -> boo
     return again is None or not again.isdisjoint(modules)
 
 
+def exchanged(op: Routing, group: Group, load: Number) -> hardware.collectives.Exchange:
+    """What an expert group exchanges, `load` being the tokens of the rank that counts over the mean."""
+    # Expert groups sit on whole domains, so limiting a token's groups limits its domains (node-limited routing).
+    limit = op.group_top_k * np.maximum(1.0, group.domains / op.groups) if op.groups > 1 else None
+    return hardware.collectives.Exchange(op.tokens, op.width, op.experts, op.top_k, limit, load)
+
+
 def routing_price(op: Routing, prices: Prices) -> tuple[Number, Number]:
     """Forward and backward seconds of dispatch or combine: the backward of one travels like the other."""
     plan, group = prices.plan, prices.groups["ep"]
-    # Expert groups sit on whole domains, so limiting a token's groups limits its domains (node-limited routing).
-    limit = op.group_top_k * np.maximum(1.0, group.domains / op.groups) if op.groups > 1 else None
     load = plan.expert_imbalance if plan.capacity_factor is None else plan.capacity_factor
-    moved = hardware.collectives.Exchange(op.tokens, op.width, op.experts, op.top_k, limit, load)
+    moved = exchanged(op, group, load)
     rate = prices.comm_fraction * prices.constants.ep_rate
     out_s = dispatch_s(moved, group, prices.cluster, plan.dispatcher, op.fp8).seconds / rate
     home_s = combine_s(moved, group, prices.cluster, plan.dispatcher).seconds / rate

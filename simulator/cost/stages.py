@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import zip_longest
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from simulator.workload.shape import Shape
 # Share of kernels that CUDA graphs launch for the host: attention, router and preprocessing, or all.
 CAPTURED_FRACTION = {"none": 0.0, "partial": 0.6, "full": 1.0}
 
-PriceLayer = Callable[[Layer, bool], LayerCost]
+Known = TypeVar("Known")  # what is known of a layer: its cost, its traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +88,8 @@ ENDS = {"embedding": embedding_work, "head": head_work, "mtp": mtp_glue_work}
 
 
 def stage_layers(
-    model: Model, plan: Plan, stage: StageLayers, layer: PriceLayer, end: Callable[[str], LayerCost]
-) -> list[LayerCost]:
+    model: Model, plan: Plan, stage: StageLayers, layer: Callable[[Layer, bool], Known], end: Callable[[str], Known]
+) -> list[Known]:
     """What a stage does, in order: embedding, decoder layers, MTP modules (each with its own head), head.
 
     With full recompute by "block" only the first layers of each stage are computed again.

@@ -96,18 +96,24 @@ def shares_beside(plan: Plan, cluster: Cluster) -> tuple[float, float]:
 
 
 def stage_send_s(shape: Shape, prices: Prices) -> Number:
-    """Seconds of one stage's activations to the next.
+    """Seconds of one stage's activations to the next."""
+    cluster = prices.cluster
+    sent, gathered = sent_bytes(shape)
+    sent_s = collective_s("send_recv", sent, strided_group(cluster, 2, cluster.gpus // shape.plan.pp), cluster).seconds
+    return sent_s + collective_s("all_gather", gathered, prices.groups["tp"], cluster).seconds if gathered else sent_s
 
-    Without sequence parallelism every tensor rank holds them whole: Megatron sends each rank's share and gathers it
-    again behind the network (scatter-gather, arXiv 2104.04473 section 4.1); other frameworks send all from each rank.
+
+def sent_bytes(shape: Shape) -> tuple[Number, Number]:
+    """What a rank sends to the next stage for one micro-batch, and what tensor ranks gather again behind the network.
+
+    Without sequence parallelism every tensor rank holds the activations whole: Megatron sends each rank's share and
+    gathers it again (scatter-gather, arXiv 2104.04473 section 4.1); other frameworks send all from each rank.
     """
-    plan, cluster = shape.plan, prices.cluster
+    plan = shape.plan
     held = shape.sharded_tokens * shape.hidden * shape.element_bytes
-    neighbours = strided_group(cluster, 2, cluster.gpus // plan.pp)
     if plan.sequence_parallel or plan.tp == 1 or plan.stack.framework != "megatron-core":
-        return collective_s("send_recv", held, neighbours, cluster).seconds
-    sent_s = collective_s("send_recv", held / plan.tp, neighbours, cluster).seconds
-    return sent_s + collective_s("all_gather", held, prices.groups["tp"], cluster).seconds
+        return held, 0.0
+    return held / plan.tp, held
 
 
 def pair_seconds(times: SlotTimes, plan: Plan) -> dict[str, np.ndarray] | None:

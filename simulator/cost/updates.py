@@ -62,12 +62,19 @@ def gather_and_reduce(
     `whole`: one bucket for the stage (Megatron-Core beyond the first stage); otherwise buckets of the usual size,
     or of a layer where everything is sharded. Dense and expert parameters reduce over their own groups.
     """
-    parts = [(sum(d for d, _ in layers), sum(e for _, e in layers))] if whole else buckets(layers, plan, groups)
+    parts = parts_of(layers, plan, groups, whole)
     gathers, reduces = [], []
     for dense, expert in parts:
         gathers.append(sum(gather_s(n, groups[k], plan, cluster) for n, k in ((dense, "dense"), (expert, "expert"))))
         reduces.append(sum(reduce_s(n, groups[k], plan, cluster) for n, k in ((dense, "dense"), (expert, "expert"))))
     return tuple(gathers), tuple(reversed(reduces))
+
+
+def parts_of(
+    layers: Sequence[tuple[Number, Number]], plan: Plan, groups: Mapping[str, Group], whole: bool
+) -> list[tuple[Number, Number]]:
+    """Dense and expert parameters of each bucket of a stage, in forward order."""
+    return [(sum(d for d, _ in layers), sum(e for _, e in layers))] if whole else buckets(layers, plan, groups)
 
 
 def buckets(

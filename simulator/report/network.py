@@ -53,7 +53,8 @@ def print_network(summary: NetworkSummary) -> None:
     """A network's tiers, links, bisection, diameter, cost and power."""
     console = Console(highlight=False, soft_wrap=True, width=100)
     console.print(Text(f"network {summary.name}", style="bold cyan"))
-    console.print(f"  {summary.gpus:,} GPUs in {summary.nodes:,} nodes, {summary.switches:,} switches")
+    nodes = f" in {summary.nodes:,} nodes" if summary.nodes else ""
+    console.print(f"  {summary.gpus:,} GPUs{nodes}, {summary.switches:,} switches")
     for tier, count in summary.switches_by_tier.items():
         console.print(f"    {tier:<12} {count:>9,} switches")
     for link in summary.link_classes:
@@ -63,6 +64,6 @@ def print_network(summary: NetworkSummary) -> None:
     console.print(f"  bisection {format_rate(summary.bisection_bytes_per_s)}, {half}")
     console.print(f"  diameter {summary.diameter_hops} links, {format_seconds(summary.diameter_latency_s)}")
     if summary.cost_usd is not None:
-        console.print(f"  cost {format_usd(summary.cost_usd)}")
+        console.print(f"  cost {format_usd(summary.cost_usd)} ({summary.cost_source})")
     if summary.power_w is not None:
-        console.print(f"  power {format_power(summary.power_w)}")
+        console.print(f"  power {format_power(summary.power_w)} ({summary.power_source})")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
@@ -28,7 +28,9 @@ from hardware.units import (
     format_seconds,
     format_usd,
 )
+from simulator.report.alternatives import alternatives_table
 from simulator.report.beyond import beyond, step_seconds
+from simulator.report.links import links_table
 
 WIDTH = 100
 BAR = 34
@@ -80,8 +82,9 @@ def evaluation(document: Mapping[str, Any], blocks: bool = True) -> Group:
         _understood(document),
         _step(document, blocks),
         _figures(document),
+        *([links_table(document["network"])] if document.get("network") else []),
         *([Group("", _pairs(rows))] if (rows := beyond(document)) else []),
-        *([_alternatives(document["alternatives"])] if document.get("alternatives") else []),
+        *([alternatives_table(document["alternatives"])] if document.get("alternatives") else []),
         _memory(document, blocks),
         _footer(document),
     ]
@@ -248,44 +251,6 @@ def _policies(run: Mapping[str, Any]) -> Iterable[str]:
     said.append(f"checkpoints to {', '.join(saves)} of work{best}" if saves else "no checkpoints")
     said.append(f"{run['spares']:,} spare nodes ({run['spares_needed']:,} suffice 99 % of the time)")
     yield "; ".join(said)
-
-
-def _alternatives(rows: list[Mapping[str, Any]]) -> RenderableType:
-    """Other choices for the run: when it ends, its goodput and cost, and how that differs under equal faults."""
-    runs = f"the same faults in {rows[0]['runs']:,} run{'s' if rows[0]['runs'] > 1 else ''}; * best of its kind"
-    head = Text.assemble(("What would change", "bold"), f"  {runs}")
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for name in ("", "P50", "P90", "goodput", "USD", "later by", "USD more"):
-        table.add_column(name, justify="right" if name else "left", overflow="fold", no_wrap=name != "")
-    for row in rows:
-        table.add_row(*_alternative_row(row), style="bold" if row["best"] else "")
-    return Group("", head, Padding(table, (0, 0, 0, 2)))
-
-
-def _alternative_row(row: Mapping[str, Any]) -> Iterable[str]:
-    mark = "* " if row["best"] else "  "
-    saves = row["checkpoint_every_s"].values()
-    every_s = next((seconds for seconds in saves if seconds is not None), None)
-    saved = f", {format_seconds(every_s)}" if row["kind"] in ("interval", "policy") and every_s else ""
-    yield mark + row["change"] + saved
-    for name in ("p50", "p90"):
-        ends = row["finish_s"][name]
-        yield "never" if ends is None else f"{ends / 86400:.2f} d"
-    yield format_fraction(row["goodput_fraction"])
-    known = row["cost_usd"] is not None and row["finishes"]
-    yield format_count(row["cost_usd"]) if known else "-"
-    if row["kind"] == "planned":
-        return
-    error = row["later_error_s"]
-    yield _signed(row["later_s"], format_seconds) + (f" +- {format_seconds(error)}" if error and error >= 0.5 else "")
-    yield _signed(row["extra_cost_usd"], format_count)
-
-
-def _signed(value: float | None, written: Callable[[float], str]) -> str:
-    """With its sign; "-" where it is not known."""
-    if value is None:
-        return "-"
-    return ("+" if value > 0 else "-") + written(abs(value)) if abs(value) >= 0.5 else "0"
 
 
 def _memory(document: Mapping[str, Any], blocks: bool) -> RenderableType:

@@ -399,3 +399,53 @@ def test_broken_slurm_topologies_are_refused(tmp_path: Path, text: str, message:
     file.write_text(text)
     with pytest.raises(InputError, match=message):
         read_slurm_topology(file, 8, 50e9, 450e9)
+
+
+@pytest.mark.parametrize("name", catalogue.names("fabrics"))
+def test_every_switched_fabric_has_cost_and_power_with_their_source(name: str) -> None:
+    """Whatever the catalogue offers for some server; what is not stated is assumed and says so."""
+    fabric = catalogue.fabric(name)
+    nodes = [catalogue.node(each) for each in catalogue.names("nodes")]
+    for node in nodes if fabric.tiers else ():
+        try:
+            summary = summarise_cluster(catalogue.cluster(node.scale_up.domain_gpus * 2, node, name))
+        except (InputError, ValueError):
+            continue
+        assert summary.cost_usd is not None
+        assert summary.power_w is not None
+        assert min(summary.cost_usd, summary.power_w) > 0
+        stated = fabric.cost_usd_per_endpoint is not None
+        assert summary.cost_source.startswith("assumed") != stated
+        assert summary.power_source.startswith(("assumed", "derived"))
+
+
+def test_the_assumed_price_of_a_port_gives_the_published_fabrics() -> None:
+    """arXiv 2505.09343, Table 3: 16,384 endpoints of two tiers cost 72 million USD, 65,536 of three tiers 491."""
+    node = catalogue.node("hgx-h100")
+    for name, gpus, published in (("ndr-rail-2tier", 2048, 72e6 / 8), ("clos-400g-3tier", 65536, 491e6)):
+        summary = summarise_cluster(catalogue.cluster(gpus, node, name))
+        assert summary.cost_source.startswith("assumed")
+        assert summary.cost_usd == pytest.approx(published, rel=0.03)
+
+
+def test_counted_ports_draw_what_is_stated_per_endpoint() -> None:
+    """78 W per endpoint of two tiers (3 ports, 4 optical ends), 124 W of three (5 and 6)."""
+    node = catalogue.node("hgx-h100")
+    for name, gpus in (("ndr-rail-2tier", 2048), ("ndr-rail-3tier", 10240)):
+        cluster = catalogue.cluster(gpus, node, name)
+        unstated = replace(cluster, fabric=replace(cluster.fabric, power_w_per_endpoint=0.0))
+        assert summarise_cluster(unstated).power_w == pytest.approx(summarise_cluster(cluster).power_w, rel=0.01)
+
+
+@pytest.mark.parametrize("name", catalogue.names("nodes"))
+def test_the_usual_fabric_of_every_node_can_be_wired(name: str) -> None:
+    """Nodes whose NICs are shared, or fit no catalogue switch, ask for a fabric by name."""
+    node = catalogue.node(name)
+    for domains in (1, 2, 14):
+        gpus = domains * node.scale_up.domain_gpus
+        if domains > 1 and name in ("aws-p4de", "dgx-a100-80-omnipath", "dgx-v100", "gcp-a3-high"):
+            with pytest.raises(InputError, match="name one with --fabric"):
+                catalogue.usual_fabric(node, gpus)
+            continue
+        fabric = catalogue.usual_fabric(node, gpus)
+        assert summarise_cluster(catalogue.cluster(gpus, node, fabric.name)).gpus == gpus

@@ -94,3 +94,26 @@ def test_catalogues_list_and_show() -> None:
     parts = json.loads(traincast("hardware", "h800", "--json").stdout)["parts"]
     assert [part["kind"] for part in parts] == ["accelerator", "node"]
     assert json.loads(traincast("schema", "scenario").stdout)["title"] == "traincast scenario"
+
+
+def test_a_network_is_shown_with_cost_and_power_or_refused_by_name(tmp_path: Path) -> None:
+    shown = traincast("hardware", "show", "h100-1024").stdout
+    for words in ("32 switches", "bisection 25.6 TB/s", "diameter 4 links", "cost 4.603 million USD (assumed", "power"):
+        assert words in shown
+    refused = traincast("hardware", "show", "h100-1024", "--fabric", "azure-mrc")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("--fabric: fabric azure-mrc: 8 planes")
+    nodes = [{"id": name, "kind": "leaf" if name == "s" else "gpu"} for name in "abs"]
+    links = [{"source": name, "target": "s", "bandwidth": "400 Gb/s", "latency": "1 us"} for name in "ab"]
+    graph = tmp_path / "graph.json"
+    graph.write_text(json.dumps({"nodes": nodes, "links": links}))
+    assert "2 GPUs, 1 switches" in traincast("hardware", "show", str(graph)).stdout
+    graph.write_text(json.dumps({"nodes": nodes, "links": links[:1]}))
+    refused = traincast("hardware", "show", str(graph))
+    assert (refused.returncode, "not connected: b cannot reach a" in refused.stderr) == (2, True)
+
+
+def test_the_report_names_the_bottleneck_of_the_network() -> None:
+    shown = traincast("evaluate", str(TINY)).stdout
+    assert "Network  busiest: within domains" in shown
+    assert "GPU to leaf" in shown

@@ -1,0 +1,228 @@
+"""What every group of a plan moves in one step: the collectives of the workload as streams of bytes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from hardware.collectives import Group, collective_s, combine_s, dispatch_s
+from hardware.collectives.traffic import Stream
+from hardware.specs import Cluster
+from simulator.cost.blocks import exchanged, is_recomputed, recomputed_modules
+from simulator.cost.groups import plan_groups, shard_groups
+from simulator.cost.stages import ENDS, stage_layers
+from simulator.cost.step_times import sent_bytes
+from simulator.cost.updates import parts_of, replicas, sharded_over
+from simulator.model.spec import Layer, Model
+from simulator.plan.layout import StageLayers, ranks_of_stages, stages_of_ranks
+from simulator.plan.placement import coordinates, groups
+from simulator.plan.spec import Plan
+from simulator.workload.ffns import ffn_work
+from simulator.workload.mixers import mixer_work
+from simulator.workload.operators import Exchange, Number, Routing, Work
+from simulator.workload.shape import Shape
+from simulator.workload.states import DTYPE_BYTES, StageParameters, parameter_bytes
+
+# Which ranks reduce what: dense and expert parameters over their own groups.
+SHARERS = {"dense": "dp_cp", "expert": "edp"}
+
+
+class Flow(NamedTuple):
+    """A kind of traffic: its cause in the breakdown, who exchanges, and how.
+
+    `kind`: tp, cp, etp, ep, dense, expert, and of the last two with -shards or -replicas. `inside`: of expert
+    exchanges by DeepEP's kernels the part on scale-up links.
+    """
+
+    cause: str
+    kind: str
+    operation: str
+    algorithm: str
+    inside: bool = False
+
+
+Traffic = dict[Flow, float]
+
+
+def step_streams(
+    model: Model,
+    shape: Shape,
+    cluster: Cluster,
+    stages: Sequence[StageLayers],
+    parameters: Sequence[StageParameters],
+) -> list[Stream]:
+    """Every stream of a step on the GPUs of the plan; what moves only a few bytes (norms, counters) is left out."""
+    plan = shape.plan
+    moved = layers_traffic(model, shape, cluster, stages)
+    # DualPipe's mirror ranks share the micro-batches of a stage.
+    rounds = plan.microbatches / len(ranks_of_stages(plan)[0])
+    sharing = shard_groups(plan, cluster)
+    by_stage = []
+    for stage, held, layers in zip(stages, parameters, moved, strict=True):
+        once = update_traffic(held, plan, sharing, cluster, whole=stage.index > 0 and plan.sharding != "full")
+        by_stage.append(total([{flow: size * rounds for flow, size in layers.items()}, once]))
+    by_rank = [total(by_stage[stage] for stage in sorted(set(held))) for held in stages_of_ranks(plan)]
+    flows = dict.fromkeys(flow for moved in by_rank for flow in moved if not flow.inside)
+    return [*(stream(flow, by_rank, plan) for flow in flows), *pipeline_streams(plan, shape, cluster)]
+
+
+def total(parts: Iterable[Mapping[Flow, float]]) -> Traffic:
+    found: defaultdict[Flow, float] = defaultdict(float)
+    for part in parts:
+        for flow, size in part.items():
+            found[flow] += size
+    return dict(found)
+
+
+def layers_traffic(model: Model, shape: Shape, cluster: Cluster, stages: Sequence[StageLayers]) -> list[Traffic]:
+    """Bytes per group of one micro-batch through each stage, forward and backward; every distinct layer once."""
+    plan = shape.plan
+    sharing = plan_groups(plan, cluster)
+
+    @cache
+    def layer(spec: Layer, again: bool) -> Traffic:
+        halves = [mixer_work(spec.mixer, shape)] if spec.mixer else []
+        halves += [ffn_work(spec.ffn, shape)] if spec.ffn else []
+        return total(work_traffic(work, plan, sharing, cluster, again) for work in halves)
+
+    @cache
+    def end(name: str) -> Traffic:
+        return work_traffic(ENDS[name](model, shape), plan, sharing, cluster, False)
+
+    return [total(stage_layers(model, plan, stage, layer, end)) for stage in stages]
+
+
+def work_traffic(work: Work, plan: Plan, sharing: dict[str, Group], cluster: Cluster, whole_layer: bool) -> Traffic:
+    """Bytes of half a layer: forward, backward, and what is computed again before it."""
+    again = recomputed_modules(plan, whole_layer)
+    found: list[Traffic] = []
+    for op in work.operators:
+        forwards = 2 if is_recomputed(getattr(op, "modules", ()), again) else 1
+        if isinstance(op, Exchange):
+            group = sharing[op.group]
+            cause = "tp" if op.group == "etp" else op.group
+            for operation, size, times in (
+                (op.forward, op.forward_bytes, forwards),
+                (op.backward, op.backward_bytes, 1),
+                ("all_gather", op.regather_bytes, 1),
+            ):
+                found.append(collective_traffic(cause, op.group, operation, size, times, group, cluster))
+        elif isinstance(op, Routing):
+            for backward in (False, True):
+                found.append(routing_traffic(op, backward, 1 if backward else forwards, plan, sharing["ep"], cluster))
+    return total(found)
+
+
+def collective_traffic(
+    cause: str, kind: str, operation: str | None, size: Number, times: Number, group: Group, cluster: Cluster
+) -> Traffic:
+    """`times` collectives of `size` bytes, by the algorithm that NCCL's tuner takes for them."""
+    if operation is None or not size or group.ranks <= 1:
+        return {}
+    algorithm = collective_s(operation, size, group, cluster).algorithm
+    return {Flow(cause, kind, operation, algorithm): float(size * times)}
+
+
+def routing_traffic(op: Routing, backward: bool, times: Number, plan: Plan, group: Group, cluster: Cluster) -> Traffic:
+    """Dispatch or combine; the backward of one travels like the other. Even routing: the hottest rank sets the pace,
+    not the bytes of all."""
+    if group.ranks <= 1:
+        return {}
+    out = (op.name == "dispatch") != backward
+    moved = exchanged(op, group, 1.0 if plan.capacity_factor is None else plan.capacity_factor)
+    if out:
+        sent = dispatch_s(moved, group, cluster, plan.dispatcher, op.fp8)
+    else:
+        sent = combine_s(moved, group, cluster, plan.dispatcher)
+    if plan.dispatcher in ("deepep", "hybridep"):
+        flow = Flow("ep", "ep", "dispatch", "experts")
+        network, inside = float(sent.network_bytes * times), float(sent.scale_up_bytes * times)
+        return {flow: network, flow._replace(inside=True): inside}
+    gathers = ("all_gather", "reduce_scatter")[not out]
+    operation = "all_to_all" if plan.dispatcher == "alltoall" else gathers
+    # Each of the n ranks keeps its own n-th of the buffer.
+    size = (sent.network_bytes + sent.scale_up_bytes) * group.ranks / (group.ranks - 1)
+    return collective_traffic("ep", "ep", operation, size, times, group, cluster)
+
+
+def update_traffic(
+    held: StageParameters, plan: Plan, sharing: dict[str, Group], cluster: Cluster, whole: bool
+) -> Traffic:
+    """Gradients reduced and parameters gathered of one stage in a step; ZeRO-3 does both for every micro-batch, and
+    gathers for the backward again."""
+    every = plan.microbatches if plan.sharding == "full" else 1
+    gathers = 0 if plan.sharding == "none" else 2 * every if plan.sharding == "full" else 1
+    reduction = "all_reduce" if plan.sharding == "none" else "reduce_scatter"
+    found: list[Traffic] = []
+    for part in parts_of(held.layers, plan, sharing, whole):
+        for (name, group), count in zip(sharing.items(), part, strict=True):
+            shards = group if plan.sharding == "none" else sharded_over(group, plan)
+            split = shards is not group
+            kind = f"{name}-shards" if split else name
+            grads = count * DTYPE_BYTES[plan.optimizer.grad_reduce]
+            values = count * parameter_bytes(plan)
+            found.append(collective_traffic("dp", kind, reduction, grads, every, shards, cluster))
+            found.append(collective_traffic("dp", kind, "all_gather", values, gathers, shards, cluster))
+            if split:
+                rest, copies = replicas(group, shards), f"{name}-replicas"
+                found.append(collective_traffic("dp", copies, "all_reduce", grads / shards.ranks, every, rest, cluster))
+    return total(found)
+
+
+def stream(flow: Flow, by_rank: Sequence[Traffic], plan: Plan) -> Stream:
+    """A flow as what each of its groups moves, by the pipeline rank that it belongs to."""
+    members = ranks_of(flow.kind, plan)
+    stage = np.asarray(coordinates(plan, members[:, 0]).pp)
+    size, inside = (
+        np.array([moved.get(each, 0.0) for moved in by_rank])[stage] for each in (flow, flow._replace(inside=True))
+    )
+    scale_up = inside if flow.algorithm == "experts" else None
+    return Stream(flow.cause, flow.operation, flow.algorithm, members, size, scale_up)
+
+
+def ranks_of(kind: str, plan: Plan) -> np.ndarray:
+    """[groups, ranks] of a flow's kind; HSDP's shard groups are runs of neighbours in their group."""
+    name, _, part = kind.partition("-")
+    members = groups(plan, SHARERS.get(name, name))
+    if name in SHARERS and plan.schedule == "dualpipe":
+        stage = np.asarray(coordinates(plan, members[:, 0]).pp)
+        members = np.concatenate(
+            [np.hstack([members[stage == r], members[stage == plan.pp - 1 - r]]) for r in range(plan.pp // 2)]
+        )
+    if not part:
+        return members
+    runs = members.reshape(len(members), -1, int(plan.shard_group or 1))
+    return runs.reshape(-1, runs.shape[2]) if part == "shards" else runs.transpose(0, 2, 1).reshape(-1, runs.shape[1])
+
+
+def pipeline_streams(plan: Plan, shape: Shape, cluster: Cluster) -> Iterator[Stream]:
+    """Activations to the next stage and their gradients back; what was sent in shares is gathered where it arrives."""
+    if plan.pp == 1:
+        return
+    pipelines = groups(plan, "pp")
+    sent, gathered = (size * plan.microbatches for size in sent_bytes(shape))
+    holders = ranks_of_stages(plan)
+    hops: defaultdict[tuple[int, int], float] = defaultdict(float)
+    for stage, (here, there) in enumerate(pairwise(holders)):
+        if plan.schedule == "dualpipe":
+            pairs = [(stage, stage + 1), (plan.pp - 1 - stage, plan.pp - 2 - stage)]
+        else:
+            pairs = [(here[0], there[0])]
+        for first, second in pairs:
+            hops[first, second] += sent / len(pairs)
+            hops[second, first] += sent / len(pairs)
+    arrived = np.zeros(plan.pp)
+    for (first, second), size in hops.items():
+        if first != second:
+            ends = pipelines[:, [first, second]]
+            arrived[second] += size
+            yield Stream("pp", "send_recv", "pairwise", ends, np.full(len(ends), size))
+    if gathered:
+        one = gathered / plan.microbatches
+        for flow in collective_traffic("pp", "tp", "all_gather", one, 1, plan_groups(plan, cluster)["tp"], cluster):
+            yield stream(flow, [{flow: size * gathered / sent} for size in arrived.tolist()], plan)
