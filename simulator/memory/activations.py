@@ -67,8 +67,8 @@ def layer_kept(work: Work, plan: Plan, whole_layer_again: bool) -> Kept:
         kept = [Tensor(t.name, t.bytes / every) for t in work.saved if t.name == "residual_1"]
         again = [t for t in work.saved if t.name != "residual_1"]
         again_bytes = total(again) * every
-    elif checkpoints_operators(plan):
-        kept = operator_checkpointed(work)
+    elif checkpoints_operators(plan, work):
+        kept = operator_checkpointed(work, plan)
         again_bytes = total(work.saved) - total(kept)
     else:
         modules = set(plan.recompute.modules) if plan.recompute.granularity == "selective" else set()
@@ -84,17 +84,28 @@ def layer_kept(work: Work, plan: Plan, whole_layer_again: bool) -> Kept:
     )
 
 
-def checkpoints_operators(plan: Plan) -> bool:
-    """torchtitan's selective recompute chooses operators, not modules."""
-    return plan.stack.framework == "torchtitan" and plan.recompute.granularity == "selective"
+def checkpoints_operators(plan: Plan, work: Work) -> bool:
+    """torchtitan's selective recompute chooses operators of decoder layers, not modules; ends keep all they save."""
+    chooses = plan.stack.framework == "torchtitan" and plan.recompute.granularity == "selective"
+    return chooses and any(tensor.name in ("residual_1", "residual_2") for tensor in work.saved)
 
 
-def operator_checkpointed(work: Work) -> list[Tensor]:
+def operator_checkpointed(work: Work, plan: Plan) -> list[Tensor]:
     """What torchtitan's per-operator checkpointing keeps of a layer: its input, attention's output and every second
     product of q, k, v, out, w1, w3, w2 (torchtitan, activation checkpointing's save list), so q, v and w1 of their
-    kind, all in 16 bit. Compilation drops the output of w2, which no gradient needs.
+    kind, all in 16 bit, and what tensor parallelism reduce-scatters. Compilation drops the output of w2, which no
+    gradient needs.
     """
-    shares = {"residual_1": 1.0, "attention_output": 1.0, "attention_lse": 1.0, "fc1_output": 0.5}
+    shares = {
+        "residual_1": 1.0,
+        "attention_output": 1.0,
+        "attention_lse": 1.0,
+        "fc1_output": 0.5,
+        "latents": 0.5,
+        "projected": 0.5,
+    }
+    if plan.tp > 1:
+        shares["residual_2"] = 1.0
     for op in work.operators:
         if isinstance(op, CoreAttention):
             keys = op.kv_heads * op.qk_dim

@@ -14,7 +14,7 @@ from simulator.model.spec import Model
 from simulator.plan.layout import StageLayers, stages_of_ranks
 from simulator.plan.spec import Plan
 from simulator.workload.operators import Number
-from simulator.workload.shape import SAVED_INPUT_BYTES, Shape, is_quantized
+from simulator.workload.shape import SAVED_INPUT_BYTES, Shape, is_quantized, padded_vocab
 from simulator.workload.states import (
     DTYPE_BYTES,
     StageParameters,
@@ -34,6 +34,10 @@ EXPERT_BUFFER_BYTES = 1.5 * GIB
 # Reserved but not allocated: 3-10 % with the default allocator (torchtitan reports max reserved), little with
 # expandable segments.
 FRAGMENTATION_FRACTION = 0.03
+
+
+# A pipelined FSDP2 reads as either: weights whole all step long, gradients whole until reduced.
+SUMMED_LATE = ("optimizer", "optimizer_gradients")
 
 
 class ScheduleSlot(Protocol):
@@ -81,6 +85,8 @@ def memory_report(
         owners = state_bytes([parameters[stage] for stage in dict.fromkeys(held)], plan)
         activations, working = peak_activations(slots, [kept[stage] for stage in held])
         owners |= {"activations": activations, "working": working}
+        if plan.stack.framework == "torchtitan" and plan.pp > 1:
+            owners["pipeline buffers"] = pipeline_buffer_bytes(model, shape, held, slots)
         result.append(RankMemory(rank, tuple(held), owners, outside_bytes(plan, sum(owners.values()))))
     return tuple(result)
 
@@ -106,16 +112,63 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
     if plan.stack.framework == "deepspeed" and plan.optimizer.grads == "fp32" and plan.precision != "fp32":
         # Autograd leaves 16-bit gradients, which BF16_Optimizer adds to its fp32 ones.
         found["16-bit gradients"] = grads * 2.0
-    if plan.stack.framework == "torchtitan" and plan.sharding == "optimizer_gradients":
+    under_pipeline = accumulates_unsharded(plan)
+    if under_pipeline:
         # FSDP2 under a pipeline adds whole gradients up, in the dtype of the reduction, until the last micro-batch.
+        found["gradients"] = sharded * DTYPE_BYTES[plan.optimizer.grads]
         found["unsharded gradients"] = whole * DTYPE_BYTES[plan.optimizer.grad_reduce]
     if caches_quantized_weights(plan):
         # Row- and column-wise copies, kept over the step's micro-batches so that each weight is cast once.
         found["quantized weights"] = 2 * weights * SAVED_INPUT_BYTES[plan.precision]
-    if plan.sharding == "full":
-        layer = max(d + e for stage in held for d, e in stage.layers)
-        found["gathered layers"] = 2 * layer * parameter_bytes(plan) + layer * DTYPE_BYTES[plan.optimizer.grad_reduce]
+    if plan.sharding == "full" or under_pipeline:
+        found["gathered layers"] = gathered_bytes(held, plan)
     return {owner: float(size) for owner, size in found.items()}
+
+
+def gathered_bytes(held: Sequence[StageParameters], plan: Plan) -> float:
+    """The largest layer gathered, the next one on its way, and its gradient before the reduction.
+
+    Embedding and head are gathered in 16 bit whatever the linears' precision; without a pipeline they are known.
+    """
+    largest = 0.0
+    for stage in held:
+        for position, (dense, expert) in enumerate(stage.layers):
+            end = plan.pp == 1 and len(stage.layers) > 2 and position in (0, len(stage.layers) - 1)
+            read = max(2.0, parameter_bytes(plan)) if end else parameter_bytes(plan)
+            largest = max(largest, float(dense + expert) * (2 * read + DTYPE_BYTES[plan.optimizer.grad_reduce]))
+    return largest
+
+
+def accumulates_unsharded(plan: Plan) -> bool:
+    """torchtitan's FSDP2 under a pipeline: parameters gathered once a step, gradients reduced once."""
+    return plan.stack.framework == "torchtitan" and plan.pp > 1 and plan.sharding in SUMMED_LATE
+
+
+def pipeline_buffer_bytes(model: Model, shape: Shape, held: Sequence[int], slots: Sequence[ScheduleSlot]) -> float:
+    """What torch.distributed.pipelining holds all step long on a rank with the virtual stages `held`.
+
+    Of every micro-batch, each stage has a buffer for its input and one for its output's gradient, allocated once, and
+    keeps its output; the first stage receives no input, the last no gradient, and its output is the logits. Inputs of
+    micro-batches in flight count as the activations that they become.
+    """
+    plan, last = shape.plan, shape.plan.pp * shape.plan.vpp - 1
+    hidden = shape.sharded_tokens * shape.hidden
+    logits = shape.tokens * padded_vocab(model.vocab, plan) / plan.tp
+    elements: Number = 0.0
+    for chunk, stage in enumerate(held):
+        elements += plan.microbatches * (logits if stage == last else 2 * hidden)
+        elements += (plan.microbatches - most_in_flight(slots, chunk)) * hidden if stage else 0.0
+    return float(elements * shape.element_bytes)
+
+
+def most_in_flight(slots: Sequence[ScheduleSlot], chunk: int) -> int:
+    """Most micro-batches of a chunk between forward and backward at once."""
+    live = most = 0
+    for slot in slots:
+        live += slot.kind in ("F", "FB") and slot.chunk == chunk
+        most = max(most, live)
+        live -= slot.kind in ("B", "I", "FB") and (slot.backward_chunk if slot.kind == "FB" else slot.chunk) == chunk
+    return most
 
 
 def caches_quantized_weights(plan: Plan) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from simulator.model.spec import Model
 from simulator.workload.linears import column_input, norm, row_output
 from simulator.workload.operators import Exchange, Matmul, Number, Operator, Pass, Tensor, Work
@@ -59,9 +61,16 @@ def head_working_bytes(model: Model, shape: Shape) -> Number:
     """What the head's backward allocates for a moment beside its saved tensors.
 
     The gradient of the logits, the gathered input with its gradient, and the placeholder gradient of the weight that
-    Megatron-Core's fused accumulation returns.
+    Megatron-Core's fused accumulation returns. torchtitan's loss frees its tensors before the projection's backward,
+    which holds one gradient of the logits; with tensor parallelism the gathered input stays through both.
     """
     columns = padded_vocab(model.vocab, shape.plan) / shape.plan.tp
+    if shape.plan.stack.framework == "torchtitan":
+        gathered = shape.element_bytes * shape.tokens * shape.hidden * (1.0 if shape.plan.tp > 1 else 0.0)
+        of_loss, of_kept = logit_bytes(shape)[1], logit_bytes(shape)[0]
+        projection = (shape.element_bytes - of_kept) * shape.tokens * columns
+        projection += shape.element_bytes * (shape.tokens + columns) * shape.hidden
+        return gathered + np.maximum(of_loss * shape.tokens * columns, projection)
     return (
         logit_bytes(shape)[1] * shape.tokens * columns
         + shape.element_bytes * (2 * shape.tokens + columns) * shape.hidden

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from simulator.memory.activations import Kept, layer_kept, stage_kept
-from simulator.memory.report import memory_report, peak_activations, state_bytes
+from simulator.memory.report import gathered_bytes, memory_report, peak_activations, pipeline_buffer_bytes, state_bytes
 from simulator.model.catalogue import load
 from simulator.model.parameters import total_parameters
 from simulator.model.spec import Attention, DenseFFN, Layer, Model
 from simulator.plan.layout import stages
-from simulator.plan.spec import Optimizer, Plan, Recompute
+from simulator.plan.spec import Optimizer, Plan, Recompute, Stack
 from simulator.step.schedules import make_schedule
+from simulator.workload.ends import logit_bytes
 from simulator.workload.ffns import ffn_work
 from simulator.workload.mixers import mixer_work
 from simulator.workload.shape import shape_of
@@ -41,6 +42,61 @@ def test_bytes_per_parameter() -> None:
     assert bytes_per_parameter(sharding="optimizer", optimizer=Optimizer(kind="muon")) == pytest.approx(6 + 8 / 8)
     assert bytes_per_parameter(sharding="optimizer", optimizer=Optimizer(moments="bf16")) == pytest.approx(6 + 8 / 8)
     assert bytes_per_parameter(precision="fp32", optimizer=Optimizer(main_params=None)) == 16
+
+
+TORCHTITAN = Stack(framework="torchtitan")
+
+
+def test_fsdp2_bytes_per_parameter() -> None:
+    """FSDP2 shards one fp32 copy: 16/S and what is gathered; under a pipeline, 2 + 4 whole and 16/S, and the same."""
+    gathered = 2 * 2 + 4
+    assert bytes_per_parameter(sharding="full", stack=TORCHTITAN) == pytest.approx(16 / 8 + gathered)
+    for sharding in ("optimizer", "optimizer_gradients"):
+        piped = bytes_per_parameter(pp=2, schedule="1f1b", stack=TORCHTITAN, sharding=sharding)
+        assert piped == pytest.approx(2 + 4 + 16 / 8 + gathered)
+    assert bytes_per_parameter(sharding="optimizer_gradients", stack=TORCHTITAN) == pytest.approx(2 + 16 / 8)
+
+
+def test_ends_are_gathered_in_16_bit() -> None:
+    """FP8 all-gather of linears: an embedding of 1e9 takes 2 x 2 + 4 bytes each, a layer as large 2 x 1 + 4."""
+    plan = replace(PLAN, sharding="full", precision="fp8-tensorwise", fp8_param_gather=True)
+    end, layer = (1e9, 0.0), (1.2e9, 0.0)
+    assert gathered_bytes([StageParameters(3.2e9, 0.0, (end, layer, end))], plan) == pytest.approx(8e9)
+    assert gathered_bytes([StageParameters(3.6e9, 0.0, (layer,) * 2)], plan) == pytest.approx(6 * 1.2e9)
+
+
+def test_operator_checkpointing_of_llama() -> None:
+    """Per token of a layer in 16 bit: input h, q, v, attention's output with its fp32 log-sums, and w1's output."""
+    plan = replace(PLAN, stack=TORCHTITAN, recompute=Recompute("selective", modules=("mlp",)))
+    shape = shape_of(LLAMA, plan, 8192)
+    layer = mixer_work(LLAMA.layers[0].mixer, shape) + ffn_work(LLAMA.layers[0].ffn, shape)
+    kept = layer_kept(layer, plan, False)
+    per_token = 2 * (4096 + 4096 + 1024 + 4096 + 14336) + 4 * 32
+    assert kept.until_backward == pytest.approx(8192 * per_token)
+    ends = stage_kept(LLAMA, shape, stages(LLAMA, plan))[0].until_backward - 32 * kept.until_backward
+    assert ends == pytest.approx(8192 * 2 * (2 * 4096 + 128256)), "the head is not recomputed"
+
+
+@pytest.mark.parametrize(
+    ("compiled", "tp", "saved", "working"), [(True, 1, 2, 2), (False, 1, 4, 10), (False, 8, 4, 14)]
+)
+def test_loss_bytes_per_logit(compiled: bool, tp: int, saved: float, working: float) -> None:
+    """Compiled: 16-bit logits and gradient. Eager: fp32 log-softmax, two (loss parallel: three) fp32 tensors beside it,
+    and the 16-bit block that fits none of them."""
+    plan = replace(PLAN, tp=tp, stack=replace(TORCHTITAN, compiled_loss=compiled))
+    assert logit_bytes(shape_of(LLAMA, plan, 8192)) == (saved, working)
+
+
+def test_pipeline_buffers() -> None:
+    """1F1B of 4 ranks and 8 micro-batches: gradient and output of each, the last's logits instead, and inputs of those
+    that are not in flight: on rank r, at most 4 - r are."""
+    plan = replace(PLAN, pp=4, schedule="1f1b", stack=TORCHTITAN)
+    shape = shape_of(LLAMA, plan, 8192)
+    ranks = make_schedule("1f1b", 4, 1, plan.microbatches).ranks
+    hidden, logits = 8192 * 4096 * 2, 8192 * 128256 * 2
+    assert pipeline_buffer_bytes(LLAMA, shape, (0,), ranks[0]) == 16 * hidden
+    assert pipeline_buffer_bytes(LLAMA, shape, (1,), ranks[1]) == (16 + 8 - 3) * hidden
+    assert pipeline_buffer_bytes(LLAMA, shape, (3,), ranks[3]) == 8 * logits + (8 - 1) * hidden
 
 
 def test_experts_shard_over_their_own_replicas() -> None:
