@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from simulator.evaluate import Prediction, evaluate
+    from simulator.prediction import Prediction, evaluate
     from simulator.scenario.schema import Scenario, load_scenario
 
 __all__ = ["Prediction", "Scenario", "evaluate", "load_scenario"]
 _HOMES = {
-    "Prediction": "simulator.evaluate",
-    "evaluate": "simulator.evaluate",
+    "Prediction": "simulator.prediction",
+    "evaluate": "simulator.prediction",
     "Scenario": "simulator.scenario.schema",
     "load_scenario": "simulator.scenario.schema",
 }

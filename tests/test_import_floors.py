@@ -13,7 +13,7 @@ FLOORS: list[list[str]] = [
     ["simulator.cli", "validate"],
     ["simulator.report", "simulator.launch"],
     ["simulator.planner"],
-    ["simulator.evaluate"],
+    ["simulator.prediction"],
     ["simulator.step_views", "simulator.surroundings"],
     ["simulator.whole_run", "simulator.degraded", "simulator.one_step"],
     ["simulator.scenario"],

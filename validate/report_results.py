@@ -172,7 +172,8 @@ def results(entries: Sequence[Compared]) -> str:
         "Each family (source and model) is predicted by constants fitted on all others: the error to expect of a run "
         "of a new kind.", "", *left_out_table(times),
         f"80 % intervals, drawn without a row's own family, hold {percent(coverage())} of the rows.", "",
-        "## Step time, constants fitted on all rows but those of DSV3 and KORTH, which test them", "", *error_table(times, groups),
+        "## Step time, constants fitted on all rows but those of DSV3 and KORTH, which test them", "",
+        *error_table(times, groups),
         "![by source](figures/by_source.svg)", "", "![by accelerator](figures/by_gpu.svg)", "",
         "![by scale](figures/by_scale.svg)", "", "![by year](figures/by_year.svg)", "",
         "## Constants", "",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from simulator.evaluate import Prediction
 from simulator.memory.report import FRAGMENTATION_FRACTION
 from simulator.model.flops import flops_per_token
 from simulator.model.spec import Model
 from simulator.plan.spec import Plan
+from simulator.prediction import Prediction
 from simulator.workload.shape import padded_vocab
 from validate.rows import Row
 from validate.rows_tables import first_match

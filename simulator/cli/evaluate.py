@@ -67,8 +67,8 @@ def evaluate(
     if ranks is RankChoice.all:
         check_ranks(loaded)
 
-    from simulator.evaluate import predict
     from simulator.one_step import simulate
+    from simulator.prediction import predict
     from simulator.report.document import evaluate_document
     from simulator.surroundings import reports
 

@@ -11,10 +11,10 @@ import pytest
 
 from hardware import catalogue
 from hardware.problems import InputError
-from simulator.evaluate import predict
 from simulator.model.catalogue import names
 from simulator.one_step import Simulated, simulate
 from simulator.plan.spec import CpComm, Dispatcher, OptimizerKind, Precision, ScheduleName, Sharding
+from simulator.prediction import predict
 from simulator.report.document import evaluate_document
 from simulator.report.folder import json_text
 from simulator.report.terminal import WIDTH, evaluation_text

@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 
 from hardware.problems import InputError
-from simulator.evaluate import evaluate
 from simulator.model.flops import flops_per_token
+from simulator.prediction import evaluate
 from simulator.report.document import document_schema, documented_verbs, evaluate_document
 from simulator.report.folder import evaluation_files, json_text, write_results
 from simulator.report.terminal import WIDTH, evaluation_text

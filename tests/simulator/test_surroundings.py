@@ -8,9 +8,9 @@ import jsonschema
 import pytest
 
 from hardware.problems import InputError
-from simulator.evaluate import predict
 from simulator.model.parameters import total_parameters
 from simulator.one_step import Simulated, simulate
+from simulator.prediction import predict
 from simulator.report.document import document_schema, evaluate_document
 from simulator.report.terminal import WIDTH, evaluation_text
 from simulator.scenario.schema import load_scenario, scenario_schema

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from hardware.profile import read_profile
-from simulator.evaluate import evaluate
+from simulator.prediction import evaluate
 from simulator.scenario.schema import load_scenario
 from validate.calibrate.__main__ import main
 from validate.calibrate.points import Points

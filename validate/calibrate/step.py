@@ -21,8 +21,8 @@ from simulator.cost.groups import plan_groups
 from simulator.cost.inventory import is_expert, operators
 from simulator.cost.price import Prices, price
 from simulator.cost.step_times import update_times
-from simulator.evaluate import Prediction, evaluate
 from simulator.plan.layout import stages
+from simulator.prediction import Prediction, evaluate
 from simulator.scenario.schema import Scenario, read_scenario
 from simulator.workload.operators import CoreAttention, Exchange, Matmul, Pass, Routing
 from simulator.workload.shape import padded_vocab

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from simulator.evaluate import Prediction, evaluate
+from simulator.prediction import Prediction, evaluate
 from simulator.scenario.schema import Scenario, load_scenario
 
 SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.yaml"))
@@ -62,3 +62,10 @@ def test_slower_hardware_is_never_faster(deepseek: Scenario) -> None:
 
 def test_two_runs_agree(deepseek: Scenario) -> None:
     assert evaluate(deepseek) == evaluate(deepseek)
+
+
+def test_the_front_door_stays_a_function_whatever_was_imported_before() -> None:
+    import simulator
+    import simulator.prediction
+
+    assert simulator.evaluate is simulator.prediction.evaluate
