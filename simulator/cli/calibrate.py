@@ -62,7 +62,8 @@ def calibrate(
     From then on `hardware: {profile: DIR}` in a scenario makes predictions rest on it. Exit code 0 with a profile,
     1 when too little could be measured for one, 2 for bad input.
     """
-    from validate.calibrate.verb import Asked, run
+    from validate.calibrate.asked import Asked
+    from validate.calibrate.verb import run
 
     asked = Asked(out, scenario, tuple(set_ or ()), device, part, budget, case, processes, shared, fit_only,
                   tuple(imports or ()), slurm, step)  # fmt: skip

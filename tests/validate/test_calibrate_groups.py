@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from simulator.scenario.schema import load_scenario
+from validate.calibrate.asked import Asked
 from validate.calibrate.groups import join, skewed_shares
+from validate.calibrate.peers import PeerLost
 from validate.calibrate.points import Points
-from validate.calibrate.run import PeerLost
 from validate.calibrate.shapes import GRIDS, collective_cases, groups_wanted
 from validate.calibrate.slurm import job
-from validate.calibrate.verb import Asked
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,7 +77,7 @@ DYING = """
 import os, sys
 from pathlib import Path
 from validate.calibrate import groups, run, spawn
-from validate.calibrate.run import PeerLost
+from validate.calibrate.peers import PeerLost
 
 def rank_main(*arguments):
     if arguments[0] == 1:

@@ -18,8 +18,9 @@ from hardware.profile import read_profile
 from simulator.prediction import evaluate
 from simulator.scenario.schema import load_scenario
 from validate.calibrate.__main__ import main
+from validate.calibrate.asked import Asked
 from validate.calibrate.points import Points
-from validate.calibrate.verb import Asked, run
+from validate.calibrate.verb import run
 
 ROOT = Path(__file__).parents[2]
 VERB = [sys.executable, "-c", "from simulator.cli import main; main()", "calibrate"]

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from hardware.problems import InputError
-from validate.calibrate.run import PARTS, Options, PeerLost, calibrate, place
+from validate.calibrate.peers import PeerLost
+from validate.calibrate.run import PARTS, Options, calibrate, place
 
 
 def parsed(arguments: list[str]) -> Options:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from validate.calibrate.groups import ELEMENT_BYTES, Sweep, operation
+from validate.calibrate.peers import PeerLost
 from validate.calibrate.points import Case, Point
 from validate.calibrate.products import Run, first_line, gemm
-from validate.calibrate.run import PeerLost
 from validate.calibrate.timing import Clock, Timing, summary
 
 SIZE_BYTES = {"cuda": 256 * 2**20, "cpu": 2**20}

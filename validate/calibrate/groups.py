@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from validate.calibrate.peers import PeerLost
 from validate.calibrate.points import OUT_OF_MEMORY, Case, Point, Points
 from validate.calibrate.products import Run, first_line, random
-from validate.calibrate.run import PeerLost
 from validate.calibrate.shapes import GroupWanted, collective_cases, groups_wanted
 from validate.calibrate.timing import Method, summary
 

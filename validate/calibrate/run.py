@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hardware.problems import InputError, Problem
+from validate.calibrate.peers import PeerLost
 from validate.calibrate.points import Points
 from validate.calibrate.timing import Clock, Method
 
@@ -33,10 +34,6 @@ class Options:
     case_s: float = 0.5
     parts: tuple[str, ...] = PARTS
     shared: bool = False
-
-
-class PeerLost(Exception):
-    """A rank died, did not come or no longer answers; what was measured until then is kept."""
 
 
 def points_file(out: Path) -> Path:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from validate.calibrate.verb import Asked
+from validate.calibrate.asked import Asked
 
 HEAD = """#!/bin/bash
 #SBATCH --job-name=traincast-calibrate

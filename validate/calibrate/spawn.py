@@ -7,7 +7,8 @@ import socket
 import warnings
 from typing import Any
 
-from validate.calibrate.run import Options, PeerLost, calibrate
+from validate.calibrate.peers import PeerLost
+from validate.calibrate.run import Options, calibrate
 
 
 def on_ranks(options: Options, processes: int) -> list[str]:

@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from hardware.problems import InputError, Problem
 from simulator.report.folder import json_text, write_text
+from validate.calibrate.asked import Asked
 from validate.calibrate.finish import finish
 from validate.calibrate.machine import part_of
+from validate.calibrate.peers import PeerLost
 from validate.calibrate.points import Point, Points
-from validate.calibrate.run import Options, PeerLost, calibrate, points_file
+from validate.calibrate.run import Options, calibrate, points_file
 
 DEVICES = ("auto", "cuda", "cpu")
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """The verb's arguments, as the command line has them."""
-
-    out: Path
-    scenario: Path | None = None
-    overrides: tuple[str, ...] = ()
-    device: str = "auto"
-    part: str = ""
-    budget_s: float = 420.0
-    case_s: float = 0.5
-    processes: int = 1
-    shared: bool = False
-    fit_only: bool = False
-    imports: tuple[Path, ...] = ()
-    slurm_nodes: int = 0
-    step: bool = False
 
 
 def run(asked: Asked) -> dict[str, Any]:
