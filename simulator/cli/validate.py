@@ -20,7 +20,10 @@ def validate(
         Path | None,
         typer.Option("--collectives", metavar="CSV", help="Collectives in the published columns, or 'published'."),
     ] = None,
-    failures: Annotated[bool, typer.Option("--failures", help="Published failures and whole runs instead.")] = False,
+    failures: Annotated[
+        Path | None,
+        typer.Option("--failures", metavar="CSV", help="Failures in the published columns, or 'published'."),
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE.html", help="With --collectives: sweeps as a picture.")
     ] = None,
@@ -31,14 +34,14 @@ def validate(
 
     Exit code 0 when every row could be read, 2 when a file could not; unsupported rows are listed with the reason.
     """
-    if sum((runs is not None, collectives is not None, failures)) > 1:
+    if sum((runs is not None, collectives is not None, failures is not None)) > 1:
         raise typer.BadParameter("--runs, --collectives and --failures go one at a time")
     if plot is not None and collectives is None:
         raise typer.BadParameter("--plot needs --collectives")
     if collectives is not None:
         validate_collectives(collectives, plot, as_json)
-    elif failures:
-        validate_failures(as_json)
+    elif failures is not None:
+        validate_failures(failures, as_json)
     else:
         validate_runs(runs, processes, as_json)
 
@@ -65,8 +68,11 @@ def validate_collectives(path: Path, plot: Path | None, as_json: bool) -> None:
     print_json(document) if as_json else sys.stdout.write(collectives_text(document))
 
 
-def validate_failures(as_json: bool) -> None:
-    from validate.failures import failures_text, rows
+def validate_failures(path: Path, as_json: bool) -> None:
+    from validate.failures import PUBLISHED, failures_text, rows
 
-    found = rows()
-    print_json({"rows": [row.to_dict() for row in found]}) if as_json else sys.stdout.write(failures_text(found))
+    found, unsupported = rows(path=PUBLISHED if str(path) == "published" else path)
+    if as_json:
+        print_json({"rows": [row.to_dict() for row in found], "unsupported": unsupported})
+    else:
+        sys.stdout.write(failures_text(found, unsupported))

@@ -18,13 +18,13 @@ from simulator.run.montecarlo import simulate, story
 from simulator.run.read_failures import preset
 from simulator.run.spares import spares_needed
 from simulator.run.specs import Recovery, RunSpec, Segment, Simulation
-from validate.failures import DAY_S, llama_run
+from validate.failures import DAY_S, llama_run, read_figures
 
 
 def ninety_days(failures: str, runs: int, workers: int = 1) -> RunSpec:
     model = preset(failures)
     return replace(
-        llama_run(runs, 0),
+        llama_run(read_figures(), runs, 0),
         segments=(Segment("main", 90 * DAY_S / 10, 1.0, 10.0),),
         failures=model,
         recovery=Recovery(hot_spares=spares_needed(model, 16384)),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
+from hardware.problems import InputError
 from simulator.run.faults import mean_time_between_s
 from simulator.run.read_failures import preset
-from validate.failures import Row, rows
+from validate.failures import Row, read_figures, rows
 
 DAY = 86400.0
 HOUR = 3600.0
@@ -16,7 +18,7 @@ HOUR = 3600.0
 
 @pytest.fixture(scope="module")
 def figures() -> dict[str, Row]:
-    return {row.id: row for row in rows(runs=100)}
+    return {row.id: row for row in rows(runs=100)[0]}
 
 
 def test_llama_3_interruptions_by_cause(figures: dict[str, Row]) -> None:
@@ -70,7 +72,7 @@ def test_stepfun_year_from_its_first_half(figures: dict[str, Row]) -> None:
 
 
 def test_every_row_is_plain() -> None:
-    row = rows(runs=2)[0].to_dict()
+    row = rows(runs=2)[0][0].to_dict()
     assert set(row) >= {
         "id",
         "status",
@@ -81,3 +83,23 @@ def test_every_row_is_plain() -> None:
         "interval",
         "assumptions",
     }
+
+
+def test_another_file_is_read_and_what_it_lacks_is_said(tmp_path: Path) -> None:
+    other = tmp_path / "other.csv"
+    other.write_text(
+        "study,metric,value,conditions,source\n"
+        'BLOOM-176B,checkpoint write,80,"every 3 h, 0.74% of time",somewhere\n'
+        "Meta RSC,MTTF 8 GPUs,47.7,observed,elsewhere\n"
+        "Nobody,anything,1,,nowhere\n"
+    )
+    found, unsupported = rows(runs=2, path=other)
+    assert [row.id for row in found] == ["bloom-checkpoint-overhead"]
+    assert found[0].predicted == pytest.approx(80 / (3 * HOUR), rel=0.01)
+    assert unsupported == [
+        "Meta RSC: the file lacks Meta RSC / MTTF 1024 GPUs, as a number",
+        "Nobody: no model of this study (1 figures)",
+    ]
+    other.write_text("study,metric\n")
+    with pytest.raises(InputError, match="columns missing: value"):
+        read_figures(other.rename(tmp_path / "short.csv"))
