@@ -21,7 +21,7 @@ from hardware.collectives.experts import copies, token_bytes
 
 COLUMNS = ("sweep_id", "op", "gpu", "n_gpus", "n_nodes", "size_bytes", "time_us", "algbw_GBps", "fabric", "source")
 OPERATION = {"alltoall": "all_to_all", "sendrecv": "send_recv", "ep_dispatch": "dispatch", "ep_combine": "combine"}
-PUBLISHED = Path(__file__).parent / "data" / "collectives.csv"
+PUBLISHED = Path(__file__).parent / "published" / "collectives.csv"
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,7 +145,7 @@ def _raw(name: str) -> dict:
 
 
 def test_published_collectives_go_through_the_same_fit() -> None:
-    table = table_of(read_log(ROOT / "validate/data/collectives.csv"))
+    table = table_of(read_log(ROOT / "validate/published/collectives.csv"))
     sweeps = {sweep[:3]: sweep for sweep in scale_up_sweeps(table)}
     key = ("hopper", "all_reduce", "ring/LL")
     generation, operation, pair, rows = sweeps[key]

@@ -165,7 +165,7 @@ def test_bad_arguments_are_all_told(tmp_path: Path) -> None:
 
 
 def test_logs_alone_make_a_profile(tmp_path: Path) -> None:
-    table = ROOT / "validate/data/collectives.csv"
+    table = ROOT / "validate/published/collectives.csv"
     done = called("--out", str(tmp_path / "h100"), "--import", str(table), "--part", "h100-sxm-80gb", "--json")
     assert done.returncode == 0, done.stderr
     assert "of other parts left out" in done.stderr
