@@ -65,8 +65,10 @@ def calibrate(
     from validate.calibrate.asked import Asked
     from validate.calibrate.verb import run
 
-    asked = Asked(out, scenario, tuple(set_ or ()), device, part, budget, case, processes, shared, fit_only,
-                  tuple(imports or ()), slurm, step)  # fmt: skip
+    asked = Asked(
+        out, scenario, tuple(set_ or ()), device, part, budget, case, shared=shared, processes=processes,
+        fit_only=fit_only, imports=tuple(imports or ()), slurm_nodes=slurm, step=step,
+    )  # fmt: skip
     result = run(asked)
     tell(result, as_json)
     raise typer.Exit(0 if result.get("ok") else 1)

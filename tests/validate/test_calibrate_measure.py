@@ -11,12 +11,13 @@ import torch
 
 from hardware.problems import InputError
 from validate.calibrate import measure as measuring
+from validate.calibrate.asked import Options
 from validate.calibrate.machine import Machine, busy_with, find_machine, part_of
 from validate.calibrate.measure import FAMILIES, measure
 from validate.calibrate.passes import OPS
 from validate.calibrate.points import OUT_OF_MEMORY, Case, Points
 from validate.calibrate.products import Unsupported, gemm, grouped_gemm
-from validate.calibrate.run import Options, calibrate
+from validate.calibrate.run import calibrate
 from validate.calibrate.shapes import kernel_cases
 from validate.calibrate.timing import Clock, Method, settled, summary
 

@@ -21,10 +21,10 @@ from simulator.cost.step_times import COMMUNICATION_FRACTION, shares_beside
 from simulator.prediction import evaluate
 from simulator.scenario.resolved import scenario_yaml
 from simulator.scenario.schema import load_scenario
+from validate.calibrate.asked import Options
 from validate.calibrate.finish import finish
 from validate.calibrate.passes import moved_bytes
 from validate.calibrate.points import Point, Points
-from validate.calibrate.run import Options
 from validate.calibrate.shapes import GRIDS, grid_cases, kernel_cases
 
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 from hardware.problems import InputError
+from validate.calibrate.asked import PARTS, Options
 from validate.calibrate.peers import PeerLost
-from validate.calibrate.run import PARTS, Options, calibrate, place
+from validate.calibrate.run import calibrate, place
 
 
 def parsed(arguments: list[str]) -> Options:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+PARTS = ("kernels", "collectives")
+
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """The verb's arguments, as the command line has them."""
+class Options:
+    """What to measure, and where it goes. `budget_s` bounds measuring; `parts` says of what (PARTS)."""
 
     out: Path
     scenario: Path | None = None
@@ -17,8 +19,15 @@ class Asked:
     part: str = ""
     budget_s: float = 420.0
     case_s: float = 0.5
-    processes: int = 1
+    parts: tuple[str, ...] = PARTS
     shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Asked(Options):
+    """The verb's arguments: what to measure, and what else to do with it."""
+
+    processes: int = 1
     fit_only: bool = False
     imports: tuple[Path, ...] = ()
     slurm_nodes: int = 0

@@ -9,11 +9,12 @@ from typing import Any
 
 from hardware.problems import InputError, Place
 from hardware.profile import applied, read_profile
+from validate.calibrate.asked import Options
 from validate.calibrate.fit import TooFew
 from validate.calibrate.machine import Machine, machine_of
 from validate.calibrate.points import Points
 from validate.calibrate.profiles import write_profile
-from validate.calibrate.run import Options, load, points_file
+from validate.calibrate.run import load, points_file
 
 
 def finish(options: Options, skipped: list[str], lost: str = "") -> dict[str, Any] | None:

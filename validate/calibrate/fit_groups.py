@@ -14,7 +14,6 @@ from hardware.collectives.group import Links
 from validate.calibrate.fit import with_intervals
 from validate.calibrate.points import Point
 from validate.collective_fit import curve_s, fit_curve, fit_network, scale_up_sweeps
-from validate.collectives import predict
 
 FOLDS = 5
 FEWEST = 3  # sizes of one pair on one machine: latency, bandwidth and a check; published sweeps need more
@@ -145,8 +144,3 @@ def bandwidth_reached(points: Iterable[Point]) -> float:
     return max(
         (bus_bandwidth(row["operation"], row["size_bytes"], row["n_gpus"], row["measured_s"])[1]
          for row in inside.to_dict("records")), default=0.0)  # fmt: skip
-
-
-def check_errors(points: Iterable[Point], links: Links) -> pd.DataFrame:
-    """The points beside what is predicted for them on these links."""
-    return predict(table_of(points), links)

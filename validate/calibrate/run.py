@@ -7,33 +7,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hardware.problems import InputError, Problem
+from validate.calibrate.asked import Options
 from validate.calibrate.peers import PeerLost
 from validate.calibrate.points import Points
 from validate.calibrate.timing import Clock, Method
 
-PARTS = ("kernels", "collectives")
 GROUP_SHARE = 0.5  # of the budget, where kernels are measured too
 METHODS = {"cuda": Method(least_s=0.1), "cpu": Method(warmup=1, fewest=5)}
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a calibration was asked for. `budget_s` bounds measuring; `parts` says of what (PARTS)."""
-
-    out: Path
-    scenario: Path | None = None
-    overrides: tuple[str, ...] = ()
-    device: str = "auto"
-    part: str = ""
-    budget_s: float = 420.0
-    case_s: float = 0.5
-    parts: tuple[str, ...] = PARTS
-    shared: bool = False
 
 
 def points_file(out: Path) -> Path:

@@ -7,8 +7,9 @@ import socket
 import warnings
 from typing import Any
 
+from validate.calibrate.asked import Options
 from validate.calibrate.peers import PeerLost
-from validate.calibrate.run import Options, calibrate
+from validate.calibrate.run import calibrate
 
 
 def on_ranks(options: Options, processes: int) -> list[str]:

@@ -15,7 +15,7 @@ from validate.calibrate.finish import finish
 from validate.calibrate.machine import part_of
 from validate.calibrate.peers import PeerLost
 from validate.calibrate.points import Point, Points
-from validate.calibrate.run import Options, calibrate, points_file
+from validate.calibrate.run import calibrate, points_file
 
 DEVICES = ("auto", "cuda", "cpu")
 
@@ -23,8 +23,6 @@ DEVICES = ("auto", "cuda", "cpu")
 def run(asked: Asked) -> dict[str, Any]:
     """The result as one document: `ok`, `profile`, `prediction`, `step`, and `text` for people."""
     check(asked)
-    options = Options(asked.out, asked.scenario, asked.overrides, asked.device, asked.part, asked.budget_s,
-                      asked.case_s, shared=asked.shared)  # fmt: skip
     if asked.slurm_nodes:
         return slurm_file(asked)
     skipped: list[str] = []
@@ -32,8 +30,8 @@ def run(asked: Asked) -> dict[str, Any]:
     if asked.imports:
         imported(asked)
     elif not asked.fit_only:
-        skipped, lost = measured(options, asked.processes)
-    made = finish(options, skipped, lost)
+        skipped, lost = measured(asked)
+    made = finish(asked, skipped, lost)
     result: dict[str, Any] = {"ok": made is not None and not lost, **(made or {})}
     if asked.step and made:
         result["step"] = stepped(asked)
@@ -60,12 +58,12 @@ def check(asked: Asked) -> None:
         raise InputError(problems)
 
 
-def measured(options: Options, processes: int) -> tuple[list[str], str]:
+def measured(asked: Asked) -> tuple[list[str], str]:
     """Measures here, or on so many ranks of this machine; (cases skipped, why a rank was lost)."""
     from validate.calibrate.spawn import on_ranks
 
     try:
-        return (calibrate(options) if processes == 1 else on_ranks(options, processes)), ""
+        return (calibrate(asked) if asked.processes == 1 else on_ranks(asked, asked.processes)), ""
     except PeerLost as error:
         return [], str(error)
     except KeyboardInterrupt:
