@@ -8,6 +8,8 @@ moves. Families (source and model) are left out in turn for the errors that matt
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -185,11 +187,13 @@ def errors_without(found: Sequence[Point], matrix: Floats, entries: Sequence[Map
 
 def write_residuals(found: Sequence[Point], left_out: Mapping[str, float]) -> None:
     """What the intervals are drawn from: every row's case, family and log(measured / predicted) without its family."""
-    lines = ["id,family,generation,kind,stack,gpus,log_error"]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("id", "family", "generation", "kind", "stack", "gpus", "log_error"))
     for p in found:
-        about = f"{p.case.generation},{p.case.kind},{p.case.stack},{p.case.gpus}"
-        lines.append(f'"{p.id}","{p.family}",{about},{-left_out[p.id]:.4f}')
-    write_aside(interval.DATA, "\n".join(lines) + "\n")
+        case = (p.case.generation, p.case.kind, p.case.stack, p.case.gpus)
+        table.writerow((p.id, p.family, *case, f"{-left_out[p.id]:.4f}"))
+    write_aside(interval.DATA, text.getvalue())
 
 
 def write_aside(path: Path, text: str) -> None:
