@@ -34,10 +34,16 @@ def first_match(entries: Sequence[Entry], text: str, key: str = "match") -> Entr
 def stack_of(row: Row) -> Entry:
     """The software stack that a row ran on, by its source, or by its sharding where the source is not known."""
     words = f"{row.text('zero_stage_or_distopt')} {row.text('source')}"
-    possible = [e for e in tables()["stacks"] if "unless_id" not in e or not _pattern(e["unless_id"]).search(row.id)]
+    possible = [entry for entry in tables()["stacks"] if may_be(entry, row.id)]
     found = first_match(possible, words)
     assert found is not None, "the last stack of defaults.toml matches everything"
     return found
+
+
+def may_be(stack: Entry, row_id: str) -> bool:
+    """Whether a stack of several in one source may have run a row: `only_id` and `unless_id` tell them apart."""
+    only = "only_id" not in stack or _pattern(stack["only_id"]).search(row_id)
+    return bool(only) and not ("unless_id" in stack and _pattern(stack["unless_id"]).search(row_id))
 
 
 @cache

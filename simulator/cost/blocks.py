@@ -9,7 +9,8 @@ import numpy as np
 
 import hardware.collectives
 from hardware.collectives import Group, combine_s, dispatch_s
-from simulator.cost.price import Price, Prices, price
+from simulator.cost.price import Price, Prices, price, times
+from simulator.cost.recompute import recomputed_shares
 from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.plan.spec import Plan
 from simulator.workload.operators import CoreAttention, Exchange, Matmul, Number, Operator, Routing, Work
@@ -58,17 +59,6 @@ class BlockCost:
 NO_COST = BlockCost()
 
 
-def recomputed_modules(plan: Plan, whole_layer: bool) -> frozenset[str] | None:
-    """Modules computed again before backward; None: all of the layer."""
-    if plan.recompute.granularity == "full" and whole_layer:
-        return None
-    return frozenset(plan.recompute.modules) if plan.recompute.granularity == "selective" else frozenset()
-
-
-def is_recomputed(modules: tuple[str, ...], again: frozenset[str] | None) -> bool:
-    return again is None or not again.isdisjoint(modules)
-
-
 def exchanged(op: Routing, group: Group, load: Number) -> hardware.collectives.Exchange:
     """What an expert group exchanges, `load` being the tokens of the rank that counts over the mean."""
     # Expert groups sit on whole domains, so limiting a token's groups limits its domains (node-limited routing).
@@ -90,10 +80,12 @@ def routing_price(op: Routing, prices: Prices) -> tuple[Number, Number]:
 def block_cost(work: Work, prices: Prices, whole_layer_again: bool) -> BlockCost:
     """Price every operator of `work` once and add them up by phase, cause and evidence."""
     plan = prices.plan
-    again = recomputed_modules(plan, whole_layer_again)
+    again = list(zip(work.operators, recomputed_shares(work.operators, plan, whole_layer_again), strict=True))
     priced = [(op, price(op, prices)) for op in work.operators if not isinstance(op, Routing)]
     routed = [(op, *routing_price(op, prices)) for op in work.operators if isinstance(op, Routing)]
-    repeated = [(op, cost) for op, cost in priced if is_recomputed(op.modules, again)]
+    shares = [share for op, share in again if not isinstance(op, Routing)]
+    repeated = [(op, times(cost, share)) for (op, cost), share in zip(priced, shares, strict=True) if np.any(share)]
+    routed_again = [share for op, share in again if isinstance(op, Routing)]
     forward = forward_seconds(priced, plan)
     backward = backward_seconds(priced, plan) + forward_seconds(repeated, plan)
     computing = [(op, cost) for op, cost in priced if not isinstance(op, Exchange)]
@@ -107,7 +99,9 @@ def block_cost(work: Work, prices: Prices, whole_layer_again: bool) -> BlockCost
         weight=Seconds(compute_s=sum(cost.weight_s for _, cost in computing)),
         routing_forward=exchanges({op.name: forward_s for op, forward_s, _ in routed}, "dispatch", "combine"),
         routing_backward=exchanges({op.name: backward_s for op, _, backward_s in routed}, "combine", "dispatch"),
-        routing_recompute_s=sum(forward_s for op, forward_s, _ in routed if is_recomputed(op.modules, again)),
+        routing_recompute_s=sum(
+            share * forward_s for (_, forward_s, _), share in zip(routed, routed_again, strict=True)
+        ),
         shared_s=(sum(cost.forward_s for cost in shared), sum(cost.input_s + cost.weight_s for cost in shared)),
         forward_kernels=launches + sum(cost.forward_kernels for _, cost in computing),
         backward_kernels=launches

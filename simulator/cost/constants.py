@@ -74,6 +74,7 @@ def holds_for(entry: Mapping[str, Any], accelerator: Accelerator, plan: Plan) ->
         "bits": str(BITS[plan.precision]),
         "precisions": plan.precision,
         "flash": "flash" if plan.stack.flash_attention else "unfused",
+        "flash_versions": str(plan.stack.flash_version),
         "graphs": plan.stack.cuda_graphs,
         "shardings": plan.sharding,
         "contexts": "split" if plan.cp > 1 else "whole",

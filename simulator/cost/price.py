@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hardware.collectives import Group, collective_s
 from hardware.kernels import attention_s, evidence, flash_rate, gemm_s, grouped_gemm_s, streaming_s
@@ -46,6 +46,11 @@ class Price:
     forward_kernels: int = 1
     backward_kernels: int = 1
     evidence: str = "fitted"
+
+
+def times(price: Price, share: Number) -> Price:
+    """`share` of an operator's forward; its kernels are launched whole."""
+    return replace(price, forward_s=share * price.forward_s)
 
 
 def matmul_price(op: Matmul, prices: Prices) -> Price:

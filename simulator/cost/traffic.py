@@ -13,8 +13,9 @@ import numpy as np
 from hardware.collectives import Group, collective_s, combine_s, dispatch_s
 from hardware.collectives.traffic import Stream
 from hardware.specs import Cluster
-from simulator.cost.blocks import exchanged, is_recomputed, recomputed_modules
+from simulator.cost.blocks import exchanged
 from simulator.cost.groups import plan_groups, shard_groups
+from simulator.cost.recompute import recomputed_shares
 from simulator.cost.stages import ENDS, stage_layers
 from simulator.cost.step_times import sent_bytes
 from simulator.cost.updates import parts_of, replicas, sharded_over
@@ -99,10 +100,10 @@ def layers_traffic(model: Model, shape: Shape, cluster: Cluster, stages: Sequenc
 
 def work_traffic(work: Work, plan: Plan, sharing: dict[str, Group], cluster: Cluster, whole_layer: bool) -> Traffic:
     """Bytes of half a layer: forward, backward, and what is computed again before it."""
-    again = recomputed_modules(plan, whole_layer)
     found: list[Traffic] = []
-    for op in work.operators:
-        forwards = 2 if is_recomputed(getattr(op, "modules", ()), again) else 1
+    shares = recomputed_shares(work.operators, plan, whole_layer)
+    for op, share in zip(work.operators, shares, strict=True):
+        forwards = 1 + share
         if isinstance(op, Exchange):
             group = sharing[op.group]
             cause = "tp" if op.group == "etp" else op.group

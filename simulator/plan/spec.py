@@ -75,7 +75,9 @@ class Stack:
 
     `fused_experts`: activation and low-precision casts run inside the grouped products (CuTe DSL grouped MLP of
     Transformer Engine, 2026). `flash_version` is the generation of flash attention: 1 (2022), 2 (2023), 3 (and fused
-    attention of cuDNN 9). `compiled_loss`: torch.compile fuses torchtitan's cast and cross-entropy.
+    attention of cuDNN 9). `compiled_loss`: PyTorch's stacks run cast and cross-entropy in one kernel
+    (torch.compile in torchtitan, flash-attention's xentropy with FSDP).
+    `early_stop`: PyTorch's checkpoints (2.1 and later) recompute no further than backward needs.
     """
 
     framework: Literal["megatron-core", "torchtitan", "fsdp", "deepspeed", "deepseek", "ddp"] = "megatron-core"
@@ -85,6 +87,7 @@ class Stack:
     fused_kernels: bool = True
     fused_experts: bool = False
     compiled_loss: bool = True
+    early_stop: bool = True
     cuda_graphs: Literal["none", "partial", "full"] = "none"
     deterministic: bool = False
 

@@ -18,8 +18,11 @@ def embedding_work(model: Model, shape: Shape) -> Work:
 
 
 def has_fused_loss(shape: Shape) -> bool:
-    """Megatron-Core and DeepSeek compute the loss in one kernel on 16-bit logits; others cast them to fp32 first."""
+    """Megatron-Core and DeepSeek compute the loss in one kernel on 16-bit logits, and PyTorch's stacks where it is
+    compiled or fused; others cast them to fp32 first."""
     stack = shape.plan.stack
+    if stack.framework in ("torchtitan", "fsdp"):
+        return stack.compiled_loss
     return stack.fused_kernels and stack.framework in ("megatron-core", "deepseek")
 
 
@@ -87,7 +90,7 @@ def logit_bytes(shape: Shape) -> tuple[float, float]:
     logits left is too small for any of them and stays reserved.
     """
     element, stack = shape.element_bytes, shape.plan.stack
-    if has_fused_loss(shape) or (stack.framework == "torchtitan" and stack.compiled_loss):
+    if has_fused_loss(shape):
         return element, element
     if stack.framework == "torchtitan":
         return 4.0, element + 4.0 * (3 if shape.plan.tp > 1 else 2)

@@ -15,7 +15,7 @@ import numpy as np
 
 from hardware.documents import Document
 from hardware.problems import Place
-from simulator.cost.blocks import is_recomputed, recomputed_modules
+from simulator.cost.recompute import is_recomputed, recomputed_modules
 from simulator.cost.constants import constants_for
 from simulator.cost.groups import plan_groups
 from simulator.cost.inventory import is_expert, operators
