@@ -129,9 +129,11 @@ def forward_seconds(priced: Priced, plan: Plan) -> Seconds:
     attention_s = sum(cost.forward_s for op, cost in priced if isinstance(op, CoreAttention))
     tp_s = sum(cost.forward_s for op, cost in priced if isinstance(op, Exchange) and op.group == "tp")
     etp_s = sum(cost.forward_s for op, cost in priced if isinstance(op, Exchange) and op.group == "etp")
+    outwards_s = sum(cost.forward_s for op, cost in priced if isinstance(op, Exchange) and op.forward != "all_gather"
+                     and op.group == "tp")  # fmt: skip
     return Seconds(
         compute_s=compute_s,
-        tp_s=exposed_tp_s(tp_s, products_s, plan) + etp_s,
+        tp_s=exposed_tp_s(tp_s, products_s, plan, outwards_s) + etp_s,
         cp_s=exposed_cp_s([(op, cost.forward_s) for op, cost in priced if isinstance(op, Exchange)], attention_s),
     )
 
@@ -152,10 +154,17 @@ def backward_seconds(priced: Priced, plan: Plan) -> Seconds:
     )
 
 
-def exposed_tp_s(tp_s: Number, products_s: Number, plan: Plan) -> Number:
-    """Without tp_comm_overlap all of it; with it the last chunk, and whatever outlasts the products beside it."""
+def exposed_tp_s(tp_s: Number, products_s: Number, plan: Plan, outwards_s: Number = 0.0) -> Number:
+    """Without tp_comm_overlap all of it; with it the last chunk, and whatever outlasts the products beside it.
+
+    Row-scaled FP8 casts after every gather and scales the outputs of backward after every product, so PyTorch's async
+    TP joins no collective to a product but `outwards_s`, the reductions of forward.
+    """
     if not plan.overlap.tp_comm:
         return tp_s
+    if plan.precision == "fp8-rowwise":
+        joined_s = np.maximum(TP_OVERLAP_EXPOSED_FRACTION * outwards_s, outwards_s - products_s)
+        return tp_s - outwards_s + joined_s
     return np.maximum(TP_OVERLAP_EXPOSED_FRACTION * tp_s, tp_s - products_s)
 
 

@@ -19,8 +19,8 @@ from simulator.plan.spec import Plan
 
 DATA = Path(__file__).parent / "data" / "constants.toml"
 # Operand bits of the products of a precision.
-BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "fp8-delayed": 8, "fp8-tensorwise": 8, "fp8-blockwise": 8, "mxfp8": 8,
-        "nvfp4": 4}  # fmt: skip
+BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "fp8-delayed": 8, "fp8-tensorwise": 8, "fp8-rowwise": 8,
+        "fp8-blockwise": 8, "mxfp8": 8, "nvfp4": 4}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

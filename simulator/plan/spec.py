@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Precision = Literal["fp32", "fp16", "bf16", "fp8-delayed", "fp8-tensorwise", "fp8-blockwise", "mxfp8", "nvfp4"]
+Precision = Literal[
+    "fp32", "fp16", "bf16", "fp8-delayed", "fp8-tensorwise", "fp8-rowwise", "fp8-blockwise", "mxfp8", "nvfp4"
+]
 Dtype = Literal["fp32", "bf16", "fp16", "fp8"]
 OptimizerKind = Literal["adamw", "adafactor", "lamb", "sgd", "muon"]
 Sharding = Literal["none", "optimizer", "optimizer_gradients", "full"]

@@ -32,6 +32,7 @@ def casts(product: Matmul, shape: Shape, cast_input: bool = True, cast_grad: boo
 
     Reads 16-bit elements and writes two low-precision copies (row- and column-wise): weight gradients need the
     transpose. A producer that already hands over low precision (FP8 dispatch) leaves only the transpose to make.
+    torchao casts otherwise (`torchao_casts`).
     """
     if not product.quantized:
         return ()
@@ -39,15 +40,59 @@ def casts(product: Matmul, shape: Shape, cast_input: bool = True, cast_grad: boo
     written = 2 * shape.input_bytes
     entering = shape.element_bytes if cast_input else shape.input_bytes
     leaving = shape.element_bytes if cast_grad else shape.input_bytes
+    forward, backward = rows * product.k * (entering + written), rows * product.n * (leaving + written)
+    if shape.plan.stack.framework == "torchtitan" and shape.plan.precision in TORCHAO:
+        forward, backward = torchao_casts(product, shape, cast_input)
     return (
         Pass(
             f"{product.name}_cast",
             "cast_transpose",
-            forward_bytes=rows * product.k * (entering + written),
-            backward_bytes=rows * product.n * (leaving + written),
+            forward_bytes=forward,
+            backward_bytes=backward,
             modules=product.modules,
         ),
     )
+
+
+# 16-bit and low-precision elements that torchao's compiled casts move for each element of: the input in forward and in
+# backward (which casts it anew, column by column, for the weight gradient), the output gradient (for both products),
+# the weight in forward and in backward. Where one scale holds for a tensor, Inductor takes its maximum in the kernel
+# that makes it (pytorch 111122), a weight's in a pass of its own; a row is read once for its scale and cast, columns twice;
+# MX scales never leave the block.
+TORCHAO: dict[str, tuple[tuple[int, int], ...]] = {
+    "fp8-tensorwise": ((1, 1), (1, 1), (2, 2), (2, 1), (1, 1)),
+    "fp8-rowwise": ((1, 1), (2, 1), (3, 2), (1, 1), (2, 1)),
+    "mxfp8": ((1, 1), (1, 1), (2, 2), (1, 1), (1, 1)),
+}
+ROW_PARALLEL = ("out", "fc2")
+
+
+def torchao_casts(product: Matmul, shape: Shape, cast_input: bool) -> tuple[Number, Number]:
+    """Bytes that torchao's casts around one linear move in forward and in backward.
+
+    Under sequence parallelism a tensor is cast before it is gathered where it has one scale, and only turned over after
+    it; rows are scaled after the gather. Weights gathered in FP8 are cast as shards and turned over for the backward.
+    Products of row-scaled operands without fast accumulation are scaled in a pass of their own.
+    """
+    plan, high, low = shape.plan, shape.element_bytes, shape.input_bytes
+    entering, again, leaving, weight, weight_again = (h * high + c * low for h, c in TORCHAO[plan.precision])
+    if plan.fp8_param_gather:
+        weight, weight_again = 0.0, 2 * low
+    if plan.sequence_parallel and gathers_low(shape):
+        if product.name in ROW_PARALLEL:
+            leaving = (high + low) / plan.tp + 2 * low
+        else:
+            entering, again = entering / plan.tp, 2 * low
+    inputs, outputs, weights = product.m * product.k, product.m * product.n, product.n * product.k
+    scaled = 2 * high * (inputs + weights) if plan.precision == "fp8-rowwise" else 0.0
+    first = float(cast_input)
+    forward = first * entering * inputs + weight * weights
+    return forward, first * again * inputs + leaving * outputs + weight_again * weights + scaled
+
+
+def gathers_low(shape: Shape) -> bool:
+    """Whether tensor parallelism gathers activations in the linears' own low precision; scales by row come after."""
+    return shape.quantized and shape.plan.precision != "fp8-rowwise"
 
 
 def column_input(name: str, width: Number, shape: Shape, modules: Modules = ()) -> Exchange:
@@ -59,7 +104,7 @@ def column_input(name: str, width: Number, shape: Shape, modules: Modules = ()) 
     """
     total = shape.tokens * width
     if shape.plan.sequence_parallel:
-        gathered = total * (shape.input_bytes if shape.quantized else shape.element_bytes)
+        gathered = total * (shape.input_bytes if gathers_low(shape) else shape.element_bytes)
         return Exchange(
             name,
             "tp",
@@ -77,7 +122,7 @@ def row_output(name: str, width: Number, shape: Shape, modules: Modules = ()) ->
     """What tensor parallelism moves after a row-parallel linear: the adjoint of `column_input`."""
     total = shape.tokens * width
     if shape.plan.sequence_parallel:
-        gathered = total * (shape.input_bytes if shape.quantized else shape.element_bytes)
+        gathered = total * (shape.input_bytes if gathers_low(shape) else shape.element_bytes)
         return Exchange(
             name,
             "tp",
