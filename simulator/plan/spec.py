@@ -75,7 +75,8 @@ class Stack:
 
     `fused_experts`: activation and low-precision casts run inside the grouped products (CuTe DSL grouped MLP of
     Transformer Engine, 2026). `flash_version` is the generation of flash attention: 1 (2022), 2 (2023), 3 (and fused
-    attention of cuDNN 9). `compiled_loss`: torch.compile fuses torchtitan's cast and cross-entropy.
+    attention of cuDNN 9). `cuda_graphs`: "router" holds the experts' router and preprocessing, "partial" attention too,
+    "full" the whole iteration. `compiled_loss`: torch.compile fuses torchtitan's cast and cross-entropy.
     """
 
     framework: Literal["megatron-core", "torchtitan", "fsdp", "deepspeed", "deepseek", "ddp"] = "megatron-core"
@@ -85,7 +86,7 @@ class Stack:
     fused_kernels: bool = True
     fused_experts: bool = False
     compiled_loss: bool = True
-    cuda_graphs: Literal["none", "partial", "full"] = "none"
+    cuda_graphs: Literal["none", "router", "partial", "full"] = "none"
     deterministic: bool = False
 
 
