@@ -24,13 +24,14 @@ from simulator.workload.operators import (
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What operators are priced on. `sm_fraction` is the share of SMs left to compute beside communication kernels,
-    `comm_fraction` the share of bandwidth left to communication beside compute (both 1.0: alone)."""
+    """What operators are priced on. `compute_fraction` is the speed left to compute while communication kernels run,
+    for who puts operators together; `comm_fraction` the share of bandwidth left to communication beside compute (both
+    1.0: alone)."""
 
     cluster: Cluster
     plan: Plan
     groups: Mapping[str, Group]
-    sm_fraction: float = 1.0
+    compute_fraction: float = 1.0
     comm_fraction: float = 1.0
     constants: Constants = NEUTRAL
 
@@ -62,20 +63,16 @@ def matmul_price(op: Matmul, prices: Prices) -> Price:
         ("dgrad", op.m, op.k, op.n),
         ("wgrad", op.n, op.k, op.m),
     )
-    beside, grouped = prices.sm_fraction, op.name.startswith("expert_")
+    grouped = op.name.startswith("expert_")
     rate = product_rate(prices.constants, precision, grouped)
     if grouped:
         family = "grouped_gemm"
         seconds = [
-            grouped_gemm_s(accelerator, precision, op.groups, m, n, k, role=role, sm_fraction=beside) / rate
-            for role, m, n, k in roles
+            grouped_gemm_s(accelerator, precision, op.groups, m, n, k, role=role) / rate for role, m, n, k in roles
         ]
     else:
         family = "gemm"
-        seconds = [
-            op.groups * gemm_s(accelerator, precision, m, n, k, role=role, sm_fraction=beside) / rate
-            for role, m, n, k in roles
-        ]
+        seconds = [op.groups * gemm_s(accelerator, precision, m, n, k, role=role) / rate for role, m, n, k in roles]
     forward_s, input_s, weight_s = seconds
     known = evidence(accelerator, family, precision)
     return Price(forward_s, input_s, weight_s, forward_kernels=1, backward_kernels=2, evidence=known)
@@ -126,7 +123,6 @@ def _attention_s(op: CoreAttention, prices: Prices, keys: Number, causal: bool, 
         causal=causal,
         backward=backward,
         window=op.window,
-        sm_fraction=prices.sm_fraction,
         flash=stack.flash_attention,
     )
     return seconds / (rate * prices.constants.attention_rate)
@@ -136,7 +132,7 @@ def scan_price(op: Scan, prices: Prices) -> Price:
     """Scans reach a small part of the matrix peak: assumed 0.25, until a profile says otherwise."""
     accelerator = prices.cluster.accelerator
     peak = accelerator.peak_flops_per_s[high_precision(prices.plan)]
-    compute_s = op.flops / (0.25 * peak * prices.sm_fraction)
+    compute_s = op.flops / (0.25 * peak)
     forward_s = compute_s + streaming_s(accelerator, op.bytes, "elementwise") / prices.constants.streaming_rate
     return Price(forward_s, 2 * forward_s, forward_kernels=4, backward_kernels=6, evidence="assumed")
 
