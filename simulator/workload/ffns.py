@@ -43,10 +43,10 @@ def dense_work(ffn: DenseFFN, shape: Shape) -> Work:
     )
     operators: tuple[Operator, ...] = (
         *own_input,
-        *casts(fc1, shape, cast_input=not shape.parallel_blocks),
+        *casts(fc1, shape, cast_input=not shape.parallel_blocks, role="column"),
         fc1,
         activation("activation", ffn.width / t, shape.tokens, ffn.gated, shape, mlp),
-        *casts(fc2, shape),
+        *casts(fc2, shape, role="row"),
         fc2,
         row_output("mlp_output", h, shape, mlp),
         *residual("mlp", shape),

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from simulator.model.components import Linear
 from simulator.workload.operators import Exchange, Matmul, Modules, Number, Operator, Pass
 from simulator.workload.shape import Shape
+
+# How tensor parallelism splits a quantised linear: "column" behind a norm, "row", or neither of these.
+CastRole = Literal["column", "row", ""]
 
 
 def matmul(linear: Linear, shape: Shape, modules: Modules = ()) -> Matmul:
@@ -27,14 +32,19 @@ def matmul(linear: Linear, shape: Shape, modules: Modules = ()) -> Matmul:
     )
 
 
-def casts(product: Matmul, shape: Shape, cast_input: bool = True, cast_grad: bool = True) -> tuple[Operator, ...]:
+def casts(
+    product: Matmul, shape: Shape, cast_input: bool = True, cast_grad: bool = True, role: CastRole = ""
+) -> tuple[Operator, ...]:
     """Quantisation of a linear's input (forward) and output gradient (backward), each with its transposed copy.
 
     Reads 16-bit elements and writes two low-precision copies (row- and column-wise): weight gradients need the
     transpose. A producer that already hands over low precision (FP8 dispatch) leaves only the transpose to make.
+    Transformer Engine's one scale per tensor is priced apart, see `tensor_casts`.
     """
     if not product.quantized:
         return ()
+    if has_tensor_scales(shape):
+        return tensor_casts(product, shape, cast_input, role)
     rows = product.m * product.groups
     written = 2 * shape.input_bytes
     entering = shape.element_bytes if cast_input else shape.input_bytes
@@ -45,6 +55,44 @@ def casts(product: Matmul, shape: Shape, cast_input: bool = True, cast_grad: boo
             "cast_transpose",
             forward_bytes=rows * product.k * (entering + written),
             backward_bytes=rows * product.n * (leaving + written),
+            modules=product.modules,
+        ),
+    )
+
+
+def has_tensor_scales(shape: Shape) -> bool:
+    """Whether Transformer Engine casts with one scale per tensor: delayed (of earlier steps) or current scaling."""
+    plan = shape.plan
+    return plan.stack.framework == "megatron-core" and plan.precision in ("fp8-delayed", "fp8-tensorwise")
+
+
+def tensor_casts(product: Matmul, shape: Shape, cast_input: bool, role: CastRole) -> tuple[Operator, ...]:
+    """Transformer Engine's casts with one scale per tensor, which stream like any tiled elementwise kernel.
+
+    A cast reads 16 bit and writes FP8 row- and column-wise at once. Under sequence parallelism a column-parallel
+    linear's input and a row-parallel one's gradient are cast on the rank's own tokens, gathered in FP8 and transposed
+    after that. A norm before the linear writes FP8 by itself where the scale is known beforehand (delayed); where it is
+    not, every tensor is read once more for its largest value (current scaling).
+    """
+    rows, element = product.m * product.groups, shape.element_bytes
+    current = shape.plan.precision == "fp8-tensorwise"
+    share = shape.sharded_tokens / shape.tokens
+    largest = element if current else 0.0
+    whole = largest + element + 2.0  # bytes per element cast and transposed in one kernel
+    gathered = (largest + element + 1.0) * share + 2.0  # cast before, transposed after the gathering
+    entering = gathered if role == "column" and share < 1 else whole
+    if role == "column" and not current:
+        entering = 2.0  # the norm has cast it
+    leaving = gathered if role == "row" and share < 1 else whole
+    kernels = 2 if current else 1
+    return (
+        Pass(
+            f"{product.name}_cast",
+            "elementwise",
+            forward_bytes=rows * product.k * (entering if cast_input else 0.0),
+            backward_bytes=rows * product.n * leaving,
+            forward_kernels=kernels if cast_input else 1,
+            backward_kernels=kernels,
             modules=product.modules,
         ),
     )

@@ -112,12 +112,12 @@ def attention_work(mixer: Attention, shape: Shape) -> Work:
         column_input("qkv_input", h, shape),
     ]
     for index, product in enumerate(projections):
-        operators += [*casts(product, shape, cast_input=index == 0), product]
+        operators += [*casts(product, shape, cast_input=index == 0, role="column"), product]
     if mixer.qk_norm:
         operators.append(norm("qk_norm", q_width + kv_width / 2, shape.tokens, shape))
     operators += [rope(q_width + kv_width / 2, shape), *core]
     out = matmul(products["out"], shape)
-    operators += [*casts(out, shape), out, *leave("attention", shape)]
+    operators += [*casts(out, shape, role="row"), out, *leave("attention", shape)]
     saved = [
         Tensor("residual_1", element * h * shape.sharded_tokens),
         Tensor("qkv_input", shape.input_bytes * h * shape.sharded_tokens, until_wgrad=True),
@@ -192,7 +192,7 @@ def latent_attention_work(mixer: LatentAttention, shape: Shape) -> Work:
     out = matmul(products["out"], shape)
     operators += [
         *core,
-        *casts(out, shape),
+        *casts(out, shape, role="row"),
         out,
         *leave("attention", shape),
     ]
