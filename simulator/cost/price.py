@@ -43,8 +43,8 @@ class Price:
     input_s: Number = 0.0
     weight_s: Number = 0.0
     regather_s: Number = 0.0
-    forward_kernels: int = 1
-    backward_kernels: int = 1
+    forward_kernels: Number = 1
+    backward_kernels: Number = 1
     evidence: str = "fitted"
 
 
