@@ -59,9 +59,11 @@ def stack_settings(stack: Entry, row: Row) -> dict[str, Any]:
     return found
 
 
-def vendor_recipes(row: Row, settings: Settings) -> None:
-    """What the vendor's recipes set beside what the row says."""
+def vendor_recipes(row: Row, settings: Settings, of_container: bool = False) -> None:
+    """What the vendor's recipes set beside what the row says: of all versions, or `of_container` of the row's own."""
     for recipe in recipes_of(row):
+        if of_container and "container" not in recipe:
+            continue
         for key, value in recipe["set"].items():
             settings.assume(key, value, f"recipe, {recipe['source']}")
 
@@ -124,13 +126,17 @@ def words(row: Row, settings: Settings, plain_fp8: str) -> None:
 
 
 def flags(row: Row, settings: Settings) -> None:
-    """Overlap flags, a recipe quoted in the notes (weaker: it may be of another version), and the notes themselves."""
+    """Overlap flags and the notes; weaker, the recipe of the row's container and the one quoted in its notes, which may
+    be of another version."""
     quoted, unknown_quoted = flags_of(recipe_flags(row.text("notes")))
     stated, unknown = flags_of(row.text("overlap_flags"))
     if quoted:
         settings.assumed.append("settings of the newest recipe, which may differ from the version measured")
+    settings.said({key: value for entry in quoted for key, value in entry.get("set", {}).items()})
+    if stack_of(row).get("has_recipes"):
+        vendor_recipes(row, settings, of_container=True)
+    settings.said({key: value for entry in (*stated, *notes_of(row)) for key, value in entry.get("set", {}).items()})
     for entry in (*quoted, *stated, *notes_of(row)):
-        settings.said(entry.get("set", {}))
         if "ignored" in entry and "not modelled" in entry["ignored"]:
             settings.assumed.append(entry["ignored"])
     settings.assumed += [f"flag {token!r} is not understood" for token in (*unknown_quoted, *unknown)]
