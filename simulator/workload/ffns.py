@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from simulator.model.components import linears
 from simulator.model.spec import FFN, DenseFFN, MoE
@@ -144,8 +145,10 @@ def expert_operators(moe: MoE, width: int, rows: Number, shape: Shape) -> list[O
     # on the way.
     passes = {"hybridep": 0, "deepep": 1}.get(plan.dispatcher, 2)
     out_bytes, home_bytes = (passes * 2 * size * width * rows for size in (low if fp8_in else element, element))
-    products: list[Operator] = [fc1, fc2]
-    if not plan.stack.fused_experts:
+    products: list[Operator]
+    if plan.stack.fused_experts:
+        products = fused_products(moe, fc1, fc2, shape)
+    else:
         joint = activation("expert_activation", expert_width, rows, moe.gated, shape, ("moe", "moe_act"))
         fc1_casts, fc2_casts = casts(fc1, shape, cast_input=not fp8_in), casts(fc2, shape, cast_grad=not fp8_in)
         products = [*fc1_casts, fc1, *clamp(moe, rows, shape), joint, *fc2_casts, fc2, *expert_bias(moe, rows, shape)]
@@ -160,6 +163,23 @@ def expert_operators(moe: MoE, width: int, rows: Number, shape: Shape) -> list[O
     ]
 
 
+def fused_products(moe: MoE, fc1: Matmul, fc2: Matmul, shape: Shape) -> list[Operator]:
+    """The grouped MLP of CuTe DSL: what the products make they quantise, activate and bias themselves.
+
+    What arrives from other ranks is quantised before them: FC1's input forward, FC2's output gradient backward, with a
+    reading of it for the bias's gradient (transformer_engine/pytorch/ops/fused/grouped_mlp.py).
+    """
+    wide = not shape.plan.dispatch_fp8
+    passes = [op for op in casts(fc1, shape, cast_input=wide) if isinstance(op, Pass)]
+    found = [replace(op, backward_bytes=0.0, backward_kernels=0) for op in passes]
+    passes = [op for op in casts(fc2, shape, cast_grad=wide) if isinstance(op, Pass)]
+    found += [replace(op, forward_bytes=0.0, forward_kernels=0) for op in passes]
+    if moe.bias:
+        read = shape.element_bytes * fc2.n * fc2.m * fc2.groups
+        found.append(Pass("expert_bias_gradient", "elementwise", 0.0, read, 0, 1, ("moe",)))
+    return [fc1, fc2, *found]
+
+
 def clamp(moe: MoE, rows: Number, shape: Shape) -> tuple[Pass, ...]:
     """Limits of the activation's input, which Megatron-Core sets outside its fused activation, in PyTorch.
 
@@ -170,7 +190,7 @@ def clamp(moe: MoE, rows: Number, shape: Shape) -> tuple[Pass, ...]:
     if not moe.clamped:
         return ()
     once = shape.element_bytes * moe.width / shape.plan.etp * rows
-    return (Pass("expert_clamp", "elementwise", 8 * once, 15 * once, 3, 7, ("moe", "moe_act")),)
+    return (Pass("expert_clamp", "strided", 8 * once, 15 * once, 3, 7, ("moe", "moe_act")),)
 
 
 def expert_bias(moe: MoE, rows: Number, shape: Shape) -> tuple[Pass, ...]:
@@ -190,7 +210,7 @@ def expert_bias(moe: MoE, rows: Number, shape: Shape) -> tuple[Pass, ...]:
     return (
         Pass(
             "expert_bias",
-            "elementwise",
+            "strided",
             forward * once,
             backward * once,
             2 * local + joined,
