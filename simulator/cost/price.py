@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from hardware.collectives import Group, collective_s
 from hardware.kernels import attention_s, evidence, flash_rate, gemm_s, grouped_gemm_s, streaming_s
 from hardware.kernels.matmul import Role
@@ -44,8 +46,8 @@ class Price:
     input_s: Number = 0.0
     weight_s: Number = 0.0
     regather_s: Number = 0.0
-    forward_kernels: int = 1
-    backward_kernels: int = 1
+    forward_kernels: Number = 1
+    backward_kernels: Number = 1
     evidence: str = "fitted"
 
 
@@ -139,8 +141,10 @@ def scan_price(op: Scan, prices: Prices) -> Price:
 
 def pass_price(op: Pass, prices: Prices) -> Price:
     accelerator = prices.cluster.accelerator
-    forward_s = op.forward_kernels * streaming_s(accelerator, op.forward_bytes / op.forward_kernels, op.kind)
-    backward_s = op.backward_kernels * streaming_s(accelerator, op.backward_bytes / op.backward_kernels, op.kind)
+    forward_s, backward_s = (
+        kernels * streaming_s(accelerator, moved / np.maximum(1, kernels), op.kind)
+        for moved, kernels in ((op.forward_bytes, op.forward_kernels), (op.backward_bytes, op.backward_kernels))
+    )
     rate = prices.constants.streaming_rate
     return Price(forward_s / rate, backward_s / rate, 0.0, 0.0, op.forward_kernels, op.backward_kernels)
 

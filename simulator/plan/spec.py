@@ -73,7 +73,7 @@ class Overlap:
 class Stack:
     """What the software does by itself: kernels fused or not, how attention runs, how the host launches.
 
-    `fused_experts`: activation and low-precision casts run inside the grouped products (CuTe DSL grouped MLP of
+    `fused_experts`: activation, biases and casts between them run inside the grouped products (CuTe DSL grouped MLP of
     Transformer Engine, 2026). `flash_version` is the generation of flash attention: 1 (2022), 2 (2023), 3 (and fused
     attention of cuDNN 9). `cuda_graphs`: "router" holds the experts' router and preprocessing, "partial" attention too,
     "full" the whole iteration. `compiled_loss`: PyTorch's stacks run cast and cross-entropy in one kernel

@@ -19,7 +19,7 @@ from validate.calibrate.points import Case
 DTYPE = {"fp8-delayed": "fp8", "fp8-tensorwise": "fp8", "fp8-blockwise": "fp8_block", "mxfp8": "fp8_block"}
 OP_OF = {"copy": ("copy",), "elementwise": ("add", "swiglu", "rope"), "norm": ("rms_norm", "rms_norm_backward"),
          "softmax_cross_entropy": ("cross_entropy",), "permute": ("permute", "unpermute"),
-         "cast_transpose": ("quantise",), "optimizer": ("adamw",)}  # fmt: skip
+         "cast_transpose": ("quantise",), "strided": ("clamp",), "optimizer": ("adamw",)}  # fmt: skip
 MOST_ELEMENTS = 2**31  # of one tensor in a case; larger passes take proportionally longer
 
 
