@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,13 +38,13 @@ def plan_of(row: Row, model: Model, gpus: int) -> tuple[Plan, list[str]]:
     settings.assumed.append(f"software stack: {stack['name']}")
     for key, (value, source) in stack_settings(stack, row).items():
         settings.assume(key, value, source)
-    if stack.get("has_recipes"):
-        vendor_recipes(row, settings)
+    recipes = recipes_of(row) if stack.get("has_recipes") else []
+    vendor_recipes([recipe for recipe in recipes if "container" not in recipe], settings)
     words(row, settings, stack["plain_fp8"])
     if settings.values["pp"] > 1:
         for key, (value, source) in stack.get("with_pipeline", {}).items():
             settings.assume(key, value, source)
-    flags(row, settings)
+    flags(row, settings, [recipe for recipe in recipes if "container" in recipe])
     resolve(settings, model, row)
     pipeline(row, model, settings)
     batch(row, settings)
@@ -59,9 +59,9 @@ def stack_settings(stack: Entry, row: Row) -> dict[str, Any]:
     return found
 
 
-def vendor_recipes(row: Row, settings: Settings) -> None:
+def vendor_recipes(recipes: Sequence[Entry], settings: Settings) -> None:
     """What the vendor's recipes set beside what the row says."""
-    for recipe in recipes_of(row):
+    for recipe in recipes:
         for key, value in recipe["set"].items():
             settings.assume(key, value, f"recipe, {recipe['source']}")
 
@@ -123,20 +123,33 @@ def words(row: Row, settings: Settings, plain_fp8: str) -> None:
         settings.said({"sequence_parallel": row.text("sequence_parallel") == "on"})
 
 
-def flags(row: Row, settings: Settings) -> None:
-    """Overlap flags, a recipe quoted in the notes (weaker: it may be of another version), and the notes themselves."""
+def flags(row: Row, settings: Settings, recipes: Sequence[Entry]) -> None:
+    """Overlap flags, weaker the recipe of the row's own container, weaker still the newest recipe, and the notes."""
     quoted, unknown_quoted = flags_of(recipe_flags(row.text("notes")))
     stated, unknown = flags_of(row.text("overlap_flags"))
+    if is_newest_recipe(row):
+        quoted, stated = [*quoted, *stated], []
     if quoted:
         settings.assumed.append("settings of the newest recipe, which may differ from the version measured")
-    for entry in (*quoted, *stated, *notes_of(row)):
-        settings.said(entry.get("set", {}))
-        if "ignored" in entry and "not modelled" in entry["ignored"]:
-            settings.assumed.append(entry["ignored"])
-    settings.assumed += [f"flag {token!r} is not understood" for token in (*unknown_quoted, *unknown)]
     modules = quoted_modules(row.text("notes"))
     if modules and not row.text("recompute"):
         settings.said({"recompute.modules": modules, "recompute.granularity": "selective"})
+    flagged(quoted, settings)
+    vendor_recipes(recipes, settings)
+    flagged([*stated, *notes_of(row)], settings)
+    settings.assumed += [f"flag {token!r} is not understood" for token in (*unknown_quoted, *unknown)]
+
+
+def flagged(entries: Sequence[Entry], settings: Settings) -> None:
+    for entry in entries:
+        settings.said(entry.get("set", {}))
+        if "ignored" in entry and "not modelled" in entry["ignored"]:
+            settings.assumed.append(entry["ignored"])
+
+
+def is_newest_recipe(row: Row) -> bool:
+    """Whether the row's flags were copied from the newest recipe rather than printed beside the measurement."""
+    return "overlap from HEAD recipe" in row.text("notes") or "(HEAD recipe)" in row.text("overlap_flags")
 
 
 def quoted_modules(notes: str) -> list[str]:
@@ -217,6 +230,11 @@ def pipeline(row: Row, model: Model, settings: Settings) -> None:
     if pp == 1:
         values["schedule"] = "none"
     values.setdefault("schedule", "1f1b" if vpp == 1 else "interleaved")
+    if pp > 1 and vpp == 1 and values["schedule"] == "1f1b" and values.get("overlap.moe_ep"):
+        values |= {"overlap.moe_ep": False, "overlap.delay_wgrad": False}
+        settings.assumed.append(
+            "no overlap of expert traffic: Megatron-Core pairs micro-batches only with virtual stages"
+        )
     stages = pp * vpp
     if "layout" in values and len(parse_layout(values["layout"])) != stages:
         del values["layout"]

@@ -14,6 +14,7 @@ from validate.rows import Row
 DEFAULTS = Path(__file__).parent / "defaults.toml"
 RECIPES = Path(__file__).parent / "recipes.toml"
 Entry = Mapping[str, Any]
+DEGREES = {"tp": "tp", "pp": "pp", "vp": "vp", "ep": "ep", "mbs": "micro_batch"}
 
 
 @cache
@@ -53,12 +54,13 @@ def recipes() -> Sequence[Entry]:
 
 
 def recipes_of(row: Row) -> list[Entry]:
-    """The vendor's recipes for a row's model, accelerator, precision and container, the weaker first."""
+    """The vendor's recipes for a row's model, accelerator, precision, container and degrees, the weaker first."""
     texts = {
         "model": row.text("model_name"),
         "gpu": row.text("gpu_type"),
         "precision": row.text("precision"),
         "container": f"{row.id} {row.text('source')}",
+        "degrees": " ".join(f"{word}{row.text(name)}" for word, name in DEGREES.items()),
     }
     return [
         entry for entry in recipes() if all(_pattern(entry.get(key, "")).search(text) for key, text in texts.items())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +13,13 @@ from simulator.cost.price import Price, Prices, price, times
 from simulator.cost.recompute import recomputed_shares
 from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.plan.spec import Plan
-from simulator.workload.operators import CoreAttention, Exchange, Matmul, Number, Operator, Routing, Work
+from simulator.workload.operators import CoreAttention, Exchange, Matmul, Number, Operator, Routing, Scan, Work
 
 # TransformerEngine's pipelined overlap leaves the last of `num_splits` = 4 chunks of a collective exposed.
 TP_OVERLAP_EXPOSED_FRACTION = 1 / 4
 
+# What an ffn with experts does before the host must know how many tokens each expert gets.
+ROUTED_AHEAD = ("mlp_norm", "router", "routing")
 
 Priced = Sequence[tuple[Operator, Price]]
 
@@ -41,7 +43,8 @@ class BlockCost:
     `forward`, `input` (input gradient, recomputation included), `weight`: everything else by cause.
     `routing_forward` / `routing_backward` / `routing_recompute`: expert traffic before any overlap; `shared_s` the
     forward and backward time of the shared expert, behind which it may hide. `evidence_s`: seconds by how they
-    are known. Kernels are counted for the host's launch rate.
+    are known. Kernels are those that the host launches, outside CUDA graphs; `waiting_kernels` of the forward ones
+    those that it launches only when it has read how many tokens every expert gets, `ahead_s` seconds into the forward.
     """
 
     forward: Seconds = NO_TIME
@@ -53,6 +56,8 @@ class BlockCost:
     shared_s: tuple[Number, Number] = (0.0, 0.0)
     forward_kernels: Number = 0
     backward_kernels: Number = 0
+    waiting_kernels: Number = 0
+    ahead_s: Number = 0.0
     evidence_s: tuple[tuple[str, Number], ...] = ()
 
 
@@ -93,6 +98,13 @@ def block_cost(work: Work, prices: Prices, whole_layer_again: bool) -> BlockCost
     grouped = [op.groups for op, _ in priced if isinstance(op, Matmul) and op.name.startswith("expert_")]
     experts = max(grouped, default=0)
     launches = 0.0 if plan.stack.fused_experts else prices.constants.expert_launches * experts
+    captured = captured_by_graphs(work, plan.stack.cuda_graphs)
+    launched = [(op, cost) for op, cost in computing if not captured(op)]
+    relaunched = [(op, cost) for op, cost in repeated if not isinstance(op, Exchange) and not captured(op)]
+    launches = 0.0 if plan.stack.cuda_graphs == "full" else launches
+    # Padded to a capacity, or wholly in a CUDA graph, shapes do not depend on the routing.
+    reads = bool(routed) and plan.capacity_factor is None and plan.stack.cuda_graphs != "full"
+    known = [op for op, _ in computing if op.name in ROUTED_AHEAD]
     return BlockCost(
         forward=forward,
         input=backward,
@@ -103,12 +115,30 @@ def block_cost(work: Work, prices: Prices, whole_layer_again: bool) -> BlockCost
             share * forward_s for (_, forward_s, _), share in zip(routed, routed_again, strict=True)
         ),
         shared_s=(sum(cost.forward_s for cost in shared), sum(cost.input_s + cost.weight_s for cost in shared)),
-        forward_kernels=launches + sum(cost.forward_kernels for _, cost in computing),
+        forward_kernels=launches + sum(cost.forward_kernels for _, cost in launched),
         backward_kernels=launches
-        + sum(cost.backward_kernels for _, cost in computing)
-        + sum(cost.forward_kernels for op, cost in repeated if not isinstance(op, Exchange)),
+        + sum(cost.backward_kernels for _, cost in launched)
+        + sum(cost.forward_kernels for _, cost in relaunched),
+        waiting_kernels=launches + sum(cost.forward_kernels for op, cost in launched if op not in known)
+        if reads
+        else 0,
+        ahead_s=sum(cost.forward_s for op, cost in computing if op in known) if reads else 0.0,
         evidence_s=by_evidence(computing),
     )
+
+
+def captured_by_graphs(work: Work, graphs: str) -> Callable[[Operator], bool]:
+    """Which operators of half a layer CUDA graphs launch: the mixer's, and of experts all before the dispatch.
+
+    Shapes behind the dispatch depend on the routing, so partial graphs cannot hold experts, dispatch and combine.
+    """
+    mixer = any(isinstance(op, CoreAttention | Scan) for op in work.operators)
+    routed = any(isinstance(op, Routing) for op in work.operators)
+    if graphs == "full" or (graphs == "partial" and mixer):
+        return lambda op: True
+    if graphs == "none" or not routed:
+        return lambda op: False
+    return lambda op: op.name in ROUTED_AHEAD or "shared_experts" in op.modules
 
 
 def exchanges(seconds: Mapping[str, Number], first: str, last: str) -> Exchanges:

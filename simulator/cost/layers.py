@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from simulator.cost.blocks import NO_COST, BlockCost
-from simulator.cost.seconds import Seconds
+from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.plan.spec import Plan
 from simulator.workload.operators import Number
 
@@ -46,23 +46,36 @@ def weight_gradient(layer: LayerCost) -> Seconds:
     return layer.mixer.weight + layer.ffn.weight
 
 
-def pair(ahead: LayerCost, back: LayerCost) -> Seconds:
+def pair(ahead: LayerCost, back: LayerCost, compute_fraction: float = 1.0) -> Seconds:
     """Forward of `ahead` beside the backward of `back`: compute on one stream, expert traffic on the other.
 
     Compute: attention forward | experts backward, experts' weights, experts forward | attention backward and its
     weights. Traffic: combine's gradient out | dispatch forward and dispatch's gradient home | combine forward.
-    Each | is a dependency between the streams (combined 1F1B of Megatron-Core; DualPipe).
+    Each | is a dependency between the streams (combined 1F1B of Megatron-Core; DualPipe). While traffic runs, compute
+    keeps `compute_fraction` of its speed.
     """
+    done = NO_TIME
+    for computing, moving_s in phases(ahead, back):
+        slowed = computing * slowing(computing.total_s, moving_s, compute_fraction)
+        done = done + slowed + Seconds(ep_s=np.maximum(0.0, moving_s - slowed.total_s))
+    return done + Seconds(ep_s=handover_s(ahead, back) + back.ffn.routing_recompute_s)
+
+
+def phases(ahead: LayerCost, back: LayerCost) -> tuple[tuple[Seconds, Number], ...]:
+    """Compute of an overlapped pair and the traffic beside it, between the dependencies of its two streams."""
     out, home = ahead.ffn.routing_forward, back.ffn.routing_backward
-    mixer_ahead, mixer_back = ahead.mixer.forward, back.mixer.input + back.mixer.weight
     experts = back.ffn.input + back.ffn.weight + ahead.ffn.forward
-    exposed_s = (
-        np.maximum(0.0, home.out_s - mixer_ahead.total_s)
-        + np.maximum(0.0, out.out_s + home.home_s - experts.total_s)
-        + np.maximum(0.0, out.home_s - mixer_back.total_s)
+    return (
+        (ahead.mixer.forward, home.out_s),
+        (experts, out.out_s + home.home_s),
+        (back.mixer.input + back.mixer.weight, out.home_s),
     )
-    waiting_s = handover_s(ahead, back) + back.ffn.routing_recompute_s
-    return mixer_ahead + experts + mixer_back + Seconds(ep_s=exposed_s + waiting_s)
+
+
+def slowing(computing_s: Number, moving_s: Number, compute_fraction: float) -> Number:
+    """Seconds of computing beside traffic over its seconds alone: only what runs while traffic moves is slowed."""
+    beside = np.divide(moving_s, computing_s, where=np.asarray(computing_s) > 0, out=np.zeros(np.shape(computing_s)))
+    return np.minimum(1 / compute_fraction, 1 + (1 - compute_fraction) * beside)
 
 
 def handover_s(ahead: LayerCost, back: LayerCost) -> Number:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from hardware.collectives import Group, collective_s
 from hardware.kernels import attention_s, evidence, flash_rate, gemm_s, grouped_gemm_s, streaming_s
 from hardware.kernels.matmul import Role
@@ -24,13 +26,14 @@ from simulator.workload.operators import (
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What operators are priced on. `sm_fraction` is the share of SMs left to compute beside communication kernels,
-    `comm_fraction` the share of bandwidth left to communication beside compute (both 1.0: alone)."""
+    """What operators are priced on. `compute_fraction` is the speed left to compute while communication kernels run,
+    for who puts operators together; `comm_fraction` the share of bandwidth left to communication beside compute (both
+    1.0: alone)."""
 
     cluster: Cluster
     plan: Plan
     groups: Mapping[str, Group]
-    sm_fraction: float = 1.0
+    compute_fraction: float = 1.0
     comm_fraction: float = 1.0
     constants: Constants = NEUTRAL
 
@@ -43,8 +46,8 @@ class Price:
     input_s: Number = 0.0
     weight_s: Number = 0.0
     regather_s: Number = 0.0
-    forward_kernels: int = 1
-    backward_kernels: int = 1
+    forward_kernels: Number = 1
+    backward_kernels: Number = 1
     evidence: str = "fitted"
 
 
@@ -62,20 +65,16 @@ def matmul_price(op: Matmul, prices: Prices) -> Price:
         ("dgrad", op.m, op.k, op.n),
         ("wgrad", op.n, op.k, op.m),
     )
-    beside, grouped = prices.sm_fraction, op.name.startswith("expert_")
+    grouped = op.name.startswith("expert_")
     rate = product_rate(prices.constants, precision, grouped)
     if grouped:
         family = "grouped_gemm"
         seconds = [
-            grouped_gemm_s(accelerator, precision, op.groups, m, n, k, role=role, sm_fraction=beside) / rate
-            for role, m, n, k in roles
+            grouped_gemm_s(accelerator, precision, op.groups, m, n, k, role=role) / rate for role, m, n, k in roles
         ]
     else:
         family = "gemm"
-        seconds = [
-            op.groups * gemm_s(accelerator, precision, m, n, k, role=role, sm_fraction=beside) / rate
-            for role, m, n, k in roles
-        ]
+        seconds = [op.groups * gemm_s(accelerator, precision, m, n, k, role=role) / rate for role, m, n, k in roles]
     forward_s, input_s, weight_s = seconds
     known = evidence(accelerator, family, precision)
     return Price(forward_s, input_s, weight_s, forward_kernels=1, backward_kernels=2, evidence=known)
@@ -126,7 +125,6 @@ def _attention_s(op: CoreAttention, prices: Prices, keys: Number, causal: bool, 
         causal=causal,
         backward=backward,
         window=op.window,
-        sm_fraction=prices.sm_fraction,
         flash=stack.flash_attention,
     )
     return seconds / (rate * prices.constants.attention_rate)
@@ -136,15 +134,17 @@ def scan_price(op: Scan, prices: Prices) -> Price:
     """Scans reach a small part of the matrix peak: assumed 0.25, until a profile says otherwise."""
     accelerator = prices.cluster.accelerator
     peak = accelerator.peak_flops_per_s[high_precision(prices.plan)]
-    compute_s = op.flops / (0.25 * peak * prices.sm_fraction)
+    compute_s = op.flops / (0.25 * peak)
     forward_s = compute_s + streaming_s(accelerator, op.bytes, "elementwise") / prices.constants.streaming_rate
     return Price(forward_s, 2 * forward_s, forward_kernels=4, backward_kernels=6, evidence="assumed")
 
 
 def pass_price(op: Pass, prices: Prices) -> Price:
     accelerator = prices.cluster.accelerator
-    forward_s = op.forward_kernels * streaming_s(accelerator, op.forward_bytes / op.forward_kernels, op.kind)
-    backward_s = op.backward_kernels * streaming_s(accelerator, op.backward_bytes / op.backward_kernels, op.kind)
+    forward_s, backward_s = (
+        kernels * streaming_s(accelerator, moved / np.maximum(1, kernels), op.kind)
+        for moved, kernels in ((op.forward_bytes, op.forward_kernels), (op.backward_bytes, op.backward_kernels))
+    )
     rate = prices.constants.streaming_rate
     return Price(forward_s / rate, backward_s / rate, 0.0, 0.0, op.forward_kernels, op.backward_kernels)
 

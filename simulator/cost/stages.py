@@ -12,7 +12,6 @@ from typing import TypeVar
 import numpy as np
 
 from simulator.cost.blocks import NO_COST, BlockCost, block_cost
-from simulator.cost.constants import Constants
 from simulator.cost.layers import LayerCost, forward, input_gradient, pair, weight_gradient
 from simulator.cost.price import Prices
 from simulator.cost.seconds import NO_TIME, Seconds
@@ -25,9 +24,6 @@ from simulator.workload.mixers import mixer_work
 from simulator.workload.operators import Number
 from simulator.workload.shape import Shape
 
-# Share of kernels that CUDA graphs launch for the host: attention, router and preprocessing, or all.
-CAPTURED_FRACTION = {"none": 0.0, "partial": 0.6, "full": 1.0}
-
 Known = TypeVar("Known")  # what is known of a layer: its cost, its traffic
 
 
@@ -35,8 +31,9 @@ Known = TypeVar("Known")  # what is known of a layer: its cost, its traffic
 class StageCost:
     """One virtual stage for one micro-batch: its layers in order and their sums, host waits included.
 
-    `host_s_per_kernel`: what the host needs to launch a kernel, those in CUDA graphs counted as free. `moved_s`: how
-    long offloaded activations cross the host link, one way.
+    `host_s_per_kernel`: what the host needs to launch a kernel. `moved_s`: how
+    long offloaded activations cross the host link, one way. `compute_fraction`: what compute keeps of its speed while
+    expert traffic runs beside it.
     """
 
     layers: tuple[LayerCost, ...]
@@ -46,6 +43,7 @@ class StageCost:
     evidence_s: dict[str, Number]
     host_s_per_kernel: float
     moved_s: Number = 0.0
+    compute_fraction: float = 1.0
 
 
 def stage_costs(
@@ -77,7 +75,7 @@ def stage_costs(
     @cache
     def alike(content: tuple[object, ...], example: int) -> StageCost:
         layers = stage_layers(model, plan, stages[example], layer, end)
-        return stage_cost(layers, plan, prices.constants, moved_s[example])
+        return stage_cost(layers, plan, prices, moved_s[example])
 
     first: dict[tuple[object, ...], int] = {}
     contents = [(s.embedding, tuple(model.layers[i] for i in s.layers), s.mtp, s.head) for s in stages]
@@ -102,25 +100,46 @@ def stage_layers(
     return [*done, end("head")] if stage.head else done
 
 
-def stage_cost(layers: list[LayerCost], plan: Plan, constants: Constants, moved_s: Number = 0.0) -> StageCost:
-    """Sums over the stage's layers; the host bounds each direction as a whole, since it runs ahead of the GPU."""
+def stage_cost(layers: list[LayerCost], plan: Plan, prices: Prices, moved_s: Number = 0.0) -> StageCost:
+    """Sums over the stage's layers; the host bounds backward as a whole, since it runs ahead of the GPU there."""
     blocks = [block for layer in layers for block in (layer.mixer, layer.ffn)]
     ahead = sum((forward(layer, plan) for layer in layers), NO_TIME)
     back = sum((input_gradient(layer, plan) for layer in layers), NO_TIME)
     weight = sum((weight_gradient(layer) for layer in layers), NO_TIME)
-    host_s = constants.host_s_per_kernel * (1 - CAPTURED_FRACTION[plan.stack.cuda_graphs])
+    host_s = prices.constants.host_s_per_kernel
     evidence: Counter[str] = Counter()
     for block in blocks:
         evidence.update(dict(block.evidence_s))
     return StageCost(
         tuple(layers),
-        with_host(ahead, np.maximum(moved_s, host_s * sum(block.forward_kernels for block in blocks))),
+        with_host(ahead, np.maximum(moved_s, ahead.total_s + forward_wait_s(layers, plan, host_s))),
         with_host(back, np.maximum(moved_s, host_s * sum(block.backward_kernels for block in blocks)), weight.total_s),
         weight,
         dict(evidence),
         host_s,
         moved_s,
+        prices.compute_fraction,
     )
+
+
+def forward_wait_s(layers: list[LayerCost], plan: Plan, host_s: float) -> Number:
+    """Seconds for which the GPU waits for the host in the forwards of layers.
+
+    Between layers without experts the host runs ahead. Every layer with experts makes it read how many tokens each
+    expert gets (Megatron-Core's dispatchers, TransformerEngine's GroupedLinear): then GPU and host start level, the
+    host launches experts, then the next layer's mixer, and the GPU cannot do the mixer before the experts.
+    """
+    free = [layer for layer in layers if not np.any(layer.ffn.waiting_kernels)]
+    kernels = sum(layer.mixer.forward_kernels + layer.ffn.forward_kernels for layer in free)
+    waits = np.maximum(0.0, host_s * kernels - sum(forward(layer, plan).total_s for layer in free))
+    for layer in layers:
+        if np.any(layer.ffn.waiting_kernels):
+            whole_s = forward(layer, plan).total_s
+            behind_s = whole_s - layer.mixer.forward.total_s - layer.ffn.ahead_s
+            launching_s = host_s * (layer.mixer.forward_kernels + layer.ffn.forward_kernels)
+            wait_s = np.maximum(host_s * layer.ffn.waiting_kernels - behind_s, launching_s - whole_s)
+            waits = waits + np.maximum(0.0, wait_s)
+    return waits
 
 
 def with_host(busy: Seconds, needed_s: Number, beside_s: Number = 0.0) -> Seconds:
@@ -131,7 +150,7 @@ def with_host(busy: Seconds, needed_s: Number, beside_s: Number = 0.0) -> Second
 def paired_stages(ahead: StageCost, back: StageCost, plan: Plan) -> Seconds:
     """One stage's forward beside another's backward, layer by layer: first of the one with last of the other.
 
-    Layers left without a partner run alone. Both stages must be priced beside communication (`sm_fraction`).
+    Layers left without a partner run alone. Both stages must be priced beside communication.
     """
     done = NO_TIME
     kernels: Number = 0
@@ -141,7 +160,7 @@ def paired_stages(ahead: StageCost, back: StageCost, plan: Plan) -> Seconds:
         elif last is None:
             done = done + forward(first, plan)
         else:
-            done = done + pair(first, last)
+            done = done + pair(first, last, ahead.compute_fraction)
         kernels += sum(cost.mixer.forward_kernels + cost.ffn.forward_kernels for cost in [first] if cost)
         kernels += sum(cost.mixer.backward_kernels + cost.ffn.backward_kernels for cost in [last] if cost)
     moved_s = np.maximum(ahead.moved_s, back.moved_s)  # out and home at the same time

@@ -25,8 +25,8 @@ from simulator.workload.shape import Shape, padded_vocab
 from simulator.workload.states import DTYPE_BYTES, StageParameters, shard_count
 
 # SMs that expert communication kernels occupy while they run beside compute: DeepEP's default in Megatron-Core 20,
-# HybridEP 16, NCCL's channels of an all-to-all 24, from memory.
-COMMUNICATION_SMS = {"deepep": 20, "hybridep": 16, "alltoall": 24, "allgather": 24}
+# HybridEP 32 in recipes of Megatron-Bridge (moe_hybridep_num_sms), NCCL's channels of an all-to-all 24, from memory.
+COMMUNICATION_SMS = {"deepep": 20, "hybridep": 32, "alltoall": 24, "allgather": 24}
 # Speed that expert communication keeps beside compute: DeepSeek's H800 profile spends 80 ms on what takes 52 ms alone
 # (deepseek-ai/profile-data). Its 33 ms of handshakes wait for compute: see layers.HANDOVER_FRACTION.
 COMMUNICATION_FRACTION = 52 / 80
@@ -78,7 +78,7 @@ def slot_times(
     beside = None
     if is_paired(plan):
         compute, moved = shares_beside(plan, cluster)
-        slowed = replace(prices, sm_fraction=compute, comm_fraction=moved)
+        slowed = replace(prices, compute_fraction=compute, comm_fraction=moved)
         beside = stage_costs(model, shape, slowed, stages, moved_s)
     send_s = stage_send_s(shape, prices) if plan.pp > 1 else 0.0
     return SlotTimes(stage_costs(model, shape, prices, stages, moved_s), beside, float(send_s), constants)

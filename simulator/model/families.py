@@ -13,7 +13,8 @@ class Family:
     `attention_bias` is the default of the query, key and value biases, `out_bias` whether the output projection has
     one whenever they do. `window_off`: sliding windows need use_sliding_window. `qk_norm_gains`: qk-norm has gains.
     `chunked`: three layers of four attend within chunks. `one_shared_expert`: beside the routed ones, unsaid.
-    `extra_positions`: further rows of learned tables, such as token types.
+    `extra_positions`: further rows of learned tables, such as token types. `scaled_rope`: YaRN from the first token on.
+    `clamped`: the experts' activation limits its input.
     """
 
     gated: bool = True
@@ -34,6 +35,8 @@ class Family:
     output_gate: bool = False
     expert_bias: bool = False
     sinks: bool = False
+    scaled_rope: bool = False
+    clamped: bool = False
     parallel_blocks: bool = False
 
 
@@ -55,7 +58,7 @@ FAMILIES: dict[str, Family] = {
     "glm_moe_dsa": Family(),
     "gpt2": CLASSIC,
     "gpt_neox": Family(gated=False, norm="layer", attention_bias=True, mlp_bias=True, parallel_blocks=True),
-    "gpt_oss": Family(attention_bias=True, expert_bias=True, sinks=True),
+    "gpt_oss": Family(attention_bias=True, expert_bias=True, sinks=True, scaled_rope=True, clamped=True),
     "kimi_k2": Family(),
     "kimi_linear": Family(),
     "llama": Family(),

@@ -99,6 +99,7 @@ def moe(keys: Keys, family: Family, hidden: int) -> MoE:
         group_top_k=group_top_k,
         bias=family.expert_bias,
         router_bias=family.expert_bias,
+        clamped=family.clamped,
     )
 
 

@@ -133,6 +133,7 @@ def attention(keys: Keys, family: Family, hidden: int, kind: str, indexer: Index
         out_bias=bias and family.out_bias,
         output_gate=keys.flag("attn_output_gate", "attention_output_gate", default=family.output_gate),
         sinks=sinks(keys, family, kind),
+        scaled_rope=family.scaled_rope,
         indexer=indexer,
     )
 

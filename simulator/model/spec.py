@@ -26,6 +26,7 @@ class Attention:
     `window` limits the keys seen to the last so many, `chunk` to those of the same chunk (None: no limit).
     `head_dim` is the width of a query and key head, `v_head_dim` of a value head. `qk_norm` is "head" (one gain
     per head dimension), "layer" (one per whole projection) or None. `sinks` adds one logit per head.
+    `scaled_rope`: rotated queries and keys are scaled as well (YaRN, arXiv 2309.00071).
     """
 
     heads: int
@@ -39,6 +40,7 @@ class Attention:
     out_bias: bool = False
     output_gate: bool = False
     sinks: bool = False
+    scaled_rope: bool = False
     indexer: Indexer | None = None
 
 
@@ -118,7 +120,8 @@ class MoE:
     """`experts` routed experts of `width`, `top_k` per token, beside one shared expert of `shared_width` (0: none).
 
     `latent_width`: experts work at that width between a down- and an up-projection (None: at the hidden size).
-    `groups`/`group_top_k`: a token's experts lie in at most `group_top_k` of `groups` equal groups.
+    `groups`/`group_top_k`: a token's experts lie in at most `group_top_k` of `groups` equal groups. `clamped`: what
+    enters the activation function is limited.
     """
 
     experts: int
@@ -132,6 +135,7 @@ class MoE:
     group_top_k: int = 1
     bias: bool = False
     router_bias: bool = False
+    clamped: bool = False
 
 
 FFN = DenseFFN | MoE

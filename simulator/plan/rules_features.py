@@ -265,11 +265,11 @@ def graphs_and_recompute_fit(case: Case) -> Fault | None:
     graphs = plan.stack.cuda_graphs
     if graphs == "none":
         return None
-    moe_graphed = graphs == "full"
+    some, moe_graphed = graphs != "full", graphs == "full"
     problems = [
-        (graphs == "partial" and plan.recompute.granularity == "full", "full recompute needs whole-step graphs"),
+        (some and plan.recompute.granularity == "full", "full recompute needs whole-step graphs"),
         (
-            graphs == "partial" and bool(case.facts.moe) and "moe" in selected,
+            some and bool(case.facts.moe) and "moe" in selected,
             "the router is graphed, moe is recomputed",
         ),
         (plan.stack.dropout and "core_attn" in selected, "dropout inside recomputed, graphed attention"),

@@ -75,9 +75,10 @@ class Overlap:
 class Stack:
     """What the software does by itself: kernels fused or not, how attention runs, how the host launches.
 
-    `fused_experts`: activation and low-precision casts run inside the grouped products (CuTe DSL grouped MLP of
+    `fused_experts`: activation, biases and casts between them run inside the grouped products (CuTe DSL grouped MLP of
     Transformer Engine, 2026). `flash_version` is the generation of flash attention: 1 (2022), 2 (2023), 3 (and fused
-    attention of cuDNN 9). `compiled_loss`: PyTorch's stacks run cast and cross-entropy in one kernel
+    attention of cuDNN 9). `cuda_graphs`: "router" holds the experts' router and preprocessing, "partial" attention too,
+    "full" the whole iteration. `compiled_loss`: PyTorch's stacks run cast and cross-entropy in one kernel
     (torch.compile in torchtitan, flash-attention's xentropy with FSDP).
     `early_stop`: PyTorch's checkpoints (2.1 and later) recompute no further than backward needs.
     """
@@ -90,7 +91,7 @@ class Stack:
     fused_experts: bool = False
     compiled_loss: bool = True
     early_stop: bool = True
-    cuda_graphs: Literal["none", "partial", "full"] = "none"
+    cuda_graphs: Literal["none", "router", "partial", "full"] = "none"
     deterministic: bool = False
 
 

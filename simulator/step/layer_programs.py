@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 from simulator.cost.blocks import BlockCost
-from simulator.cost.layers import LayerCost, exposed_routing_s, handover_s
+from simulator.cost.layers import LayerCost, exposed_routing_s, handover_s, phases, slowing
 from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.cost.stages import StageCost, paired_stages
 from simulator.cost.step_times import SlotTimes
@@ -99,26 +99,28 @@ def weight_program(stage: Numbered) -> Program:
 
 def pair_program(ahead: Numbered, back: Numbered, plan: Plan) -> Program:
     """An overlapped pair: first layer of the one with the last of the other; layers without a partner run alone."""
-    phases: list[Phase] = []
+    found: list[Phase] = []
     for first, last in zip_longest(ahead.layers, back.layers[::-1]):
         if first is None:
-            phases.append(Phase(_input_ops(last[1], plan, last[0]) + _weight_ops(last[1], last[0])))
+            found.append(Phase(_input_ops(last[1], plan, last[0]) + _weight_ops(last[1], last[0])))
         elif last is None:
-            phases.append(Phase(_forward_ops(first[1], plan, first[0])))
+            found.append(Phase(_forward_ops(first[1], plan, first[0])))
         else:
-            phases += _paired_layers(*first, *last)
-    return (*phases, *_host(paired_stages(ahead.cost, back.cost, plan)))
+            found += _paired_layers(first, last, ahead.cost.compute_fraction)
+    return (*found, *_host(paired_stages(ahead.cost, back.cost, plan)))
 
 
-def _paired_layers(i: int, ahead: LayerCost, j: int, back: LayerCost) -> list[Phase]:
+def _paired_layers(first: tuple[int, LayerCost], last: tuple[int, LayerCost], compute_fraction: float) -> list[Phase]:
     """The three phases of the cost model's overlapped layer pair; hand-overs and recomputed traffic after them."""
+    (i, ahead), (j, back) = first, last
     out, home = ahead.ffn.routing_forward, back.ffn.routing_backward
-    mixer_back = _backward(_ops(back.mixer.input, "mixer", j) + _ops(back.mixer.weight, "mixer", j))
-    experts_back = _ops(back.ffn.input, _kernel(back.ffn), j) + _ops(back.ffn.weight, _kernel(back.ffn), j)
-    experts_ahead = _ops(ahead.ffn.forward, _kernel(ahead.ffn), i)
+    of_mixer, of_experts, of_back = (slowing(c.total_s, x, compute_fraction) for c, x in phases(ahead, back))
+    mixer_back = _backward(_ops((back.mixer.input + back.mixer.weight) * of_back, "mixer", j))
+    experts_back = _ops((back.ffn.input + back.ffn.weight) * of_experts, _kernel(back.ffn), j)
+    experts_ahead = _ops(ahead.ffn.forward * of_experts, _kernel(ahead.ffn), i)
     again = _backward(_exchange(back.ffn.routing_recompute_s + handover_s(ahead, back), j))
     return [
-        Phase(_ops(ahead.mixer.forward, "mixer", i), _backward(_exchange(home.out_s, j))),
+        Phase(_ops(ahead.mixer.forward * of_mixer, "mixer", i), _backward(_exchange(home.out_s, j))),
         Phase(_backward(experts_back) + experts_ahead, _exchange(out.out_s, i) + _backward(_exchange(home.home_s, j))),
         Phase(mixer_back, _exchange(out.home_s, i)),
         *([Phase(again)] if again else []),

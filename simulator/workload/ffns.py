@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from simulator.model.components import linears
 from simulator.model.spec import FFN, DenseFFN, MoE
@@ -43,10 +44,10 @@ def dense_work(ffn: DenseFFN, shape: Shape) -> Work:
     )
     operators: tuple[Operator, ...] = (
         *own_input,
-        *casts(fc1, shape, cast_input=not shape.parallel_blocks),
+        *casts(fc1, shape, cast_input=not shape.parallel_blocks, role="column"),
         fc1,
         activation("activation", ffn.width / t, shape.tokens, ffn.gated, shape, mlp),
-        *casts(fc2, shape),
+        *casts(fc2, shape, role="row"),
         fc2,
         row_output("mlp_output", h, shape, mlp),
         *residual("mlp", shape),
@@ -144,11 +145,13 @@ def expert_operators(moe: MoE, width: int, rows: Number, shape: Shape) -> list[O
     # on the way.
     passes = {"hybridep": 0, "deepep": 1}.get(plan.dispatcher, 2)
     out_bytes, home_bytes = (passes * 2 * size * width * rows for size in (low if fp8_in else element, element))
-    products: list[Operator] = [fc1, fc2]
-    if not plan.stack.fused_experts:
+    products: list[Operator]
+    if plan.stack.fused_experts:
+        products = fused_products(moe, fc1, fc2, shape)
+    else:
         joint = activation("expert_activation", expert_width, rows, moe.gated, shape, ("moe", "moe_act"))
         fc1_casts, fc2_casts = casts(fc1, shape, cast_input=not fp8_in), casts(fc2, shape, cast_grad=not fp8_in)
-        products = [*fc1_casts, fc1, joint, *fc2_casts, fc2]
+        products = [*fc1_casts, fc1, *clamp(moe, rows, shape), joint, *fc2_casts, fc2, *expert_bias(moe, rows, shape)]
     return [
         *([Pass("permute", "permute", out_bytes, home_bytes, passes, passes, inside)] if passes else []),
         Routing("dispatch", *routing),
@@ -160,6 +163,63 @@ def expert_operators(moe: MoE, width: int, rows: Number, shape: Shape) -> list[O
     ]
 
 
+def fused_products(moe: MoE, fc1: Matmul, fc2: Matmul, shape: Shape) -> list[Operator]:
+    """The grouped MLP of CuTe DSL: what the products make they quantise, activate and bias themselves.
+
+    What arrives from other ranks is quantised before them: FC1's input forward, FC2's output gradient backward, with a
+    reading of it for the bias's gradient (transformer_engine/pytorch/ops/fused/grouped_mlp.py).
+    """
+    wide = not shape.plan.dispatch_fp8
+    passes = [op for op in casts(fc1, shape, cast_input=wide) if isinstance(op, Pass)]
+    found = [replace(op, backward_bytes=0.0, backward_kernels=0) for op in passes]
+    passes = [op for op in casts(fc2, shape, cast_grad=wide) if isinstance(op, Pass)]
+    found += [replace(op, forward_bytes=0.0, forward_kernels=0) for op in passes]
+    if moe.bias:
+        read = shape.element_bytes * fc2.n * fc2.m * fc2.groups
+        found.append(Pass("expert_bias_gradient", "elementwise", 0.0, read, 0, 1, ("moe",)))
+    return [fc1, fc2, *found]
+
+
+def clamp(moe: MoE, rows: Number, shape: Shape) -> tuple[Pass, ...]:
+    """Limits of the activation's input, which Megatron-Core sets outside its fused activation, in PyTorch.
+
+    Both halves of FC1's output are clamped (2 + 2 passes over an expert-wide tensor) and concatenated again (4).
+    Backward: masks of half the size (1.5 for an upper limit; 4.5 for two and their conjunction), two selections by mask
+    (2.5 each) and the concatenation of both gradients (4). (megatron/core/fusions/fused_bias_geglu.py of 2025-26.)
+    """
+    if not moe.clamped:
+        return ()
+    once = shape.element_bytes * moe.width / shape.plan.etp * rows
+    return (Pass("expert_clamp", "strided", 8 * once, 15 * once, 3, 7, ("moe", "moe_act")),)
+
+
+def expert_bias(moe: MoE, rows: Number, shape: Shape) -> tuple[Pass, ...]:
+    """The bias of FC2, weighted by each token's routing probability and added expert by expert in PyTorch.
+
+    Bias times probability (1 pass over the output), sum (3), concatenation (2); backward a product and a sum each for
+    bias and probability (3 + 3) and a concatenation (2). DeepEP and HybridEP hand over fp32 probabilities, which
+    make all of it fp32 with casts back: 14 and 20 passes. FC1's bias and its gradient are epilogues of its products.
+    (TEGroupedMLP._apply_bias of Megatron-Core, 2025-26; derivatives of PyTorch's autograd.)
+    """
+    if not moe.bias:
+        return ()
+    once = shape.element_bytes * (moe.latent_width or shape.hidden) * rows
+    wide = shape.plan.dispatcher in ("deepep", "hybridep")
+    forward, backward = (14, 20) if wide else (6, 8)
+    local, joined = moe.experts / shape.plan.ep, 2 if wide else 1
+    return (
+        Pass(
+            "expert_bias",
+            "strided",
+            forward * once,
+            backward * once,
+            2 * local + joined,
+            (5 if wide else 4) * local + joined,
+            ("moe",),
+        ),
+    )
+
+
 def expert_tensor_exchange(operation: str, total_bytes: Number, etp: int) -> tuple[Exchange, ...]:
     """Expert tensor parallelism gathers every peer's tokens and reduce-scatters the partial outputs."""
     if isinstance(etp, int) and etp == 1:
@@ -169,11 +229,17 @@ def expert_tensor_exchange(operation: str, total_bytes: Number, etp: int) -> tup
 
 
 def expert_saved(moe: MoE, width: int, rows: Number, shape: Shape) -> tuple[Tensor, ...]:
-    """FC1 input as received, FC1 output, and the activation's output, per routed token copy."""
+    """FC1 input as received, FC1 output (and clamped, where not in the kernel), and the activation's output, per
+    routed token copy."""
     expert_width = moe.width / shape.plan.etp
+    limited: tuple[Tensor, ...] = ()
+    if moe.clamped and not shape.plan.stack.fused_experts:
+        size = shape.element_bytes * (2 if moe.gated else 1) * expert_width * rows
+        limited = (Tensor("expert_clamped", size, ("moe", "moe_act")),)
     return (
         Tensor("expert_fc1_input", shape.input_bytes * width * rows, ("moe",), until_wgrad=True),
         Tensor("expert_fc1_output", shape.activation_bytes * (2 if moe.gated else 1) * expert_width * rows, ("moe",)),
+        *limited,
         Tensor("expert_fc2_input", shape.input_bytes * expert_width * rows, ("moe", "moe_act"), until_wgrad=True),
     )
 

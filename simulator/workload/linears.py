@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from simulator.model.components import Linear
 from simulator.workload.operators import Exchange, Matmul, Modules, Number, Operator, Pass
 from simulator.workload.shape import Shape
+from simulator.workload.torchao import gathers_low, torchao_casts, uses_torchao
+
+# How tensor parallelism splits a quantised linear: "column" behind a norm, "row", or neither of these.
+CastRole = Literal["column", "row", ""]
 
 
 def matmul(linear: Linear, shape: Shape, modules: Modules = ()) -> Matmul:
@@ -27,72 +33,72 @@ def matmul(linear: Linear, shape: Shape, modules: Modules = ()) -> Matmul:
     )
 
 
-def casts(product: Matmul, shape: Shape, cast_input: bool = True, cast_grad: bool = True) -> tuple[Operator, ...]:
+def casts(
+    product: Matmul, shape: Shape, cast_input: bool = True, cast_grad: bool = True, role: CastRole = ""
+) -> tuple[Operator, ...]:
     """Quantisation of a linear's input (forward) and output gradient (backward), each with its transposed copy.
 
     Reads 16-bit elements and writes two low-precision copies (row- and column-wise): weight gradients need the
     transpose. A producer that already hands over low precision (FP8 dispatch) leaves only the transpose to make.
-    torchao casts otherwise (`torchao_casts`).
+    Transformer Engine's one scale per tensor is priced apart, see `tensor_casts`, and so are torchao's casts.
     """
     if not product.quantized:
         return ()
+    if uses_torchao(shape):
+        return torchao_casts(product, shape, cast_input)
+    if has_tensor_scales(shape):
+        return tensor_casts(product, shape, cast_input, role)
     rows = product.m * product.groups
     written = 2 * shape.input_bytes
     entering = shape.element_bytes if cast_input else shape.input_bytes
     leaving = shape.element_bytes if cast_grad else shape.input_bytes
-    forward, backward = rows * product.k * (entering + written), rows * product.n * (leaving + written)
-    if shape.plan.stack.framework == "torchtitan" and shape.plan.precision in TORCHAO:
-        forward, backward = torchao_casts(product, shape, cast_input)
     return (
         Pass(
             f"{product.name}_cast",
             "cast_transpose",
-            forward_bytes=forward,
-            backward_bytes=backward,
+            forward_bytes=rows * product.k * (entering + written),
+            backward_bytes=rows * product.n * (leaving + written),
             modules=product.modules,
         ),
     )
 
 
-# 16-bit and low-precision elements that torchao's compiled casts move for each element of: the input in forward and in
-# backward (which casts it anew, column by column, for the weight gradient), the output gradient (for both products),
-# the weight in forward and in backward. Where one scale holds for a tensor, Inductor takes its maximum in the kernel
-# that makes it (pytorch 111122), a weight's in a pass of its own; a row is read once for its scale and cast, columns twice;
-# MX scales never leave the block.
-TORCHAO: dict[str, tuple[tuple[int, int], ...]] = {
-    "fp8-tensorwise": ((1, 1), (1, 1), (2, 2), (2, 1), (1, 1)),
-    "fp8-rowwise": ((1, 1), (2, 1), (3, 2), (1, 1), (2, 1)),
-    "mxfp8": ((1, 1), (1, 1), (2, 2), (1, 1), (1, 1)),
-}
-ROW_PARALLEL = ("out", "fc2")
+def has_tensor_scales(shape: Shape) -> bool:
+    """Whether Transformer Engine casts with one scale per tensor: delayed (of earlier steps) or current scaling."""
+    plan = shape.plan
+    return plan.stack.framework == "megatron-core" and plan.precision in ("fp8-delayed", "fp8-tensorwise")
 
 
-def torchao_casts(product: Matmul, shape: Shape, cast_input: bool) -> tuple[Number, Number]:
-    """Bytes that torchao's casts around one linear move in forward and in backward.
+def tensor_casts(product: Matmul, shape: Shape, cast_input: bool, role: CastRole) -> tuple[Operator, ...]:
+    """Transformer Engine's casts with one scale per tensor, which stream like any tiled elementwise kernel.
 
-    Under sequence parallelism a tensor is cast before it is gathered where it has one scale, and only turned over after
-    it; rows are scaled after the gather. Weights gathered in FP8 are cast as shards and turned over for the backward.
-    Products of row-scaled operands without fast accumulation are scaled in a pass of their own.
+    A cast reads 16 bit and writes FP8 row- and column-wise at once. Under sequence parallelism a column-parallel
+    linear's input and a row-parallel one's gradient are cast on the rank's own tokens, gathered in FP8 and transposed
+    after that. A norm before the linear writes FP8 by itself where the scale is known beforehand (delayed); where it is
+    not, every tensor is read once more for its largest value (current scaling).
     """
-    plan, high, low = shape.plan, shape.element_bytes, shape.input_bytes
-    entering, again, leaving, weight, weight_again = (h * high + c * low for h, c in TORCHAO[plan.precision])
-    if plan.fp8_param_gather:
-        weight, weight_again = 0.0, 2 * low
-    if plan.sequence_parallel and gathers_low(shape):
-        if product.name in ROW_PARALLEL:
-            leaving = (high + low) / plan.tp + 2 * low
-        else:
-            entering, again = entering / plan.tp, 2 * low
-    inputs, outputs, weights = product.m * product.k, product.m * product.n, product.n * product.k
-    scaled = 2 * high * (inputs + weights) if plan.precision == "fp8-rowwise" else 0.0
-    first = float(cast_input)
-    forward = first * entering * inputs + weight * weights
-    return forward, first * again * inputs + leaving * outputs + weight_again * weights + scaled
-
-
-def gathers_low(shape: Shape) -> bool:
-    """Whether tensor parallelism gathers activations in the linears' own low precision; scales by row come after."""
-    return shape.quantized and shape.plan.precision != "fp8-rowwise"
+    rows, element = product.m * product.groups, shape.element_bytes
+    current = shape.plan.precision == "fp8-tensorwise"
+    share = shape.sharded_tokens / shape.tokens
+    largest = element if current else 0.0
+    whole = largest + element + 2.0  # bytes per element cast and transposed in one kernel
+    gathered = (largest + element + 1.0) * share + 2.0  # cast before, transposed after the gathering
+    entering = gathered if role == "column" and share < 1 else whole
+    if role == "column" and not current:
+        entering = 2.0  # the norm has cast it
+    leaving = gathered if role == "row" and share < 1 else whole
+    kernels = 2 if current else 1
+    return (
+        Pass(
+            f"{product.name}_cast",
+            "elementwise",
+            forward_bytes=rows * product.k * (entering if cast_input else 0.0),
+            backward_bytes=rows * product.n * leaving,
+            forward_kernels=kernels if cast_input else 1,
+            backward_kernels=kernels,
+            modules=product.modules,
+        ),
+    )
 
 
 def column_input(name: str, width: Number, shape: Shape, modules: Modules = ()) -> Exchange:

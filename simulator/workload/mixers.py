@@ -112,12 +112,12 @@ def attention_work(mixer: Attention, shape: Shape) -> Work:
         column_input("qkv_input", h, shape),
     ]
     for index, product in enumerate(projections):
-        operators += [*casts(product, shape, cast_input=index == 0), product]
+        operators += [*casts(product, shape, cast_input=index == 0, role="column"), product]
     if mixer.qk_norm:
         operators.append(norm("qk_norm", q_width + kv_width / 2, shape.tokens, shape))
-    operators += [rope(q_width + kv_width / 2, shape), *core]
+    operators += [rope(q_width + kv_width / 2, shape, mixer.scaled_rope), *core]
     out = matmul(products["out"], shape)
-    operators += [*casts(out, shape), out, *leave("attention", shape)]
+    operators += [*casts(out, shape, role="row"), out, *leave("attention", shape)]
     saved = [
         Tensor("residual_1", element * h * shape.sharded_tokens),
         Tensor("qkv_input", shape.input_bytes * h * shape.sharded_tokens, until_wgrad=True),
@@ -139,10 +139,16 @@ def output_saved(width: Number, shape: Shape) -> tuple[Tensor, ...]:
     return kept
 
 
-def rope(width: Number, shape: Shape) -> Pass:
-    """Rotary embedding of queries and keys: reads and writes them."""
-    moved = 2 * shape.element_bytes * width * shape.tokens
-    return Pass("rope", "elementwise", moved, moved)
+def rope(width: Number, shape: Shape, scaled: bool = False) -> Pass:
+    """Rotary embedding of queries and keys: reads and writes them.
+
+    The fused kernel knows no scale: with one, Megatron-Core (rope_utils.py) multiplies, negates, concatenates and adds
+    queries and keys in PyTorch, 12 passes over them forward and 14 backward in as many kernels.
+    """
+    once = shape.element_bytes * width * shape.tokens
+    if scaled and shape.plan.stack.framework == "megatron-core":
+        return Pass("rope", "strided", 12 * once, 14 * once, 12, 16)
+    return Pass("rope", "elementwise", 2 * once, 2 * once)
 
 
 def leave(name: str, shape: Shape) -> tuple[Operator, ...]:
@@ -192,7 +198,7 @@ def latent_attention_work(mixer: LatentAttention, shape: Shape) -> Work:
     out = matmul(products["out"], shape)
     operators += [
         *core,
-        *casts(out, shape),
+        *casts(out, shape, role="row"),
         out,
         *leave("attention", shape),
     ]

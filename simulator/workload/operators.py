@@ -67,8 +67,8 @@ class Pass:
     kind: str
     forward_bytes: Number
     backward_bytes: Number
-    forward_kernels: int = 1
-    backward_kernels: int = 1
+    forward_kernels: Number = 1
+    backward_kernels: Number = 1
     modules: Modules = ()
 
 

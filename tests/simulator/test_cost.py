@@ -7,15 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simulator.cost.blocks import block_cost
+from simulator.cost.blocks import BlockCost, block_cost
 from simulator.cost.constants import NEUTRAL
 from simulator.cost.groups import plan_groups
-from simulator.cost.layers import LayerCost, forward, input_gradient, pair, weight_gradient
+from simulator.cost.layers import LayerCost, forward, input_gradient, pair, slowing, weight_gradient
 from simulator.cost.price import Prices
 from simulator.cost.seconds import Seconds
+from simulator.cost.stages import forward_wait_s
 from simulator.cost.step_times import pair_seconds, slot_times, update_times
 from simulator.plan.layout import stages
-from simulator.plan.spec import Overlap, Recompute
+from simulator.plan.spec import Overlap, Plan, Recompute
 from simulator.scenario.schema import Scenario
 from simulator.workload.ffns import ffn_work
 from simulator.workload.mixers import mixer_work
@@ -23,11 +24,11 @@ from simulator.workload.shape import shape_of
 from simulator.workload.states import stage_parameters
 
 
-def layer_cost(scenario: Scenario, sm_fraction: float = 1.0, **changes: object) -> LayerCost:
+def layer_cost(scenario: Scenario, **changes: object) -> LayerCost:
     """One MoE layer of the scenario under a changed plan."""
     plan = replace(scenario.plan, **changes)  # type: ignore[arg-type]
     shape = shape_of(scenario.model, plan, scenario.run.seq_length)
-    prices = Prices(scenario.cluster, plan, plan_groups(plan, scenario.cluster), sm_fraction)
+    prices = Prices(scenario.cluster, plan, plan_groups(plan, scenario.cluster))
     layer = scenario.model.layers[-1]
     assert layer.mixer
     assert layer.ffn
@@ -142,3 +143,32 @@ def test_published_profile_of_an_overlapped_pair(deepseek: Scenario) -> None:
     assert sum(seconds[7, 8] for seconds in pairs.values()) == pytest.approx(0.129, rel=0.08)
     assert pairs["compute"][7, 8] == pytest.approx(0.1243, rel=0.08)
     assert times.stages[7].forward.total_s == pytest.approx(0.058, rel=0.1)
+
+
+def test_only_what_runs_beside_traffic_is_slowed() -> None:
+    """10 s of computing beside 4 s of traffic that leaves it 3/4: one second more. All of it beside: 10 / (3/4)."""
+    assert slowing(10.0, 4.0, 0.75) == pytest.approx(1.1)
+    assert slowing(10.0, 20.0, 0.75) == pytest.approx(1 / 0.75)
+
+
+def test_partial_graphs_never_hold_the_experts(deepseek: Scenario) -> None:
+    """Shapes behind the dispatch depend on the routing; all before it can be captured."""
+    counts = {
+        graphs: layer_cost(deepseek, stack=replace(deepseek.plan.stack, cuda_graphs=graphs))
+        for graphs in ("none", "router", "partial", "full")
+    }
+    assert counts["partial"].mixer.forward_kernels == counts["full"].mixer.forward_kernels == 0
+    assert counts["router"].mixer.forward_kernels == counts["none"].mixer.forward_kernels > 0
+    some, every = counts["partial"].ffn, counts["none"].ffn
+    assert 0 < some.forward_kernels == some.waiting_kernels <= every.waiting_kernels < every.forward_kernels
+    assert counts["full"].ffn.forward_kernels == counts["full"].ffn.waiting_kernels == 0
+
+
+def test_the_gpu_waits_behind_a_synchronisation() -> None:
+    """1 s of mixer, then the host needs 3 s for experts that compute 2 s: the GPU waits 1 s in every layer."""
+    mixer = BlockCost(forward=Seconds(compute_s=1.0), forward_kernels=1)
+    experts = BlockCost(forward=Seconds(compute_s=2.0), forward_kernels=30, waiting_kernels=30)
+    plan = Plan(dp=1, micro_batch_size=1, global_batch_size=1)
+    assert forward_wait_s([LayerCost(mixer, experts)] * 4, plan, 0.1) == pytest.approx(4.0)
+    free = LayerCost(mixer, replace(experts, waiting_kernels=0))
+    assert forward_wait_s([free] * 4, plan, 0.1) == pytest.approx(4 * 31 * 0.1 - 4 * 3.0)

@@ -146,6 +146,26 @@ def test_a_recipe_in_the_notes_becomes_flags() -> None:
     assert recipe_flags(notes) == "sequence_parallel=True; cuda_graph_impl=local"
 
 
+def test_the_recipe_of_the_container_is_stronger_than_the_newest_one(make: Make) -> None:
+    """Of a row that quotes the newest recipe, the version that its container holds decides; printed flags stay."""
+    said = {
+        "model_name": "Qwen3-30B-A3B", "gpu_type": "B200", "n_gpus": "8",
+        "tp": "1", "cp": "1", "pp": "1", "vp": "1", "dp": "8",
+        "ep": "8", "micro_batch": "1", "global_batch_sequences": "512",
+        "precision": "mxfp8", "dense_or_moe": "moe", "overlap_flags": "", "recompute": "",
+        "notes": 'HEAD recipe x: {"moe_flex_dispatcher_backend": "\"hybridep\"", "cuda_graph_scope": "[\"attn\"]"}',
+    }  # fmt: skip
+    source = "NVIDIA-NeMo/Megatron-Bridge, {} NeMo container"
+    old = scenario_of(make(**said, source=source.format("25.11")))[0].plan
+    assert (old.dispatcher, old.stack.cuda_graphs, old.overlap.moe_ep) == ("alltoall", "router", False)
+    mid = scenario_of(make(**said, source=source.format("26.04")))[0].plan
+    assert (mid.dispatcher, mid.stack.cuda_graphs, mid.overlap.moe_ep) == ("hybridep", "partial", False)
+    new = scenario_of(make(**said, source=source.format("26.08")))[0].plan
+    assert (new.stack.fused_experts, new.stack.cuda_graphs, new.overlap.moe_ep) == (True, "full", True)
+    flagged = scenario_of(make(**{**said, "overlap_flags": "no A2A overlap"}, source=source.format("26.08")))[0].plan
+    assert not flagged.overlap.moe_ep
+
+
 def test_every_default_has_a_source() -> None:
     for stack in tables()["stacks"]:
         for key, entry in stack["plan"].items():

@@ -119,6 +119,12 @@ def quantise(shape: Shape, dtype: str, device: Any) -> Run:
     return without_gradients(cast)
 
 
+def clamp(shape: Shape, dtype: str, device: Any) -> Run:
+    """The left half of a matrix limited from above, as halves of a gated activation's input are: a strided operand."""
+    x = random(device, plain_dtype(dtype), int(shape["rows"]), int(shape["width"]))
+    return without_gradients(lambda: x[:, : x.shape[1] // 2].clamp(max=1.0))
+
+
 def adamw(shape: Shape, dtype: str, device: Any) -> Run:
     """Gradient norm, clipping and update of 16-bit weights with fp32 main copy, gradients and moments."""
     import torch
@@ -143,6 +149,7 @@ OPS: dict[str, tuple[str, float, int, Callable[[Shape, str, Any], Run]]] = {
     "permute": ("permute", 4.0, 1, permute),
     "unpermute": ("permute", 4.0, 1, unpermute),
     "quantise": ("cast_transpose", 4.0, 1, quantise),
+    "clamp": ("strided", 2.0, 1, clamp),
     "adamw": ("optimizer", 46.0, 1, adamw),
 }
 

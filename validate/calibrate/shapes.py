@@ -25,7 +25,7 @@ DTYPE = {
 }
 OP_OF = {"copy": ("copy",), "elementwise": ("add", "swiglu", "rope"), "norm": ("rms_norm", "rms_norm_backward"),
          "softmax_cross_entropy": ("cross_entropy",), "permute": ("permute", "unpermute"),
-         "cast_transpose": ("quantise",), "optimizer": ("adamw",)}  # fmt: skip
+         "cast_transpose": ("quantise",), "strided": ("clamp",), "optimizer": ("adamw",)}  # fmt: skip
 MOST_ELEMENTS = 2**31  # of one tensor in a case; larger passes take proportionally longer
 
 
