@@ -15,11 +15,11 @@ import numpy as np
 
 from hardware.documents import Document
 from hardware.problems import Place
-from simulator.cost.recompute import is_recomputed, recomputed_modules
 from simulator.cost.constants import constants_for
 from simulator.cost.groups import plan_groups
 from simulator.cost.inventory import is_expert, operators
 from simulator.cost.price import Prices, price
+from simulator.cost.recompute import is_recomputed, recomputed_modules
 from simulator.cost.step_times import update_times
 from simulator.plan.layout import stages
 from simulator.prediction import Prediction, evaluate
