@@ -147,7 +147,7 @@ def rope(width: Number, shape: Shape, scaled: bool = False) -> Pass:
     """
     once = shape.element_bytes * width * shape.tokens
     if scaled and shape.plan.stack.framework == "megatron-core":
-        return Pass("rope", "strided", 12 * once, 14 * once, 12, 16)
+        return Pass("rope", "strided", 12 * once, 14 * once, 12, 14)
     return Pass("rope", "elementwise", 2 * once, 2 * once)
 
 
