@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hardware.collectives import Group, collective_s
-from hardware.kernels import attention_s, evidence, flash_rate, gemm_s, grouped_gemm_s, streaming_s
+from hardware.kernels import attention_s, evidence, flash_rate, gemm_s, grouped_gemm_s, scan_s, streaming_s
 from hardware.kernels.matmul import Role
 from hardware.specs import Cluster
 from simulator.cost.constants import NEUTRAL, Constants, product_rate
@@ -16,6 +16,7 @@ from simulator.plan.spec import Plan
 from simulator.workload.operators import (
     CoreAttention,
     Exchange,
+    Kernel,
     Matmul,
     Number,
     Operator,
@@ -131,12 +132,20 @@ def _attention_s(op: CoreAttention, prices: Prices, keys: Number, causal: bool, 
 
 
 def scan_price(op: Scan, prices: Prices) -> Price:
-    """Scans reach a small part of the matrix peak: assumed 0.25, until a profile says otherwise."""
+    """The kernels of a chunked scan, each as long as its products or its bytes take."""
+    forward_s, backward_s = (kernels_s(kernels, prices) for kernels in (op.forward, op.backward))
+    return Price(
+        forward_s,
+        backward_s,
+        forward_kernels=len(op.forward),
+        backward_kernels=len(op.backward),
+        evidence="assumed",
+    )
+
+
+def kernels_s(kernels: Sequence[Kernel], prices: Prices) -> Number:
     accelerator = prices.cluster.accelerator
-    peak = accelerator.peak_flops_per_s[high_precision(prices.plan)]
-    compute_s = op.flops / (0.25 * peak)
-    forward_s = compute_s + streaming_s(accelerator, op.bytes, "elementwise") / prices.constants.streaming_rate
-    return Price(forward_s, 2 * forward_s, forward_kernels=4, backward_kernels=6, evidence="assumed")
+    return sum(scan_s(accelerator, kernel.flops, kernel.bytes) for kernel in kernels)
 
 
 def pass_price(op: Pass, prices: Prices) -> Price:

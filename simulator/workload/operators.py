@@ -49,13 +49,22 @@ class CoreAttention:
 
 
 @dataclass(frozen=True, slots=True)
-class Scan:
-    """A kernel known by its FLOPs and bytes alone: chunked scans of linear attention and state-space mixers, scores
-    of a sparse-attention indexer. Backward does twice the forward."""
+class Kernel:
+    """One kernel of a scan: FLOPs of its small products, and bytes read plus written."""
 
     name: str
     flops: Number
     bytes: Number
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Kernels known by their FLOPs and bytes alone, one after another: chunked scans of linear attention and
+    state-space mixers, scores of a sparse-attention indexer."""
+
+    name: str
+    forward: tuple[Kernel, ...]
+    backward: tuple[Kernel, ...]
     modules: Modules = ()
 
 

@@ -13,6 +13,7 @@ from simulator.model.parameters import (
     embedding_parameters,
     head_parameters,
     layer_parameters,
+    mtp_modules,
     mtp_parameters,
 )
 from simulator.model.spec import Model
@@ -52,7 +53,7 @@ def stage_parameters(model: Model, plan: Plan, stages: Sequence[StageLayers]) ->
     for stage in stages:
         held = [embedding] if stage.embedding or has_embedding_copy(model, plan, stage) else []
         held += [known[model.layers[index]] for index in stage.layers]
-        held += [mtp_parameters(model, module).all for module in model.mtp[: stage.mtp]]
+        held += [mtp_parameters(model, module).all for module in mtp_modules(model)[: stage.mtp]]
         if stage.head:
             held.append(head + Split(replicated=norm_size(model)))
         layers = tuple(local(split, plan) for split in held)
