@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -31,9 +31,20 @@ GIB = 2**30
 CONTEXT_BYTES = 0.8 * GIB
 COMMUNICATOR_BYTES = 0.5 * GIB
 EXPERT_BUFFER_BYTES = 1.5 * GIB
+# The context of an A100 before CUDA loaded kernels lazily (11.7, 2022): 1573 MiB by nvidia-smi (BigScience,
+# chronicles-prequel.md).
+EAGER_CONTEXT_BYTES = 1573 * 2**20
+# Communicators of DeepSpeed's pipeline engine beside those of the degrees: the world's, its own tensor-parallel slices,
+# the whole replica's for norms and overflows, and the tied embeddings' (runtime/pipe/topology.py, Megatron's mpu).
+PIPELINE_ENGINE_COMMUNICATORS = 4
 # Reserved but not allocated: 3-10 % with the default allocator (torchtitan reports max reserved), little with
 # expandable segments.
 FRAGMENTATION_FRACTION = 0.03
+# Of what comes and goes, blocks that the allocator of 2021-22 cannot use again, from BigScience's rows of one to eight
+# sequences a micro-batch; states are allocated once and whole.
+EAGER_FRAGMENTATION_FRACTION = 0.12
+# Elements that ZeRO-1 reduces at a time (reduce_bucket_size of DeepSpeed's configuration, which nobody sets).
+REDUCE_BUCKET_ELEMENTS = 5e8
 
 
 # A pipelined FSDP2 reads as either: weights whole all step long, gradients whole until reduced.
@@ -85,20 +96,19 @@ def memory_report(
         owners = state_bytes([parameters[stage] for stage in dict.fromkeys(held)], plan)
         activations, working = peak_activations(slots, [kept[stage] for stage in held])
         owners |= {"activations": activations, "working": working}
-        if plan.stack.framework == "torchtitan" and plan.pp > 1:
-            owners["pipeline buffers"] = pipeline_buffer_bytes(model, shape, held, slots)
-        result.append(RankMemory(rank, tuple(held), owners, outside_bytes(plan, sum(owners.values()))))
+        if plan.stack.framework in PIPELINE_BUFFERS and plan.pp > 1:
+            owners["pipeline buffers"] = PIPELINE_BUFFERS[plan.stack.framework](model, shape, held, slots)
+        outside = outside_bytes(plan, owners)
+        if plan.stack.framework == "deepspeed":
+            outside["optimizer step"] = optimizer_step_bytes([parameters[stage] for stage in held], plan)
+        result.append(RankMemory(rank, tuple(held), owners, outside))
     return tuple(result)
 
 
 def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]:
     """Weights, gradients and optimizer state of one rank (Megatron-Core's dist_optimizer.md)."""
-    copies = replica_ranks(plan)
-    dense: Number = sum(stage.dense for stage in held)
-    expert: Number = sum(stage.expert for stage in held)
-    shards = (shard_count(plan, copies["dense"]), shard_count(plan, copies["expert"]))
-    whole = dense + expert
-    sharded = dense / shards[0] + expert / shards[1]
+    whole: Number = sum(stage.dense + stage.expert for stage in held)
+    sharded = sharded_parameters(held, plan)
     weights = sharded if plan.sharding == "full" else whole
     grads = sharded if plan.sharding in ("full", "optimizer_gradients") else whole
     states = whole if plan.sharding == "none" else sharded
@@ -161,6 +171,44 @@ def pipeline_buffer_bytes(model: Model, shape: Shape, held: Sequence[int], slots
     return float(elements * shape.element_bytes)
 
 
+def engine_buffer_bytes(model: Model, shape: Shape, held: Sequence[int], slots: Sequence[ScheduleSlot]) -> float:
+    """What DeepSpeed's pipeline engine holds on a rank (runtime/pipe/engine.py).
+
+    It sends 1/tp of a stage's output and keeps that share of every micro-batch in flight, and receives inputs and
+    gradients in like shares; a backward restores the whole output and gradient.
+    """
+    hidden = shape.element_bytes * shape.tokens * shape.hidden
+    shares = most_in_flight(slots, 0) + 2
+    return float(hidden * (shares / shape.plan.tp + 2))
+
+
+PIPELINE_BUFFERS = {"torchtitan": pipeline_buffer_bytes, "deepspeed": engine_buffer_bytes}
+
+
+def optimizer_step_bytes(held: Sequence[StageParameters], plan: Plan) -> float:
+    """What DeepSpeed's optimizer step reserves when no activation lives, in blocks larger than any activation's.
+
+    With 16-bit gradients (runtime/zero/stage_1_and_2.py): a bucket to reduce, and the shard's gradients put together in
+    16 bit and cast to fp32. BF16_Optimizer gathers all parameters in one flat tensor before they are copied home
+    (all_gather over a list of tensors).
+    """
+    whole = float(sum(stage.dense + stage.expert for stage in held))
+    if plan.sharding not in ("optimizer", "optimizer_gradients"):
+        return 0.0
+    if plan.optimizer.grads == "fp32":
+        return whole * parameter_bytes(plan)
+    element = DTYPE_BYTES[plan.optimizer.grads]
+    return REDUCE_BUCKET_ELEMENTS * element + float(sharded_parameters(held, plan)) * (element + 4.0)
+
+
+def sharded_parameters(held: Sequence[StageParameters], plan: Plan) -> Number:
+    """Parameters whose optimizer state one rank keeps."""
+    copies = replica_ranks(plan)
+    dense: Number = sum(stage.dense for stage in held)
+    expert: Number = sum(stage.expert for stage in held)
+    return dense / shard_count(plan, copies["dense"]) + expert / shard_count(plan, copies["expert"])
+
+
 def most_in_flight(slots: Sequence[ScheduleSlot], chunk: int) -> int:
     """Most micro-batches of a chunk between forward and backward at once."""
     live = most = 0
@@ -215,15 +263,26 @@ def pair_rise(ahead: Kept, back: Kept) -> float:
     )
 
 
-def outside_bytes(plan: Plan, allocated: float) -> dict[str, float]:
+def outside_bytes(plan: Plan, owners: Mapping[str, float]) -> dict[str, float]:
     """What the device shows beyond the allocator's peak."""
     sizes = (plan.tp, plan.cp, plan.dp * plan.cp, plan.pp, plan.ep * plan.etp, plan.expert_dp)
     communicators = sum(1 for size in sizes if np.any(np.asarray(size) > 1))
+    if plan.stack.framework == "deepspeed" and plan.pp > 1:
+        communicators += PIPELINE_ENGINE_COMMUNICATORS
+    eager = loads_kernels_at_start(plan)
+    moving = sum(owners.get(owner, 0.0) for owner in ("activations", "working", "pipeline buffers"))
     found = {
-        "context": CONTEXT_BYTES,
+        "context": EAGER_CONTEXT_BYTES if eager else CONTEXT_BYTES,
         "communicators": communicators * COMMUNICATOR_BYTES,
-        "fragmentation": FRAGMENTATION_FRACTION * allocated,
+        "fragmentation": EAGER_FRAGMENTATION_FRACTION * moving
+        if eager
+        else FRAGMENTATION_FRACTION * sum(owners.values()),
     }
     if plan.dispatcher in ("deepep", "hybridep") and plan.ep > 1:
         found["expert buffers"] = EXPERT_BUFFER_BYTES
     return found
+
+
+def loads_kernels_at_start(plan: Plan) -> bool:
+    """Software from before 2023, known by its attention."""
+    return not plan.stack.flash_attention or plan.stack.flash_version == 1

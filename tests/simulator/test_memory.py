@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from simulator.memory.activations import Kept, layer_kept, stage_kept
-from simulator.memory.report import gathered_bytes, memory_report, peak_activations, pipeline_buffer_bytes, state_bytes
+from simulator.memory.report import (
+    engine_buffer_bytes,
+    gathered_bytes,
+    memory_report,
+    optimizer_step_bytes,
+    peak_activations,
+    pipeline_buffer_bytes,
+    state_bytes,
+)
 from simulator.model.catalogue import load
 from simulator.model.parameters import total_parameters
 from simulator.model.spec import Attention, DenseFFN, Layer, Model
@@ -97,6 +105,26 @@ def test_pipeline_buffers() -> None:
     assert pipeline_buffer_bytes(LLAMA, shape, (0,), ranks[0]) == 16 * hidden
     assert pipeline_buffer_bytes(LLAMA, shape, (1,), ranks[1]) == (16 + 8 - 3) * hidden
     assert pipeline_buffer_bytes(LLAMA, shape, (3,), ranks[3]) == 8 * logits + (8 - 1) * hidden
+
+
+DEEPSPEED = Stack(framework="deepspeed", flash_attention=False)
+
+
+def test_deepspeed_step() -> None:
+    """ZeRO-1: a bucket of 5e8 gradients in 16 bit, the shard in 16 bit and in fp32; BF16_Optimizer: all parameters."""
+    of_16_bit = replace(PLAN, sharding="optimizer", stack=DEEPSPEED, optimizer=Optimizer(grads="bf16"))
+    assert optimizer_step_bytes([ONE], of_16_bit) == pytest.approx(2 * 5e8 + 6 * 1e9 / 8)
+    assert optimizer_step_bytes([ONE], replace(of_16_bit, optimizer=Optimizer())) == pytest.approx(2e9)
+    assert optimizer_step_bytes([ONE], replace(of_16_bit, sharding="none")) == 0
+
+
+def test_deepspeed_pipeline_buffers() -> None:
+    """Rank 0 of 4 keeps 1/tp of four outputs, receives two more such shares, and restores one output and gradient."""
+    plan = replace(PLAN, pp=4, tp=8, schedule="1f1b", stack=DEEPSPEED)
+    ranks = make_schedule("1f1b", 4, 1, plan.microbatches).ranks
+    hidden = 8192 * 4096 * 2
+    found = engine_buffer_bytes(LLAMA, shape_of(LLAMA, plan, 8192), (0,), ranks[0])
+    assert found == pytest.approx(hidden * (6 / 8 + 2))
 
 
 def test_experts_shard_over_their_own_replicas() -> None:
