@@ -37,12 +37,12 @@ EAGER_CONTEXT_BYTES = 1573 * 2**20
 # Communicators of DeepSpeed's pipeline engine beside those of the degrees: the world's, its own tensor-parallel slices,
 # the whole replica's for norms and overflows, and the tied embeddings' (runtime/pipe/topology.py, Megatron's mpu).
 PIPELINE_ENGINE_COMMUNICATORS = 4
-# Reserved but not allocated: 3-10 % with the default allocator (torchtitan reports max reserved), little with
-# expandable segments.
+# Reserved but not allocated, with expandable segments (torchtitan reports max reserved).
 FRAGMENTATION_FRACTION = 0.03
-# Of what comes and goes, blocks that the allocator of 2021-22 cannot use again, from BigScience's rows of one to eight
-# sequences a micro-batch; states are allocated once and whole.
-EAGER_FRAGMENTATION_FRACTION = 0.12
+# Of what comes and goes, blocks of wrong size that the allocator without expandable segments cannot use again, from
+# BigScience's rows of one to eight sequences a micro-batch; states are allocated once and whole.
+FIXED_SEGMENTS_FRACTION = 0.12
+COMES_AND_GOES = ("activations", "working", "pipeline buffers")
 # Elements that ZeRO-1 reduces at a time (reduce_bucket_size of DeepSpeed's configuration, which nobody sets).
 REDUCE_BUCKET_ELEMENTS = 5e8
 
@@ -95,6 +95,8 @@ def memory_report(
     for rank, (held, slots) in enumerate(zip(stages_of_ranks(plan), ranks, strict=True)):
         owners = state_bytes([parameters[stage] for stage in dict.fromkeys(held)], plan)
         activations, working = peak_activations(slots, [kept[stage] for stage in held])
+        if frees_logits_before_layers(plan):
+            working = max(working, reduction_bytes(parameters[held[0]], plan))
         owners |= {"activations": activations, "working": working}
         if plan.stack.framework in PIPELINE_BUFFERS and plan.pp > 1:
             owners["pipeline buffers"] = PIPELINE_BUFFERS[plan.stack.framework](model, shape, held, slots)
@@ -131,22 +133,41 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
         # Row- and column-wise copies, kept over the step's micro-batches so that each weight is cast once.
         found["quantized weights"] = 2 * weights * SAVED_INPUT_BYTES[plan.precision]
     if plan.sharding == "full" or under_pipeline:
-        found["gathered layers"] = gathered_bytes(held, plan)
+        beside_loss = frees_logits_before_layers(plan)
+        gathered = gathered_beside_loss_bytes(held[0], plan) if beside_loss else gathered_bytes(held, plan)
+        found["gathered layers"] = gathered
     return {owner: float(size) for owner, size in found.items()}
 
 
 def gathered_bytes(held: Sequence[StageParameters], plan: Plan) -> float:
-    """The largest layer gathered, the next one on its way, and its gradient before the reduction.
+    """The largest layer gathered, the next one on its way, and its gradient before the reduction."""
+    largest = max(float(dense + expert) for stage in held for dense, expert in stage.layers)
+    return largest * (2 * parameter_bytes(plan) + DTYPE_BYTES[plan.optimizer.grad_reduce])
 
-    Embedding and head are gathered in 16 bit whatever the linears' precision; without a pipeline they are known.
+
+def gathered_beside_loss_bytes(stage: StageParameters, plan: Plan) -> float:
+    """What torchtitan's FSDP2 holds gathered when the loss is at its peak, without a pipeline.
+
+    The group of the head stays gathered from forward to backward; all-gathers land in a pool of their own stream, as
+    large as the largest group, from which every group is copied; the last layer is gathered. Embedding and head are
+    read in 16 bit whatever the linears' precision (torchtitan parallelize_llama.py, PyTorch's fully_shard).
     """
-    largest = 0.0
-    for stage in held:
-        for position, (dense, expert) in enumerate(stage.layers):
-            end = plan.pp == 1 and len(stage.layers) > 2 and position in (0, len(stage.layers) - 1)
-            read = max(2.0, parameter_bytes(plan)) if end else parameter_bytes(plan)
-            largest = max(largest, float(dense + expert) * (2 * read + DTYPE_BYTES[plan.optimizer.grad_reduce]))
-    return largest
+    sizes = [float(dense + expert) for dense, expert in stage.layers]
+    element = max(2.0, parameter_bytes(plan))
+    head = (sizes[0] + sizes[-1] if plan.stack.joint_ends else sizes[-1]) * element
+    layer = max(sizes[1:-1]) * parameter_bytes(plan)
+    return head + max(head, sizes[0] * element, layer) + layer
+
+
+def reduction_bytes(stage: StageParameters, plan: Plan) -> float:
+    """The largest layer's gradient as it is reduced, and as autograd left it."""
+    sizes = [float(dense + expert) for dense, expert in stage.layers[1:-1]]
+    return max(sizes) * (2.0 + DTYPE_BYTES[plan.optimizer.grad_reduce])
+
+
+def frees_logits_before_layers(plan: Plan) -> bool:
+    """torchtitan without a pipeline: one stage with both ends, whose loss is over when the layers' backward begins."""
+    return plan.stack.framework == "torchtitan" and plan.pp == 1 and plan.sharding == "full"
 
 
 def accumulates_unsharded(plan: Plan) -> bool:
@@ -269,14 +290,13 @@ def outside_bytes(plan: Plan, owners: Mapping[str, float]) -> dict[str, float]:
     communicators = sum(1 for size in sizes if np.any(np.asarray(size) > 1))
     if plan.stack.framework == "deepspeed" and plan.pp > 1:
         communicators += PIPELINE_ENGINE_COMMUNICATORS
-    eager = loads_kernels_at_start(plan)
-    moving = sum(owners.get(owner, 0.0) for owner in ("activations", "working", "pipeline buffers"))
+    fragmentation = FRAGMENTATION_FRACTION * sum(owners.values())
+    if not plan.stack.expandable_segments:
+        fragmentation = FIXED_SEGMENTS_FRACTION * sum(owners.get(owner, 0.0) for owner in COMES_AND_GOES)
     found = {
-        "context": EAGER_CONTEXT_BYTES if eager else CONTEXT_BYTES,
+        "context": EAGER_CONTEXT_BYTES if loads_kernels_at_start(plan) else CONTEXT_BYTES,
         "communicators": communicators * COMMUNICATOR_BYTES,
-        "fragmentation": EAGER_FRAGMENTATION_FRACTION * moving
-        if eager
-        else FRAGMENTATION_FRACTION * sum(owners.values()),
+        "fragmentation": fragmentation,
     }
     if plan.dispatcher in ("deepep", "hybridep") and plan.ep > 1:
         found["expert buffers"] = EXPERT_BUFFER_BYTES

@@ -76,6 +76,8 @@ class Stack:
     `fused_experts`: activation and low-precision casts run inside the grouped products (CuTe DSL grouped MLP of
     Transformer Engine, 2026). `flash_version` is the generation of flash attention: 1 (2022), 2 (2023), 3 (and fused
     attention of cuDNN 9). `compiled_loss`: torch.compile fuses torchtitan's cast and cross-entropy.
+    `joint_ends`: embedding and head form one FSDP2 group, as in torchtitan before July 2025 (pull request 1094).
+    `expandable_segments`: PyTorch's allocator may grow its blocks, as most launch scripts ask it to since 2023.
     """
 
     framework: Literal["megatron-core", "torchtitan", "fsdp", "deepspeed", "deepseek", "ddp"] = "megatron-core"
@@ -85,6 +87,8 @@ class Stack:
     fused_kernels: bool = True
     fused_experts: bool = False
     compiled_loss: bool = True
+    joint_ends: bool = False
+    expandable_segments: bool = True
     cuda_graphs: Literal["none", "partial", "full"] = "none"
     deterministic: bool = False
 
