@@ -47,6 +47,9 @@ def plan_of(row: Row, model: Model, gpus: int) -> tuple[Plan, list[str]]:
     flags(row, settings, [recipe for recipe in recipes if "container" in recipe])
     resolve(settings, model, row)
     pipeline(row, model, settings)
+    if settings.values.get("account_for_embedding"):
+        for key, (value, source) in stack.get("with_ends_as_layers", {}).items():
+            settings.assume(key, value, source)
     batch(row, settings)
     return build(settings.values), settings.assumed
 

@@ -81,6 +81,8 @@ class Stack:
     "full" the whole iteration. `compiled_loss`: PyTorch's stacks run cast and cross-entropy in one kernel
     (torch.compile in torchtitan, flash-attention's xentropy with FSDP).
     `early_stop`: PyTorch's checkpoints (2.1 and later) recompute no further than backward needs.
+    `joint_ends`: embedding and head form one FSDP2 group, as in torchtitan before July 2025 (pull request 1094).
+    `expandable_segments`: PyTorch's allocator may grow its blocks, as most launch scripts ask it to since 2023.
     """
 
     framework: Literal["megatron-core", "torchtitan", "fsdp", "deepspeed", "deepseek", "ddp"] = "megatron-core"
@@ -91,6 +93,8 @@ class Stack:
     fused_experts: bool = False
     compiled_loss: bool = True
     early_stop: bool = True
+    joint_ends: bool = False
+    expandable_segments: bool = True
     cuda_graphs: Literal["none", "router", "partial", "full"] = "none"
     deterministic: bool = False
 

@@ -14,7 +14,9 @@ def embedding_work(model: Model, shape: Shape) -> Work:
     """Vocabulary-parallel lookup; backward adds fp32 gradients row by row, so no matrix product."""
     element, h = shape.element_bytes, shape.hidden
     looked_up = Pass("embedding", "copy", 2 * element * h * shape.tokens, (element + 8.0) * h * shape.tokens, 2, 2)
-    return Work((looked_up, row_output("embedding_output", h, shape)), ())
+    masked = shape.plan.stack.dropout
+    saved = (Tensor("embedding_dropout_mask", 1.0 * h * shape.sharded_tokens),) if masked else ()
+    return Work((looked_up, row_output("embedding_output", h, shape)), saved)
 
 
 def has_fused_loss(shape: Shape) -> bool:
