@@ -76,6 +76,10 @@ class Stack:
     `fused_experts`: activation and low-precision casts run inside the grouped products (CuTe DSL grouped MLP of
     Transformer Engine, 2026). `flash_version` is the generation of flash attention: 1 (2022), 2 (2023), 3 (and fused
     attention of cuDNN 9). `compiled_loss`: torch.compile fuses torchtitan's cast and cross-entropy.
+    `gradient_accumulation`: weight gradients are added to the main gradients by the product itself ("fused"), by a
+    kernel after it ("hook": Megatron-LM before 2022-02 or without the fusion), or cast and then added ("cast":
+    DeepSpeed's BF16_Optimizer). `async_tp_backward`: the input gradient of a column-parallel linear is reduced beside
+    its weight gradient (Megatron-LM since 2021-09, Transformer Engine).
     """
 
     framework: Literal["megatron-core", "torchtitan", "fsdp", "deepspeed", "deepseek", "ddp"] = "megatron-core"
@@ -87,6 +91,8 @@ class Stack:
     compiled_loss: bool = True
     cuda_graphs: Literal["none", "partial", "full"] = "none"
     deterministic: bool = False
+    gradient_accumulation: Literal["fused", "hook", "cast"] = "fused"
+    async_tp_backward: bool = True
 
 
 @dataclass(frozen=True, slots=True)
