@@ -23,6 +23,10 @@ from simulator.workload.operators import (
     Pass,
     Scan,
 )
+from simulator.workload.states import accumulation_bytes
+
+# Kernels of a weight's gradient accumulation outside the product: an addition, or a cast before it.
+ACCUMULATION_KERNELS = {"fused": 0, "hook": 1, "cast": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +72,33 @@ def matmul_price(op: Matmul, prices: Prices) -> Price:
     )
     grouped = op.name.startswith("expert_")
     rate = product_rate(prices.constants, precision, grouped)
+    into = plan.stack.gradient_accumulation == "fused"  # the weight gradient's product adds to the main gradient
     if grouped:
         family = "grouped_gemm"
         seconds = [
-            grouped_gemm_s(accelerator, precision, op.groups, m, n, k, role=role) / rate for role, m, n, k in roles
+            grouped_gemm_s(accelerator, precision, op.groups, m, n, k, role=role, accumulate=into) / rate
+            for role, m, n, k in roles
         ]
     else:
         family = "gemm"
-        seconds = [op.groups * gemm_s(accelerator, precision, m, n, k, role=role) / rate for role, m, n, k in roles]
+        seconds = [
+            op.groups * gemm_s(accelerator, precision, m, n, k, role=role, accumulate=into) / rate
+            for role, m, n, k in roles
+        ]
     forward_s, input_s, weight_s = seconds
     known = evidence(accelerator, family, precision)
-    return Price(forward_s, input_s, weight_s, forward_kernels=1, backward_kernels=2, evidence=known)
+    kernels = 2 + ACCUMULATION_KERNELS[plan.stack.gradient_accumulation]
+    weight_s = weight_s + accumulation_s(op, prices)
+    return Price(forward_s, input_s, weight_s, forward_kernels=1, backward_kernels=kernels, evidence=known)
+
+
+def accumulation_s(op: Matmul, prices: Prices) -> Number:
+    """Seconds of the kernels that add a weight's gradient to its main gradient, where the product does not."""
+    how = prices.plan.stack.gradient_accumulation
+    if how == "fused":
+        return 0.0
+    moved = op.groups * op.n * op.k * accumulation_bytes(prices.plan, how)
+    return streaming_s(prices.cluster.accelerator, moved, "elementwise") / prices.constants.streaming_rate
 
 
 def high_precision(plan: Plan) -> str:

@@ -83,6 +83,10 @@ class Stack:
     `early_stop`: PyTorch's checkpoints (2.1 and later) recompute no further than backward needs.
     `joint_ends`: embedding and head form one FSDP2 group, as in torchtitan before July 2025 (pull request 1094).
     `expandable_segments`: PyTorch's allocator may grow its blocks, as most launch scripts ask it to since 2023.
+    `gradient_accumulation`: weight gradients are added to the main gradients by the product itself ("fused"), by a
+    kernel after it ("hook": Megatron-LM before 2022-02 or without the fusion), or cast and then added ("cast":
+    DeepSpeed's BF16_Optimizer). `async_tp_backward`: the input gradient of a column-parallel linear is reduced beside
+    its weight gradient (Megatron-LM since 2021-09, Transformer Engine).
     """
 
     framework: Literal["megatron-core", "torchtitan", "fsdp", "deepspeed", "deepseek", "ddp"] = "megatron-core"
@@ -97,6 +101,8 @@ class Stack:
     expandable_segments: bool = True
     cuda_graphs: Literal["none", "router", "partial", "full"] = "none"
     deterministic: bool = False
+    gradient_accumulation: Literal["fused", "hook", "cast"] = "fused"
+    async_tp_backward: bool = True
 
 
 @dataclass(frozen=True, slots=True)

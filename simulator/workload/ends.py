@@ -8,13 +8,24 @@ from simulator.model.spec import Model
 from simulator.workload.linears import column_input, norm, row_output
 from simulator.workload.operators import Exchange, Matmul, Number, Operator, Pass, Tensor, Work
 from simulator.workload.shape import Shape, padded_vocab
+from simulator.workload.states import accumulation_bytes
 
 
 def embedding_work(model: Model, shape: Shape) -> Work:
-    """Vocabulary-parallel lookup; backward adds fp32 gradients row by row, so no matrix product."""
-    element, h = shape.element_bytes, shape.hidden
-    looked_up = Pass("embedding", "copy", 2 * element * h * shape.tokens, (element + 8.0) * h * shape.tokens, 2, 2)
-    masked = shape.plan.stack.dropout
+    """Vocabulary-parallel lookup; backward adds fp32 gradients row by row, so no matrix product.
+
+    The gradient is a table as large as the embedding: zeroed, filled, and added to the main gradient of stacks that
+    keep one, by a kernel of its own even where weight gradients' products accumulate by themselves.
+    """
+    element, h, plan = shape.element_bytes, shape.hidden, shape.plan
+    table = padded_vocab(model.vocab, plan) / plan.tp * h
+    added = 0.0
+    if plan.stack.framework in ("megatron-core", "deepseek", "deepspeed"):
+        own = plan.stack.gradient_accumulation
+        added = table * (element + accumulation_bytes(plan, "hook" if own == "fused" else own))
+    backward = (element + 8.0) * h * shape.tokens + added
+    looked_up = Pass("embedding", "copy", 2 * element * h * shape.tokens, backward, 2, 4)
+    masked = plan.stack.dropout
     saved = (Tensor("embedding_dropout_mask", 1.0 * h * shape.sharded_tokens),) if masked else ()
     return Work((looked_up, row_output("embedding_output", h, shape)), saved)
 
@@ -49,7 +60,7 @@ def head_work(model: Model, shape: Shape) -> Work:
     operators: tuple[Operator, ...] = (
         norm("final_norm", h, shape.sharded_tokens, shape),
         column_input("head_input", h, shape),
-        Matmul("head", shape.tokens, columns, h, quantized=False),
+        Matmul("head", shape.tokens, columns, h, quantized=False, column=True),
         # Maximum, predicted logit and sum of exponentials, one fp32 value per token each.
         Exchange("loss_reduction", "tp", "all_reduce", None, forward_bytes=3 * 4.0 * shape.tokens),
         loss,
@@ -109,7 +120,7 @@ def mtp_glue_work(model: Model, shape: Shape) -> Work:
             norm("mtp_embedding_norm", h, rows, shape),
             norm("mtp_hidden_norm", h, rows, shape),
             column_input("mtp_input", 2 * h, shape),
-            Matmul("mtp_projection", shape.tokens, h / shape.plan.tp, 2 * h, quantized=shape.quantized),
+            Matmul("mtp_projection", shape.tokens, h / shape.plan.tp, 2 * h, quantized=shape.quantized, column=True),
         ),
         (
             Tensor("mtp_norm_inputs", 2 * element * h * rows),

@@ -30,6 +30,7 @@ def matmul(linear: Linear, shape: Shape, modules: Modules = ()) -> Matmul:
         groups=groups,
         quantized=shape.quantized and linear.role == "compute",
         modules=modules,
+        column=linear.parallel == "column",
     )
 
 
@@ -120,8 +121,10 @@ def column_input(name: str, width: Number, shape: Shape, modules: Modules = ()) 
             backward_bytes=total * shape.element_bytes,
             regather_bytes=gathered,
             modules=modules,
+            before_column=True,
         )
-    return Exchange(name, "tp", None, "all_reduce", backward_bytes=total * shape.element_bytes, modules=modules)
+    summed = total * shape.element_bytes
+    return Exchange(name, "tp", None, "all_reduce", backward_bytes=summed, modules=modules, before_column=True)
 
 
 def row_output(name: str, width: Number, shape: Shape, modules: Modules = ()) -> Exchange:

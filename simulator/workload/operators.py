@@ -19,7 +19,7 @@ Modules = tuple[str, ...]
 class Matmul:
     """`y[m, n] = x[m, k] w[k, n]`, `groups` of them (routed experts); backward has dgrad [m, k] and wgrad [k, n].
 
-    `quantized`: runs in the low precision of the plan (FP8, FP4), where it has one.
+    `quantized`: runs in the low precision of the plan (FP8, FP4), where it has one. `column`: column-parallel over tp.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Matmul:
     groups: Number = 1
     quantized: bool = True
     modules: Modules = ()
+    column: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class Exchange:
 
     `regather_bytes`: an all-gather in backward that runs beside an input gradient (sequence parallelism gathers
     a linear's input again for its weight gradient). `behind_attention`: runs beside core attention (ring CP).
+    `before_column`: enters column-parallel linears; its adjoint may run beside their weight gradients.
     """
 
     name: str
@@ -98,6 +100,7 @@ class Exchange:
     regather_bytes: Number = 0.0
     behind_attention: bool = False
     modules: Modules = ()
+    before_column: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,16 @@ def optimizer_bytes(optimizer: Optimizer) -> float:
     return main + MOMENTS[optimizer.kind] * DTYPE_BYTES[optimizer.moments]
 
 
+def accumulation_bytes(plan: Plan, how: str) -> float:
+    """Bytes per parameter and micro-batch that join a weight's gradient to its main gradient outside the product.
+
+    "hook" reads both and writes the sum (main_grad.add_ of Megatron's data-parallel hook); "cast" first writes an fp32
+    copy (BF16_Optimizer.update_hp_grads of DeepSpeed); "fused" leaves nothing (wgrad_gemm_accum_fp32).
+    """
+    entering, main = 4.0 if plan.precision == "fp32" else 2.0, DTYPE_BYTES[plan.optimizer.grads]
+    return {"fused": 0.0, "hook": entering + 2 * main, "cast": entering + main + 3 * main}[how]
+
+
 def replica_ranks(plan: Plan) -> dict[str, Number]:
     """Ranks that hold the same dense and the same expert parameters.
 
