@@ -76,6 +76,7 @@ class Stack:
     `fused_experts`: activation and low-precision casts run inside the grouped products (CuTe DSL grouped MLP of
     Transformer Engine, 2026). `flash_version` is the generation of flash attention: 1 (2022), 2 (2023), 3 (and fused
     attention of cuDNN 9). `compiled_loss`: torch.compile fuses torchtitan's cast and cross-entropy.
+    `te_loss`: Megatron-Core's loss is Transformer Engine's cross-entropy on 16-bit logits, not its own in fp32.
     """
 
     framework: Literal["megatron-core", "torchtitan", "fsdp", "deepspeed", "deepseek", "ddp"] = "megatron-core"
@@ -85,6 +86,7 @@ class Stack:
     fused_kernels: bool = True
     fused_experts: bool = False
     compiled_loss: bool = True
+    te_loss: bool = True
     cuda_graphs: Literal["none", "partial", "full"] = "none"
     deterministic: bool = False
 
