@@ -112,7 +112,7 @@ def test_operator_checkpointing_of_llama() -> None:
 def test_loss_bytes_per_logit(compiled: bool, tp: int, saved: float, working: float) -> None:
     """Compiled: 16-bit logits and gradient. Eager: fp32 log-softmax, two (loss parallel: three) fp32 tensors beside it,
     and the 16-bit block that fits none of them."""
-    plan = replace(PLAN, tp=tp, stack=replace(TORCHTITAN, compiled_loss=compiled))
+    plan = replace(PLAN, tp=tp, stack=replace(TORCHTITAN, fused_loss=compiled))
     assert logit_bytes(shape_of(LLAMA, plan, 8192)) == (saved, working)
 
 
