@@ -76,7 +76,8 @@ class Stack:
     `fused_experts`: activation and low-precision casts run inside the grouped products (CuTe DSL grouped MLP of
     Transformer Engine, 2026). `flash_version` is the generation of flash attention: 1 (2022), 2 (2023), 3 (and fused
     attention of cuDNN 9). `cuda_graphs`: "router" holds the experts' router and preprocessing, "partial" attention too,
-    "full" the whole iteration. `compiled_loss`: torch.compile fuses torchtitan's cast and cross-entropy.
+    "full" the whole iteration. `compiled_loss`: torch.compile fuses torchtitan's cast and cross-entropy. `te_loss`:
+    Transformer Engine's cross-entropy works in place on 16-bit logits (cross_entropy_fusion_impl "te").
     """
 
     framework: Literal["megatron-core", "torchtitan", "fsdp", "deepspeed", "deepseek", "ddp"] = "megatron-core"
@@ -86,6 +87,7 @@ class Stack:
     fused_kernels: bool = True
     fused_experts: bool = False
     compiled_loss: bool = True
+    te_loss: bool = False
     cuda_graphs: Literal["none", "router", "partial", "full"] = "none"
     deterministic: bool = False
 

@@ -23,17 +23,18 @@ def has_fused_loss(shape: Shape) -> bool:
     return stack.fused_kernels and stack.framework in ("megatron-core", "deepseek")
 
 
-def head_work(model: Model, shape: Shape) -> Work:
-    """Final norm, output projection over the padded vocabulary in 16 bit, vocabulary-parallel cross-entropy.
+def loss_pass(logits: Number, shape: Shape) -> Pass:
+    """Cross-entropy over logits and its gradient.
 
-    Cross-entropy: 16-bit logits are cast to fp32, reduced to maximum and sum, exponentiated in place, and turned
-    into the gradient in place: five to eight passes over the logits, two thirds of them when fused.
+    Cast to fp32, reduced to maximum and sum, exponentiated in place, and turned into the gradient in place: five to
+    eight passes, two thirds of them when fused. Transformer Engine's kernels stream 16-bit logits: once for maximum and
+    sum, once more to leave the gradient in their place, and in backward once to scale it by the loss mask.
     """
-    element, h, plan = shape.element_bytes, shape.hidden, shape.plan
-    columns = padded_vocab(model.vocab, plan) / plan.tp
-    logits = shape.tokens * columns
+    if shape.plan.stack.te_loss:
+        element = shape.element_bytes
+        return Pass("cross_entropy", "elementwise", 3 * element * logits, 2 * element * logits, 2, 1)
     fused = has_fused_loss(shape)
-    loss = Pass(
+    return Pass(
         "cross_entropy",
         "softmax_cross_entropy",
         forward_bytes=logits * (14.0 if fused else 26.0),
@@ -41,13 +42,20 @@ def head_work(model: Model, shape: Shape) -> Work:
         forward_kernels=4 if fused else 9,
         backward_kernels=2 if fused else 4,
     )
+
+
+def head_work(model: Model, shape: Shape) -> Work:
+    """Final norm, output projection over the padded vocabulary in 16 bit, vocabulary-parallel cross-entropy."""
+    element, h, plan = shape.element_bytes, shape.hidden, shape.plan
+    columns = padded_vocab(model.vocab, plan) / plan.tp
+    logits = shape.tokens * columns
     operators: tuple[Operator, ...] = (
         norm("final_norm", h, shape.sharded_tokens, shape),
         column_input("head_input", h, shape),
         Matmul("head", shape.tokens, columns, h, quantized=False),
         # Maximum, predicted logit and sum of exponentials, one fp32 value per token each.
         Exchange("loss_reduction", "tp", "all_reduce", None, forward_bytes=3 * 4.0 * shape.tokens),
-        loss,
+        loss_pass(logits, shape),
     )
     saved = (
         Tensor("final_norm_input", element * h * shape.sharded_tokens),
