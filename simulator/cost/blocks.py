@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import hardware.collectives
-from hardware.collectives import Group, combine_s, dispatch_s
+from hardware.collectives import Group, combine_s, dispatch_s, expected_distinct
 from simulator.cost.price import Price, Prices, price, times
 from simulator.cost.recompute import recomputed_shares
 from simulator.cost.seconds import NO_TIME, Seconds
@@ -72,8 +72,12 @@ NO_COST = BlockCost()
 
 def exchanged(op: Routing, group: Group, load: Number) -> hardware.collectives.Exchange:
     """What an expert group exchanges, `load` being the tokens of the rank that counts over the mean."""
-    # Expert groups sit on whole domains, so limiting a token's groups limits its domains (node-limited routing).
-    limit = op.group_top_k * np.maximum(1.0, group.domains / op.groups) if op.groups > 1 else None
+    # Expert groups sit on whole domains or share one, so limiting a token's groups limits its domains (node-limited
+    # routing): to those of its groups, or where several share a domain to as many as its groups lie in on average.
+    limit: Number | None = None
+    if op.groups > 1:
+        shared = expected_distinct(group.domains, op.groups, op.group_top_k)
+        limit = np.where(group.domains < op.groups, shared, op.group_top_k * group.domains / op.groups)
     return hardware.collectives.Exchange(op.tokens, op.width, op.experts, op.top_k, limit, load)
 
 
