@@ -89,7 +89,7 @@ def logit_bytes(shape: Shape) -> tuple[float, float]:
     logits left is too small for any of them and stays reserved.
     """
     element, stack = shape.element_bytes, shape.plan.stack
-    if has_fused_loss(shape) or (stack.framework == "torchtitan" and stack.compiled_loss):
+    if has_fused_loss(shape) or (stack.framework == "torchtitan" and stack.compiled_loss and stack.fused_kernels):
         return element, element
     if stack.framework == "torchtitan":
         return 4.0, element + 4.0 * (3 if shape.plan.tp > 1 else 2)

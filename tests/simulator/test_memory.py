@@ -102,6 +102,8 @@ def test_operator_checkpointing_of_llama() -> None:
     kept = layer_kept(layer, plan, False)
     per_token = 2 * (4096 + 4096 + 1024 + 4096 + 14336) + 4 * 32
     assert kept.until_backward == pytest.approx(8192 * per_token)
+    eager = replace(plan, stack=replace(TORCHTITAN, fused_kernels=False))
+    assert layer_kept(layer, eager, False).until_backward == pytest.approx(8192 * (per_token + 2 * 4096)), "w2's output"
     ends = stage_kept(LLAMA, shape, stages(LLAMA, plan))[0].until_backward - 32 * kept.until_backward
     assert ends == pytest.approx(8192 * 2 * (2 * 4096 + 128256)), "the head is not recomputed"
 
