@@ -187,6 +187,19 @@ def test_full_recompute_keeps_the_layer_input() -> None:
     assert kept.working > layer_kept(work, PLAN, whole_layer_again=False).working
 
 
+def test_gathered_inputs_of_linears() -> None:
+    """With sequence parallelism over 8, Megatron keeps an eighth of the inputs of qkv and w1, DTensor all of them."""
+    kept = {}
+    for framework in ("megatron-core", "torchtitan"):
+        plan = replace(PLAN, tp=8, sequence_parallel=True, stack=replace(TORCHTITAN, framework=framework))
+        shape = shape_of(LLAMA, plan, 8192)
+        mixer, ffn = LLAMA.layers[0].mixer, LLAMA.layers[0].ffn
+        assert mixer
+        assert ffn
+        kept[framework] = layer_kept(mixer_work(mixer, shape) + ffn_work(ffn, shape), plan, False).until_backward
+    assert kept["torchtitan"] - kept["megatron-core"] == pytest.approx(2 * 7 / 8 * 8192 * 4096 * 2)
+
+
 def test_selective_recompute_drops_what_it_names() -> None:
     model = load("deepseek-v3")
     plan = replace(PLAN, ep=8, dp=64)
