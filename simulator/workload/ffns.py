@@ -60,7 +60,7 @@ def dense_work(ffn: DenseFFN, shape: Shape) -> Work:
     if not shape.parallel_blocks:
         saved += [
             Tensor("residual_2", element * h * rows),
-            Tensor("fc1_input", shape.input_bytes * h * rows, mlp, until_wgrad=True),
+            Tensor("fc1_input", shape.input_bytes * h * shape.kept_input_tokens, mlp, until_wgrad=True),
         ]
     if shape.plan.stack.dropout:
         saved.append(Tensor("mlp_dropout_mask", 1.0 * h * rows))

@@ -123,7 +123,7 @@ def attention_work(mixer: Attention, shape: Shape) -> Work:
     operators += [*casts(out, shape, role="row"), out, *leave("attention", shape)]
     saved = [
         Tensor("residual_1", element * h * shape.sharded_tokens),
-        Tensor("qkv_input", shape.input_bytes * h * shape.sharded_tokens, until_wgrad=True),
+        Tensor("qkv_input", shape.input_bytes * h * shape.kept_input_tokens, until_wgrad=True),
         Tensor("qkv", element * (q_width + kv_width) * shape.tokens),
         *core_saved,
         *output_saved(out_width, shape),

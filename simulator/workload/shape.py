@@ -60,6 +60,15 @@ class Shape:
         return 1.0 if self.plan.activation_fp8_input_store else self.element_bytes
 
     @property
+    def kept_input_tokens(self) -> Number:
+        """Tokens of a column-parallel linear's input that wait for its weight gradient.
+
+        Megatron keeps its shard and gathers again (arXiv 2205.05198); DTensor's linears keep what was gathered, which
+        is the operand of their product (torch.distributed.tensor.parallel.ColwiseParallel).
+        """
+        return self.tokens if self.plan.stack.framework == "torchtitan" else self.sharded_tokens
+
+    @property
     def quantized(self) -> bool:
         return is_quantized(self.plan.precision)
 

@@ -102,6 +102,8 @@ def test_operator_checkpointing_of_llama() -> None:
     kept = layer_kept(layer, plan, False)
     per_token = 2 * (4096 + 4096 + 1024 + 4096 + 14336) + 4 * 32
     assert kept.until_backward == pytest.approx(8192 * per_token)
+    eager = replace(plan, stack=replace(TORCHTITAN, fused_kernels=False))
+    assert layer_kept(layer, eager, False).until_backward == pytest.approx(8192 * (per_token + 2 * 4096)), "w2's output"
     ends = stage_kept(LLAMA, shape, stages(LLAMA, plan))[0].until_backward - 32 * kept.until_backward
     assert ends == pytest.approx(8192 * 2 * (2 * 4096 + 128256)), "the head is not recomputed"
 
@@ -183,6 +185,19 @@ def test_full_recompute_keeps_the_layer_input() -> None:
     kept = layer_kept(work, full, whole_layer_again=True)
     assert kept.until_backward == 2 * 8192 * 4096
     assert kept.working > layer_kept(work, PLAN, whole_layer_again=False).working
+
+
+def test_gathered_inputs_of_linears() -> None:
+    """With sequence parallelism over 8, Megatron keeps an eighth of the inputs of qkv and w1, DTensor all of them."""
+    kept = {}
+    for framework in ("megatron-core", "torchtitan"):
+        plan = replace(PLAN, tp=8, sequence_parallel=True, stack=replace(TORCHTITAN, framework=framework))
+        shape = shape_of(LLAMA, plan, 8192)
+        mixer, ffn = LLAMA.layers[0].mixer, LLAMA.layers[0].ffn
+        assert mixer
+        assert ffn
+        kept[framework] = layer_kept(mixer_work(mixer, shape) + ffn_work(ffn, shape), plan, False).until_backward
+    assert kept["torchtitan"] - kept["megatron-core"] == pytest.approx(2 * 7 / 8 * 8192 * 4096 * 2)
 
 
 def test_selective_recompute_drops_what_it_names() -> None:
