@@ -20,7 +20,8 @@ class Precision:
     """How a training precision runs: the peak it needs, the measured curves that stand for it, its bytes per element.
 
     `operand_bytes` includes the block scales that travel with the operand; `needs` are the formats the part must have;
-    `wgrad_rate` is what weight gradients reach of the curve beyond what the part's own role rates say.
+    `wgrad_rate` is what weight gradients reach of the curve beyond what the part's own role rates say, `forward_rate`
+    the same of the forward.
     """
 
     format: str
@@ -29,11 +30,15 @@ class Precision:
     output_bytes: float = 2.0
     needs: tuple[str, ...] = ()
     wgrad_rate: float = 1.0
+    forward_rate: float = 1.0
 
 
+# PyTorch's CUTLASS kernel for row scales reaches 90 to 100 % of cuBLAS's for tensor scales with fast accumulation;
+# without it, as in backward, torchao runs the cuBLAS product and scales its output in another pass (pytorch 147971,
+# torchao float8_ops.py of 2025-06).
 # Block scales on both sides of a weight gradient (1 x 128 each) slow it: DeepSeek's published H800 training profile has
-# 65.6 / 3 TFLOP of them in 32.8 ms of kernels on two streams, which overlap by 5.2 ms: about 0.73 of the curve
-# on the 112 SMs left to them.
+# 65.6 / 3 TFLOP of them in 32.8 ms of kernels on two streams, which overlap by 5.2 ms: about 0.73 of the curve on the 112
+# SMs left to them. That is at the clock of training, 0.84 of the curve's (the rate of 8-bit products that rows decide).
 # mxfp8 stands on fp8_block: on Blackwell that collection ran the same block-scaled tensor-core instruction with
 # power-of-two scales (1 per 128 there, 1 per 32 here); parts without FP4 have no hardware for block scales.
 PRECISIONS: dict[str, Precision] = {
@@ -43,7 +48,8 @@ PRECISIONS: dict[str, Precision] = {
     "bf16": Precision("bf16", ("bf16",), 2.0),
     "fp8-delayed": Precision("fp8", ("fp8",), 1.0),
     "fp8-tensorwise": Precision("fp8", ("fp8",), 1.0),
-    "fp8-blockwise": Precision("fp8", ("fp8_block", "fp8"), 1.0 + 4 / 128, wgrad_rate=0.73),
+    "fp8-rowwise": Precision("fp8", ("fp8",), 1.0, forward_rate=0.95),
+    "fp8-blockwise": Precision("fp8", ("fp8_block", "fp8"), 1.0 + 4 / 128, wgrad_rate=0.73 / 0.84),
     "mxfp8": Precision("fp8", ("fp8_block", "fp8"), 1.0 + 1 / 32, needs=("fp4",)),
     "nvfp4": Precision("fp4", ("nvfp4",), 0.5 + 1 / 16),
 }

@@ -72,6 +72,8 @@ def _product_s(
     if role == "wgrad":
         role_rate *= choice.precision.wgrad_rate
         output_bytes = ACCUMULATE_BYTES if accumulate else 4.0
+    elif role == "forward":
+        role_rate *= choice.precision.forward_rate
     groups, m, n, k = (floats(x) for x in shape)
     sm_fraction = floats(sm_fraction)
     seconds = tiled_s(

@@ -19,8 +19,8 @@ from simulator.plan.spec import Plan
 
 DATA = Path(__file__).parent / "data" / "constants.toml"
 # Operand bits of the products of a precision.
-BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "fp8-delayed": 8, "fp8-tensorwise": 8, "fp8-blockwise": 8, "mxfp8": 8,
-        "nvfp4": 4}  # fmt: skip
+BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "fp8-delayed": 8, "fp8-tensorwise": 8, "fp8-rowwise": 8,
+        "fp8-blockwise": 8, "mxfp8": 8, "nvfp4": 4}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,9 @@ class Constants:
     short-benchmark clock under the power limit; `grouped_rate` on top for experts), of attention, of memory-bound
     kernels, of tensor- and context-parallel collectives, of expert exchanges, of data-parallel gathers and reductions.
     `host_s_per_kernel` is what the host spends to launch one kernel, `expert_launches` the launches per local expert
-    and direction where no grouped kernel does it all. `rank_noise` is the spread of a rank's step, as a fraction: n
+    and direction where no grouped kernel does it all. `lost_beside_dp` is how long computing stands still, in effect,
+    for every second of collectives that fully sharded parameters and gradients run beside it. `rank_noise` is the
+    spread of a rank's step, as a fraction: n
     ranks wait for the slowest, which is about sqrt(2 ln n) spreads late.
     """
 
@@ -45,6 +47,7 @@ class Constants:
     dp_rate: float = 1.0
     host_s_per_kernel: float = 6e-6
     expert_launches: float = 0.0
+    lost_beside_dp: float = 0.0
     rank_noise: float = 0.0
 
 

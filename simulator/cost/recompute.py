@@ -9,8 +9,8 @@ from simulator.workload.operators import CoreAttention, Exchange, Matmul, Number
 
 # Frameworks that checkpoint through PyTorch's own wrapper; others bring reentrant checkpoints of their own.
 PYTORCH_CHECKPOINTS = ("torchtitan", "fsdp")
-# What follows the activation of a dense ffn.
-LAST = ("fc2", "mlp_output", "mlp_residual")
+# What follows the activation of a dense ffn; the weight gradient's own cast of the input is part of backward.
+LAST = ("fc2_cast", "fc2", "mlp_output", "mlp_residual")
 
 
 def recomputed_modules(plan: Plan, whole_layer: bool) -> frozenset[str] | None:

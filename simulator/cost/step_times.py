@@ -14,9 +14,10 @@ from simulator.cost.constants import NEUTRAL, Constants, constants_for
 from simulator.cost.groups import plan_groups, shard_groups
 from simulator.cost.offload import host_link_s
 from simulator.cost.price import Prices
-from simulator.cost.seconds import Seconds
+from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.cost.stages import StageCost, paired_stages, stage_costs
-from simulator.cost.updates import gather_and_reduce, newton_schulz_s, optimizer_s
+from simulator.cost.updates import gather_and_reduce, gathers_lists, newton_schulz_s, optimizer_s, with_lists
+from simulator.model.components import layer_linears
 from simulator.model.spec import Model
 from simulator.plan.layout import StageLayers, stages_of_ranks
 from simulator.plan.spec import Plan
@@ -95,6 +96,27 @@ def shares_beside(plan: Plan, cluster: Cluster) -> tuple[float, float]:
     return compute, moved
 
 
+def lost_beside_dp(
+    stages: Sequence[StageCost], updates: UpdateTimes, plan: Plan, constants: Constants
+) -> tuple[list[Seconds], list[Seconds]]:
+    """What the forward and backward of every stage lose to the collectives of fully sharded layers beside them.
+
+    NCCL's kernels hold SMs and memory bandwidth; a persistent product, as Hopper's libraries launch them, with one
+    block for each SM then waits for the blocks that found none, a whole wave.
+    """
+    if plan.sharding != "full" or not constants.lost_beside_dp:
+        return [NO_TIME] * len(stages), [NO_TIME] * len(stages)
+    rate = constants.lost_beside_dp
+    ahead, back = [], []
+    for stage, gathers, reduces in zip(stages, updates.gather_s, updates.reduce_s, strict=True):
+        gather_s = sum(gathers) if plan.overlap.param_gather else 0.0
+        reduce_s = sum(reduces) if plan.overlap.grad_reduce else 0.0
+        busy_s = stage.input.total_s + stage.weight.total_s
+        ahead.append(Seconds(compute_s=rate * np.minimum(gather_s, stage.forward.total_s)))
+        back.append(Seconds(compute_s=rate * np.minimum(gather_s + reduce_s, busy_s)))
+    return ahead, back
+
+
 def stage_send_s(shape: Shape, prices: Prices) -> Number:
     """Seconds of one stage's activations to the next."""
     cluster = prices.cluster
@@ -146,12 +168,19 @@ def update_times(
 
     `constants` None: those of the data file for this part and plan.
     """
-    rate = (constants or constants_for(cluster.accelerator, plan)).dp_rate
+    constants = constants or constants_for(cluster.accelerator, plan)
     groups = shard_groups(plan, cluster)
     moved = [
         gather_and_reduce(held.layers, plan, groups, cluster, whole=stage.index > 0 and plan.sharding != "full")
         for stage, held in zip(stages, parameters, strict=True)
     ]
+    rate = constants.dp_rate
+    moved = [(tuple(t / rate for t in gathers), tuple(t / rate for t in reduces)) for gathers, reduces in moved]
+    if gathers_lists(plan):
+        calls_s = len(layer_linears(model, model.layers[0])) * groups["dense"].ranks * constants.host_s_per_kernel
+        moved = [
+            with_lists(both, held.layers, calls_s, plan, cluster) for both, held in zip(moved, parameters, strict=True)
+        ]
     updates = [optimizer_s(held, plan, groups, cluster) for held in parameters]
     if plan.optimizer.kind == "muon":
         shards = shard_count(plan, groups["dense"].ranks)
@@ -166,8 +195,8 @@ def update_times(
         ends = strided_group(cluster, 2, cluster.gpus // plan.pp * (plan.pp - 1))
         barrier_s += collective_s("all_reduce", table, ends, cluster).seconds
     return UpdateTimes(
-        gather_s=tuple(tuple(seconds / rate for seconds in gathers) for gathers, _ in moved),
-        reduce_s=tuple(tuple(seconds / rate for seconds in reduces) for _, reduces in moved),
+        gather_s=tuple(gathers for gathers, _ in moved),
+        reduce_s=tuple(reduces for _, reduces in moved),
         optimizer_s=tuple(float(sum(updates[stage] for stage in ranks)) for ranks in held),
         barrier_s=float(barrier_s),
     )

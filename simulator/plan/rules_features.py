@@ -8,7 +8,14 @@ from simulator.plan.case import Case, Check, Fault, near_multiple
 MODULES = ("core_attn", "mlp", "moe", "moe_act", "layernorm", "mla_up_proj", "shared_experts")
 _FSDP = ("optimizer_gradients", "full")
 # Tensor-core kernels want both sides of a matrix product in whole blocks of the scaling granularity.
-_ALIGNMENT = {"fp8-delayed": 16, "fp8-tensorwise": 16, "mxfp8": 32, "nvfp4": 32, "fp8-blockwise": 128}
+_ALIGNMENT = {
+    "fp8-delayed": 16,
+    "fp8-tensorwise": 16,
+    "fp8-rowwise": 16,
+    "mxfp8": 32,
+    "nvfp4": 32,
+    "fp8-blockwise": 128,
+}
 
 
 def _selected(case: Case) -> tuple[str, ...]:

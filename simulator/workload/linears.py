@@ -7,6 +7,7 @@ from typing import Literal
 from simulator.model.components import Linear
 from simulator.workload.operators import Exchange, Matmul, Modules, Number, Operator, Pass
 from simulator.workload.shape import Shape
+from simulator.workload.torchao import gathers_low, torchao_casts, uses_torchao
 
 # How tensor parallelism splits a quantised linear: "column" behind a norm, "row", or neither of these.
 CastRole = Literal["column", "row", ""]
@@ -29,6 +30,7 @@ def matmul(linear: Linear, shape: Shape, modules: Modules = ()) -> Matmul:
         groups=groups,
         quantized=shape.quantized and linear.role == "compute",
         modules=modules,
+        column=linear.parallel == "column",
     )
 
 
@@ -39,10 +41,12 @@ def casts(
 
     Reads 16-bit elements and writes two low-precision copies (row- and column-wise): weight gradients need the
     transpose. A producer that already hands over low precision (FP8 dispatch) leaves only the transpose to make.
-    Transformer Engine's one scale per tensor is priced apart, see `tensor_casts`.
+    Transformer Engine's one scale per tensor is priced apart, see `tensor_casts`, and so are torchao's casts.
     """
     if not product.quantized:
         return ()
+    if uses_torchao(shape):
+        return torchao_casts(product, shape, cast_input)
     if has_tensor_scales(shape):
         return tensor_casts(product, shape, cast_input, role)
     rows = product.m * product.groups
@@ -107,7 +111,7 @@ def column_input(name: str, width: Number, shape: Shape, modules: Modules = ()) 
     """
     total = shape.tokens * width
     if shape.plan.sequence_parallel:
-        gathered = total * (shape.input_bytes if shape.quantized else shape.element_bytes)
+        gathered = total * (shape.input_bytes if gathers_low(shape) else shape.element_bytes)
         return Exchange(
             name,
             "tp",
@@ -117,15 +121,17 @@ def column_input(name: str, width: Number, shape: Shape, modules: Modules = ()) 
             backward_bytes=total * shape.element_bytes,
             regather_bytes=gathered,
             modules=modules,
+            before_column=True,
         )
-    return Exchange(name, "tp", None, "all_reduce", backward_bytes=total * shape.element_bytes, modules=modules)
+    summed = total * shape.element_bytes
+    return Exchange(name, "tp", None, "all_reduce", backward_bytes=summed, modules=modules, before_column=True)
 
 
 def row_output(name: str, width: Number, shape: Shape, modules: Modules = ()) -> Exchange:
     """What tensor parallelism moves after a row-parallel linear: the adjoint of `column_input`."""
     total = shape.tokens * width
     if shape.plan.sequence_parallel:
-        gathered = total * (shape.input_bytes if shape.quantized else shape.element_bytes)
+        gathered = total * (shape.input_bytes if gathers_low(shape) else shape.element_bytes)
         return Exchange(
             name,
             "tp",

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from simulator.model.components import linears
-from simulator.model.flops import core_flops_per_token, indexer_flops_per_token
+from simulator.model.flops import indexer_flops_per_token
 from simulator.model.spec import (
     Attention,
     CompressedAttention,
@@ -21,6 +21,7 @@ from simulator.workload.linears import addition, casts, column_input, matmul, no
 from simulator.workload.operators import (
     CoreAttention,
     Exchange,
+    Kernel,
     Modules,
     Number,
     Operator,
@@ -29,6 +30,7 @@ from simulator.workload.operators import (
     Tensor,
     Work,
 )
+from simulator.workload.scans import delta_scan, mamba2_scan
 from simulator.workload.shape import Shape
 
 
@@ -80,7 +82,8 @@ def index_scores(mixer: Attention | LatentAttention | CompressedAttention, shape
     if mixer.indexer is None:
         return ()
     flops = indexer_flops_per_token(mixer, shape.seq) * shape.tokens
-    return (Scan("index_scores", flops, 4.0 * mixer.indexer.heads * mixer.indexer.head_dim * shape.tokens),)
+    scores = Kernel("scores", flops, 4.0 * mixer.indexer.heads * mixer.indexer.head_dim * shape.tokens)
+    return (Scan("index_scores", (scores,), (scores, scores)),)
 
 
 def context_exchange(core: CoreAttention, kv_bytes: Number, shape: Shape) -> tuple[Exchange, ...]:
@@ -264,10 +267,11 @@ def recurrent_work(mixer: LinearAttention | Mamba2, shape: Shape) -> Work:
     if isinstance(mixer, LinearAttention):
         inner = mixer.value_heads * mixer.value_head_dim
         convolved = 2 * mixer.key_heads * mixer.key_head_dim + inner
+        scan = delta_scan(mixer, shape)
     else:
         inner = mixer.heads * mixer.head_dim
         convolved = inner + 2 * mixer.groups * mixer.state
-    flops = core_flops_per_token(mixer, shape.seq) / t * shape.tokens
+        scan = mamba2_scan(mixer, shape)
     products = {linear.name: linear for linear in linears(mixer, h)}
     operators: list[Operator] = [
         norm("input_norm", h, shape.sharded_tokens, shape),
@@ -279,7 +283,7 @@ def recurrent_work(mixer: LinearAttention | Mamba2, shape: Shape) -> Work:
     moved = 2 * element * convolved / t * shape.tokens
     operators += [
         Pass("convolution", "elementwise", moved, 2 * moved, 1, 2),
-        Scan("scan", flops, moved + element * inner / t * shape.tokens),
+        scan,
         norm("gated_norm", inner / t, shape.tokens, shape),
     ]
     out = matmul(products["out"], shape)

@@ -9,13 +9,14 @@ from simulator.plan.spec import Plan, Precision
 from simulator.workload.operators import Number
 
 # Bytes of one element of a linear's input as kept for its weight gradient, scales included: one scale per tensor,
-# per 128 elements (blockwise, fp32), per 32 (mxfp8, 1 byte), per 16 (nvfp4, 1 byte).
+# or row (negligible), per 128 elements (blockwise, fp32), per 32 (mxfp8, 1 byte), per 16 (nvfp4, 1 byte).
 SAVED_INPUT_BYTES: dict[Precision, float] = {
     "fp32": 4.0,
     "fp16": 2.0,
     "bf16": 2.0,
     "fp8-delayed": 1.0,
     "fp8-tensorwise": 1.0,
+    "fp8-rowwise": 1.0,
     "fp8-blockwise": 1.0 + 4 / 128,
     "mxfp8": 1.0 + 1 / 32,
     "nvfp4": 0.5 + 1 / 16,

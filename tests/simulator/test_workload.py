@@ -11,6 +11,7 @@ from simulator.model.catalogue import load
 from simulator.model.flops import core_flops_per_token
 from simulator.model.spec import Attention, DenseFFN, Layer, Model
 from simulator.plan.spec import Plan, Stack
+from simulator.workload.ends import loss_pass
 from simulator.workload.ffns import ffn_work
 from simulator.workload.mixers import mixer_work
 from simulator.workload.operators import CoreAttention, Exchange, Matmul, Work
@@ -149,3 +150,11 @@ def test_every_catalogue_model_has_work() -> None:
                 )
             if layer.ffn is not None:
                 assert saved_bytes(ffn_work(layer.ffn, shape)) > 0
+
+
+def test_the_loss_in_place_passes_over_16_bit_logits_five_times() -> None:
+    """Transformer Engine: read; read and write; in backward read and write."""
+    plain = shape_of(dense(), PLAN, S)
+    in_place = loss_pass(1e6, shape_of(dense(), replace(PLAN, stack=Stack(te_loss=True)), S))
+    assert (in_place.forward_bytes, in_place.backward_bytes) == (6e6, 4e6)
+    assert loss_pass(1e6, plain).forward_bytes > 2 * in_place.forward_bytes

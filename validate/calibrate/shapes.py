@@ -16,7 +16,13 @@ from simulator.workload.shape import shape_of
 from validate.calibrate.points import Case
 
 # A profile's number formats by the plan's precision, as the curves of `hardware.kernels` name them.
-DTYPE = {"fp8-delayed": "fp8", "fp8-tensorwise": "fp8", "fp8-blockwise": "fp8_block", "mxfp8": "fp8_block"}
+DTYPE = {
+    "fp8-delayed": "fp8",
+    "fp8-tensorwise": "fp8",
+    "fp8-rowwise": "fp8",
+    "fp8-blockwise": "fp8_block",
+    "mxfp8": "fp8_block",
+}
 OP_OF = {"copy": ("copy",), "elementwise": ("add", "swiglu", "rope"), "norm": ("rms_norm", "rms_norm_backward"),
          "softmax_cross_entropy": ("cross_entropy",), "permute": ("permute", "unpermute"),
          "cast_transpose": ("quantise",), "strided": ("clamp",), "optimizer": ("adamw",)}  # fmt: skip

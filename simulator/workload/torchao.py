@@ -1,0 +1,54 @@
+"""The casts that torchao's float8 and MX linears add around their products, as torch.compile launches them."""
+
+from __future__ import annotations
+
+from simulator.workload.operators import Matmul, Operator, Pass
+from simulator.workload.shape import Shape
+
+# 16-bit and low-precision elements moved, by rows and by columns (the transpose), for each element of: the input in
+# forward by rows and in backward by columns, cast anew for the weight gradient; the output gradient both ways; the
+# weight by rows in forward and by columns in backward. Where one scale holds for a tensor, Inductor takes its maximum
+# in the kernel that makes it (pytorch 111122), a weight's in a pass of its own. A row is read once for its scale and
+# cast, columns are read twice. MX scales never leave their block.
+ROWS = {"fp8-tensorwise": (1, 1), "fp8-rowwise": (1, 1), "mxfp8": (1, 1)}
+COLUMNS = {"fp8-tensorwise": (1, 1), "fp8-rowwise": (2, 1), "mxfp8": (1, 1)}
+ROW_PARALLEL = ("out", "fc2")
+
+
+def uses_torchao(shape: Shape) -> bool:
+    return shape.plan.stack.framework == "torchtitan" and shape.plan.precision in ROWS
+
+
+def gathers_low(shape: Shape) -> bool:
+    """Whether tensor parallelism gathers activations in the linears' own low precision; scales by row come after."""
+    return shape.quantized and shape.plan.precision != "fp8-rowwise"
+
+
+def torchao_casts(product: Matmul, shape: Shape, cast_input: bool) -> tuple[Operator, ...]:
+    """Row-wise casts, which stream like any elementwise kernel, and column-wise ones, which write strided.
+
+    Under sequence parallelism a tensor with one scale is cast before it is gathered and only turned over after it; rows
+    are scaled after the gather. Weights gathered in FP8 are cast as shards and turned over for the backward. Products
+    of row-scaled operands without fast accumulation are scaled in a pass of their own.
+    """
+    plan, high, low = shape.plan, shape.element_bytes, shape.input_bytes
+    (h, c), (h_columns, c_columns) = ROWS[plan.precision], COLUMNS[plan.precision]
+    entering = leaving = h * high + c * low
+    again = leaving_columns = weight_again = h_columns * high + c_columns * low
+    weight = (2 if plan.precision == "fp8-tensorwise" else 1) * high + low
+    if plan.fp8_param_gather:
+        weight, weight_again = 0.0, 2 * low
+    if plan.sequence_parallel and gathers_low(shape):
+        if product.name in ROW_PARALLEL:
+            leaving, leaving_columns = leaving / plan.tp, 2 * low
+        else:
+            entering, again = entering / plan.tp, 2 * low
+    inputs, outputs, weights = product.m * product.k, product.m * product.n, product.n * product.k
+    scaled = 2 * high * (inputs + weights) if plan.precision == "fp8-rowwise" else 0.0
+    first = float(cast_input)
+    by_rows = (first * entering * inputs + weight * weights, leaving * outputs + scaled)
+    by_columns = (0.0, first * again * inputs + leaving_columns * outputs + weight_again * weights)
+    return (
+        Pass(f"{product.name}_cast", "elementwise", *by_rows, modules=product.modules),
+        Pass(f"{product.name}_columns", "cast_transpose", *by_columns, modules=product.modules),
+    )
