@@ -9,6 +9,8 @@ import numpy as np
 
 import hardware.collectives
 from hardware.collectives import Group, combine_s, dispatch_s, expected_distinct
+from hardware.collectives.experts import copies, token_bytes
+from hardware.kernels import streaming_s
 from simulator.cost.price import Price, Prices, price, times
 from simulator.cost.recompute import recomputed_shares
 from simulator.cost.seconds import NO_TIME, Seconds
@@ -89,7 +91,17 @@ def routing_price(op: Routing, prices: Prices) -> tuple[Number, Number]:
     rate = prices.comm_fraction * prices.constants.ep_rate
     out_s = dispatch_s(moved, group, prices.cluster, plan.dispatcher, op.fp8).seconds / rate
     home_s = combine_s(moved, group, prices.cluster, plan.dispatcher).seconds / rate
+    if plan.dispatcher == "hybridep":
+        out_s, home_s = out_s + expanding_s(moved, group, prices, op.fp8), home_s + expanding_s(moved, group, prices)
     return (out_s, home_s) if op.name == "dispatch" else (home_s, out_s)
+
+
+def expanding_s(moved: hardware.collectives.Exchange, group: Group, prices: Prices, fp8: bool = False) -> Number:
+    """Behind its exchange HybridEP copies each token that arrived once for each of its local experts; going home it
+    adds them up before. Kernels of their own on the exchange's stream (permute.cuh of DeepEP's hybrid-ep branch)."""
+    rows = moved.tokens * moved.imbalance * (copies(moved, group)[1] + moved.topk)
+    seconds = streaming_s(prices.cluster.accelerator, rows * token_bytes(moved.hidden, fp8), "permute")
+    return seconds / prices.constants.streaming_rate
 
 
 def block_cost(work: Work, prices: Prices, whole_layer_again: bool) -> BlockCost:

@@ -142,7 +142,7 @@ def expert_operators(moe: MoE, width: int, rows: Number, shape: Shape) -> list[O
     routing = (shape.sharded_tokens, width, moe.top_k, moe.experts, moe.groups, moe.group_top_k, plan.dispatch_fp8)
     fp8_in = plan.dispatch_fp8 and shape.quantized
     # NCCL's all-to-all needs copies sorted by rank before and by expert after; DeepEP only expands; HybridEP does so
-    # on the way.
+    # on its own stream, priced with its exchange.
     passes = {"hybridep": 0, "deepep": 1}.get(plan.dispatcher, 2)
     out_bytes, home_bytes = (passes * 2 * size * width * rows for size in (low if fp8_in else element, element))
     products: list[Operator]
