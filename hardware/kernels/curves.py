@@ -37,8 +37,8 @@ class Precision:
 # without it, as in backward, torchao runs the cuBLAS product and scales its output in another pass (pytorch 147971,
 # torchao float8_ops.py of 2025-06).
 # Block scales on both sides of a weight gradient (1 x 128 each) slow it: DeepSeek's published H800 training profile has
-# 65.6 / 3 TFLOP of them in 32.8 ms of kernels on two streams, which overlap by 5.2 ms: about 0.73 of the curve on the 112
-# SMs left to them. That is at the clock of training, 0.84 of the curve's (the rate of 8-bit products that rows decide).
+# 65.6 / 3 TFLOP of them in 32.8 ms of kernels on two streams, which overlap by 5.2 ms: about 0.73 of the curve on the
+# 112 SMs left to them. That is at the clock of training, 0.84 of the curve's (as rows decide for 8-bit products).
 # mxfp8 stands on fp8_block: on Blackwell that collection ran the same block-scaled tensor-core instruction with
 # power-of-two scales (1 per 128 there, 1 per 32 here); parts without FP4 have no hardware for block scales.
 PRECISIONS: dict[str, Precision] = {
