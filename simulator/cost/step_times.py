@@ -132,7 +132,7 @@ def sent_bytes(shape: Shape) -> tuple[Number, Number]:
     gathers it again (scatter-gather, arXiv 2104.04473 section 4.1); other frameworks send all from each rank.
     """
     plan = shape.plan
-    held = shape.sharded_tokens * shape.hidden * shape.element_bytes
+    held = shape.sharded_tokens * shape.hidden * shape.streams * shape.element_bytes
     if plan.sequence_parallel or plan.tp == 1 or plan.stack.framework != "megatron-core":
         return held, 0.0
     return held / plan.tp, held

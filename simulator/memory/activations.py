@@ -29,6 +29,9 @@ OFFLOADED: dict[str, tuple[str, ...]] = {
     "fused_group_mlp": ("expert_fc1_input", "expert_fc1_output", "expert_fc2_input"),
 }
 
+# A layer's input: the residual stream, or streams.
+LAYER_INPUT = ("residual_1", "mixer_streams")
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -64,8 +67,8 @@ def layer_kept(work: Work, plan: Plan, whole_layer_again: bool) -> Kept:
     """
     if whole_layer_again:
         every = plan.recompute.layers if plan.recompute.method == "uniform" else 1
-        kept = [Tensor(t.name, t.bytes / every) for t in work.saved if t.name == "residual_1"]
-        again = [t for t in work.saved if t.name != "residual_1"]
+        kept = [Tensor(t.name, t.bytes / every) for t in work.saved if t.name in LAYER_INPUT]
+        again = [t for t in work.saved if t.name not in LAYER_INPUT]
         again_bytes = total(again) * every
     elif checkpoints_operators(plan, work):
         kept = operator_checkpointed(work, plan)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from simulator.model.components import linears
 from simulator.model.spec import FFN, DenseFFN, MoE
 from simulator.workload.linears import addition, casts, column_input, matmul, norm, row_output
-from simulator.workload.mixers import residual
+from simulator.workload.mixers import hyper_connection, residual
 from simulator.workload.operators import Exchange, Matmul, Modules, Number, Operator, Pass, Routing, Tensor, Work
 from simulator.workload.shape import Shape
 
@@ -271,4 +271,5 @@ FFNS: dict[type, Callable[..., Work]] = {DenseFFN: dense_work, MoE: moe_work}
 
 
 def ffn_work(ffn: FFN, shape: Shape) -> Work:
-    return FFNS[type(ffn)](ffn, shape)
+    """The feed-forward with what joins it to the residual stream, or streams."""
+    return hyper_connection("ffn", shape) + FFNS[type(ffn)](ffn, shape)

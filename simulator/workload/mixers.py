@@ -22,6 +22,7 @@ from simulator.workload.operators import (
     CoreAttention,
     Exchange,
     Kernel,
+    Matmul,
     Modules,
     Number,
     Operator,
@@ -176,6 +177,21 @@ def residual(name: str, shape: Shape) -> tuple[Operator, ...]:
     return (joined, Pass(f"{name}_dropout", "elementwise", unfused, unfused, 2, 2))
 
 
+def hyper_connection(name: str, shape: Shape) -> Work:
+    """What several residual streams cost a block beyond one (manifold-constrained hyper-connections): the streams are
+    read to be normed and to predict the mix, read again to make the block's input, and read and written to mix the
+    block's output in; backward does it for values and gradients. All streams are kept.
+    """
+    if shape.streams == 1:
+        return Work((), ())
+    n, element, rows = shape.streams, shape.element_bytes, shape.sharded_tokens
+    one = element * rows * shape.hidden
+    forward = (4 * n + 2) * one - 3 * one  # the plain residual addition is counted with the block
+    mix = Matmul(f"{name}_stream_mix", rows, n * (n + 2), n * shape.hidden, quantized=False)
+    passes = Pass(f"{name}_streams", "elementwise", forward, 2 * forward, 3, 6)
+    return Work((mix, passes), (Tensor(f"{name}_streams", (n - 1) * one),))
+
+
 def latent_attention_work(mixer: LatentAttention, shape: Shape) -> Work:
     """MLA: replicated down-projections on the token shard, gathered latents, then heads split over tp."""
     element, t, h = shape.element_bytes, shape.plan.tp, shape.hidden
@@ -280,23 +296,43 @@ def recurrent_work(mixer: LinearAttention | Mamba2, shape: Shape) -> Work:
     entering = [matmul(linear, shape) for name, linear in products.items() if name != "out"]
     for index, product in enumerate(entering):
         operators += [*casts(product, shape, cast_input=index == 0), product]
+    width = sum(np.asarray(product.n) for product in entering)
     moved = 2 * element * convolved / t * shape.tokens
     operators += [
-        Pass("convolution", "elementwise", moved, 2 * moved, 1, 2),
+        *heads_exchange(width * element * shape.tokens, inner / t * element * shape.tokens, shape),
+        # Backward convolves again, as nothing between projection and output is kept, then reads two and writes one.
+        Pass("convolution", "elementwise", moved, 2.5 * moved, 1, 2),
         scan,
         norm("gated_norm", inner / t, shape.tokens, shape),
     ]
     out = matmul(products["out"], shape)
     operators += [*casts(out, shape), out, *leave("mixer", shape)]
-    width = sum(np.asarray(product.n) for product in entering)
+    # Mamba keeps the projection, and its output before and after the gate and, normed, as the last product's input;
+    # delta rules also keep what the convolution made.
+    between = () if isinstance(mixer, Mamba2) else (Tensor("convolved", element * convolved / t * shape.tokens),)
     saved = (
         Tensor("residual_1", element * h * shape.sharded_tokens),
         Tensor("mixer_input", shape.input_bytes * h * shape.sharded_tokens, until_wgrad=True),
         Tensor("projected", element * width * shape.tokens),
-        Tensor("convolved", element * convolved / t * shape.tokens),
-        Tensor("scan_output", 2 * element * inner / t * shape.tokens, until_wgrad=True),
+        *between,
+        Tensor("scan_output", 2 * element * inner / t * shape.tokens),
+        Tensor("projection_input", shape.input_bytes * inner / t * shape.tokens, until_wgrad=True),
     )
     return Work(tuple(operators), saved)
+
+
+def heads_exchange(entering: Number, leaving: Number, shape: Shape) -> tuple[Operator, ...]:
+    """Context parallelism of a recurrent mixer: all tokens of a share of the heads in, a share of the tokens out
+    (Megatron-Core's MambaContextParallel), packed and unpacked in memory. Bytes of the projection and of the output.
+    """
+    if isinstance(shape.plan.cp, int) and shape.plan.cp == 1:
+        return ()
+    packed = 2 * 2 * (entering + leaving)
+    return (
+        Exchange("heads_in", "cp", "all_to_all", "all_to_all", entering, entering),
+        Pass("heads_packing", "copy", packed, packed, 4, 4),
+        Exchange("heads_out", "cp", "all_to_all", "all_to_all", leaving, leaving),
+    )
 
 
 MIXERS: dict[type, Callable[..., Work]] = {
@@ -309,4 +345,5 @@ MIXERS: dict[type, Callable[..., Work]] = {
 
 
 def mixer_work(mixer: Mixer, shape: Shape) -> Work:
-    return MIXERS[type(mixer)](mixer, shape)
+    """The mixer with what joins it to the residual stream, or streams."""
+    return hyper_connection("mixer", shape) + MIXERS[type(mixer)](mixer, shape)

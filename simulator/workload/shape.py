@@ -33,7 +33,7 @@ class Shape:
 
     `tokens`: tokens of the micro-batch on one context-parallel rank; `sharded_tokens`: of these, what one
     tensor-parallel rank holds between the linears (all of them without sequence parallelism). `parallel_blocks`:
-    the ffn reads what the mixer reads (see Model).
+    the ffn reads what the mixer reads (see Model); `streams`: residual streams (see Model.hyper_connections).
     """
 
     hidden: int
@@ -44,6 +44,7 @@ class Shape:
     plan: Plan
     causal: bool
     parallel_blocks: bool = False
+    streams: int = 1
 
     @property
     def element_bytes(self) -> float:
@@ -84,6 +85,7 @@ def shape_of(model: Model, plan: Plan, seq_length: int) -> Shape:
         plan=plan,
         causal=model.causal,
         parallel_blocks=model.parallel_blocks,
+        streams=model.hyper_connections,
     )
 
 

@@ -1,12 +1,15 @@
 """Kernels of chunked scans against counts by hand and a published speed."""
 
+from dataclasses import replace
+
 import pytest
 
 from hardware.catalogue import accelerator
 from hardware.kernels import launch_s, scan_s
 from simulator.model.spec import LinearAttention, Mamba2
 from simulator.plan.spec import Plan
-from simulator.workload.operators import Scan
+from simulator.workload.mixers import mixer_work
+from simulator.workload.operators import Exchange, Matmul, Pass, Scan
 from simulator.workload.scans import delta_scan, mamba2_scan
 from simulator.workload.shape import Shape
 
@@ -53,3 +56,25 @@ def test_a_scan_kernel_never_outruns_memory() -> None:
     part = accelerator("h100-sxm-80gb")
     assert scan_s(part, 0.0, 0.0) == pytest.approx(launch_s(part))
     assert scan_s(part, 1.0, 1e9) > 1e9 / part.memory_bandwidth_bytes_per_s
+
+
+def test_context_parallel_recurrence_exchanges_its_heads() -> None:
+    """Projection in and output out, both ways; nothing moves where the context is whole."""
+    mixer = Mamba2(heads=8, head_dim=64, groups=8, state=128, conv_kernel=4)
+    whole = shape(1024)
+    split = replace(whole, plan=replace(whole.plan, cp=2))
+    moved = [op for op in mixer_work(mixer, split).operators if isinstance(op, Exchange) and op.group == "cp"]
+    assert [op.forward_bytes for op in moved] == [2 * 1024 * (2 * 512 + 2 * 8 * 128 + 8), 2 * 1024 * 512]
+    assert not [op for op in mixer_work(mixer, whole).operators if isinstance(op, Exchange) and op.group == "cp"]
+
+
+def test_residual_streams_cost_their_passes_and_their_copies() -> None:
+    """Four streams: read twice, read and written once more around the block, beside what one stream costs."""
+    one = shape(1024)
+    four = replace(one, streams=4)
+    mixer = Mamba2(heads=8, head_dim=64, groups=8, state=128, conv_kernel=4)
+    more = set(mixer_work(mixer, four).operators) - set(mixer_work(mixer, one).operators)
+    assert sum(op.forward_bytes for op in more if isinstance(op, Pass)) == (4 * 4 + 2 - 3) * 2 * 1024 * 512
+    assert sum(op.m * op.n * op.k for op in more if isinstance(op, Matmul)) == 1024 * 24 * 4 * 512
+    kept = [sum(tensor.bytes for tensor in mixer_work(mixer, each).saved) for each in (four, one)]
+    assert kept[0] - kept[1] == 3 * 2 * 1024 * 512
