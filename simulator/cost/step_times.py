@@ -112,7 +112,7 @@ def sent_bytes(shape: Shape) -> tuple[Number, Number]:
     """
     plan = shape.plan
     held = shape.sharded_tokens * shape.hidden * shape.element_bytes
-    if plan.sequence_parallel or plan.tp == 1 or plan.stack.framework != "megatron-core":
+    if plan.sequence_parallel or plan.tp == 1 or plan.stack.framework not in ("megatron-core", "deepspeed"):
         return held, 0.0
     return held / plan.tp, held
 
@@ -153,7 +153,8 @@ def update_times(
         gather_and_reduce(held.layers, plan, groups, cluster, whole=stage.index > 0 and plan.sharding != "full")
         for stage, held in zip(stages, parameters, strict=True)
     ]
-    moved = [tuple(tuple(t / constants.dp_rate for t in times) for times in both) for both in moved]
+    rate = constants.dp_rate
+    moved = [(tuple(t / rate for t in gathers), tuple(t / rate for t in reduces)) for gathers, reduces in moved]
     if gathers_lists(plan):
         calls_s = len(layer_linears(model, model.layers[0])) * groups["dense"].ranks * constants.host_s_per_kernel
         moved = [
