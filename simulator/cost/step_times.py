@@ -107,8 +107,8 @@ def stage_send_s(shape: Shape, prices: Prices) -> Number:
 def sent_bytes(shape: Shape) -> tuple[Number, Number]:
     """What a rank sends to the next stage for one micro-batch, and what tensor ranks gather again behind the network.
 
-    Without sequence parallelism every tensor rank holds the activations whole: Megatron sends each rank's share and
-    gathers it again (scatter-gather, arXiv 2104.04473 section 4.1); other frameworks send all from each rank.
+    Without sequence parallelism every tensor rank holds the activations whole: Megatron and DeepSpeed send each
+    rank's share and gather it again (scatter-gather, arXiv 2104.04473 section 4.1); others send all from each rank.
     """
     plan = shape.plan
     held = shape.sharded_tokens * shape.hidden * shape.element_bytes

@@ -86,9 +86,9 @@ def with_lists(
 
     `moved`: without lists. Every matrix is gathered into a list of one tensor per rank, which the host slices and
     copies one after the other (`calls`: its seconds for a layer); its gradient leaves the same way. The gathered
-    buffer is zeroed first and its copies written once more (partition_parameters.py of 0.3.13: _allgather_param, _reduce_scatter_gradient). With full
-    recomputation a parameter is gathered three times a step where the engine counts two: forward, recomputation and
-    backward are further apart than max_reuse_distance (1e9 parameters) allows to keep it.
+    buffer is zeroed first and its copies written once more (partition_parameters.py of 0.3.13: _allgather_param,
+    _reduce_scatter_gradient). With full recomputation a parameter is gathered three times a step where the engine
+    counts two: forward, recomputation and backward are further apart than max_reuse_distance (1e9 parameters) allows.
     """
     size, again = parameter_bytes(plan), 3 / 2 if plan.recompute.granularity == "full" else 1.0
     held = [size * (dense + expert) for dense, expert in layers]
