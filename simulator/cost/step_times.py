@@ -128,12 +128,12 @@ def stage_send_s(shape: Shape, prices: Prices) -> Number:
 def sent_bytes(shape: Shape) -> tuple[Number, Number]:
     """What a rank sends to the next stage for one micro-batch, and what tensor ranks gather again behind the network.
 
-    Without sequence parallelism every tensor rank holds the activations whole: Megatron sends each rank's share and
-    gathers it again (scatter-gather, arXiv 2104.04473 section 4.1); other frameworks send all from each rank.
+    Without sequence parallelism every tensor rank holds the activations whole: Megatron and DeepSpeed send each
+    rank's share and gather it again (scatter-gather, arXiv 2104.04473 section 4.1); others send all from each rank.
     """
     plan = shape.plan
     held = shape.sharded_tokens * shape.hidden * shape.streams * shape.element_bytes
-    if plan.sequence_parallel or plan.tp == 1 or plan.stack.framework != "megatron-core":
+    if plan.sequence_parallel or plan.tp == 1 or plan.stack.framework not in ("megatron-core", "deepspeed"):
         return held, 0.0
     return held / plan.tp, held
 

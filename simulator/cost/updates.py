@@ -82,13 +82,13 @@ def with_lists(
     plan: Plan,
     cluster: Cluster,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Gathers and reductions of a stage, layer by layer, as DeepSpeed's ZeRO-3 of 2021 runs them; `moved`: without.
+    """A stage's gathers and reductions, layer by layer, as DeepSpeed's ZeRO-3 of 2021 runs them.
 
-    Every matrix is gathered into a list of one tensor per rank, which the host slices and copies one after the other
-    (`calls`: its seconds for a layer); its gradient leaves the same way. The gathered buffer is zeroed first and its
-    copies written once more (partition_parameters.py of 0.3.13: _allgather_param, _reduce_scatter_gradient). With full
-    recomputation a parameter is gathered three times a step where the engine counts two: forward, recomputation and
-    backward are further apart than max_reuse_distance (1e9 parameters) allows to keep it.
+    `moved`: without lists. Every matrix is gathered into a list of one tensor per rank, which the host slices and
+    copies one after the other (`calls`: its seconds for a layer); its gradient leaves the same way. The gathered
+    buffer is zeroed first and its copies written once more (partition_parameters.py of 0.3.13: _allgather_param,
+    _reduce_scatter_gradient). With full recomputation a parameter is gathered three times a step where the engine
+    counts two: forward, recomputation and backward are further apart than max_reuse_distance (1e9 parameters) allows.
     """
     size, again = parameter_bytes(plan), 3 / 2 if plan.recompute.granularity == "full" else 1.0
     held = [size * (dense + expert) for dense, expert in layers]
