@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from simulator.model.components import linears
 from simulator.model.spec import FFN, DenseFFN, MoE
@@ -144,10 +145,16 @@ def expert_operators(moe: MoE, width: int, rows: Number, shape: Shape) -> list[O
     # on the way.
     passes = {"hybridep": 0, "deepep": 1}.get(plan.dispatcher, 2)
     out_bytes, home_bytes = (passes * 2 * size * width * rows for size in (low if fp8_in else element, element))
-    products: list[Operator] = [fc1, fc2]
-    if not plan.stack.fused_experts:
+    fc1_casts, fc2_casts = casts(fc1, shape, cast_input=not fp8_in), casts(fc2, shape, cast_grad=not fp8_in)
+    if plan.stack.fused_experts:
+        # Tokens and their gradients are still quantised as they arrive; what lies between is done by the products.
+        arriving = [
+            replace(entering, backward_bytes=leaving.backward_bytes)
+            for entering, leaving in zip(fc1_casts, fc2_casts, strict=True)
+        ]
+        products: list[Operator] = [*arriving, fc1, fc2]
+    else:
         joint = activation("expert_activation", expert_width, rows, moe.gated, shape, ("moe", "moe_act"))
-        fc1_casts, fc2_casts = casts(fc1, shape, cast_input=not fp8_in), casts(fc2, shape, cast_grad=not fp8_in)
         products = [*fc1_casts, fc1, joint, *fc2_casts, fc2]
     return [
         *([Pass("permute", "permute", out_bytes, home_bytes, passes, passes, inside)] if passes else []),

@@ -27,7 +27,7 @@ def matmul(linear: Linear, shape: Shape, modules: Modules = ()) -> Matmul:
     )
 
 
-def casts(product: Matmul, shape: Shape, cast_input: bool = True, cast_grad: bool = True) -> tuple[Operator, ...]:
+def casts(product: Matmul, shape: Shape, cast_input: bool = True, cast_grad: bool = True) -> tuple[Pass, ...]:
     """Quantisation of a linear's input (forward) and output gradient (backward), each with its transposed copy.
 
     Reads 16-bit elements and writes two low-precision copies (row- and column-wise): weight gradients need the
