@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from simulator.model.components import Linear
-from simulator.workload.operators import Exchange, Matmul, Modules, Number, Operator, Pass
+from simulator.workload.operators import Exchange, Matmul, Modules, Number, Pass
 from simulator.workload.shape import Shape
 
 
