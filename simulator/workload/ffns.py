@@ -170,10 +170,8 @@ def fused_products(moe: MoE, fc1: Matmul, fc2: Matmul, shape: Shape) -> list[Ope
     reading of it for the bias's gradient (transformer_engine/pytorch/ops/fused/grouped_mlp.py).
     """
     wide = not shape.plan.dispatch_fp8
-    passes = [op for op in casts(fc1, shape, cast_input=wide) if isinstance(op, Pass)]
-    found = [replace(op, backward_bytes=0.0, backward_kernels=0) for op in passes]
-    passes = [op for op in casts(fc2, shape, cast_grad=wide) if isinstance(op, Pass)]
-    found += [replace(op, forward_bytes=0.0, forward_kernels=0) for op in passes]
+    found = [replace(op, backward_bytes=0.0, backward_kernels=0) for op in casts(fc1, shape, cast_input=wide)]
+    found += [replace(op, forward_bytes=0.0, forward_kernels=0) for op in casts(fc2, shape, cast_grad=wide)]
     if moe.bias:
         read = shape.element_bytes * fc2.n * fc2.m * fc2.groups
         found.append(Pass("expert_bias_gradient", "elementwise", 0.0, read, 0, 1, ("moe",)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from simulator.model.components import Linear
-from simulator.workload.operators import Exchange, Matmul, Modules, Number, Operator, Pass
+from simulator.workload.operators import Exchange, Matmul, Modules, Number, Pass
 from simulator.workload.shape import Shape
 from simulator.workload.torchao import gathers_low, torchao_casts, uses_torchao
 
@@ -36,7 +36,7 @@ def matmul(linear: Linear, shape: Shape, modules: Modules = ()) -> Matmul:
 
 def casts(
     product: Matmul, shape: Shape, cast_input: bool = True, cast_grad: bool = True, role: CastRole = ""
-) -> tuple[Operator, ...]:
+) -> tuple[Pass, ...]:
     """Quantisation of a linear's input (forward) and output gradient (backward), each with its transposed copy.
 
     Reads 16-bit elements and writes two low-precision copies (row- and column-wise): weight gradients need the

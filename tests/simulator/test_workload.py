@@ -158,3 +158,17 @@ def test_the_loss_in_place_passes_over_16_bit_logits_five_times() -> None:
     in_place = loss_pass(1e6, shape_of(dense(), replace(PLAN, stack=Stack(te_loss=True)), S))
     assert (in_place.forward_bytes, in_place.backward_bytes) == (6e6, 4e6)
     assert loss_pass(1e6, plain).forward_bytes > 2 * in_place.forward_bytes
+
+
+def test_fused_experts_still_quantise_what_arrives() -> None:
+    """Tokens before the first product and gradients behind the second: read in 16 bit, written twice in 8 bit."""
+    model = load("deepseek-v3")
+    plan = replace(PLAN, ep=8, dp=8, precision="mxfp8", stack=Stack(fused_experts=True))
+    shape = shape_of(model, plan, S)
+    ffn = model.layers[-1].ffn
+    work = ffn_work(ffn, shape)
+    (cast,) = (op for op in work.operators if op.name == "expert_fc1_cast")
+    assert not [op for op in work.operators if op.name in ("expert_fc2_cast", "expert_activation")]
+    arriving = S * 8 * model.hidden * (2 + 2 * (1 + 1 / 32))
+    assert cast.forward_bytes == pytest.approx(arriving)
+    assert cast.backward_bytes == pytest.approx(arriving)
