@@ -70,7 +70,7 @@ def has_tensor_scales(shape: Shape) -> bool:
     return plan.stack.framework == "megatron-core" and plan.precision in ("fp8-delayed", "fp8-tensorwise")
 
 
-def tensor_casts(product: Matmul, shape: Shape, cast_input: bool, role: CastRole) -> tuple[Operator, ...]:
+def tensor_casts(product: Matmul, shape: Shape, cast_input: bool, role: CastRole) -> tuple[Pass, ...]:
     """Transformer Engine's casts with one scale per tensor, which stream like any tiled elementwise kernel.
 
     A cast reads 16 bit and writes FP8 row- and column-wise at once. Under sequence parallelism a column-parallel
