@@ -14,7 +14,7 @@ from simulator.plan.spec import Plan, Stack
 from simulator.workload.ends import loss_pass
 from simulator.workload.ffns import ffn_work
 from simulator.workload.mixers import mixer_work
-from simulator.workload.operators import CoreAttention, Exchange, Matmul, Work
+from simulator.workload.operators import CoreAttention, Exchange, Matmul, Pass, Work
 from simulator.workload.shape import Shape, padded_vocab, shape_of
 
 H, N, Q, D, F, S = 4096, 32, 8, 128, 14336, 2048
