@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from hardware.collectives import Group, collective_s
 from hardware.kernels import attention_s, evidence, flash_rate, gemm_s, grouped_gemm_s, streaming_s
-from hardware.kernels.matmul import Role
+from hardware.kernels.matmul import Role, plain
 from hardware.specs import Cluster
 from simulator.cost.constants import NEUTRAL, Constants, product_rate
 from simulator.plan.spec import Plan
@@ -140,8 +142,11 @@ def pass_price(op: Pass, prices: Prices) -> Price:
     accelerator = prices.cluster.accelerator
     forward_s = op.forward_kernels * streaming_s(accelerator, op.forward_bytes / op.forward_kernels, op.kind)
     backward_s = op.backward_kernels * streaming_s(accelerator, op.backward_bytes / op.backward_kernels, op.kind)
+    weight_s = np.where(np.asarray(op.weight_bytes) > 0, streaming_s(accelerator, op.weight_bytes, op.kind), 0.0)
     rate = prices.constants.streaming_rate
-    return Price(forward_s / rate, backward_s / rate, 0.0, 0.0, op.forward_kernels, op.backward_kernels)
+    return Price(
+        forward_s / rate, backward_s / rate, plain(weight_s / rate), 0.0, op.forward_kernels, op.backward_kernels
+    )
 
 
 def collective_price_s(operation: str | None, size_bytes: Number, group: str, prices: Prices) -> Number:
