@@ -9,7 +9,7 @@ import numpy as np
 
 from hardware.collectives import Group, collective_s
 from hardware.kernels import attention_s, evidence, flash_rate, gemm_s, grouped_gemm_s, scan_s, streaming_s
-from hardware.kernels.matmul import Role
+from hardware.kernels.matmul import Role, plain
 from hardware.specs import Cluster
 from simulator.cost.constants import NEUTRAL, Constants, product_rate
 from simulator.plan.spec import Plan
@@ -177,8 +177,11 @@ def pass_price(op: Pass, prices: Prices) -> Price:
         kernels * streaming_s(accelerator, moved / np.maximum(1, kernels), op.kind)
         for moved, kernels in ((op.forward_bytes, op.forward_kernels), (op.backward_bytes, op.backward_kernels))
     )
+    weight_s = np.where(np.asarray(op.weight_bytes) > 0, streaming_s(accelerator, op.weight_bytes, op.kind), 0.0)
     rate = prices.constants.streaming_rate
-    return Price(forward_s / rate, backward_s / rate, 0.0, 0.0, op.forward_kernels, op.backward_kernels)
+    return Price(
+        forward_s / rate, backward_s / rate, plain(weight_s / rate), 0.0, op.forward_kernels, op.backward_kernels
+    )
 
 
 def collective_price_s(operation: str | None, size_bytes: Number, group: str, prices: Prices, beside: bool) -> Number:

@@ -41,7 +41,9 @@ def casts(
 
     Reads 16-bit elements and writes two low-precision copies (row- and column-wise): weight gradients need the
     transpose. A producer that already hands over low precision (FP8 dispatch) leaves only the transpose to make.
-    Transformer Engine's one scale per tensor is priced apart, see `tensor_casts`, and so are torchao's casts.
+    DeepSeek's software keeps the row-wise input alone and transposes it before the weight gradient (arXiv 2412.19437
+    section 3.5.2). Transformer Engine's one scale per tensor is priced apart, see `tensor_casts`, and so are torchao's
+    casts.
     """
     if not product.quantized:
         return ()
@@ -53,13 +55,17 @@ def casts(
     written = 2 * shape.input_bytes
     entering = shape.element_bytes if cast_input else shape.input_bytes
     leaving = shape.element_bytes if cast_grad else shape.input_bytes
+    ahead, late = entering + written, 0.0
+    if shape.plan.stack.framework == "deepseek":
+        ahead, late = (entering + shape.input_bytes if cast_input else 0.0), written
     return (
         Pass(
             f"{product.name}_cast",
             "cast_transpose",
-            forward_bytes=rows * product.k * (entering + written),
+            forward_bytes=rows * product.k * ahead,
             backward_bytes=rows * product.n * (leaving + written),
             modules=product.modules,
+            weight_bytes=rows * product.k * late,
         ),
     )
 

@@ -71,7 +71,10 @@ class Scan:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """A memory-bound operator: bytes read plus written, and kernels launched, forward and backward."""
+    """A memory-bound operator: bytes read plus written, and kernels launched, forward and backward.
+
+    `weight_bytes`: what it moves right before the weight gradient, in one more kernel.
+    """
 
     name: str
     kind: str
@@ -80,6 +83,7 @@ class Pass:
     forward_kernels: Number = 1
     backward_kernels: Number = 1
     modules: Modules = ()
+    weight_bytes: Number = 0.0
 
 
 @dataclass(frozen=True, slots=True)
