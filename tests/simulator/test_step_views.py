@@ -27,8 +27,8 @@ PUBLISHED = {"1F": 1.13, "bubble": 2.06, "1B": 1.99, "1W": 0.48, "1F1B": 13.95, 
 
 
 def test_deepseeks_phases(deepseek: Scenario) -> None:
-    """Overlapped pairs within 15 %, all that runs alone and waiting within a third; what their trainer hides of reduction
-    and gathering is not published, so that the optimizer's 0.29 s is only a bound."""
+    """Overlapped pairs within 15 %, all that runs alone and waiting within a third; what their trainer hides of
+    reduction and gathering is not published, so that the optimizer's 0.29 s is only a bound."""
     done = simulate(deepseek)
     found = phase_seconds(done)
     assert list(found) == list(PUBLISHED)
