@@ -28,9 +28,6 @@ from simulator.workload.states import accumulation_bytes
 # Kernels of a weight's gradient accumulation outside the product: an addition, or a cast before it.
 ACCUMULATION_KERNELS = {"fused": 0, "hook": 1, "cast": 2}
 
-# Stacks whose column-parallel linears reduce input gradients beside weight gradients (Stack.async_tp_backward).
-ASYNC_TP_STACKS = ("megatron-core", "deepseek")
-
 
 @dataclass(frozen=True, slots=True)
 class Prices:
@@ -184,35 +181,19 @@ def pass_price(op: Pass, prices: Prices) -> Price:
     )
 
 
-def collective_price_s(operation: str | None, size_bytes: Number, group: str, prices: Prices, beside: bool) -> Number:
-    """Seconds of a collective; `beside` kernels that compute it is slower than alone."""
+def collective_price_s(operation: str | None, size_bytes: Number, group: str, prices: Prices) -> Number:
     if operation is None:
         return 0.0
     seconds = collective_s(operation, size_bytes, prices.groups[group], prices.cluster).seconds
-    return seconds / (prices.comm_fraction * (prices.constants.tp_rate if beside else 1.0))
+    return seconds / (prices.comm_fraction * prices.constants.tp_rate)
 
 
 def exchange_price(op: Exchange, prices: Prices) -> Price:
-    forward, backward = runs_beside(op, prices.plan)
     return Price(
-        collective_price_s(op.forward, op.forward_bytes, op.group, prices, forward),
-        collective_price_s(op.backward, op.backward_bytes, op.group, prices, backward),
-        regather_s=collective_price_s("all_gather", op.regather_bytes, op.group, prices, True),
+        collective_price_s(op.forward, op.forward_bytes, op.group, prices),
+        collective_price_s(op.backward, op.backward_bytes, op.group, prices),
+        regather_s=collective_price_s("all_gather", op.regather_bytes, op.group, prices),
     )
-
-
-def runs_beside(op: Exchange, plan: Plan) -> tuple[bool, bool]:
-    """Whether an exchange runs beside kernels that compute, forward and backward; what nothing hides runs alone."""
-    if op.group != "tp":
-        return op.behind_attention, op.behind_attention
-    return plan.overlap.tp_comm, plan.overlap.tp_comm or (op.before_column and reduces_beside_weights(plan))
-
-
-def reduces_beside_weights(plan: Plan) -> bool:
-    """Whether an input gradient's reduction runs beside the weight gradient (user buffers split it up themselves)."""
-    delayed = plan.overlap.delay_wgrad or plan.schedule.startswith("zb")
-    stack = plan.stack
-    return stack.async_tp_backward and stack.framework in ASYNC_TP_STACKS and not plan.overlap.tp_comm and not delayed
 
 
 PRICES: dict[type, Callable[..., Price]] = {

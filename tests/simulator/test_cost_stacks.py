@@ -2,8 +2,7 @@
 
 import pytest
 
-from simulator.cost.blocks import CHANNEL_SMS, beside_s
-from simulator.cost.price import reduces_beside_weights
+from simulator.cost.blocks import CHANNEL_SMS, beside_s, reduces_beside_weights
 from simulator.cost.updates import gathers_lists, with_lists
 from simulator.plan.spec import Optimizer, Overlap, Plan, Recompute, Stack
 from simulator.scenario.schema import Scenario
