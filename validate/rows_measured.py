@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from simulator.memory.report import FRAGMENTATION_FRACTION
 from simulator.model.flops import flops_per_token
 from simulator.model.spec import Model
 from simulator.plan.spec import Plan
@@ -88,5 +87,6 @@ def predicted(prediction: Prediction, measured: Measured) -> float:
         return prediction.step_time_s
     if measured.meter == "device":
         return prediction.device_memory_bytes
-    fragmentation = 1 + FRAGMENTATION_FRACTION if measured.meter == "reserved" else 1.0
-    return prediction.peak_memory_bytes * fragmentation
+    if measured.meter == "reserved":
+        return max(s.peak_memory_bytes + s.outside_allocator_bytes["fragmentation"] for s in prediction.stages)
+    return prediction.peak_memory_bytes

@@ -27,13 +27,20 @@ NAMES = (
     (r"Internal-352B", "megascale-moe-352b"),
     (r"Nemotron-3-Super", "nemotron-3-super-120b-a12b"),
     (r"Nemotron-3-Ultra", "nemotron-3-ultra-550b-a55b"),
-    (r"Nemotron-3(\.5)?-(Nano|Lightning)", "nemotron-3-nano-30b-a3b"),
+    (r"Nemotron-3\.5-Lightning", "nemotron-3.5-lightning-30b-a3b"),
+    (r"Nemotron-3-Nano", "nemotron-3-nano-30b-a3b"),
     (r"Llama-4-Scout", "llama-4-scout"),
     (r"Llama-4-Maverick", "llama-4-maverick"),
     (r"Mixtral-8x22B-G8T8", "mixtral-8x22b-g8t8"),
     (r"Grok-1", "grok-1"),
 )
-NAMES_OF_SIBLINGS = {"Nemotron-3.5-Lightning": "taken as Nemotron-3-Nano, whose shape is public"}
+# Prediction depths that a vendor trains with where the model's file has one module: all depths pass the same weights.
+SHARED_DEPTHS = {
+    r"Nemotron-3-(Super|Ultra)|Nemotron-3\.5-Lightning": (
+        2,
+        "mtp_num_layers = 2 and mtp_use_repeated_layer of Megatron-Bridge's recipes (recipes/nemotronh)",
+    ),
+}
 _CUT = re.compile(r"\s+(cut to \d+ layers|\(.*\)|\d+B(-A\d+B)?$)", re.IGNORECASE)
 
 
@@ -67,12 +74,21 @@ def model_of(row: Row) -> tuple[Model, list[str]]:
     written = models_written_out().get(name)
     if written is not None:
         return from_mapping(written, name), [f"architecture: {written['source']}"]
-    assumed = [text for known, text in NAMES_OF_SIBLINGS.items() if known.lower() in name.lower()]
     if entry is None:
         return model_of_columns(row)
-    model = catalogue.load(entry)
+    model, assumed = with_shared_depths(catalogue.load(entry), name)
     model, changes = as_columns_say(model, row)
     return model, assumed + changes
+
+
+def with_shared_depths(model: Model, name: str) -> tuple[Model, list[str]]:
+    """The model with its one prediction module passed as often as the vendor's recipes do."""
+    for pattern, (depths, source) in SHARED_DEPTHS.items():
+        if model.mtp and re.search(pattern, name, re.IGNORECASE):
+            return replace(model, mtp=model.mtp[:1] * depths, mtp_shared=True), [
+                f"{depths} prediction depths: {source}"
+            ]
+    return model, []
 
 
 def as_columns_say(model: Model, row: Row) -> tuple[Model, list[str]]:

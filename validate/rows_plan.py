@@ -8,11 +8,11 @@ from typing import Any
 
 from simulator.model.spec import Model, MoE
 from simulator.plan.layout import parse_layout
-from simulator.plan.spec import Optimizer, Overlap, Plan, Recompute, Stack
+from simulator.plan.spec import Offload, Optimizer, Overlap, Plan, Recompute, Stack
 from validate.rows import Row, Unsupported
 from validate.rows_tables import Entry, flags_of, notes_of, recipe_flags, recipes_of, stack_of, tables, words_of
 
-PARTS = {"optimizer": Optimizer, "recompute": Recompute, "overlap": Overlap, "stack": Stack}
+PARTS = {"offload": Offload, "optimizer": Optimizer, "recompute": Recompute, "overlap": Overlap, "stack": Stack}
 
 
 @dataclass(slots=True)
@@ -39,7 +39,7 @@ def plan_of(row: Row, model: Model, gpus: int) -> tuple[Plan, list[str]]:
     for key, (value, source) in stack_settings(stack, row).items():
         settings.assume(key, value, source)
     recipes = recipes_of(row) if stack.get("has_recipes") else []
-    vendor_recipes([recipe for recipe in recipes if "container" not in recipe], settings)
+    vendor_recipes([recipe for recipe in recipes if "container" not in recipe], row, settings)
     words(row, settings, stack["plain_fp8"])
     if settings.values["pp"] > 1:
         for key, (value, source) in stack.get("with_pipeline", {}).items():
@@ -47,6 +47,9 @@ def plan_of(row: Row, model: Model, gpus: int) -> tuple[Plan, list[str]]:
     flags(row, settings, [recipe for recipe in recipes if "container" in recipe])
     resolve(settings, model, row)
     pipeline(row, model, settings)
+    if settings.values.get("account_for_embedding"):
+        for key, (value, source) in stack.get("with_ends_as_layers", {}).items():
+            settings.assume(key, value, source)
     batch(row, settings)
     return build(settings.values), settings.assumed
 
@@ -59,11 +62,13 @@ def stack_settings(stack: Entry, row: Row) -> dict[str, Any]:
     return found
 
 
-def vendor_recipes(recipes: Sequence[Entry], settings: Settings) -> None:
-    """What the vendor's recipes set beside what the row says."""
+def vendor_recipes(recipes: Sequence[Entry], row: Row, settings: Settings) -> None:
+    """What the vendor's recipes set beside what the row says; a column that is filled is stronger."""
+    stated = {key for key, column in {"ep": "ep", "micro_batch_size": "micro_batch"}.items() if row.count(column)}
     for recipe in recipes:
         for key, value in recipe["set"].items():
-            settings.assume(key, value, f"recipe, {recipe['source']}")
+            if key not in stated:
+                settings.assume(key, value, f"recipe, {recipe['source']}")
 
 
 def degrees(row: Row, settings: Settings, gpus: int) -> None:
@@ -89,7 +94,7 @@ def degrees(row: Row, settings: Settings, gpus: int) -> None:
     ep = row.count("ep")
     settings.said({"ep": ep or 1})
     if row.text("dense_or_moe") == "moe" and ep is None:
-        settings.assumed.append("ep = 1: not stated")
+        settings.assumed.append("ep = 1: not stated in the row")
 
 
 def sp_attention(row: Row) -> bool:
@@ -135,7 +140,7 @@ def flags(row: Row, settings: Settings, recipes: Sequence[Entry]) -> None:
     if modules and not row.text("recompute"):
         settings.said({"recompute.modules": modules, "recompute.granularity": "selective"})
     flagged(quoted, settings)
-    vendor_recipes(recipes, settings)
+    vendor_recipes(recipes, row, settings)
     flagged([*stated, *notes_of(row)], settings)
     settings.assumed += [f"flag {token!r} is not understood" for token in (*unknown_quoted, *unknown)]
 
@@ -198,6 +203,7 @@ def batch(row: Row, settings: Settings) -> None:
     if values.pop("microbatches", None) == "stages" and micro is None and whole % (stages * values["dp"]) == 0:
         micro = whole // (stages * values["dp"])
         settings.assumed.append(f"micro_batch_size = {micro}: as many micro-batches as stages")
+    micro = micro or values.get("micro_batch_size")
     if micro is None:
         micro, why = tables()["assumed"]["micro_batch"]
         settings.assumed.append(f"micro_batch_size = {micro}: {why}")

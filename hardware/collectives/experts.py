@@ -28,7 +28,7 @@ class Exchange:
     hidden: Number
     experts: Number
     topk: int
-    domain_limit: int | None = None
+    domain_limit: Number | None = None
     imbalance: Number = 1.0
 
 

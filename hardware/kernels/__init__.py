@@ -4,6 +4,7 @@ from hardware.kernels.attention import attention_s, flash_rate, unfused_attentio
 from hardware.kernels.curves import PRECISIONS, kernel_set
 from hardware.kernels.evidence import evidence, spread
 from hardware.kernels.matmul import gemm_s, grouped_gemm_s
+from hardware.kernels.scans import scan_s
 from hardware.kernels.streaming import launch_s, streaming_s
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "grouped_gemm_s",
     "kernel_set",
     "launch_s",
+    "scan_s",
     "spread",
     "streaming_s",
     "unfused_attention_s",

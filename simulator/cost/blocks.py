@@ -8,12 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 
 import hardware.collectives
-from hardware.collectives import Group, combine_s, dispatch_s
+from hardware.collectives import Group, combine_s, dispatch_s, expected_distinct
+from hardware.collectives.experts import copies, token_bytes
+from hardware.kernels import streaming_s
 from simulator.cost.price import Price, Prices, price, times
 from simulator.cost.recompute import recomputed_shares
 from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.plan.spec import Plan
 from simulator.workload.operators import CoreAttention, Exchange, Matmul, Number, Operator, Routing, Scan, Work
+
+# SMs that NCCL's channels take from a product beside them: 24 on eight GPUs behind NVSwitch (NCCL's log, "24 coll
+# channels", from memory).
+CHANNEL_SMS = 24
+# Stacks whose column-parallel linears reduce input gradients beside weight gradients (Stack.async_tp_backward).
+ASYNC_TP_STACKS = ("megatron-core", "deepseek")
 
 # TransformerEngine's pipelined overlap leaves the last of `num_splits` = 4 chunks of a collective exposed.
 TP_OVERLAP_EXPOSED_FRACTION = 1 / 4
@@ -66,8 +74,12 @@ NO_COST = BlockCost()
 
 def exchanged(op: Routing, group: Group, load: Number) -> hardware.collectives.Exchange:
     """What an expert group exchanges, `load` being the tokens of the rank that counts over the mean."""
-    # Expert groups sit on whole domains, so limiting a token's groups limits its domains (node-limited routing).
-    limit = op.group_top_k * np.maximum(1.0, group.domains / op.groups) if op.groups > 1 else None
+    # Expert groups sit on whole domains or share one, so limiting a token's groups limits its domains (node-limited
+    # routing): to those of its groups, or where several share a domain to as many as its groups lie in on average.
+    limit: Number | None = None
+    if op.groups > 1:
+        shared = expected_distinct(group.domains, op.groups, op.group_top_k)
+        limit = np.where(group.domains < op.groups, shared, op.group_top_k * group.domains / op.groups)
     return hardware.collectives.Exchange(op.tokens, op.width, op.experts, op.top_k, limit, load)
 
 
@@ -79,7 +91,17 @@ def routing_price(op: Routing, prices: Prices) -> tuple[Number, Number]:
     rate = prices.comm_fraction * prices.constants.ep_rate
     out_s = dispatch_s(moved, group, prices.cluster, plan.dispatcher, op.fp8).seconds / rate
     home_s = combine_s(moved, group, prices.cluster, plan.dispatcher).seconds / rate
+    if plan.dispatcher == "hybridep":
+        out_s, home_s = out_s + expanding_s(moved, group, prices, op.fp8), home_s + expanding_s(moved, group, prices)
     return (out_s, home_s) if op.name == "dispatch" else (home_s, out_s)
+
+
+def expanding_s(moved: hardware.collectives.Exchange, group: Group, prices: Prices, fp8: bool = False) -> Number:
+    """Behind its exchange HybridEP copies each token that arrived once for each of its local experts; going home it
+    adds them up before. Kernels of their own on the exchange's stream (permute.cuh of DeepEP's hybrid-ep branch)."""
+    rows = moved.tokens * moved.imbalance * (copies(moved, group)[1] + moved.topk)
+    seconds = streaming_s(prices.cluster.accelerator, rows * token_bytes(moved.hidden, fp8), "permute")
+    return seconds / prices.constants.streaming_rate
 
 
 def block_cost(work: Work, prices: Prices, whole_layer_again: bool) -> BlockCost:
@@ -92,7 +114,7 @@ def block_cost(work: Work, prices: Prices, whole_layer_again: bool) -> BlockCost
     repeated = [(op, times(cost, share)) for (op, cost), share in zip(priced, shares, strict=True) if np.any(share)]
     routed_again = [share for op, share in again if isinstance(op, Routing)]
     forward = forward_seconds(priced, plan)
-    backward = backward_seconds(priced, plan) + forward_seconds(repeated, plan)
+    backward = backward_seconds(priced, plan, prices.cluster.accelerator.sm_count) + forward_seconds(repeated, plan)
     computing = [(op, cost) for op, cost in priced if not isinstance(op, Exchange)]
     shared = [cost for op, cost in computing if "shared_experts" in op.modules]
     grouped = [op.groups for op, _ in priced if isinstance(op, Matmul) and op.name.startswith("expert_")]
@@ -168,8 +190,12 @@ def forward_seconds(priced: Priced, plan: Plan) -> Seconds:
     )
 
 
-def backward_seconds(priced: Priced, plan: Plan) -> Seconds:
-    """Input-gradient compute and its exposed communication; re-gathering hides behind input-gradient products."""
+def backward_seconds(priced: Priced, plan: Plan, sm_count: int) -> Seconds:
+    """Input-gradient compute and its exposed communication.
+
+    Beside products run the re-gathering of inputs (input gradients) and, in stacks that do so, the reduction of a
+    column-parallel linear's input gradient (its weight gradient), unless weight gradients come later.
+    """
     compute_s = sum(cost.input_s for op, cost in priced if not isinstance(op, Exchange))
     products_s = sum(cost.input_s for op, cost in priced if isinstance(op, Matmul))
     attention_s = sum(cost.input_s for op, cost in priced if isinstance(op, CoreAttention))
@@ -177,11 +203,28 @@ def backward_seconds(priced: Priced, plan: Plan) -> Seconds:
     tp_s = sum(cost.input_s for op, cost in moved if op.group == "tp")
     etp_s = sum(cost.input_s for op, cost in moved if op.group == "etp")
     regather_s = sum(cost.regather_s for _, cost in moved)
+    tp_s = exposed_tp_s(tp_s, products_s, plan)
+    if reduces_beside_weights(plan):
+        reduced_s = sum(cost.input_s for op, cost in moved if op.group == "tp" and op.before_column)
+        weights_s = sum(cost.weight_s for op, cost in priced if isinstance(op, Matmul) and op.column)
+        tp_s = tp_s - reduced_s + beside_s(reduced_s, weights_s, sm_count)
     return Seconds(
         compute_s=compute_s,
-        tp_s=exposed_tp_s(tp_s, products_s, plan) + np.maximum(0.0, regather_s - products_s) + etp_s,
+        tp_s=tp_s + beside_s(regather_s, products_s, sm_count) + etp_s,
         cp_s=exposed_cp_s([(op, cost.input_s) for op, cost in moved], attention_s),
     )
+
+
+def reduces_beside_weights(plan: Plan) -> bool:
+    """Whether an input gradient's reduction runs beside the weight gradient (user buffers split it up themselves)."""
+    delayed = plan.overlap.delay_wgrad or plan.schedule.startswith("zb")
+    stack = plan.stack
+    return stack.async_tp_backward and stack.framework in ASYNC_TP_STACKS and not plan.overlap.tp_comm and not delayed
+
+
+def beside_s(moving_s: Number, products_s: Number, sm_count: int) -> Number:
+    """What communication beside products adds: what outlasts them, and the SMs its kernels take from them."""
+    return np.maximum(0.0, moving_s - products_s) + CHANNEL_SMS / sm_count * np.minimum(moving_s, products_s)
 
 
 def exposed_tp_s(tp_s: Number, products_s: Number, plan: Plan, outwards_s: Number = 0.0) -> Number:

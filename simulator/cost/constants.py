@@ -31,8 +31,9 @@ class Constants:
     short-benchmark clock under the power limit; `grouped_rate` on top for experts), of attention, of memory-bound
     kernels, of tensor- and context-parallel collectives, of expert exchanges, of data-parallel gathers and reductions.
     `host_s_per_kernel` is what the host spends to launch one kernel, `expert_launches` the launches per local expert
-    and direction where no grouped kernel does it all. `lost_beside_dp` is how long computing stands still, in effect, for
-    every second of collectives that fully sharded parameters and gradients run beside it. `rank_noise` is the spread of a rank's step, as a fraction: n
+    and direction where no grouped kernel does it all. `lost_beside_dp` is how long computing stands still, in effect,
+    for every second of collectives that fully sharded parameters and gradients run beside it. `rank_noise` is the
+    spread of a rank's step, as a fraction: n
     ranks wait for the slowest, which is about sqrt(2 ln n) spreads late.
     """
 

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from hardware.collectives import Group, collective_s
-from hardware.kernels import attention_s, evidence, flash_rate, gemm_s, grouped_gemm_s, streaming_s
-from hardware.kernels.matmul import Role
+from hardware.kernels import attention_s, evidence, flash_rate, gemm_s, grouped_gemm_s, scan_s, streaming_s
+from hardware.kernels.matmul import Role, plain
 from hardware.specs import Cluster
 from simulator.cost.constants import NEUTRAL, Constants, product_rate
 from simulator.plan.spec import Plan
 from simulator.workload.operators import (
     CoreAttention,
     Exchange,
+    Kernel,
     Matmul,
     Number,
     Operator,
     Pass,
     Scan,
 )
+from simulator.workload.states import accumulation_bytes
+
+# Kernels of a weight's gradient accumulation outside the product: an addition, or a cast before it.
+ACCUMULATION_KERNELS = {"fused": 0, "hook": 1, "cast": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +72,33 @@ def matmul_price(op: Matmul, prices: Prices) -> Price:
     )
     grouped = op.name.startswith("expert_")
     rate = product_rate(prices.constants, precision, grouped)
+    into = plan.stack.gradient_accumulation == "fused"  # the weight gradient's product adds to the main gradient
     if grouped:
         family = "grouped_gemm"
         seconds = [
-            grouped_gemm_s(accelerator, precision, op.groups, m, n, k, role=role) / rate for role, m, n, k in roles
+            grouped_gemm_s(accelerator, precision, op.groups, m, n, k, role=role, accumulate=into) / rate
+            for role, m, n, k in roles
         ]
     else:
         family = "gemm"
-        seconds = [op.groups * gemm_s(accelerator, precision, m, n, k, role=role) / rate for role, m, n, k in roles]
+        seconds = [
+            op.groups * gemm_s(accelerator, precision, m, n, k, role=role, accumulate=into) / rate
+            for role, m, n, k in roles
+        ]
     forward_s, input_s, weight_s = seconds
     known = evidence(accelerator, family, precision)
-    return Price(forward_s, input_s, weight_s, forward_kernels=1, backward_kernels=2, evidence=known)
+    kernels = 2 + ACCUMULATION_KERNELS[plan.stack.gradient_accumulation]
+    weight_s = weight_s + accumulation_s(op, prices)
+    return Price(forward_s, input_s, weight_s, forward_kernels=1, backward_kernels=kernels, evidence=known)
+
+
+def accumulation_s(op: Matmul, prices: Prices) -> Number:
+    """Seconds of the kernels that add a weight's gradient to its main gradient, where the product does not."""
+    how = prices.plan.stack.gradient_accumulation
+    if how == "fused":
+        return 0.0
+    moved = op.groups * op.n * op.k * accumulation_bytes(prices.plan, how)
+    return streaming_s(prices.cluster.accelerator, moved, "elementwise") / prices.constants.streaming_rate
 
 
 def high_precision(plan: Plan) -> str:
@@ -131,12 +152,20 @@ def _attention_s(op: CoreAttention, prices: Prices, keys: Number, causal: bool, 
 
 
 def scan_price(op: Scan, prices: Prices) -> Price:
-    """Scans reach a small part of the matrix peak: assumed 0.25, until a profile says otherwise."""
+    """The kernels of a chunked scan, each as long as its products or its bytes take."""
+    forward_s, backward_s = (kernels_s(kernels, prices) for kernels in (op.forward, op.backward))
+    return Price(
+        forward_s,
+        backward_s,
+        forward_kernels=len(op.forward),
+        backward_kernels=len(op.backward),
+        evidence="assumed",
+    )
+
+
+def kernels_s(kernels: Sequence[Kernel], prices: Prices) -> Number:
     accelerator = prices.cluster.accelerator
-    peak = accelerator.peak_flops_per_s[high_precision(prices.plan)]
-    compute_s = op.flops / (0.25 * peak)
-    forward_s = compute_s + streaming_s(accelerator, op.bytes, "elementwise") / prices.constants.streaming_rate
-    return Price(forward_s, 2 * forward_s, forward_kernels=4, backward_kernels=6, evidence="assumed")
+    return sum(scan_s(accelerator, kernel.flops, kernel.bytes) for kernel in kernels)
 
 
 def pass_price(op: Pass, prices: Prices) -> Price:
@@ -145,8 +174,11 @@ def pass_price(op: Pass, prices: Prices) -> Price:
         kernels * streaming_s(accelerator, moved / np.maximum(1, kernels), op.kind)
         for moved, kernels in ((op.forward_bytes, op.forward_kernels), (op.backward_bytes, op.backward_kernels))
     )
+    weight_s = np.where(np.asarray(op.weight_bytes) > 0, streaming_s(accelerator, op.weight_bytes, op.kind), 0.0)
     rate = prices.constants.streaming_rate
-    return Price(forward_s / rate, backward_s / rate, 0.0, 0.0, op.forward_kernels, op.backward_kernels)
+    return Price(
+        forward_s / rate, backward_s / rate, plain(weight_s / rate), 0.0, op.forward_kernels, op.backward_kernels
+    )
 
 
 def collective_price_s(operation: str | None, size_bytes: Number, group: str, prices: Prices) -> Number:

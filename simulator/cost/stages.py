@@ -24,6 +24,7 @@ from simulator.workload.mixers import mixer_work
 from simulator.workload.operators import Number
 from simulator.workload.shape import Shape
 
+NO_LAYER = LayerCost()
 Known = TypeVar("Known")  # what is known of a layer: its cost, its traffic
 
 
@@ -152,16 +153,31 @@ def paired_stages(ahead: StageCost, back: StageCost, plan: Plan) -> Seconds:
 
     Layers left without a partner run alone. Both stages must be priced beside communication.
     """
-    done = NO_TIME
-    kernels: Number = 0
+    done, waits = NO_TIME, 0.0
     for first, last in zip_longest(ahead.layers, reversed(back.layers)):
         if first is None:
-            done = done + input_gradient(last, plan) + weight_gradient(last)
+            together = input_gradient(last, plan) + weight_gradient(last)
         elif last is None:
-            done = done + forward(first, plan)
+            together = forward(first, plan)
         else:
-            done = done + pair(first, last, ahead.compute_fraction)
-        kernels += sum(cost.mixer.forward_kernels + cost.ffn.forward_kernels for cost in [first] if cost)
-        kernels += sum(cost.mixer.backward_kernels + cost.ffn.backward_kernels for cost in [last] if cost)
+            together = pair(first, last, ahead.compute_fraction)
+        done = done + together
+        waits = waits + pair_wait_s(first or NO_LAYER, last or NO_LAYER, together.total_s, ahead.host_s_per_kernel)
     moved_s = np.maximum(ahead.moved_s, back.moved_s)  # out and home at the same time
-    return with_host(done, np.maximum(moved_s, kernels * ahead.host_s_per_kernel))
+    return with_host(done, np.maximum(moved_s, done.total_s + waits))
+
+
+def pair_wait_s(first: LayerCost, last: LayerCost, together_s: Number, host_s: float) -> Number:
+    """Seconds for which the GPU waits for the host in an overlapped pair of layers (see `forward_wait_s`).
+
+    The host launches the experts of both when it has read the forward's token counts, and only then the mixers.
+    """
+    kernels = first.mixer.forward_kernels + first.ffn.forward_kernels
+    kernels = kernels + last.mixer.backward_kernels + last.ffn.backward_kernels
+    mixers = first.mixer.forward + last.mixer.input + last.mixer.weight
+    reads = np.asarray(first.ffn.waiting_kernels) > 0
+    behind = np.where(reads, first.ffn.waiting_kernels + last.ffn.backward_kernels, 0.0)
+    wait_s = np.maximum(
+        host_s * behind - (together_s - mixers.total_s - first.ffn.ahead_s), host_s * kernels - together_s
+    )
+    return np.maximum(0.0, wait_s)

@@ -16,7 +16,8 @@ from simulator.cost.offload import host_link_s
 from simulator.cost.price import Prices
 from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.cost.stages import StageCost, paired_stages, stage_costs
-from simulator.cost.updates import gather_and_reduce, newton_schulz_s, optimizer_s
+from simulator.cost.updates import gather_and_reduce, gathers_lists, newton_schulz_s, optimizer_s, with_lists
+from simulator.model.components import layer_linears
 from simulator.model.spec import Model
 from simulator.plan.layout import StageLayers, stages_of_ranks
 from simulator.plan.spec import Plan
@@ -127,12 +128,12 @@ def stage_send_s(shape: Shape, prices: Prices) -> Number:
 def sent_bytes(shape: Shape) -> tuple[Number, Number]:
     """What a rank sends to the next stage for one micro-batch, and what tensor ranks gather again behind the network.
 
-    Without sequence parallelism every tensor rank holds the activations whole: Megatron sends each rank's share and
-    gathers it again (scatter-gather, arXiv 2104.04473 section 4.1); other frameworks send all from each rank.
+    Without sequence parallelism every tensor rank holds the activations whole: Megatron and DeepSpeed send each
+    rank's share and gather it again (scatter-gather, arXiv 2104.04473 section 4.1); others send all from each rank.
     """
     plan = shape.plan
-    held = shape.sharded_tokens * shape.hidden * shape.element_bytes
-    if plan.sequence_parallel or plan.tp == 1 or plan.stack.framework != "megatron-core":
+    held = shape.sharded_tokens * shape.hidden * shape.streams * shape.element_bytes
+    if plan.sequence_parallel or plan.tp == 1 or plan.stack.framework not in ("megatron-core", "deepspeed"):
         return held, 0.0
     return held / plan.tp, held
 
@@ -167,12 +168,19 @@ def update_times(
 
     `constants` None: those of the data file for this part and plan.
     """
-    rate = (constants or constants_for(cluster.accelerator, plan)).dp_rate
+    constants = constants or constants_for(cluster.accelerator, plan)
     groups = shard_groups(plan, cluster)
     moved = [
         gather_and_reduce(held.layers, plan, groups, cluster, whole=stage.index > 0 and plan.sharding != "full")
         for stage, held in zip(stages, parameters, strict=True)
     ]
+    rate = constants.dp_rate
+    moved = [(tuple(t / rate for t in gathers), tuple(t / rate for t in reduces)) for gathers, reduces in moved]
+    if gathers_lists(plan):
+        calls_s = len(layer_linears(model, model.layers[0])) * groups["dense"].ranks * constants.host_s_per_kernel
+        moved = [
+            with_lists(both, held.layers, calls_s, plan, cluster) for both, held in zip(moved, parameters, strict=True)
+        ]
     updates = [optimizer_s(held, plan, groups, cluster) for held in parameters]
     if plan.optimizer.kind == "muon":
         shards = shard_count(plan, groups["dense"].ranks)
@@ -187,8 +195,8 @@ def update_times(
         ends = strided_group(cluster, 2, cluster.gpus // plan.pp * (plan.pp - 1))
         barrier_s += collective_s("all_reduce", table, ends, cluster).seconds
     return UpdateTimes(
-        gather_s=tuple(tuple(seconds / rate for seconds in gathers) for gathers, _ in moved),
-        reduce_s=tuple(tuple(seconds / rate for seconds in reduces) for _, reduces in moved),
+        gather_s=tuple(gathers for gathers, _ in moved),
+        reduce_s=tuple(reduces for _, reduces in moved),
         optimizer_s=tuple(float(sum(updates[stage] for stage in ranks)) for ranks in held),
         barrier_s=float(barrier_s),
     )

@@ -70,6 +70,36 @@ def gather_and_reduce(
     return tuple(gathers), tuple(reversed(reduces))
 
 
+def gathers_lists(plan: Plan) -> bool:
+    """Whether parameters travel one by one through lists of tensors: DeepSpeed's ZeRO-3 of 2021."""
+    return plan.stack.framework == "deepspeed" and plan.sharding == "full"
+
+
+def with_lists(
+    moved: tuple[tuple[float, ...], tuple[float, ...]],
+    layers: Sequence[tuple[Number, Number]],
+    calls: Number,
+    plan: Plan,
+    cluster: Cluster,
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """A stage's gathers and reductions, layer by layer, as DeepSpeed's ZeRO-3 of 2021 runs them.
+
+    `moved`: without lists. Every matrix is gathered into a list of one tensor per rank, which the host slices and
+    copies one after the other (`calls`: its seconds for a layer); its gradient leaves the same way. The gathered
+    buffer is zeroed first and its copies written once more (partition_parameters.py of 0.3.13: _allgather_param,
+    _reduce_scatter_gradient). With full recomputation a parameter is gathered three times a step where the engine
+    counts two: forward, recomputation and backward are further apart than max_reuse_distance (1e9 parameters) allows.
+    """
+    size, again = parameter_bytes(plan), 3 / 2 if plan.recompute.granularity == "full" else 1.0
+    held = [size * (dense + expert) for dense, expert in layers]
+    copied = [float(calls + streaming_s(cluster.accelerator, 3 * size_bytes, "copy")) for size_bytes in held]
+    gathers, reduces = moved
+    return (
+        tuple(again * (seconds + more) for seconds, more in zip(gathers, copied, strict=True)),
+        tuple(seconds + more for seconds, more in zip(reduces, reversed(copied), strict=True)),
+    )
+
+
 def parts_of(
     layers: Sequence[tuple[Number, Number]], plan: Plan, groups: Mapping[str, Group], whole: bool
 ) -> list[tuple[Number, Number]]:

@@ -29,6 +29,9 @@ OFFLOADED: dict[str, tuple[str, ...]] = {
     "fused_group_mlp": ("expert_fc1_input", "expert_fc1_output", "expert_fc2_input"),
 }
 
+# A layer's input: the residual stream, or streams.
+LAYER_INPUT = ("residual_1", "mixer_streams")
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -64,8 +67,8 @@ def layer_kept(work: Work, plan: Plan, whole_layer_again: bool) -> Kept:
     """
     if whole_layer_again:
         every = plan.recompute.layers if plan.recompute.method == "uniform" else 1
-        kept = [Tensor(t.name, t.bytes / every) for t in work.saved if t.name == "residual_1"]
-        again = [t for t in work.saved if t.name != "residual_1"]
+        kept = [Tensor(t.name, t.bytes / every) for t in work.saved if t.name in LAYER_INPUT]
+        again = [t for t in work.saved if t.name not in LAYER_INPUT]
         again_bytes = total(again) * every
     elif checkpoints_operators(plan, work):
         kept = operator_checkpointed(work, plan)
@@ -94,7 +97,7 @@ def operator_checkpointed(work: Work, plan: Plan) -> list[Tensor]:
     """What torchtitan's per-operator checkpointing keeps of a layer: its input, attention's output and every second
     product of q, k, v, out, w1, w3, w2 (torchtitan, activation checkpointing's save list), so q, v and w1 of their
     kind, all in 16 bit, and what tensor parallelism reduce-scatters. Compilation drops the output of w2, which no
-    gradient needs.
+    gradient needs; without it the checkpoint keeps that as well.
     """
     shares = {
         "residual_1": 1.0,
@@ -111,7 +114,11 @@ def operator_checkpointed(work: Work, plan: Plan) -> list[Tensor]:
             keys = op.kv_heads * op.qk_dim
             kept = op.heads * op.qk_dim + op.kv_heads * op.v_dim
             shares["qkv"] = kept / (kept + keys)
-    return [replace(t, bytes=t.bytes * shares[t.name]) for t in work.saved if t.name in shares]
+    kept = [replace(t, bytes=t.bytes * shares[t.name]) for t in work.saved if t.name in shares]
+    if not plan.stack.fused_kernels:
+        partial_sums = plan.tp if plan.sequence_parallel else 1
+        kept += [Tensor("fc2_output", t.bytes * partial_sums) for t in work.saved if t.name == "residual_2"]
+    return kept
 
 
 def offloaded_tensors(plan: Plan) -> frozenset[str]:

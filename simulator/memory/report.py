@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -31,9 +31,20 @@ GIB = 2**30
 CONTEXT_BYTES = 0.8 * GIB
 COMMUNICATOR_BYTES = 0.5 * GIB
 EXPERT_BUFFER_BYTES = 1.5 * GIB
-# Reserved but not allocated: 3-10 % with the default allocator (torchtitan reports max reserved), little with
-# expandable segments.
+# The context of an A100 before CUDA loaded kernels lazily (11.7, 2022): 1573 MiB by nvidia-smi (BigScience,
+# chronicles-prequel.md).
+EAGER_CONTEXT_BYTES = 1573 * 2**20
+# Communicators of DeepSpeed's pipeline engine beside those of the degrees: the world's, its own tensor-parallel slices,
+# the whole replica's for norms and overflows, and the tied embeddings' (runtime/pipe/topology.py, Megatron's mpu).
+PIPELINE_ENGINE_COMMUNICATORS = 4
+# Reserved but not allocated, with expandable segments (torchtitan reports max reserved).
 FRAGMENTATION_FRACTION = 0.03
+# Of what comes and goes, blocks of wrong size that the allocator without expandable segments cannot use again, from
+# BigScience's rows of one to eight sequences a micro-batch; states are allocated once and whole.
+FIXED_SEGMENTS_FRACTION = 0.12
+COMES_AND_GOES = ("activations", "working", "pipeline buffers")
+# Elements that ZeRO-1 reduces at a time (reduce_bucket_size of DeepSpeed's configuration, which nobody sets).
+REDUCE_BUCKET_ELEMENTS = 5e8
 
 
 # A pipelined FSDP2 reads as either: weights whole all step long, gradients whole until reduced.
@@ -84,21 +95,22 @@ def memory_report(
     for rank, (held, slots) in enumerate(zip(stages_of_ranks(plan), ranks, strict=True)):
         owners = state_bytes([parameters[stage] for stage in dict.fromkeys(held)], plan)
         activations, working = peak_activations(slots, [kept[stage] for stage in held])
+        if frees_logits_before_layers(plan):
+            working = max(working, reduction_bytes(parameters[held[0]], plan))
         owners |= {"activations": activations, "working": working}
-        if plan.stack.framework == "torchtitan" and plan.pp > 1:
-            owners["pipeline buffers"] = pipeline_buffer_bytes(model, shape, held, slots)
-        result.append(RankMemory(rank, tuple(held), owners, outside_bytes(plan, sum(owners.values()))))
+        if plan.stack.framework in PIPELINE_BUFFERS and plan.pp > 1:
+            owners["pipeline buffers"] = PIPELINE_BUFFERS[plan.stack.framework](model, shape, held, slots)
+        outside = outside_bytes(plan, owners)
+        if plan.stack.framework == "deepspeed":
+            outside["optimizer step"] = optimizer_step_bytes([parameters[stage] for stage in held], plan)
+        result.append(RankMemory(rank, tuple(held), owners, outside))
     return tuple(result)
 
 
 def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]:
     """Weights, gradients and optimizer state of one rank (Megatron-Core's dist_optimizer.md)."""
-    copies = replica_ranks(plan)
-    dense: Number = sum(stage.dense for stage in held)
-    expert: Number = sum(stage.expert for stage in held)
-    shards = (shard_count(plan, copies["dense"]), shard_count(plan, copies["expert"]))
-    whole = dense + expert
-    sharded = dense / shards[0] + expert / shards[1]
+    whole: Number = sum(stage.dense + stage.expert for stage in held)
+    sharded = sharded_parameters(held, plan)
     weights = sharded if plan.sharding == "full" else whole
     grads = sharded if plan.sharding in ("full", "optimizer_gradients") else whole
     states = whole if plan.sharding == "none" else sharded
@@ -121,22 +133,41 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
         # Row- and column-wise copies, kept over the step's micro-batches so that each weight is cast once.
         found["quantized weights"] = 2 * weights * SAVED_INPUT_BYTES[plan.precision]
     if plan.sharding == "full" or under_pipeline:
-        found["gathered layers"] = gathered_bytes(held, plan)
+        beside_loss = frees_logits_before_layers(plan)
+        gathered = gathered_beside_loss_bytes(held[0], plan) if beside_loss else gathered_bytes(held, plan)
+        found["gathered layers"] = gathered
     return {owner: float(size) for owner, size in found.items()}
 
 
 def gathered_bytes(held: Sequence[StageParameters], plan: Plan) -> float:
-    """The largest layer gathered, the next one on its way, and its gradient before the reduction.
+    """The largest layer gathered, the next one on its way, and its gradient before the reduction."""
+    largest = max(float(dense + expert) for stage in held for dense, expert in stage.layers)
+    return largest * (2 * parameter_bytes(plan) + DTYPE_BYTES[plan.optimizer.grad_reduce])
 
-    Embedding and head are gathered in 16 bit whatever the linears' precision; without a pipeline they are known.
+
+def gathered_beside_loss_bytes(stage: StageParameters, plan: Plan) -> float:
+    """What torchtitan's FSDP2 holds gathered when the loss is at its peak, without a pipeline.
+
+    The group of the head stays gathered from forward to backward; all-gathers land in a pool of their own stream, as
+    large as the largest group, from which every group is copied; the last layer is gathered. Embedding and head are
+    read in 16 bit whatever the linears' precision (torchtitan parallelize_llama.py, PyTorch's fully_shard).
     """
-    largest = 0.0
-    for stage in held:
-        for position, (dense, expert) in enumerate(stage.layers):
-            end = plan.pp == 1 and len(stage.layers) > 2 and position in (0, len(stage.layers) - 1)
-            read = max(2.0, parameter_bytes(plan)) if end else parameter_bytes(plan)
-            largest = max(largest, float(dense + expert) * (2 * read + DTYPE_BYTES[plan.optimizer.grad_reduce]))
-    return largest
+    sizes = [float(dense + expert) for dense, expert in stage.layers]
+    element = max(2.0, parameter_bytes(plan))
+    head = (sizes[0] + sizes[-1] if plan.stack.joint_ends else sizes[-1]) * element
+    layer = max(sizes[1:-1]) * parameter_bytes(plan)
+    return head + max(head, sizes[0] * element, layer) + layer
+
+
+def reduction_bytes(stage: StageParameters, plan: Plan) -> float:
+    """The largest layer's gradient as it is reduced, and as autograd left it."""
+    sizes = [float(dense + expert) for dense, expert in stage.layers[1:-1]]
+    return max(sizes) * (2.0 + DTYPE_BYTES[plan.optimizer.grad_reduce])
+
+
+def frees_logits_before_layers(plan: Plan) -> bool:
+    """torchtitan without a pipeline: one stage with both ends, whose loss is over when the layers' backward begins."""
+    return plan.stack.framework == "torchtitan" and plan.pp == 1 and plan.sharding == "full"
 
 
 def accumulates_unsharded(plan: Plan) -> bool:
@@ -159,6 +190,44 @@ def pipeline_buffer_bytes(model: Model, shape: Shape, held: Sequence[int], slots
         elements += plan.microbatches * (logits if stage == last else 2 * hidden)
         elements += (plan.microbatches - most_in_flight(slots, chunk)) * hidden if stage else 0.0
     return float(elements * shape.element_bytes)
+
+
+def engine_buffer_bytes(model: Model, shape: Shape, held: Sequence[int], slots: Sequence[ScheduleSlot]) -> float:
+    """What DeepSpeed's pipeline engine holds on a rank (runtime/pipe/engine.py).
+
+    It sends 1/tp of a stage's output and keeps that share of every micro-batch in flight, and receives inputs and
+    gradients in like shares; a backward restores the whole output and gradient.
+    """
+    hidden = shape.element_bytes * shape.tokens * shape.hidden
+    shares = most_in_flight(slots, 0) + 2
+    return float(hidden * (shares / shape.plan.tp + 2))
+
+
+PIPELINE_BUFFERS = {"torchtitan": pipeline_buffer_bytes, "deepspeed": engine_buffer_bytes}
+
+
+def optimizer_step_bytes(held: Sequence[StageParameters], plan: Plan) -> float:
+    """What DeepSpeed's optimizer step reserves when no activation lives, in blocks larger than any activation's.
+
+    With 16-bit gradients (runtime/zero/stage_1_and_2.py): a bucket to reduce, and the shard's gradients put together in
+    16 bit and cast to fp32. BF16_Optimizer gathers all parameters in one flat tensor before they are copied home
+    (all_gather over a list of tensors).
+    """
+    whole = float(sum(stage.dense + stage.expert for stage in held))
+    if plan.sharding not in ("optimizer", "optimizer_gradients"):
+        return 0.0
+    if plan.optimizer.grads == "fp32":
+        return whole * parameter_bytes(plan)
+    element = DTYPE_BYTES[plan.optimizer.grads]
+    return REDUCE_BUCKET_ELEMENTS * element + float(sharded_parameters(held, plan)) * (element + 4.0)
+
+
+def sharded_parameters(held: Sequence[StageParameters], plan: Plan) -> Number:
+    """Parameters whose optimizer state one rank keeps."""
+    copies = replica_ranks(plan)
+    dense: Number = sum(stage.dense for stage in held)
+    expert: Number = sum(stage.expert for stage in held)
+    return dense / shard_count(plan, copies["dense"]) + expert / shard_count(plan, copies["expert"])
 
 
 def most_in_flight(slots: Sequence[ScheduleSlot], chunk: int) -> int:
@@ -215,15 +284,25 @@ def pair_rise(ahead: Kept, back: Kept) -> float:
     )
 
 
-def outside_bytes(plan: Plan, allocated: float) -> dict[str, float]:
+def outside_bytes(plan: Plan, owners: Mapping[str, float]) -> dict[str, float]:
     """What the device shows beyond the allocator's peak."""
     sizes = (plan.tp, plan.cp, plan.dp * plan.cp, plan.pp, plan.ep * plan.etp, plan.expert_dp)
     communicators = sum(1 for size in sizes if np.any(np.asarray(size) > 1))
+    if plan.stack.framework == "deepspeed" and plan.pp > 1:
+        communicators += PIPELINE_ENGINE_COMMUNICATORS
+    fragmentation = FRAGMENTATION_FRACTION * sum(owners.values())
+    if not plan.stack.expandable_segments:
+        fragmentation = FIXED_SEGMENTS_FRACTION * sum(owners.get(owner, 0.0) for owner in COMES_AND_GOES)
     found = {
-        "context": CONTEXT_BYTES,
+        "context": EAGER_CONTEXT_BYTES if loads_kernels_at_start(plan) else CONTEXT_BYTES,
         "communicators": communicators * COMMUNICATOR_BYTES,
-        "fragmentation": FRAGMENTATION_FRACTION * allocated,
+        "fragmentation": fragmentation,
     }
     if plan.dispatcher in ("deepep", "hybridep") and plan.ep > 1:
         found["expert buffers"] = EXPERT_BUFFER_BYTES
     return found
+
+
+def loads_kernels_at_start(plan: Plan) -> bool:
+    """Software from before 2023, known by its attention."""
+    return not plan.stack.flash_attention or plan.stack.flash_version == 1

@@ -54,6 +54,7 @@ def from_mapping(mapping: Mapping[str, Any], name: str = "model", place: Place |
         vocab=keys.whole("vocab"),
         layers=layers,
         mtp=stack(keys, "mtp", hidden),
+        mtp_shared=keys.flag("mtp_shared"),
         tied_embeddings=keys.flag("tied_embeddings"),
         norm=keys.word("norm", allowed={"rms", "layer"}, default="rms"),  # type: ignore[arg-type]
         positions=keys.whole("positions", default=0, least=0),

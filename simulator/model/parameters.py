@@ -117,6 +117,11 @@ def head_parameters(model: Model, padded_vocab: int | None = None) -> Split:
     )
 
 
+def mtp_modules(model: Model) -> tuple[Layer, ...]:
+    """The prediction modules that have weights of their own."""
+    return model.mtp[:1] if model.mtp_shared else model.mtp
+
+
 def mtp_parameters(model: Model, layer: Layer) -> LayerParameters:
     """One depth: a whole layer, the 2h-to-h projection and three norms (embedding, hidden state, output)."""
     own = layer_parameters(model, layer)
@@ -133,7 +138,7 @@ def model_parameters(model: Model, padded_vocab: int | None = None) -> ModelPara
         layers=tuple(distinct[layer] for layer in model.layers),
         final_norm=Split(replicated=norm_size(model)),
         head=head_parameters(model, padded_vocab),
-        mtp=tuple(mtp_parameters(model, layer) for layer in model.mtp),
+        mtp=tuple(mtp_parameters(model, layer) for layer in mtp_modules(model)),
     )
 
 

@@ -153,7 +153,8 @@ class Layer:
 class Model:
     """A decoder (or encoder, `causal=False`) language model.
 
-    `mtp` lists the layers of multi-token-prediction modules, one per depth, sharing embedding and head.
+    `mtp` lists the layers of multi-token-prediction modules, one per depth, sharing embedding and head; with
+    `mtp_shared` all depths pass the same module, whose weights exist once (Megatron's mtp_use_repeated_layer).
     `norm` counts parameters per norm and channel: "rms" one, "layer" two. `positions` > 0: a learned position
     table. `hyper_connections` is the residual-stream multiplicity of mHC (1: a plain residual).
     `parallel_blocks`: mixer and dense ffn of a layer read the same input and their outputs are summed (PaLM,
@@ -165,6 +166,7 @@ class Model:
     vocab: int
     layers: tuple[Layer, ...]
     mtp: tuple[Layer, ...] = ()
+    mtp_shared: bool = False
     tied_embeddings: bool = False
     norm: Literal["rms", "layer"] = "rms"
     positions: int = 0

@@ -8,49 +8,64 @@ from simulator.model.spec import Model
 from simulator.workload.linears import column_input, norm, row_output
 from simulator.workload.operators import Exchange, Matmul, Number, Operator, Pass, Tensor, Work
 from simulator.workload.shape import Shape, padded_vocab
+from simulator.workload.states import accumulation_bytes
 
 
 def embedding_work(model: Model, shape: Shape) -> Work:
-    """Vocabulary-parallel lookup; backward adds fp32 gradients row by row, so no matrix product."""
-    element, h = shape.element_bytes, shape.hidden
-    looked_up = Pass("embedding", "copy", 2 * element * h * shape.tokens, (element + 8.0) * h * shape.tokens, 2, 2)
-    return Work((looked_up, row_output("embedding_output", h, shape)), ())
+    """Vocabulary-parallel lookup; backward adds fp32 gradients row by row, so no matrix product.
+
+    The gradient is a table as large as the embedding: zeroed, filled, and added to the main gradient of stacks that
+    keep one, by a kernel of its own even where weight gradients' products accumulate by themselves.
+    """
+    element, h, plan = shape.element_bytes, shape.hidden, shape.plan
+    table = padded_vocab(model.vocab, plan) / plan.tp * h
+    added = 0.0
+    if plan.stack.framework in ("megatron-core", "deepseek", "deepspeed"):
+        own = plan.stack.gradient_accumulation
+        added = table * (element + accumulation_bytes(plan, "hook" if own == "fused" else own))
+    backward = (element + 8.0) * h * shape.tokens + added
+    looked_up = Pass("embedding", "copy", 2 * element * h * shape.tokens, backward, 2, 4)
+    masked = plan.stack.dropout
+    saved = (Tensor("embedding_dropout_mask", 1.0 * h * shape.sharded_tokens),) if masked else ()
+    return Work((looked_up, row_output("embedding_output", h, shape)), saved)
 
 
 def has_fused_loss(shape: Shape) -> bool:
-    """Megatron-Core and DeepSeek compute the loss in one kernel on 16-bit logits, and PyTorch's stacks where it is
-    compiled or fused; others cast them to fp32 first."""
+    """Whether the loss works on 16-bit logits; otherwise they are cast to fp32 first, as DeepSpeed always does."""
     stack = shape.plan.stack
-    if stack.framework in ("torchtitan", "fsdp"):
-        return stack.compiled_loss
-    return stack.fused_kernels and stack.framework in ("megatron-core", "deepseek")
+    return stack.fused_loss and stack.fused_kernels and stack.framework not in ("deepspeed", "ddp")
+
+
+def loss_pass(logits: Number, shape: Shape) -> Pass:
+    """Vocabulary-parallel cross-entropy as passes over the logits.
+
+    Transformer Engine reads 16-bit logits for maximum and sum, once more to write the gradient in place, and scales
+    that in backward (transformer_engine/common/triton/cross_entropy.py): few bytes at a low rate, so 8 and 8 bytes as
+    SimuMax counts them, to which the measured fractions of bandwidth refer. Megatron-Core's own streams fp32: logits
+    with their maximum (6 bytes), exponentials with their sum and their copy back (16), normalisation (8), and in
+    backward scaling (8) and cast (6) (megatron/core/fusions/fused_cross_entropy.py, compiled by parts). Other software
+    casts and reduces in kernels of their own.
+    """
+    stack, name, kind = shape.plan.stack, "cross_entropy", "softmax_cross_entropy"
+    if has_fused_loss(shape):
+        return Pass(name, kind, logits * 8.0, logits * 8.0, forward_kernels=2, backward_kernels=1)
+    if stack.framework == "megatron-core" and stack.fused_kernels:
+        return Pass(name, "elementwise", logits * 30.0, logits * 14.0, forward_kernels=4, backward_kernels=2)
+    return Pass(name, kind, logits * 26.0, logits * 14.0, forward_kernels=9, backward_kernels=4)
 
 
 def head_work(model: Model, shape: Shape) -> Work:
-    """Final norm, output projection over the padded vocabulary in 16 bit, vocabulary-parallel cross-entropy.
-
-    Cross-entropy: 16-bit logits are cast to fp32, reduced to maximum and sum, exponentiated in place, and turned
-    into the gradient in place: five to eight passes over the logits, two thirds of them when fused.
-    """
+    """Final norm, output projection over the padded vocabulary in 16 bit, vocabulary-parallel cross-entropy."""
     element, h, plan = shape.element_bytes, shape.hidden, shape.plan
     columns = padded_vocab(model.vocab, plan) / plan.tp
     logits = shape.tokens * columns
-    fused = has_fused_loss(shape)
-    loss = Pass(
-        "cross_entropy",
-        "softmax_cross_entropy",
-        forward_bytes=logits * (14.0 if fused else 26.0),
-        backward_bytes=logits * (8.0 if fused else 14.0),
-        forward_kernels=4 if fused else 9,
-        backward_kernels=2 if fused else 4,
-    )
     operators: tuple[Operator, ...] = (
         norm("final_norm", h, shape.sharded_tokens, shape),
         column_input("head_input", h, shape),
-        Matmul("head", shape.tokens, columns, h, quantized=False),
+        Matmul("head", shape.tokens, columns, h, quantized=False, column=True),
         # Maximum, predicted logit and sum of exponentials, one fp32 value per token each.
         Exchange("loss_reduction", "tp", "all_reduce", None, forward_bytes=3 * 4.0 * shape.tokens),
-        loss,
+        loss_pass(logits, shape),
     )
     saved = (
         Tensor("final_norm_input", element * h * shape.sharded_tokens),
@@ -92,6 +107,8 @@ def logit_bytes(shape: Shape) -> tuple[float, float]:
     element, stack = shape.element_bytes, shape.plan.stack
     if has_fused_loss(shape):
         return element, element
+    if stack.framework == "megatron-core" and stack.fused_kernels:
+        return 4.0, element
     if stack.framework == "torchtitan":
         return 4.0, element + 4.0 * (3 if shape.plan.tp > 1 else 2)
     return 4.0, element + 4.0
@@ -107,7 +124,7 @@ def mtp_glue_work(model: Model, shape: Shape) -> Work:
             norm("mtp_embedding_norm", h, rows, shape),
             norm("mtp_hidden_norm", h, rows, shape),
             column_input("mtp_input", 2 * h, shape),
-            Matmul("mtp_projection", shape.tokens, h / shape.plan.tp, 2 * h, quantized=shape.quantized),
+            Matmul("mtp_projection", shape.tokens, h / shape.plan.tp, 2 * h, quantized=shape.quantized, column=True),
         ),
         (
             Tensor("mtp_norm_inputs", 2 * element * h * rows),

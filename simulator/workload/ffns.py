@@ -8,7 +8,7 @@ from dataclasses import replace
 from simulator.model.components import linears
 from simulator.model.spec import FFN, DenseFFN, MoE
 from simulator.workload.linears import addition, casts, column_input, matmul, norm, row_output
-from simulator.workload.mixers import residual
+from simulator.workload.mixers import hyper_connection, residual
 from simulator.workload.operators import Exchange, Matmul, Modules, Number, Operator, Pass, Routing, Tensor, Work
 from simulator.workload.shape import Shape
 
@@ -60,7 +60,7 @@ def dense_work(ffn: DenseFFN, shape: Shape) -> Work:
     if not shape.parallel_blocks:
         saved += [
             Tensor("residual_2", element * h * rows),
-            Tensor("fc1_input", shape.input_bytes * h * rows, mlp, until_wgrad=True),
+            Tensor("fc1_input", shape.input_bytes * h * shape.kept_input_tokens, mlp, until_wgrad=True),
         ]
     if shape.plan.stack.dropout:
         saved.append(Tensor("mlp_dropout_mask", 1.0 * h * rows))
@@ -142,7 +142,7 @@ def expert_operators(moe: MoE, width: int, rows: Number, shape: Shape) -> list[O
     routing = (shape.sharded_tokens, width, moe.top_k, moe.experts, moe.groups, moe.group_top_k, plan.dispatch_fp8)
     fp8_in = plan.dispatch_fp8 and shape.quantized
     # NCCL's all-to-all needs copies sorted by rank before and by expert after; DeepEP only expands; HybridEP does so
-    # on the way.
+    # on its own stream, priced with its exchange.
     passes = {"hybridep": 0, "deepep": 1}.get(plan.dispatcher, 2)
     out_bytes, home_bytes = (passes * 2 * size * width * rows for size in (low if fp8_in else element, element))
     products: list[Operator]
@@ -170,10 +170,8 @@ def fused_products(moe: MoE, fc1: Matmul, fc2: Matmul, shape: Shape) -> list[Ope
     reading of it for the bias's gradient (transformer_engine/pytorch/ops/fused/grouped_mlp.py).
     """
     wide = not shape.plan.dispatch_fp8
-    passes = [op for op in casts(fc1, shape, cast_input=wide) if isinstance(op, Pass)]
-    found = [replace(op, backward_bytes=0.0, backward_kernels=0) for op in passes]
-    passes = [op for op in casts(fc2, shape, cast_grad=wide) if isinstance(op, Pass)]
-    found += [replace(op, forward_bytes=0.0, forward_kernels=0) for op in passes]
+    found = [replace(op, backward_bytes=0.0, backward_kernels=0) for op in casts(fc1, shape, cast_input=wide)]
+    found += [replace(op, forward_bytes=0.0, forward_kernels=0) for op in casts(fc2, shape, cast_grad=wide)]
     if moe.bias:
         read = shape.element_bytes * fc2.n * fc2.m * fc2.groups
         found.append(Pass("expert_bias_gradient", "elementwise", 0.0, read, 0, 1, ("moe",)))
@@ -271,4 +269,5 @@ FFNS: dict[type, Callable[..., Work]] = {DenseFFN: dense_work, MoE: moe_work}
 
 
 def ffn_work(ffn: FFN, shape: Shape) -> Work:
-    return FFNS[type(ffn)](ffn, shape)
+    """The feed-forward with what joins it to the residual stream, or streams."""
+    return hyper_connection("ffn", shape) + FFNS[type(ffn)](ffn, shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from simulator.model.components import Linear
-from simulator.workload.operators import Exchange, Matmul, Modules, Number, Operator, Pass
+from simulator.workload.operators import Exchange, Matmul, Modules, Number, Pass
 from simulator.workload.shape import Shape
 from simulator.workload.torchao import gathers_low, torchao_casts, uses_torchao
 
@@ -30,17 +30,20 @@ def matmul(linear: Linear, shape: Shape, modules: Modules = ()) -> Matmul:
         groups=groups,
         quantized=shape.quantized and linear.role == "compute",
         modules=modules,
+        column=linear.parallel == "column",
     )
 
 
 def casts(
     product: Matmul, shape: Shape, cast_input: bool = True, cast_grad: bool = True, role: CastRole = ""
-) -> tuple[Operator, ...]:
+) -> tuple[Pass, ...]:
     """Quantisation of a linear's input (forward) and output gradient (backward), each with its transposed copy.
 
     Reads 16-bit elements and writes two low-precision copies (row- and column-wise): weight gradients need the
     transpose. A producer that already hands over low precision (FP8 dispatch) leaves only the transpose to make.
-    Transformer Engine's one scale per tensor is priced apart, see `tensor_casts`, and so are torchao's casts.
+    DeepSeek's software keeps the row-wise input alone and transposes it before the weight gradient (arXiv 2412.19437
+    section 3.5.2). Transformer Engine's one scale per tensor is priced apart, see `tensor_casts`, and so are torchao's
+    casts.
     """
     if not product.quantized:
         return ()
@@ -52,13 +55,17 @@ def casts(
     written = 2 * shape.input_bytes
     entering = shape.element_bytes if cast_input else shape.input_bytes
     leaving = shape.element_bytes if cast_grad else shape.input_bytes
+    ahead, late = entering + written, 0.0
+    if shape.plan.stack.framework == "deepseek":
+        ahead, late = (entering + shape.input_bytes if cast_input else 0.0), written
     return (
         Pass(
             f"{product.name}_cast",
             "cast_transpose",
-            forward_bytes=rows * product.k * (entering + written),
+            forward_bytes=rows * product.k * ahead,
             backward_bytes=rows * product.n * (leaving + written),
             modules=product.modules,
+            weight_bytes=rows * product.k * late,
         ),
     )
 
@@ -69,7 +76,7 @@ def has_tensor_scales(shape: Shape) -> bool:
     return plan.stack.framework == "megatron-core" and plan.precision in ("fp8-delayed", "fp8-tensorwise")
 
 
-def tensor_casts(product: Matmul, shape: Shape, cast_input: bool, role: CastRole) -> tuple[Operator, ...]:
+def tensor_casts(product: Matmul, shape: Shape, cast_input: bool, role: CastRole) -> tuple[Pass, ...]:
     """Transformer Engine's casts with one scale per tensor, which stream like any tiled elementwise kernel.
 
     A cast reads 16 bit and writes FP8 row- and column-wise at once. Under sequence parallelism a column-parallel
@@ -120,8 +127,10 @@ def column_input(name: str, width: Number, shape: Shape, modules: Modules = ()) 
             backward_bytes=total * shape.element_bytes,
             regather_bytes=gathered,
             modules=modules,
+            before_column=True,
         )
-    return Exchange(name, "tp", None, "all_reduce", backward_bytes=total * shape.element_bytes, modules=modules)
+    summed = total * shape.element_bytes
+    return Exchange(name, "tp", None, "all_reduce", backward_bytes=summed, modules=modules, before_column=True)
 
 
 def row_output(name: str, width: Number, shape: Shape, modules: Modules = ()) -> Exchange:

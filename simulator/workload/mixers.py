@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from simulator.model.components import linears
-from simulator.model.flops import core_flops_per_token, indexer_flops_per_token
+from simulator.model.flops import indexer_flops_per_token
 from simulator.model.spec import (
     Attention,
     CompressedAttention,
@@ -21,6 +21,8 @@ from simulator.workload.linears import addition, casts, column_input, matmul, no
 from simulator.workload.operators import (
     CoreAttention,
     Exchange,
+    Kernel,
+    Matmul,
     Modules,
     Number,
     Operator,
@@ -29,6 +31,7 @@ from simulator.workload.operators import (
     Tensor,
     Work,
 )
+from simulator.workload.scans import delta_scan, mamba2_scan
 from simulator.workload.shape import Shape
 
 
@@ -80,7 +83,8 @@ def index_scores(mixer: Attention | LatentAttention | CompressedAttention, shape
     if mixer.indexer is None:
         return ()
     flops = indexer_flops_per_token(mixer, shape.seq) * shape.tokens
-    return (Scan("index_scores", flops, 4.0 * mixer.indexer.heads * mixer.indexer.head_dim * shape.tokens),)
+    scores = Kernel("scores", flops, 4.0 * mixer.indexer.heads * mixer.indexer.head_dim * shape.tokens)
+    return (Scan("index_scores", (scores,), (scores, scores)),)
 
 
 def context_exchange(core: CoreAttention, kv_bytes: Number, shape: Shape) -> tuple[Exchange, ...]:
@@ -120,7 +124,7 @@ def attention_work(mixer: Attention, shape: Shape) -> Work:
     operators += [*casts(out, shape, role="row"), out, *leave("attention", shape)]
     saved = [
         Tensor("residual_1", element * h * shape.sharded_tokens),
-        Tensor("qkv_input", shape.input_bytes * h * shape.sharded_tokens, until_wgrad=True),
+        Tensor("qkv_input", shape.input_bytes * h * shape.kept_input_tokens, until_wgrad=True),
         Tensor("qkv", element * (q_width + kv_width) * shape.tokens),
         *core_saved,
         *output_saved(out_width, shape),
@@ -147,7 +151,7 @@ def rope(width: Number, shape: Shape, scaled: bool = False) -> Pass:
     """
     once = shape.element_bytes * width * shape.tokens
     if scaled and shape.plan.stack.framework == "megatron-core":
-        return Pass("rope", "strided", 12 * once, 14 * once, 12, 16)
+        return Pass("rope", "strided", 12 * once, 14 * once, 12, 14)
     return Pass("rope", "elementwise", 2 * once, 2 * once)
 
 
@@ -171,6 +175,21 @@ def residual(name: str, shape: Shape) -> tuple[Operator, ...]:
         )
     unfused = 2 * shape.sharded_tokens * shape.hidden * shape.element_bytes * 2 + mask
     return (joined, Pass(f"{name}_dropout", "elementwise", unfused, unfused, 2, 2))
+
+
+def hyper_connection(name: str, shape: Shape) -> Work:
+    """What several residual streams cost a block beyond one (manifold-constrained hyper-connections): the streams are
+    read to be normed and to predict the mix, read again to make the block's input, and read and written to mix the
+    block's output in; backward does it for values and gradients. All streams are kept.
+    """
+    if shape.streams == 1:
+        return Work((), ())
+    n, element, rows = shape.streams, shape.element_bytes, shape.sharded_tokens
+    one = element * rows * shape.hidden
+    forward = (4 * n + 2) * one - 3 * one  # the plain residual addition is counted with the block
+    mix = Matmul(f"{name}_stream_mix", rows, n * (n + 2), n * shape.hidden, quantized=False)
+    passes = Pass(f"{name}_streams", "elementwise", forward, 2 * forward, 3, 6)
+    return Work((mix, passes), (Tensor(f"{name}_streams", (n - 1) * one),))
 
 
 def latent_attention_work(mixer: LatentAttention, shape: Shape) -> Work:
@@ -264,10 +283,11 @@ def recurrent_work(mixer: LinearAttention | Mamba2, shape: Shape) -> Work:
     if isinstance(mixer, LinearAttention):
         inner = mixer.value_heads * mixer.value_head_dim
         convolved = 2 * mixer.key_heads * mixer.key_head_dim + inner
+        scan = delta_scan(mixer, shape)
     else:
         inner = mixer.heads * mixer.head_dim
         convolved = inner + 2 * mixer.groups * mixer.state
-    flops = core_flops_per_token(mixer, shape.seq) / t * shape.tokens
+        scan = mamba2_scan(mixer, shape)
     products = {linear.name: linear for linear in linears(mixer, h)}
     operators: list[Operator] = [
         norm("input_norm", h, shape.sharded_tokens, shape),
@@ -276,23 +296,43 @@ def recurrent_work(mixer: LinearAttention | Mamba2, shape: Shape) -> Work:
     entering = [matmul(linear, shape) for name, linear in products.items() if name != "out"]
     for index, product in enumerate(entering):
         operators += [*casts(product, shape, cast_input=index == 0), product]
+    width = sum(np.asarray(product.n) for product in entering)
     moved = 2 * element * convolved / t * shape.tokens
     operators += [
-        Pass("convolution", "elementwise", moved, 2 * moved, 1, 2),
-        Scan("scan", flops, moved + element * inner / t * shape.tokens),
+        *heads_exchange(width * element * shape.tokens, inner / t * element * shape.tokens, shape),
+        # Backward convolves again, as nothing between projection and output is kept, then reads two and writes one.
+        Pass("convolution", "elementwise", moved, 2.5 * moved, 1, 2),
+        scan,
         norm("gated_norm", inner / t, shape.tokens, shape),
     ]
     out = matmul(products["out"], shape)
     operators += [*casts(out, shape), out, *leave("mixer", shape)]
-    width = sum(np.asarray(product.n) for product in entering)
+    # Mamba keeps the projection, and its output before and after the gate and, normed, as the last product's input;
+    # delta rules also keep what the convolution made.
+    between = () if isinstance(mixer, Mamba2) else (Tensor("convolved", element * convolved / t * shape.tokens),)
     saved = (
         Tensor("residual_1", element * h * shape.sharded_tokens),
         Tensor("mixer_input", shape.input_bytes * h * shape.sharded_tokens, until_wgrad=True),
         Tensor("projected", element * width * shape.tokens),
-        Tensor("convolved", element * convolved / t * shape.tokens),
-        Tensor("scan_output", 2 * element * inner / t * shape.tokens, until_wgrad=True),
+        *between,
+        Tensor("scan_output", 2 * element * inner / t * shape.tokens),
+        Tensor("projection_input", shape.input_bytes * inner / t * shape.tokens, until_wgrad=True),
     )
     return Work(tuple(operators), saved)
+
+
+def heads_exchange(entering: Number, leaving: Number, shape: Shape) -> tuple[Operator, ...]:
+    """Context parallelism of a recurrent mixer: all tokens of a share of the heads in, a share of the tokens out
+    (Megatron-Core's MambaContextParallel), packed and unpacked in memory. Bytes of the projection and of the output.
+    """
+    if isinstance(shape.plan.cp, int) and shape.plan.cp == 1:
+        return ()
+    packed = 2 * 2 * (entering + leaving)
+    return (
+        Exchange("heads_in", "cp", "all_to_all", "all_to_all", entering, entering),
+        Pass("heads_packing", "copy", packed, packed, 4, 4),
+        Exchange("heads_out", "cp", "all_to_all", "all_to_all", leaving, leaving),
+    )
 
 
 MIXERS: dict[type, Callable[..., Work]] = {
@@ -305,4 +345,5 @@ MIXERS: dict[type, Callable[..., Work]] = {
 
 
 def mixer_work(mixer: Mixer, shape: Shape) -> Work:
-    return MIXERS[type(mixer)](mixer, shape)
+    """The mixer with what joins it to the residual stream, or streams."""
+    return hyper_connection("mixer", shape) + MIXERS[type(mixer)](mixer, shape)

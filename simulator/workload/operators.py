@@ -19,7 +19,7 @@ Modules = tuple[str, ...]
 class Matmul:
     """`y[m, n] = x[m, k] w[k, n]`, `groups` of them (routed experts); backward has dgrad [m, k] and wgrad [k, n].
 
-    `quantized`: runs in the low precision of the plan (FP8, FP4), where it has one.
+    `quantized`: runs in the low precision of the plan (FP8, FP4), where it has one. `column`: column-parallel over tp.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Matmul:
     groups: Number = 1
     quantized: bool = True
     modules: Modules = ()
+    column: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +50,31 @@ class CoreAttention:
 
 
 @dataclass(frozen=True, slots=True)
-class Scan:
-    """A kernel known by its FLOPs and bytes alone: chunked scans of linear attention and state-space mixers, scores
-    of a sparse-attention indexer. Backward does twice the forward."""
+class Kernel:
+    """One kernel of a scan: FLOPs of its small products, and bytes read plus written."""
 
     name: str
     flops: Number
     bytes: Number
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Kernels known by their FLOPs and bytes alone, one after another: chunked scans of linear attention and
+    state-space mixers, scores of a sparse-attention indexer."""
+
+    name: str
+    forward: tuple[Kernel, ...]
+    backward: tuple[Kernel, ...]
     modules: Modules = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """A memory-bound operator: bytes read plus written, and kernels launched, forward and backward."""
+    """A memory-bound operator: bytes read plus written, and kernels launched, forward and backward.
+
+    `weight_bytes`: what it moves right before the weight gradient, in one more kernel.
+    """
 
     name: str
     kind: str
@@ -70,6 +83,7 @@ class Pass:
     forward_kernels: Number = 1
     backward_kernels: Number = 1
     modules: Modules = ()
+    weight_bytes: Number = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +92,7 @@ class Exchange:
 
     `regather_bytes`: an all-gather in backward that runs beside an input gradient (sequence parallelism gathers
     a linear's input again for its weight gradient). `behind_attention`: runs beside core attention (ring CP).
+    `before_column`: enters column-parallel linears; its adjoint may run beside their weight gradients.
     """
 
     name: str
@@ -89,6 +104,7 @@ class Exchange:
     regather_bytes: Number = 0.0
     behind_attention: bool = False
     modules: Modules = ()
+    before_column: bool = False
 
 
 @dataclass(frozen=True, slots=True)

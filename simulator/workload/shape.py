@@ -33,7 +33,7 @@ class Shape:
 
     `tokens`: tokens of the micro-batch on one context-parallel rank; `sharded_tokens`: of these, what one
     tensor-parallel rank holds between the linears (all of them without sequence parallelism). `parallel_blocks`:
-    the ffn reads what the mixer reads (see Model).
+    the ffn reads what the mixer reads (see Model); `streams`: residual streams (see Model.hyper_connections).
     """
 
     hidden: int
@@ -44,6 +44,7 @@ class Shape:
     plan: Plan
     causal: bool
     parallel_blocks: bool = False
+    streams: int = 1
 
     @property
     def element_bytes(self) -> float:
@@ -58,6 +59,15 @@ class Shape:
     def activation_bytes(self) -> float:
         """Bytes per element of a saved activation-function input (activation_func_fp8_input_store: FP8)."""
         return 1.0 if self.plan.activation_fp8_input_store else self.element_bytes
+
+    @property
+    def kept_input_tokens(self) -> Number:
+        """Tokens of a column-parallel linear's input that wait for its weight gradient.
+
+        Megatron keeps its shard and gathers again (arXiv 2205.05198); DTensor's linears keep what was gathered, which
+        is the operand of their product (torch.distributed.tensor.parallel.ColwiseParallel).
+        """
+        return self.tokens if self.plan.stack.framework == "torchtitan" else self.sharded_tokens
 
     @property
     def quantized(self) -> bool:
@@ -75,6 +85,7 @@ def shape_of(model: Model, plan: Plan, seq_length: int) -> Shape:
         plan=plan,
         causal=model.causal,
         parallel_blocks=model.parallel_blocks,
+        streams=model.hyper_connections,
     )
 
 

@@ -13,6 +13,7 @@ from simulator.model.parameters import (
     embedding_parameters,
     head_parameters,
     layer_parameters,
+    mtp_modules,
     mtp_parameters,
 )
 from simulator.model.spec import Model
@@ -52,7 +53,7 @@ def stage_parameters(model: Model, plan: Plan, stages: Sequence[StageLayers]) ->
     for stage in stages:
         held = [embedding] if stage.embedding or has_embedding_copy(model, plan, stage) else []
         held += [known[model.layers[index]] for index in stage.layers]
-        held += [mtp_parameters(model, module).all for module in model.mtp[: stage.mtp]]
+        held += [mtp_parameters(model, module).all for module in mtp_modules(model)[: stage.mtp]]
         if stage.head:
             held.append(head + Split(replicated=norm_size(model)))
         layers = tuple(local(split, plan) for split in held)
@@ -80,6 +81,16 @@ def optimizer_bytes(optimizer: Optimizer) -> float:
     """Optimizer state per parameter: master copy and moments."""
     main = DTYPE_BYTES[optimizer.main_params] if optimizer.main_params else 0.0
     return main + MOMENTS[optimizer.kind] * DTYPE_BYTES[optimizer.moments]
+
+
+def accumulation_bytes(plan: Plan, how: str) -> float:
+    """Bytes per parameter and micro-batch that join a weight's gradient to its main gradient outside the product.
+
+    "hook" reads both and writes the sum (main_grad.add_ of Megatron's data-parallel hook); "cast" first writes an fp32
+    copy (BF16_Optimizer.update_hp_grads of DeepSpeed); "fused" leaves nothing (wgrad_gemm_accum_fp32).
+    """
+    entering, main = 4.0 if plan.precision == "fp32" else 2.0, DTYPE_BYTES[plan.optimizer.grads]
+    return {"fused": 0.0, "hook": entering + 2 * main, "cast": entering + main + 3 * main}[how]
 
 
 def replica_ranks(plan: Plan) -> dict[str, Number]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simulator.workload.operators import Matmul, Operator, Pass
+from simulator.workload.operators import Matmul, Pass
 from simulator.workload.shape import Shape
 
 # 16-bit and low-precision elements moved, by rows and by columns (the transpose), for each element of: the input in
@@ -24,7 +24,7 @@ def gathers_low(shape: Shape) -> bool:
     return shape.quantized and shape.plan.precision != "fp8-rowwise"
 
 
-def torchao_casts(product: Matmul, shape: Shape, cast_input: bool) -> tuple[Operator, ...]:
+def torchao_casts(product: Matmul, shape: Shape, cast_input: bool) -> tuple[Pass, ...]:
     """Row-wise casts, which stream like any elementwise kernel, and column-wise ones, which write strided.
 
     Under sequence parallelism a tensor with one scale is cast before it is gathered and only turned over after it; rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -141,3 +142,18 @@ def test_linears_list_gemm_shapes() -> None:
     model = Model("m", hidden=4096, vocab=10, layers=())
     shapes = [(linear.name, linear.inputs, linear.outputs) for linear in layer_linears(model, Layer(mixer, None))]
     assert shapes == [("qkv", 4096, 6144), ("out", 4096, 4096)]
+
+
+@pytest.mark.parametrize(
+    ("name", "elements", "expert_layers"),
+    [("nemotron-3-super-120b-a12b", 123_611_033_088, 41), ("nemotron-3.5-lightning-30b-a3b", 32_913_266_240, 24)],
+)
+def test_hybrids_count_their_checkpoints_elements(name: str, elements: int, expert_layers: int) -> None:
+    """Megatron-Bridge's verification cards audit every tensor; each router also has a correction bias per expert,
+    which no gradient trains and we do not count. Depths that share a module share its weights."""
+    model = load(name)
+    experts = next(layer.ffn.experts for layer in model.layers if isinstance(layer.ffn, MoE))
+    for depths in (1, 2):
+        counted = model_parameters(replace(model, mtp=model.mtp * depths, mtp_shared=True))
+        total = counted.main.total + sum(module.total for module in counted.mtp)
+        assert total == elements - expert_layers * experts

@@ -11,9 +11,10 @@ from simulator.model.catalogue import load
 from simulator.model.flops import core_flops_per_token
 from simulator.model.spec import Attention, DenseFFN, Layer, Model
 from simulator.plan.spec import Plan, Stack
+from simulator.workload.ends import loss_pass
 from simulator.workload.ffns import ffn_work
 from simulator.workload.mixers import mixer_work
-from simulator.workload.operators import CoreAttention, Exchange, Matmul, Work
+from simulator.workload.operators import CoreAttention, Exchange, Matmul, Pass, Work
 from simulator.workload.shape import Shape, padded_vocab, shape_of
 
 H, N, Q, D, F, S = 4096, 32, 8, 128, 14336, 2048
@@ -149,3 +150,26 @@ def test_every_catalogue_model_has_work() -> None:
                 )
             if layer.ffn is not None:
                 assert saved_bytes(ffn_work(layer.ffn, shape)) > 0
+
+
+def test_a_loss_on_16_bit_logits_moves_less_than_one_on_an_fp32_copy() -> None:
+    """Each way's passes as its docstring lists them, in bytes per logit."""
+    in_place = loss_pass(1.0, shape_of(dense(), PLAN, S))
+    copied = loss_pass(1.0, shape_of(dense(), replace(PLAN, stack=Stack(fused_loss=False)), S))
+    assert (in_place.forward_bytes, in_place.backward_bytes) == (8.0, 8.0)
+    assert (copied.forward_bytes, copied.backward_bytes) == (6 + 16 + 8, 8 + 6)
+
+
+def test_fused_experts_still_quantise_what_arrives() -> None:
+    """Tokens before the first product and gradients behind the second: read in 16 bit, written twice in 8 bit."""
+    model = load("deepseek-v3")
+    plan = replace(PLAN, ep=8, dp=8, precision="mxfp8", stack=Stack(fused_experts=True))
+    shape = shape_of(model, plan, S)
+    ffn = model.layers[-1].ffn
+    work = ffn_work(ffn, shape)
+    casts = {op.name: op for op in work.operators if isinstance(op, Pass) and op.kind == "cast_transpose"}
+    before, behind = casts["expert_fc1_cast"], casts["expert_fc2_cast"]
+    assert not [op for op in work.operators if op.name == "expert_activation"]
+    arriving = S * 8 * model.hidden * (2 + 2 * (1 + 1 / 32))
+    assert (before.forward_bytes, before.backward_bytes) == (pytest.approx(arriving), 0.0)
+    assert (behind.forward_bytes, behind.backward_bytes) == (0.0, pytest.approx(arriving))
