@@ -179,7 +179,7 @@ def results(entries: Sequence[Compared]) -> str:
         "## Constants", "",
         "All that is fitted. Rates divide seconds. `mean error without it`: of all rows, with this constant at its "
         "neutral value.", "", *constants_table(),
-        "## Peak memory", "", "By the meter of each source: allocator, reserved, or device. Fitted is one constant alone, "
+        "## Peak memory", "", "By the meter of each source: allocator, reserved, or device. One constant is fitted: "
         "the share that allocators of 2021-22 lose to fragmentation (BigScience's rows).", "",
         *error_table(memory, {"source": GROUPS["source"], "gpu": GROUPS["gpu"]}),
         "## Order of plans", "",
