@@ -199,10 +199,10 @@ def batch(row: Row, settings: Settings) -> None:
     micro, whole = row.count("micro_batch"), row.count("global_batch_sequences") or values.get("global_batch_size")
     if whole is None:
         raise Unsupported("the source does not say the global batch")
-    stages = values["pp"] * values["vpp"]
-    if values.pop("microbatches", None) == "stages" and micro is None and whole % (stages * values["dp"]) == 0:
-        micro = whole // (stages * values["dp"])
-        settings.assumed.append(f"micro_batch_size = {micro}: as many micro-batches as stages")
+    pp = values["pp"]
+    if values.pop("microbatches", None) == "pp" and micro is None and whole % (pp * values["dp"]) == 0:
+        micro = whole // (pp * values["dp"])
+        settings.assumed.append(f"micro_batch_size = {micro}: as many micro-batches as pipeline ranks")
     micro = micro or values.get("micro_batch_size")
     if micro is None:
         micro, why = tables()["assumed"]["micro_batch"]
