@@ -119,7 +119,9 @@ def attention_work(mixer: Attention, shape: Shape) -> Work:
         operators += [*casts(product, shape, cast_input=index == 0, role="column"), product]
     if mixer.qk_norm:
         operators.append(norm("qk_norm", q_width + kv_width / 2, shape.tokens, shape))
-    operators += [rope(q_width + kv_width / 2, shape, mixer.scaled_rope), *core]
+    if shape.rotary:
+        operators.append(rope(q_width + kv_width / 2, shape, mixer.scaled_rope))
+    operators += core
     out = matmul(products["out"], shape)
     operators += [*casts(out, shape, role="row"), out, *leave("attention", shape)]
     saved = [

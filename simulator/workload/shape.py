@@ -33,7 +33,8 @@ class Shape:
 
     `tokens`: tokens of the micro-batch on one context-parallel rank; `sharded_tokens`: of these, what one
     tensor-parallel rank holds between the linears (all of them without sequence parallelism). `parallel_blocks`:
-    the ffn reads what the mixer reads (see Model); `streams`: residual streams (see Model.hyper_connections).
+    the ffn reads what the mixer reads (see Model); `streams`: residual streams (see Model.hyper_connections). `rotary`:
+    positions rotate queries and keys, as in models that have no table of them.
     """
 
     hidden: int
@@ -45,6 +46,7 @@ class Shape:
     causal: bool
     parallel_blocks: bool = False
     streams: int = 1
+    rotary: bool = True
 
     @property
     def element_bytes(self) -> float:
@@ -86,6 +88,7 @@ def shape_of(model: Model, plan: Plan, seq_length: int) -> Shape:
         causal=model.causal,
         parallel_blocks=model.parallel_blocks,
         streams=model.hyper_connections,
+        rotary=model.positions == 0,
     )
 
 
