@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +11,12 @@ import hardware.collectives
 from hardware.collectives import Group, combine_s, dispatch_s, expected_distinct
 from hardware.collectives.experts import copies, token_bytes
 from hardware.kernels import streaming_s
-from simulator.cost.price import Price, Prices, price, times
+from simulator.cost.launches import ROUTED_AHEAD, launches
+from simulator.cost.price import Priced, Prices, price, times
 from simulator.cost.recompute import recomputed_shares
 from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.plan.spec import Plan
-from simulator.workload.operators import CoreAttention, Exchange, Matmul, Number, Operator, Routing, Scan, Work
+from simulator.workload.operators import CoreAttention, Exchange, Matmul, Number, Routing, Work
 
 # SMs that NCCL's channels take from a product beside them: 24 on eight GPUs behind NVSwitch (NCCL's log, "24 coll
 # channels", from memory).
@@ -25,11 +26,6 @@ ASYNC_TP_STACKS = ("megatron-core", "deepseek")
 
 # TransformerEngine's pipelined overlap leaves the last of `num_splits` = 4 chunks of a collective exposed.
 TP_OVERLAP_EXPOSED_FRACTION = 1 / 4
-
-# What an ffn with experts does before the host must know how many tokens each expert gets.
-ROUTED_AHEAD = ("mlp_norm", "router", "routing")
-
-Priced = Sequence[tuple[Operator, Price]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +113,7 @@ def block_cost(work: Work, prices: Prices, whole_layer_again: bool) -> BlockCost
     backward = backward_seconds(priced, plan, prices.cluster.accelerator.sm_count) + forward_seconds(repeated, plan)
     computing = [(op, cost) for op, cost in priced if not isinstance(op, Exchange)]
     shared = [cost for op, cost in computing if "shared_experts" in op.modules]
-    grouped = [op.groups for op, _ in priced if isinstance(op, Matmul) and op.name.startswith("expert_")]
-    experts = max(grouped, default=0)
-    launches = 0.0 if plan.stack.fused_experts else prices.constants.expert_launches * experts
-    captured = captured_by_graphs(work, plan.stack.cuda_graphs)
-    launched = [(op, cost) for op, cost in computing if not captured(op)]
-    relaunched = [(op, cost) for op, cost in repeated if not isinstance(op, Exchange) and not captured(op)]
-    launches = 0.0 if plan.stack.cuda_graphs == "full" else launches
-    # Padded to a capacity, or wholly in a CUDA graph, shapes do not depend on the routing.
-    reads = bool(routed) and plan.capacity_factor is None and plan.stack.cuda_graphs != "full"
-    known = [op for op, _ in computing if op.name in ROUTED_AHEAD]
+    host = launches(work, computing, [(op, cost) for op, cost in repeated if not isinstance(op, Exchange)], prices)
     return BlockCost(
         forward=forward,
         input=backward,
@@ -137,30 +124,12 @@ def block_cost(work: Work, prices: Prices, whole_layer_again: bool) -> BlockCost
             share * forward_s for (_, forward_s, _), share in zip(routed, routed_again, strict=True)
         ),
         shared_s=(sum(cost.forward_s for cost in shared), sum(cost.input_s + cost.weight_s for cost in shared)),
-        forward_kernels=launches + sum(cost.forward_kernels for _, cost in launched),
-        backward_kernels=launches
-        + sum(cost.backward_kernels for _, cost in launched)
-        + sum(cost.forward_kernels for _, cost in relaunched),
-        waiting_kernels=launches + sum(cost.forward_kernels for op, cost in launched if op not in known)
-        if reads
-        else 0,
-        ahead_s=sum(cost.forward_s for op, cost in computing if op in known) if reads else 0.0,
+        forward_kernels=host.forward,
+        backward_kernels=host.backward,
+        waiting_kernels=host.waiting,
+        ahead_s=sum(cost.forward_s for op, cost in computing if op.name in ROUTED_AHEAD) if host.reads else 0.0,
         evidence_s=by_evidence(computing),
     )
-
-
-def captured_by_graphs(work: Work, graphs: str) -> Callable[[Operator], bool]:
-    """Which operators of half a layer CUDA graphs launch: the mixer's, and of experts all before the dispatch.
-
-    Shapes behind the dispatch depend on the routing, so partial graphs cannot hold experts, dispatch and combine.
-    """
-    mixer = any(isinstance(op, CoreAttention | Scan) for op in work.operators)
-    routed = any(isinstance(op, Routing) for op in work.operators)
-    if graphs == "full" or (graphs == "partial" and mixer):
-        return lambda op: True
-    if graphs == "none" or not routed:
-        return lambda op: False
-    return lambda op: op.name in ROUTED_AHEAD or "shared_experts" in op.modules
 
 
 def exchanges(seconds: Mapping[str, Number], first: str, last: str) -> Exchanges:

@@ -56,6 +56,9 @@ class Price:
     evidence: str = "fitted"
 
 
+Priced = Sequence[tuple[Operator, Price]]
+
+
 def times(price: Price, share: Number) -> Price:
     """`share` of an operator's forward; its kernels are launched whole."""
     return replace(price, forward_s=share * price.forward_s)

@@ -1,0 +1,63 @@
+"""Kernels that the host launches for half a layer: outside CUDA graphs, and before or behind the tokens' routing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from simulator.cost.price import Priced, Prices
+from simulator.workload.operators import CoreAttention, Matmul, Number, Operator, Routing, Scan, Work
+
+# What an ffn with experts does before the host must know how many tokens each expert gets.
+ROUTED_AHEAD = ("mlp_norm", "router", "routing")
+
+
+@dataclass(frozen=True, slots=True)
+class Launches:
+    """Kernels of a forward and a backward; `waiting` of the forward ones come after the host `reads` how many tokens
+    every expert gets."""
+
+    forward: Number
+    backward: Number
+    waiting: Number
+    reads: bool
+
+
+def launches(work: Work, computing: Priced, repeated: Priced, prices: Prices) -> Launches:
+    """Count kernels of `computing` and of what runs `repeated` before backward, those in CUDA graphs left out.
+
+    Where no grouped kernel does it all, experts add launches of their own (`Constants.expert_launches`).
+    """
+    plan = prices.plan
+    captured = captured_by_graphs(work, plan.stack.cuda_graphs)
+    launched = [(op, cost) for op, cost in computing if not captured(op)]
+    again = sum(cost.forward_kernels for op, cost in repeated if not captured(op))
+    experts = max(
+        (op.groups for op, _ in computing if isinstance(op, Matmul) and op.name.startswith("expert_")), default=0
+    )
+    grouped = plan.stack.fused_experts or plan.stack.cuda_graphs == "full"
+    one_by_one = 0.0 if grouped else prices.constants.expert_launches * experts
+    # Padded to a capacity, or wholly in a CUDA graph, shapes do not depend on the routing.
+    routed = any(isinstance(op, Routing) for op in work.operators)
+    reads = routed and plan.capacity_factor is None and plan.stack.cuda_graphs != "full"
+    behind = sum(cost.forward_kernels for op, cost in launched if op.name not in ROUTED_AHEAD)
+    return Launches(
+        forward=one_by_one + sum(cost.forward_kernels for _, cost in launched),
+        backward=one_by_one + sum(cost.backward_kernels for _, cost in launched) + again,
+        waiting=one_by_one + behind if reads else 0,
+        reads=reads,
+    )
+
+
+def captured_by_graphs(work: Work, graphs: str) -> Callable[[Operator], bool]:
+    """Which operators of half a layer CUDA graphs launch: the mixer's, and of experts all before the dispatch.
+
+    Shapes behind the dispatch depend on the routing, so partial graphs cannot hold experts, dispatch and combine.
+    """
+    mixer = any(isinstance(op, CoreAttention | Scan) for op in work.operators)
+    routed = any(isinstance(op, Routing) for op in work.operators)
+    if graphs == "full" or (graphs == "partial" and mixer):
+        return lambda op: True
+    if graphs == "none" or not routed:
+        return lambda op: False
+    return lambda op: op.name in ROUTED_AHEAD or "shared_experts" in op.modules
