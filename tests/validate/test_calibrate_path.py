@@ -75,7 +75,7 @@ def result(folder: Path) -> dict[str, Any]:
         "--processes",
         "4",
         "--budget",
-        "40",
+        "120",
         "--case",
         "0.004",
         "--shared",
