@@ -8,7 +8,7 @@ from math import log, sqrt
 import numpy as np
 
 from simulator.cost.constants import Constants, constants_for
-from simulator.cost.step_times import SlotTimes, is_paired, lost_beside_dp, pair_seconds, slot_times, update_times
+from simulator.cost.step_times import SlotTimes, is_paired, pair_seconds, slot_times, update_times, with_lost
 from simulator.memory import RankMemory, memory_report
 from simulator.memory.activations import stage_kept
 from simulator.plan.allocation import allocated
@@ -88,11 +88,11 @@ def simulate_step(scenario: Scenario, layers: tuple[StageLayers, ...], constants
     offloaded = [kept.offloaded for kept in stage_kept(model, shape, layers)] if plan.offload.modules else []
     slots = slot_times(model, shape, cluster, layers, constants, offloaded)
     updates = update_times(model, plan, cluster, layers, stage_parameters(model, plan, layers), constants)
-    lost_ahead, lost_back = lost_beside_dp(slots.stages, updates, plan, constants)
+    slots = replace(slots, stages=tuple(with_lost(slots.stages, updates, plan, constants)))
     schedule = make_schedule(schedule_name(plan), plan.pp, plan.vpp, plan.microbatches, plan.microbatch_group_size)
     times = StageTimes(
-        forward_s=by_cause([stage.forward + lost for stage, lost in zip(slots.stages, lost_ahead, strict=True)]),
-        input_backward_s=by_cause([stage.input + lost for stage, lost in zip(slots.stages, lost_back, strict=True)]),
+        forward_s=by_cause([stage.forward for stage in slots.stages]),
+        input_backward_s=by_cause([stage.input for stage in slots.stages]),
         weight_backward_s=by_cause([stage.weight for stage in slots.stages]),
         pair_s=pair_seconds(slots, plan),
         send_forward_s=np.full(len(layers), slots.send_s),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from simulator.memory.activations import Kept, stage_kept
+from simulator.memory.activations import Kept
+from simulator.memory.report import kept_until_reduced
 from simulator.one_step import Simulated
 from simulator.step.contention import beside_communication
 from simulator.step.gantt import gantt_svg
@@ -23,7 +24,8 @@ TRANSFER_SMS = 16  # NCCL's channels for rings over a network: 16 to 32
 def kept_by_stage(done: Simulated) -> tuple[Kept, ...]:
     """What one micro-batch leaves on every virtual stage."""
     scenario = done.scenario
-    return stage_kept(scenario.model, shape_of(scenario.model, scenario.plan, scenario.run.seq_length), done.layers)
+    shape = shape_of(scenario.model, scenario.plan, scenario.run.seq_length)
+    return kept_until_reduced(scenario.model, shape, done.layers, done.parameters)
 
 
 def memory_over_step(done: Simulated) -> dict[int, MemoryTimeline]:

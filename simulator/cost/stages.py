@@ -32,9 +32,9 @@ Known = TypeVar("Known")  # what is known of a layer: its cost, its traffic
 class StageCost:
     """One virtual stage for one micro-batch: its layers in order and their sums, host waits included.
 
-    `host_s_per_kernel`: what the host needs to launch a kernel. `moved_s`: how
-    long offloaded activations cross the host link, one way. `compute_fraction`: what compute keeps of its speed while
-    expert traffic runs beside it.
+    `host_s_per_kernel`: what the host needs to launch a kernel. `moved_s`: how long offloaded activations cross the
+    host link, one way. `compute_fraction`: what compute keeps of its speed while expert traffic runs beside it.
+    `lost`: what forward and input gradients hold beyond their layers, lost to collectives of sharded parameters.
     """
 
     layers: tuple[LayerCost, ...]
@@ -45,6 +45,7 @@ class StageCost:
     host_s_per_kernel: float
     moved_s: Number = 0.0
     compute_fraction: float = 1.0
+    lost: tuple[Seconds, Seconds] = (NO_TIME, NO_TIME)
 
 
 def stage_costs(

@@ -14,7 +14,7 @@ from simulator.cost.constants import NEUTRAL, Constants, constants_for
 from simulator.cost.groups import plan_groups, shard_groups
 from simulator.cost.offload import host_link_s
 from simulator.cost.price import Prices
-from simulator.cost.seconds import NO_TIME, Seconds
+from simulator.cost.seconds import Seconds
 from simulator.cost.stages import StageCost, paired_stages, stage_costs
 from simulator.cost.updates import gather_and_reduce, gathers_lists, newton_schulz_s, optimizer_s, with_lists
 from simulator.model.components import layer_linears
@@ -96,25 +96,24 @@ def shares_beside(plan: Plan, cluster: Cluster) -> tuple[float, float]:
     return compute, moved
 
 
-def lost_beside_dp(
-    stages: Sequence[StageCost], updates: UpdateTimes, plan: Plan, constants: Constants
-) -> tuple[list[Seconds], list[Seconds]]:
-    """What the forward and backward of every stage lose to the collectives of fully sharded layers beside them.
+def with_lost(stages: Sequence[StageCost], updates: UpdateTimes, plan: Plan, constants: Constants) -> list[StageCost]:
+    """Stages whose forward and backward lose time to the collectives of fully sharded layers beside them.
 
     NCCL's kernels hold SMs and memory bandwidth; a persistent product, as Hopper's libraries launch them, with one
     block for each SM then waits for the blocks that found none, a whole wave.
     """
     if plan.sharding != "full" or not constants.lost_beside_dp:
-        return [NO_TIME] * len(stages), [NO_TIME] * len(stages)
+        return list(stages)
     rate = constants.lost_beside_dp
-    ahead, back = [], []
+    found = []
     for stage, gathers, reduces in zip(stages, updates.gather_s, updates.reduce_s, strict=True):
         gather_s = sum(gathers) if plan.overlap.param_gather else 0.0
         reduce_s = sum(reduces) if plan.overlap.grad_reduce else 0.0
         busy_s = stage.input.total_s + stage.weight.total_s
-        ahead.append(Seconds(compute_s=rate * np.minimum(gather_s, stage.forward.total_s)))
-        back.append(Seconds(compute_s=rate * np.minimum(gather_s + reduce_s, busy_s)))
-    return ahead, back
+        ahead = Seconds(compute_s=rate * np.minimum(gather_s, stage.forward.total_s))
+        back = Seconds(compute_s=rate * np.minimum(gather_s + reduce_s, busy_s))
+        found.append(replace(stage, forward=stage.forward + ahead, input=stage.input + back, lost=(ahead, back)))
+    return found
 
 
 def stage_send_s(shape: Shape, prices: Prices) -> Number:

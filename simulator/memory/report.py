@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Protocol
 
@@ -90,13 +90,11 @@ def memory_report(
 ) -> tuple[RankMemory, ...]:
     """Memory of every pipeline rank, given the slots it works through (`ranks`, one sequence per rank)."""
     plan = shape.plan
-    kept = stage_kept(model, shape, stages)
+    kept = kept_until_reduced(model, shape, stages, parameters)
     result = []
     for rank, (held, slots) in enumerate(zip(stages_of_ranks(plan), ranks, strict=True)):
         owners = state_bytes([parameters[stage] for stage in dict.fromkeys(held)], plan)
         activations, working = peak_activations(slots, [kept[stage] for stage in held])
-        if frees_logits_before_layers(plan):
-            working = max(working, reduction_bytes(parameters[held[0]], plan))
         owners |= {"activations": activations, "working": working}
         if plan.stack.framework in PIPELINE_BUFFERS and plan.pp > 1:
             owners["pipeline buffers"] = PIPELINE_BUFFERS[plan.stack.framework](model, shape, held, slots)
@@ -105,6 +103,17 @@ def memory_report(
             outside["optimizer step"] = optimizer_step_bytes([parameters[stage] for stage in held], plan)
         result.append(RankMemory(rank, tuple(held), owners, outside))
     return tuple(result)
+
+
+def kept_until_reduced(
+    model: Model, shape: Shape, stages: Sequence[StageLayers], parameters: Sequence[StageParameters]
+) -> tuple[Kept, ...]:
+    """What one micro-batch leaves on every stage, a backward's gradients on their way to the reduction included."""
+    kept = stage_kept(model, shape, stages)
+    if not frees_logits_before_layers(shape.plan):
+        return kept
+    reducing = [reduction_bytes(held, shape.plan) for held in parameters]
+    return tuple(replace(k, working=max(k.working, size)) for k, size in zip(kept, reducing, strict=True))
 
 
 def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]:

@@ -82,13 +82,13 @@ def study_plan(
 def forward_program(stage: Numbered, plan: Plan) -> Program:
     """Every layer: mixer, tokens to the experts, ffn, tokens back."""
     ops = [op for index, layer in stage.layers for op in _forward_ops(layer, plan, index)]
-    return (Phase(tuple(ops)), *_host(stage.cost.forward))
+    return (Phase(tuple(ops) + _ops(stage.cost.lost[0], "ffn", -1)), *_host(stage.cost.forward))
 
 
 def input_program(stage: Numbered, plan: Plan) -> Program:
     """Every layer from the last: gradients to the experts, ffn, gradients back, mixer."""
     ops = [op for index, layer in stage.layers[::-1] for op in _input_ops(layer, plan, index)]
-    return (Phase(tuple(ops)), *_host(stage.cost.input))
+    return (Phase(tuple(ops) + _backward(_ops(stage.cost.lost[1], "ffn", -1))), *_host(stage.cost.input))
 
 
 def weight_program(stage: Numbered) -> Program:
