@@ -55,8 +55,9 @@ def plan_of(row: Row, model: Model, gpus: int) -> tuple[Plan, list[str]]:
 
 
 def stack_settings(stack: Entry, row: Row) -> dict[str, Any]:
-    """The stack's plan keys with their sources, those of the row's accelerator last."""
-    found = dict(stack["plan"])
+    """The stack's plan keys with their sources: of the stack it is like, its own, those of the row's accelerator."""
+    plans = {other["name"]: other["plan"] for other in tables()["stacks"]}
+    found = plans[stack.get("like", stack["name"])] | stack["plan"]
     for start, more in stack.get("by_gpu", {}).items():
         found |= more if row.text("gpu_type").startswith(start) else {}
     return found

@@ -16,7 +16,7 @@ from hardware.specs import Accelerator
 FLOPS_PER_S_PER_SM = 95e12 / 132
 
 
-def scan_s(accelerator: Accelerator, flops: Number, read_and_write_bytes: Number, sm_fraction: Number = 1.0) -> Number:
+def scan_s(accelerator: Accelerator, flops: Number, read_and_write_bytes: Number) -> Number:
     """Seconds of one kernel of a scan: the slower of its small products and its bytes, and one launch."""
-    compute_s = floats(flops) / (FLOPS_PER_S_PER_SM * accelerator.sm_count * sm_fraction)
+    compute_s = floats(flops) / (FLOPS_PER_S_PER_SM * accelerator.sm_count)
     return plain(np.maximum(compute_s, streaming_s(accelerator, read_and_write_bytes, "elementwise")))

@@ -103,12 +103,15 @@ def expanding_s(moved: hardware.collectives.Exchange, group: Group, prices: Pric
 def block_cost(work: Work, prices: Prices, whole_layer_again: bool) -> BlockCost:
     """Price every operator of `work` once and add them up by phase, cause and evidence."""
     plan = prices.plan
-    again = list(zip(work.operators, recomputed_shares(work.operators, plan, whole_layer_again), strict=True))
-    priced = [(op, price(op, prices)) for op in work.operators if not isinstance(op, Routing)]
-    routed = [(op, *routing_price(op, prices)) for op in work.operators if isinstance(op, Routing)]
-    shares = [share for op, share in again if not isinstance(op, Routing)]
-    repeated = [(op, times(cost, share)) for (op, cost), share in zip(priced, shares, strict=True) if np.any(share)]
-    routed_again = [share for op, share in again if isinstance(op, Routing)]
+    priced, repeated, routed = [], [], []
+    for op, share in zip(work.operators, recomputed_shares(work.operators, plan, whole_layer_again), strict=True):
+        if isinstance(op, Routing):
+            routed.append((op, *routing_price(op, prices), share))
+            continue
+        cost = price(op, prices)
+        priced.append((op, cost))
+        if np.any(share):
+            repeated.append((op, times(cost, share)))
     forward = forward_seconds(priced, plan)
     backward = backward_seconds(priced, plan, prices.cluster.accelerator.sm_count) + forward_seconds(repeated, plan)
     computing = [(op, cost) for op, cost in priced if not isinstance(op, Exchange)]
@@ -118,11 +121,9 @@ def block_cost(work: Work, prices: Prices, whole_layer_again: bool) -> BlockCost
         forward=forward,
         input=backward,
         weight=Seconds(compute_s=sum(cost.weight_s for _, cost in computing)),
-        routing_forward=exchanges({op.name: forward_s for op, forward_s, _ in routed}, "dispatch", "combine"),
-        routing_backward=exchanges({op.name: backward_s for op, _, backward_s in routed}, "combine", "dispatch"),
-        routing_recompute_s=sum(
-            share * forward_s for (_, forward_s, _), share in zip(routed, routed_again, strict=True)
-        ),
+        routing_forward=exchanges({op.name: forward_s for op, forward_s, _, _ in routed}, "dispatch", "combine"),
+        routing_backward=exchanges({op.name: backward_s for op, _, backward_s, _ in routed}, "combine", "dispatch"),
+        routing_recompute_s=sum(share * forward_s for _, forward_s, _, share in routed),
         shared_s=(sum(cost.forward_s for cost in shared), sum(cost.input_s + cost.weight_s for cost in shared)),
         forward_kernels=host.forward,
         backward_kernels=host.backward,

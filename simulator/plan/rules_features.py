@@ -265,11 +265,11 @@ def graphs_and_recompute_fit(case: Case) -> Fault | None:
     graphs = plan.stack.cuda_graphs
     if graphs == "none":
         return None
-    some, moe_graphed = graphs != "full", graphs == "full"
+    moe_graphed = graphs == "full"
     problems = [
-        (some and plan.recompute.granularity == "full", "full recompute needs whole-step graphs"),
+        (not moe_graphed and plan.recompute.granularity == "full", "full recompute needs whole-step graphs"),
         (
-            some and bool(case.facts.moe) and "moe" in selected,
+            not moe_graphed and bool(case.facts.moe) and "moe" in selected,
             "the router is graphed, moe is recomputed",
         ),
         (plan.stack.dropout and "core_attn" in selected, "dropout inside recomputed, graphed attention"),

@@ -147,7 +147,7 @@ def expert_operators(moe: MoE, width: int, rows: Number, shape: Shape) -> list[O
     out_bytes, home_bytes = (passes * 2 * size * width * rows for size in (low if fp8_in else element, element))
     products: list[Operator]
     if plan.stack.fused_experts:
-        products = fused_products(moe, fc1, fc2, shape)
+        products = fused_products(moe, fc1, fc2, fp8_in, shape)
     else:
         joint = activation("expert_activation", expert_width, rows, moe.gated, shape, ("moe", "moe_act"))
         fc1_casts, fc2_casts = casts(fc1, shape, cast_input=not fp8_in), casts(fc2, shape, cast_grad=not fp8_in)
@@ -163,15 +163,14 @@ def expert_operators(moe: MoE, width: int, rows: Number, shape: Shape) -> list[O
     ]
 
 
-def fused_products(moe: MoE, fc1: Matmul, fc2: Matmul, shape: Shape) -> list[Operator]:
+def fused_products(moe: MoE, fc1: Matmul, fc2: Matmul, fp8_in: bool, shape: Shape) -> list[Operator]:
     """The grouped MLP of CuTe DSL: what the products make they quantise, activate and bias themselves.
 
     What arrives from other ranks is quantised before them: FC1's input forward, FC2's output gradient backward, with a
     reading of it for the bias's gradient (transformer_engine/pytorch/ops/fused/grouped_mlp.py).
     """
-    wide = not shape.plan.dispatch_fp8
-    found = [replace(op, backward_bytes=0.0, backward_kernels=0) for op in casts(fc1, shape, cast_input=wide)]
-    found += [replace(op, forward_bytes=0.0, forward_kernels=0) for op in casts(fc2, shape, cast_grad=wide)]
+    found = [replace(op, backward_bytes=0.0, backward_kernels=0) for op in casts(fc1, shape, cast_input=not fp8_in)]
+    found += [replace(op, forward_bytes=0.0, forward_kernels=0) for op in casts(fc2, shape, cast_grad=not fp8_in)]
     if moe.bias:
         read = shape.element_bytes * fc2.n * fc2.m * fc2.groups
         found.append(Pass("expert_bias_gradient", "elementwise", 0.0, read, 0, 1, ("moe",)))

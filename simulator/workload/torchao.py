@@ -5,18 +5,17 @@ from __future__ import annotations
 from simulator.workload.operators import Matmul, Pass
 from simulator.workload.shape import Shape
 
-# 16-bit and low-precision elements moved, by rows and by columns (the transpose), for each element of: the input in
-# forward by rows and in backward by columns, cast anew for the weight gradient; the output gradient both ways; the
-# weight by rows in forward and by columns in backward. Where one scale holds for a tensor, Inductor takes its maximum
-# in the kernel that makes it (pytorch 111122), a weight's in a pass of its own. A row is read once for its scale and
-# cast, columns are read twice. MX scales never leave their block.
-ROWS = {"fp8-tensorwise": (1, 1), "fp8-rowwise": (1, 1), "mxfp8": (1, 1)}
-COLUMNS = {"fp8-tensorwise": (1, 1), "fp8-rowwise": (2, 1), "mxfp8": (1, 1)}
+# How often a cast by columns (the transpose) reads each 16-bit element; one by rows reads it once, each writes it once.
+# Cast are: the input in forward by rows and in backward by columns, anew for the weight gradient; the output gradient
+# both ways; the weight by rows in forward and by columns in backward. Where one scale holds for a tensor, Inductor
+# takes its maximum in the kernel that makes it (pytorch 111122), a weight's in a pass of its own. A row is read once
+# for its scale and cast, columns are read twice. MX scales never leave their block.
+COLUMN_READS = {"fp8-tensorwise": 1, "fp8-rowwise": 2, "mxfp8": 1}
 ROW_PARALLEL = ("out", "fc2")
 
 
 def uses_torchao(shape: Shape) -> bool:
-    return shape.plan.stack.framework == "torchtitan" and shape.plan.precision in ROWS
+    return shape.plan.stack.framework == "torchtitan" and shape.plan.precision in COLUMN_READS
 
 
 def gathers_low(shape: Shape) -> bool:
@@ -32,9 +31,8 @@ def torchao_casts(product: Matmul, shape: Shape, cast_input: bool) -> tuple[Pass
     of row-scaled operands without fast accumulation are scaled in a pass of their own.
     """
     plan, high, low = shape.plan, shape.element_bytes, shape.input_bytes
-    (h, c), (h_columns, c_columns) = ROWS[plan.precision], COLUMNS[plan.precision]
-    entering = leaving = h * high + c * low
-    again = leaving_columns = weight_again = h_columns * high + c_columns * low
+    entering = leaving = high + low
+    again = leaving_columns = weight_again = COLUMN_READS[plan.precision] * high + low
     weight = (2 if plan.precision == "fp8-tensorwise" else 1) * high + low
     if plan.fp8_param_gather:
         weight, weight_again = 0.0, 2 * low
