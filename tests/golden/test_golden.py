@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tests.golden.golden import cases, differences, read_golden
 
 CHUNKS = 16
