@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from simulator.prediction import Prediction, evaluate
+    from simulator.predict.prediction import Prediction, evaluate
     from simulator.scenario.schema import Scenario, load_scenario
 
 __all__ = ["Prediction", "Scenario", "evaluate", "load_scenario"]
 _HOMES = {
-    "Prediction": "simulator.prediction",
-    "evaluate": "simulator.prediction",
+    "Prediction": "simulator.predict.prediction",
+    "evaluate": "simulator.predict.prediction",
     "Scenario": "simulator.scenario.schema",
     "load_scenario": "simulator.scenario.schema",
 }

@@ -13,11 +13,10 @@ FLOORS: list[list[str]] = [
     ["simulator.cli", "validate"],
     ["simulator.report", "simulator.launch"],
     ["simulator.planner"],
-    ["simulator.prediction"],
-    ["simulator.step_views", "simulator.surroundings"],
-    ["simulator.whole_run", "simulator.degraded", "simulator.one_step"],
+    ["simulator.predict"],
     ["simulator.scenario"],
     ["simulator.run"],
+    ["simulator.outer_loop"],
     ["simulator.step"],
     ["simulator.cost", "simulator.memory"],
     ["simulator.workload"],
@@ -29,7 +28,7 @@ HARDWARE = ["hardware.collectives", "hardware.flows", "hardware.routing", "hardw
             "hardware.kernels", "hardware.specs", "hardware.units"]  # fmt: skip
 ONLY_HOMES = {
     "torch": ["validate"],
-    "simpy": ["simulator.step", "simulator.run"],
+    "simpy": ["simulator.step", "simulator.outer_loop", "simulator.run"],
     "networkx": ["hardware.topology"],
 }
 

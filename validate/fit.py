@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator import interval
 from simulator.cost import constants as data
 from simulator.cost.constants import Constants, constants_for
-from simulator.one_step import simulate_step
 from simulator.plan.allocation import allocated
 from simulator.plan.layout import stages
+from simulator.predict import confidence
+from simulator.predict.simulate import simulate_step
 from simulator.scenario.schema import Scenario
 from validate.rows import Row, Unsupported, read_rows
 from validate.rows_measured import step_time
@@ -51,7 +51,7 @@ class Point:
     predicted_s: float
     slopes: Mapping[str, float]
     entries: tuple[int, ...]
-    case: interval.Case
+    case: confidence.Case
 
 
 def is_rate(constant: str) -> bool:
@@ -86,7 +86,7 @@ def point_of(row: Row) -> Point | None:
         moved = predicted_s(scenario, replace(here, **{name: value * (1 + NUDGE)}))
         slopes[name] = float(np.log(moved / base_s)) / (np.log1p(NUDGE) if is_rate(name) else value * NUDGE)
     family = f"{row.id.split('-')[0]} {scenario.model.name}"
-    return Point(row.id, family, measured.value, base_s, slopes, entries, interval.case_of(scenario))
+    return Point(row.id, family, measured.value, base_s, slopes, entries, confidence.case_of(scenario))
 
 
 def points(rows: Sequence[Row], processes: int = PROCESSES) -> list[Point]:
@@ -193,7 +193,7 @@ def write_residuals(found: Sequence[Point], left_out: Mapping[str, float]) -> No
     for p in found:
         case = (p.case.generation, p.case.kind, p.case.stack, p.case.gpus)
         table.writerow((p.id, p.family, *case, f"{-left_out[p.id]:.4f}"))
-    write_aside(interval.DATA, text.getvalue())
+    write_aside(confidence.DATA, text.getvalue())
 
 
 def write_aside(path: Path, text: str) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from simulator import interval
 from simulator.cost import constants
+from simulator.predict import confidence
 from validate.ranking import rankings
 from validate.report import COUNTED
 from validate.report_figures import scatter, strips
@@ -57,7 +57,7 @@ def counted(entries: Sequence[Compared], quantity: str) -> list[Compared]:
 
 def left_out() -> dict[str, float]:
     """Error of every row by constants fitted without its family, as fractions."""
-    with interval.DATA.open(encoding="utf-8", newline="") as file:
+    with confidence.DATA.open(encoding="utf-8", newline="") as file:
         return {row["id"]: float(np.exp(-float(row["log_error"])) - 1) for row in csv.DictReader(file)}
 
 
@@ -102,10 +102,10 @@ def left_out_table(entries: Sequence[Compared]) -> list[str]:
 
 def coverage() -> float:
     """Share of rows whose measurement lies in the interval drawn without their own family."""
-    known = interval.residuals()
+    known = confidence.residuals()
     inside = []
     for case, family, error in zip(known.cases, known.families, known.errors, strict=True):
-        low, high = interval.log_interval(case, known, without=family)
+        low, high = confidence.log_interval(case, known, without=family)
         inside.append(low <= error <= high)
     return float(np.mean(inside))
 

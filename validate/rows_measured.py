@@ -8,7 +8,7 @@ from typing import Literal
 from simulator.model.flops import flops_per_token
 from simulator.model.spec import Model
 from simulator.plan.spec import Plan
-from simulator.prediction import Prediction
+from simulator.predict.prediction import Prediction
 from simulator.workload.shape import padded_vocab
 from validate.rows import Row
 from validate.rows_tables import first_match

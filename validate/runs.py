@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from simulator.prediction import Prediction, evaluate
+from simulator.predict.prediction import Prediction, evaluate
 from simulator.scenario.schema import Run, Scenario
 from validate.rows import Row, Unsupported
 from validate.rows_cluster import cluster_of

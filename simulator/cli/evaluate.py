@@ -12,7 +12,7 @@ import typer
 from simulator.cli.common import AsJson, OutDir, Overrides, ScenarioFile, print_json, progress_bar
 
 if TYPE_CHECKING:
-    from simulator.one_step import Simulated
+    from simulator.predict.simulate import Simulated
     from simulator.run.alternatives import Alternative
     from simulator.scenario.schema import Scenario
 
@@ -67,16 +67,16 @@ def evaluate(
     if ranks is RankChoice.all:
         check_ranks(loaded)
 
-    from simulator.one_step import simulate
-    from simulator.prediction import predict
+    from simulator.predict.outer_reports import reports
+    from simulator.predict.prediction import predict
+    from simulator.predict.simulate import simulate
     from simulator.report.document import evaluate_document
-    from simulator.surroundings import reports
 
     done = simulate(loaded)
     write_looks(done, trace, memory)
     every, around = None, reports(done)
     if ranks is RankChoice.all:
-        from simulator.step_views import contention, every_gpu
+        from simulator.predict.heterogeneity import contention, every_gpu
 
         every, around["contention"] = every_gpu(done, samples), contention(done)
     if alternatives:
@@ -101,8 +101,8 @@ def evaluate(
 
 def try_alternatives(done: Simulated) -> tuple[Alternative, ...]:
     """Other choices for the run of a simulated step."""
+    from simulator.predict.run_spec import whole_run_spec
     from simulator.run.alternatives import alternatives
-    from simulator.whole_run import whole_run_spec
 
     spec = whole_run_spec(done)
     if spec is None:
@@ -127,7 +127,7 @@ def check_endings(files: dict[str, tuple[Path | None, tuple[str, ...]]]) -> None
 def check_ranks(scenario: Scenario) -> None:
     """Raises InputError where not every GPU can be simulated by itself."""
     from hardware.problems import InputError, Problem
-    from simulator.scenario.inequality import unfit
+    from simulator.scenario.spread_section import unfit
     from simulator.step.spread import Spread
 
     wrong = unfit(Spread(), scenario.model, scenario.cluster, scenario.plan)
@@ -142,8 +142,8 @@ def write_looks(done: Simulated, trace: Path | None, memory: Path | None) -> Non
     import pickle
 
     from simulator.report.folder import write_file
-    from simulator.step.trace import trace_bytes
-    from simulator.step_views import memory_picture, step_picture, step_trace, torch_snapshot
+    from simulator.report.pictures import memory_picture, step_picture, step_trace, torch_snapshot
+    from simulator.report.step_trace import trace_bytes
 
     if trace is not None:
         drawn = trace.suffix == ".svg"

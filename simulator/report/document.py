@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from simulator.model.flops import flops_per_token
 
 if TYPE_CHECKING:
-    from simulator.prediction import Prediction
+    from simulator.predict.prediction import Prediction
     from simulator.scenario.schema import Scenario
     from simulator.step.inequality import InequalityReport
 

@@ -28,15 +28,15 @@ from simulator.plan.spec import Plan, Precision
 from simulator.run.read import KEYS as POLICIES
 from simulator.run.read import RunPolicies, read_run
 from simulator.scenario.fields import json_schema, read_fields
-from simulator.scenario.inequality import fitted, read_spread, spread_schema, unfit
-from simulator.scenario.overrides import apply_overrides, attributed
-from simulator.scenario.surroundings import (
+from simulator.scenario.outer_sections import (
     NOTHING_AROUND,
     Surroundings,
     read_surroundings,
     surroundings_schema,
     unfit_surroundings,
 )
+from simulator.scenario.overrides import apply_overrides, attributed
+from simulator.scenario.spread_section import fitted, read_spread, spread_schema, unfit
 from simulator.step.spread import Spread
 
 T = TypeVar("T")

@@ -13,9 +13,9 @@ from sys import path as module_path
 module_path.insert(0, str(Path(__file__).parents[2]))
 
 from simulator.cost.step_times import pair_seconds
-from simulator.one_step import simulate
+from simulator.predict.simulate import simulate
+from simulator.predict.views import phase_seconds
 from simulator.scenario.schema import load_scenario
-from simulator.step_views import phase_seconds
 
 PUBLISHED = {"1F": 1.13, "bubble": 2.06, "1B": 1.99, "1W": 0.48, "1F1B": 13.95, "opt": 0.29, "step": 19.926}
 PAIR_S = 0.129

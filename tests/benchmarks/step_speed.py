@@ -21,9 +21,9 @@ import simpy
 
 module_path.insert(0, str(Path(__file__).parents[2]))
 
-from simulator.one_step import simulate
-from simulator.scenario.inequality import routed
+from simulator.predict.simulate import simulate
 from simulator.scenario.schema import load_scenario
+from simulator.scenario.spread_section import routed
 from simulator.step.build import build_graph
 from simulator.step.graph import TaskGraph, stream_starts
 from simulator.step.layer_programs import Programs, grid_of

@@ -17,7 +17,7 @@ from typing import Any
 
 from hardware.documents import Document
 from hardware.problems import Place
-from simulator.prediction import Prediction, evaluate
+from simulator.predict.prediction import Prediction, evaluate
 from simulator.scenario.schema import load_scenario, read_scenario
 from validate.rows import Row, Unsupported, read_rows
 from validate.runs import scenario_of

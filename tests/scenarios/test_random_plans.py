@@ -12,16 +12,17 @@ import pytest
 from hardware import catalogue
 from hardware.problems import InputError
 from simulator.model.catalogue import names
-from simulator.one_step import Simulated, simulate
 from simulator.plan.spec import CpComm, Dispatcher, OptimizerKind, Precision, ScheduleName, Sharding
-from simulator.prediction import predict
+from simulator.predict.heterogeneity import every_gpu
+from simulator.predict.prediction import predict
+from simulator.predict.simulate import Simulated, simulate
+from simulator.predict.views import memory_over_step
 from simulator.report.document import evaluate_document
 from simulator.report.folder import json_text
 from simulator.report.terminal import WIDTH, evaluation_text
-from simulator.scenario.inequality import DEFAULT_ORDER
 from simulator.scenario.schema import load_scenario
+from simulator.scenario.spread_section import DEFAULT_ORDER
 from simulator.step.spread import Spread
-from simulator.step_views import every_gpu, memory_over_step
 
 TINY = Path(__file__).parents[2] / "scenarios" / "tiny.yaml"
 # Key: its values, the likely ones repeated.

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from simulator import degraded
-from simulator.degraded import ReplicaSpeeds, shrunk, speed_with_links
-from simulator.one_step import Simulated, simulate
+from simulator.predict import degraded
+from simulator.predict.degraded import ReplicaSpeeds, shrunk, speed_with_links
+from simulator.predict.run_spec import whole_run_spec
+from simulator.predict.simulate import Simulated, simulate
 from simulator.run.montecarlo import simulate as simulate_run
 from simulator.run.specs import Recovery, RunSpec
 from simulator.scenario.schema import load_scenario
-from simulator.whole_run import whole_run_spec
 from tests.simulator.run_specs import DAY
 
 SCENARIO = Path(__file__).parents[2] / "scenarios" / "deepseek-v3-2048xh800.yaml"

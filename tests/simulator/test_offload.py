@@ -9,15 +9,15 @@ import pytest
 
 from simulator.cost.offload import HOST_UPDATE_BYTES_PER_S, host_update_s
 from simulator.memory.activations import OFFLOADED, stage_kept
-from simulator.one_step import Simulated, simulate
 from simulator.plan.rules_offload import MODULES
 from simulator.plan.spec import Offload
+from simulator.predict.simulate import Simulated, simulate
+from simulator.predict.views import memory_over_step
 from simulator.scenario.resolved import scenario_yaml
 from simulator.scenario.schema import Scenario, load_scenario
 from simulator.step.layer_programs import Programs, grid_of
 from simulator.step.ranks import simulate_ranks
 from simulator.step.spread import Spread
-from simulator.step_views import memory_over_step
 from simulator.workload.shape import shape_of
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from simulator.prediction import Prediction, evaluate
+from simulator.predict.prediction import Prediction, evaluate
 from simulator.scenario.schema import Scenario, load_scenario
 
 SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.yaml"))
@@ -66,6 +66,6 @@ def test_two_runs_agree(deepseek: Scenario) -> None:
 
 def test_the_front_door_stays_a_function_whatever_was_imported_before() -> None:
     import simulator
-    import simulator.prediction
+    import simulator.predict.prediction
 
-    assert simulator.evaluate is simulator.prediction.evaluate
+    assert simulator.evaluate is simulator.predict.prediction.evaluate

@@ -11,7 +11,7 @@ import pytest
 
 from hardware.problems import InputError
 from simulator.model.flops import flops_per_token
-from simulator.prediction import evaluate
+from simulator.predict.prediction import evaluate
 from simulator.report.document import document_schema, documented_verbs, evaluate_document
 from simulator.report.folder import evaluation_files, json_text, write_results
 from simulator.report.terminal import WIDTH, evaluation_text
@@ -107,9 +107,9 @@ def test_a_folder_is_ours_or_empty(tmp_path: Path, documents: dict[str, dict[str
 
 
 def test_alternatives_and_money_are_reported() -> None:
-    from simulator.one_step import simulate
+    from simulator.predict.run_spec import whole_run_spec
+    from simulator.predict.simulate import simulate
     from simulator.run.alternatives import alternatives
-    from simulator.whole_run import whole_run_spec
 
     sets = ["run.prices={gpu_hour: 2 USD/h, carbon: 400 g/kWh}", "run.simulation={runs: 5}"]
     loaded = load_scenario(SCENARIOS / "deepseek-v3-2048xh800.yaml", sets)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import simpy
 
-from simulator.step.input_pipeline import InputPipeline, simulate_input
-from simulator.step.local_sgd import LocalSgd, simulate_local_sgd
-from simulator.step.parameter_server import FairLink, ParameterServer, ServerResult, simulate_server
+from simulator.outer_loop.input_pipeline import InputPipeline, simulate_input
+from simulator.outer_loop.local_sgd import LocalSgd, simulate_local_sgd
+from simulator.outer_loop.parameter_server import FairLink, ParameterServer, ServerResult, simulate_server
 
 SERVER = ParameterServer(8, 1.0, 2e9, 1e9, server_bytes_per_s=1e10, worker_bytes_per_s=5e9, update_s=0.01)
 

@@ -15,12 +15,12 @@ import pytest
 from simulator.memory import memory_report
 from simulator.memory.activations import Kept, stage_kept
 from simulator.memory.report import peak_activations
-from simulator.one_step import simulate_step
 from simulator.plan.layout import stages
+from simulator.predict.simulate import simulate_step
+from simulator.report.memory_chart import memory_svg
 from simulator.scenario.schema import load_scenario
 from simulator.step.build import build_graph
 from simulator.step.graph import KIND
-from simulator.step.memory_chart import memory_svg
 from simulator.step.memory_timeline import (
     Allocation,
     allocations,

@@ -13,15 +13,15 @@ import pytest
 
 from simulator.memory.activations import Kept
 from simulator.plan.spec import Optimizer, Plan
+from simulator.report.gantt import gantt_svg
+from simulator.report.step_trace import Event, chrome_trace, collectives_of, trace_bytes
 from simulator.step.build import build_graph
-from simulator.step.gantt import gantt_svg
 from simulator.step.graph import STREAM
 from simulator.step.memory_timeline import allocations, memory_over_time
 from simulator.step.player import play
 from simulator.step.schedules import SCHEDULES, make_schedule
 from simulator.step.timeline import Timeline
 from simulator.step.times import DataParallel, StageTimes
-from simulator.step.trace import Event, chrome_trace, collectives_of, trace_bytes
 from simulator.workload.states import StageParameters
 
 

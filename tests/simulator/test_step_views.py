@@ -13,12 +13,14 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from simulator.one_step import Simulated, simulate
+from simulator.predict.heterogeneity import every_gpu
+from simulator.predict.simulate import Simulated, simulate
+from simulator.predict.views import memory_over_step, phase_seconds
 from simulator.report.document import document_schema
+from simulator.report.pictures import step_trace
 from simulator.scenario.schema import Scenario, load_scenario
 from simulator.step.layer_programs import Programs
 from simulator.step.spread import ExpertLoad, Spread
-from simulator.step_views import every_gpu, memory_over_step, phase_seconds, step_trace
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "scenarios" / "tiny.yaml"

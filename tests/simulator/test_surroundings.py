@@ -9,13 +9,13 @@ import pytest
 
 from hardware.problems import InputError
 from simulator.model.parameters import total_parameters
-from simulator.one_step import Simulated, simulate
-from simulator.prediction import predict
+from simulator.predict.heterogeneity import every_gpu
+from simulator.predict.outer_reports import InputReport, LocalSgdReport, ServerReport, reports
+from simulator.predict.prediction import predict
+from simulator.predict.simulate import Simulated, simulate
 from simulator.report.document import document_schema, evaluate_document
 from simulator.report.terminal import WIDTH, evaluation_text
 from simulator.scenario.schema import load_scenario, scenario_schema
-from simulator.step_views import every_gpu
-from simulator.surroundings import InputReport, LocalSgdReport, ServerReport, reports
 
 TINY = Path(__file__).parents[2] / "scenarios" / "tiny.yaml"
 READ = "cluster.storage_read=1 GB/s"

@@ -13,8 +13,8 @@ import pytest
 from hardware.collectives.traffic import Stream
 from simulator.cost.traffic import step_streams
 from simulator.model.parameters import total_parameters
-from simulator.one_step import Simulated, simulate
-from simulator.prediction import evaluate, link_use
+from simulator.predict.prediction import evaluate, link_use
+from simulator.predict.simulate import Simulated, simulate
 from simulator.scenario.schema import load_scenario
 from simulator.workload.shape import shape_of
 from simulator.workload.states import DTYPE_BYTES, parameter_bytes

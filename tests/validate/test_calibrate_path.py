@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from hardware.profile import read_profile
-from simulator.prediction import evaluate
+from simulator.predict.prediction import evaluate
 from simulator.scenario.schema import load_scenario
 from validate.calibrate.__main__ import main
 from validate.calibrate.asked import Asked

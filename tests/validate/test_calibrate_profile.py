@@ -18,7 +18,7 @@ from hardware.profile import forget, read_profile
 from simulator.cost.constants import constants_for
 from simulator.cost.inventory import beyond_profile
 from simulator.cost.step_times import COMMUNICATION_FRACTION, shares_beside
-from simulator.prediction import evaluate
+from simulator.predict.prediction import evaluate
 from simulator.scenario.resolved import scenario_yaml
 from simulator.scenario.schema import load_scenario
 from validate.calibrate.asked import Options

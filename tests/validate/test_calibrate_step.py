@@ -13,7 +13,7 @@ from hardware.documents import Document
 from hardware.problems import InputError, Place
 from simulator.model.parameters import total_parameters
 from simulator.plan.spec import Recompute
-from simulator.prediction import evaluate
+from simulator.predict.prediction import evaluate
 from simulator.scenario.schema import Scenario, read_scenario
 from validate.calibrate import model as net
 from validate.calibrate.optimizer import MainAdam

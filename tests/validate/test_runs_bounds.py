@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import validate
-from simulator import interval
 from simulator.cost import constants
+from simulator.predict import confidence
 from validate.ranking import kendall_tau, ranking, rankings
 from validate.report_results import counted, coverage, explanation_of, large_errors, left_out
 from validate.rows import read_rows
@@ -80,19 +80,19 @@ def test_intervals_cover_what_they_say() -> None:
 
 
 def test_intervals_are_wider_where_evidence_is_thin() -> None:
-    known = interval.residuals()
-    common = interval.Case("hopper", "dense", "megatron-core", 512)
-    rare = interval.Case("cdna3", "moe", "ddp", 100_000)
-    width = [high - low for low, high in (interval.log_interval(case, known) for case in (common, rare))]
+    known = confidence.residuals()
+    common = confidence.Case("hopper", "dense", "megatron-core", 512)
+    rare = confidence.Case("cdna3", "moe", "ddp", 100_000)
+    width = [high - low for low, high in (confidence.log_interval(case, known) for case in (common, rare))]
     assert width[0] < width[1]
-    low, high = interval.log_interval(common, known)
+    low, high = confidence.log_interval(common, known)
     assert low < 0.1
     assert high > -0.1
 
 
 def test_a_family_says_nothing_about_itself() -> None:
-    known = interval.residuals()
-    weight = interval.weights(known.cases[0], known, without=known.families[0])
+    known = confidence.residuals()
+    weight = confidence.weights(known.cases[0], known, without=known.families[0])
     assert all(w == 0 for w, family in zip(weight, known.families, strict=True) if family == known.families[0])
 
 

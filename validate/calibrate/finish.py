@@ -54,7 +54,7 @@ def own_links(machine: Machine, scenario: Any) -> Any:
 
 def changed(options: Options, scenario: Any) -> Mapping[str, Any] | None:
     """Step time of the scenario by the shipped curves and by the profile; None where it is of another part."""
-    from simulator.prediction import evaluate
+    from simulator.predict.prediction import evaluate
 
     try:
         cluster = applied(scenario.cluster, read_profile(options.out), Place(str(options.out)))

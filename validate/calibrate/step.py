@@ -22,7 +22,7 @@ from simulator.cost.price import Prices, price
 from simulator.cost.recompute import is_recomputed, recomputed_modules
 from simulator.cost.step_times import update_times
 from simulator.plan.layout import stages
-from simulator.prediction import Prediction, evaluate
+from simulator.predict.prediction import Prediction, evaluate
 from simulator.scenario.schema import Scenario, read_scenario
 from simulator.workload.operators import CoreAttention, Exchange, Matmul, Pass, Routing
 from simulator.workload.shape import padded_vocab

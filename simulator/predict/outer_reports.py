@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from simulator.model.parameters import model_parameters
-from simulator.one_step import Simulated
-from simulator.step.input_pipeline import simulate_input
-from simulator.step.local_sgd import simulate_local_sgd
-from simulator.step.parameter_server import simulate_server
+from simulator.outer_loop.input_pipeline import simulate_input
+from simulator.outer_loop.local_sgd import simulate_local_sgd
+from simulator.outer_loop.parameter_server import simulate_server
+from simulator.predict.simulate import Simulated
 from simulator.workload.states import DTYPE_BYTES, parameter_bytes
 
 SEED = 0

@@ -7,9 +7,9 @@ from functools import partial
 from math import gcd
 
 from hardware.units import format_rate
-from simulator.degraded import ReplicaSpeeds, speed_with_links
 from simulator.model.parameters import model_parameters
-from simulator.one_step import Simulated, step_time_s
+from simulator.predict.degraded import ReplicaSpeeds, speed_with_links
+from simulator.predict.simulate import Simulated, step_time_s
 from simulator.run.read import JobFacts, RunPolicies, run_spec, segments
 from simulator.run.specs import Power, RunSpec
 from simulator.scenario.schema import Scenario

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from hardware.collectives.traffic import NetworkUse, network_use
 from simulator.cost.inventory import beyond_profile
 from simulator.cost.traffic import step_streams
-from simulator.interval import step_time_interval_s
 from simulator.model.flops import flops_per_token
 from simulator.model.parameters import active_parameters, total_parameters
-from simulator.one_step import Simulated, Step, simulate
+from simulator.predict.confidence import step_time_interval_s
+from simulator.predict.run_spec import whole_run_spec
+from simulator.predict.simulate import Simulated, Step, simulate
 from simulator.run.montecarlo import Progress
 from simulator.run.montecarlo import simulate as simulate_run
 from simulator.run.result import RunResult
 from simulator.scenario.schema import Scenario
-from simulator.whole_run import whole_run_spec
 from simulator.workload.shape import padded_vocab, shape_of
 
 FLOPS_CONVENTION = "megatron"

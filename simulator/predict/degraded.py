@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from simulator.one_step import schedule_name, simulate_step
 from simulator.plan.layout import stages
 from simulator.plan.spec import Plan
+from simulator.predict.simulate import schedule_name, simulate_step
 from simulator.scenario.schema import Scenario
 from simulator.step.schedules import make_schedule
 
