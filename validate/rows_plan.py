@@ -8,11 +8,12 @@ from typing import Any
 
 from simulator.model.spec import Model, MoE
 from simulator.plan.layout import parse_layout
-from simulator.plan.spec import Offload, Optimizer, Overlap, Plan, Recompute, Stack
+from simulator.plan.spec import Offload, Optimizer, Overlap, Plan, Recompute
+from validate.old_stacks import stack_of_flags
 from validate.rows import Row, Unsupported
 from validate.rows_tables import Entry, flags_of, notes_of, recipe_flags, recipes_of, stack_of, tables, words_of
 
-PARTS = {"offload": Offload, "optimizer": Optimizer, "recompute": Recompute, "overlap": Overlap, "stack": Stack}
+PARTS = {"offload": Offload, "optimizer": Optimizer, "recompute": Recompute, "overlap": Overlap}
 
 
 @dataclass(slots=True)
@@ -263,4 +264,5 @@ def build(values: Mapping[str, Any]) -> Plan:
         if inner.get("main_params") == "none":
             inner["main_params"] = None
         top[part] = kind(**inner)
-    return Plan(**top)
+    flags = {key.partition(".")[2]: value for key, value in values.items() if key.startswith("stack.")}
+    return Plan(**top, stack=stack_of_flags(flags))

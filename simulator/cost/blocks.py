@@ -21,8 +21,6 @@ from simulator.workload.operators import CoreAttention, Exchange, Matmul, Number
 # SMs that NCCL's channels take from a product beside them: 24 on eight GPUs behind NVSwitch (NCCL's log, "24 coll
 # channels", from memory).
 CHANNEL_SMS = 24
-# Stacks whose column-parallel linears reduce input gradients beside weight gradients (Stack.async_tp_backward).
-ASYNC_TP_STACKS = ("megatron-core", "deepseek")
 
 # TransformerEngine's pipelined overlap leaves the last of `num_splits` = 4 chunks of a collective exposed.
 TP_OVERLAP_EXPOSED_FRACTION = 1 / 4
@@ -188,8 +186,7 @@ def backward_seconds(priced: Priced, plan: Plan, sm_count: int) -> Seconds:
 def reduces_beside_weights(plan: Plan) -> bool:
     """Whether an input gradient's reduction runs beside the weight gradient (user buffers split it up themselves)."""
     delayed = plan.overlap.delay_wgrad or plan.schedule.startswith("zb")
-    stack = plan.stack
-    return stack.async_tp_backward and stack.framework in ASYNC_TP_STACKS and not plan.overlap.tp_comm and not delayed
+    return plan.stack.async_tp_backward and not plan.overlap.tp_comm and not delayed
 
 
 def beside_s(moving_s: Number, products_s: Number, sm_count: int) -> Number:

@@ -6,7 +6,7 @@ They live in `data/constants.toml`; each has a physical meaning, the parts and s
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from functools import cache
@@ -72,17 +72,19 @@ def holds_for(entry: Mapping[str, Any], accelerator: Accelerator, plan: Plan) ->
     """Whether an entry holds for a part under a plan; what it does not name is free."""
     about = {
         "parts": accelerator.name.lower(),
-        "stacks": plan.stack.framework,
         "dispatchers": plan.dispatcher,
         "bits": str(BITS[plan.precision]),
         "precisions": plan.precision,
-        "flash": "flash" if plan.stack.flash_attention else "unfused",
-        "flash_versions": str(plan.stack.flash_version),
-        "graphs": plan.stack.cuda_graphs,
         "shardings": plan.sharding,
         "contexts": "split" if plan.cp > 1 else "whole",
     }
-    return all(any(fnmatchcase(about[key], pattern) for pattern in entry[key]) for key in about if key in entry)
+    named = all(_matches(about[key], entry[key]) for key in about if key in entry)
+    behaviours = entry.get("behaviours", {})
+    return named and all(getattr(plan.stack, key) in allowed for key, allowed in behaviours.items())
+
+
+def _matches(word: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(word, pattern) for pattern in patterns)
 
 
 def profiled(constant: str, accelerator: Accelerator) -> bool:

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from simulator.plan.spec import Plan
 from simulator.workload.operators import CoreAttention, Exchange, Matmul, Number, Operator, Routing
 
-# Frameworks that checkpoint through PyTorch's own wrapper; others bring reentrant checkpoints of their own.
-PYTORCH_CHECKPOINTS = ("torchtitan", "fsdp")
 # What follows the activation of a dense ffn; the weight gradient's own cast of the input is part of backward.
 LAST = ("fc2_cast", "fc2", "mlp_output", "mlp_residual")
 
@@ -33,13 +31,13 @@ def recomputed_shares(operators: Sequence[Operator], plan: Plan, whole_layer: bo
     if chooses_operators(plan, operators):
         return [operator_share(op, operators, plan) for op in operators]
     again = recomputed_modules(plan, whole_layer)
-    early = again is None and plan.stack.early_stop and plan.stack.framework in PYTORCH_CHECKPOINTS
+    early = again is None and plan.stack.early_stop
     return [float(is_recomputed(op.modules, again) and not (early and op.name in LAST)) for op in operators]
 
 
 def chooses_operators(plan: Plan, operators: Sequence[Operator]) -> bool:
     """torchtitan's selective recompute chooses operators of decoder layers, not modules; ends run once."""
-    chooses = plan.stack.framework == "torchtitan" and plan.recompute.granularity == "selective"
+    chooses = plan.stack.selective_recompute == "operators" and plan.recompute.granularity == "selective"
     return chooses and any(op.name in ("input_norm", "mlp_norm") for op in operators)
 
 

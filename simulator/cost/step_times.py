@@ -132,7 +132,7 @@ def sent_bytes(shape: Shape) -> tuple[Number, Number]:
     """
     plan = shape.plan
     held = shape.sharded_tokens * shape.hidden * shape.streams * shape.element_bytes
-    if plan.sequence_parallel or plan.tp == 1 or plan.stack.framework not in ("megatron-core", "deepspeed"):
+    if plan.sequence_parallel or plan.tp == 1 or plan.stack.pipeline_sends == "whole":
         return held, 0.0
     return held / plan.tp, held
 

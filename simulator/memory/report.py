@@ -28,12 +28,11 @@ GIB = 2**30
 # Outside the allocator: CUDA context with cuBLAS and cuDNN handles, from memory 0.5-1.2 GiB; NCCL
 # buffers per communicator, 544-688 MB on one node of A100 (NVIDIA/nccl#964); DeepEP's NVLink and RDMA buffers,
 # from memory 1-2 GB.
-CONTEXT_BYTES = 0.8 * GIB
 COMMUNICATOR_BYTES = 0.5 * GIB
 EXPERT_BUFFER_BYTES = 1.5 * GIB
-# The context of an A100 before CUDA loaded kernels lazily (11.7, 2022): 1573 MiB by nvidia-smi (BigScience,
+# "eager": the context of an A100 before CUDA loaded kernels lazily (11.7, 2022), 1573 MiB by nvidia-smi (BigScience,
 # chronicles-prequel.md).
-EAGER_CONTEXT_BYTES = 1573 * 2**20
+CONTEXT_BYTES = {"lazy": 0.8 * GIB, "eager": 1573 * 2**20}
 # Communicators of DeepSpeed's pipeline engine beside those of the degrees: the world's, its own tensor-parallel slices,
 # the whole replica's for norms and overflows, and the tied embeddings' (runtime/pipe/topology.py, Megatron's mpu).
 PIPELINE_ENGINE_COMMUNICATORS = 4
@@ -47,6 +46,7 @@ COMES_AND_GOES = ("activations", "working", "pipeline buffers")
 REDUCE_BUCKET_ELEMENTS = 5e8
 
 
+FSDP = ("fsdp", "fsdp2")  # engines whose shards are the fp32 master copy itself
 # A pipelined FSDP2 reads as either: weights whole all step long, gradients whole until reduced.
 SUMMED_LATE = ("optimizer", "optimizer_gradients")
 
@@ -96,10 +96,10 @@ def memory_report(
         owners = state_bytes([parameters[stage] for stage in dict.fromkeys(held)], plan)
         activations, working = peak_activations(slots, [kept[stage] for stage in held])
         owners |= {"activations": activations, "working": working}
-        if plan.stack.framework in PIPELINE_BUFFERS and plan.pp > 1:
-            owners["pipeline buffers"] = PIPELINE_BUFFERS[plan.stack.framework](model, shape, held, slots)
+        if plan.stack.pipeline_engine in PIPELINE_BUFFERS and plan.pp > 1:
+            owners["pipeline buffers"] = PIPELINE_BUFFERS[plan.stack.pipeline_engine](model, shape, held, slots)
         outside = outside_bytes(plan, owners)
-        if plan.stack.framework == "deepspeed":
+        if plan.stack.optimizer_step == "flat_copies":
             outside["optimizer step"] = optimizer_step_bytes([parameters[stage] for stage in held], plan)
         result.append(RankMemory(rank, tuple(held), owners, outside))
     return tuple(result)
@@ -123,14 +123,14 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
     weights = sharded if plan.sharding == "full" else whole
     grads = sharded if plan.sharding in ("full", "optimizer_gradients") else whole
     states = whole if plan.sharding == "none" else sharded
-    if plan.sharding == "full" and plan.stack.framework in ("torchtitan", "fsdp"):
+    if plan.sharding == "full" and plan.stack.sharding_engine in FSDP:
         weights = 0.0  # The shards are the fp32 master copy itself; 16-bit weights exist only while gathered.
     found = {
         "weights": weights * parameter_bytes(plan),
         "gradients": grads * DTYPE_BYTES[plan.optimizer.grads],
         "optimizer": states * optimizer_bytes(plan.optimizer) * (1 - plan.offload.optimizer_fraction),
     }
-    if plan.stack.framework == "deepspeed" and plan.optimizer.grads == "fp32" and plan.precision != "fp32":
+    if plan.stack.autograd_gradients == "kept" and plan.optimizer.grads == "fp32" and plan.precision != "fp32":
         # Autograd leaves 16-bit gradients, which BF16_Optimizer adds to its fp32 ones.
         found["16-bit gradients"] = grads * 2.0
     under_pipeline = accumulates_unsharded(plan)
@@ -176,12 +176,12 @@ def reduction_bytes(stage: StageParameters, plan: Plan) -> float:
 
 def frees_logits_before_layers(plan: Plan) -> bool:
     """torchtitan without a pipeline: one stage with both ends, whose loss is over when the layers' backward begins."""
-    return plan.stack.framework == "torchtitan" and plan.pp == 1 and plan.sharding == "full"
+    return plan.stack.sharding_engine == "fsdp2" and plan.pp == 1 and plan.sharding == "full"
 
 
 def accumulates_unsharded(plan: Plan) -> bool:
     """torchtitan's FSDP2 under a pipeline: parameters gathered once a step, gradients reduced once."""
-    return plan.stack.framework == "torchtitan" and plan.pp > 1 and plan.sharding in SUMMED_LATE
+    return plan.stack.sharding_engine == "fsdp2" and plan.pp > 1 and plan.sharding in SUMMED_LATE
 
 
 def pipeline_buffer_bytes(model: Model, shape: Shape, held: Sequence[int], slots: Sequence[ScheduleSlot]) -> float:
@@ -212,7 +212,7 @@ def engine_buffer_bytes(model: Model, shape: Shape, held: Sequence[int], slots: 
     return float(hidden * (shares / shape.plan.tp + 2))
 
 
-PIPELINE_BUFFERS = {"torchtitan": pipeline_buffer_bytes, "deepspeed": engine_buffer_bytes}
+PIPELINE_BUFFERS = {"torch": pipeline_buffer_bytes, "deepspeed": engine_buffer_bytes}
 
 
 def optimizer_step_bytes(held: Sequence[StageParameters], plan: Plan) -> float:
@@ -251,7 +251,7 @@ def most_in_flight(slots: Sequence[ScheduleSlot], chunk: int) -> int:
 
 def caches_quantized_weights(plan: Plan) -> bool:
     """TransformerEngine keeps low-precision copies beside 16-bit weights unless the weights themselves are FP8."""
-    casts_once = plan.stack.framework == "megatron-core" and plan.microbatches > 1
+    casts_once = plan.stack.quantized_weights == "cached" and plan.microbatches > 1
     return casts_once and is_quantized(plan.precision) and not plan.fp8_param_gather
 
 
@@ -297,21 +297,16 @@ def outside_bytes(plan: Plan, owners: Mapping[str, float]) -> dict[str, float]:
     """What the device shows beyond the allocator's peak."""
     sizes = (plan.tp, plan.cp, plan.dp * plan.cp, plan.pp, plan.ep * plan.etp, plan.expert_dp)
     communicators = sum(1 for size in sizes if np.any(np.asarray(size) > 1))
-    if plan.stack.framework == "deepspeed" and plan.pp > 1:
+    if plan.stack.pipeline_engine == "deepspeed" and plan.pp > 1:
         communicators += PIPELINE_ENGINE_COMMUNICATORS
     fragmentation = FRAGMENTATION_FRACTION * sum(owners.values())
     if not plan.stack.expandable_segments:
         fragmentation = FIXED_SEGMENTS_FRACTION * sum(owners.get(owner, 0.0) for owner in COMES_AND_GOES)
     found = {
-        "context": EAGER_CONTEXT_BYTES if loads_kernels_at_start(plan) else CONTEXT_BYTES,
+        "context": CONTEXT_BYTES[plan.stack.cuda_context],
         "communicators": communicators * COMMUNICATOR_BYTES,
         "fragmentation": fragmentation,
     }
     if plan.dispatcher in ("deepep", "hybridep") and plan.ep > 1:
         found["expert buffers"] = EXPERT_BUFFER_BYTES
     return found
-
-
-def loads_kernels_at_start(plan: Plan) -> bool:
-    """Software from before 2023, known by its attention."""
-    return not plan.stack.flash_attention or plan.stack.flash_version == 1

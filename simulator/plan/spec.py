@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from simulator.stack import Stack, default_stack
 
 Precision = Literal[
     "fp32", "fp16", "bf16", "fp8-delayed", "fp8-tensorwise", "fp8-rowwise", "fp8-blockwise", "mxfp8", "nvfp4"
@@ -72,40 +74,6 @@ class Overlap:
 
 
 @dataclass(frozen=True, slots=True)
-class Stack:
-    """What the software does by itself: kernels fused or not, how attention runs, how the host launches.
-
-    `fused_experts`: activation, biases and casts between them run inside the grouped products (CuTe DSL grouped MLP of
-    Transformer Engine, 2026). `flash_version` is the generation of flash attention: 1 (2022), 2 (2023), 3 (and fused
-    attention of cuDNN 9). `cuda_graphs`: "router" holds the experts' router and preprocessing, "partial" attention too,
-    "full" the whole iteration. `fused_loss`: cross-entropy works on 16-bit logits (Transformer Engine's
-    kernels, torch.compile in torchtitan, flash-attention's xentropy with FSDP), not on an fp32 copy.
-    `early_stop`: PyTorch's checkpoints (2.1 and later) recompute no further than backward needs.
-    `joint_ends`: embedding and head form one FSDP2 group, as in torchtitan before July 2025 (pull request 1094).
-    `expandable_segments`: PyTorch's allocator may grow its blocks, as most launch scripts ask it to since 2023.
-    `gradient_accumulation`: weight gradients are added to the main gradients by the product itself ("fused"), by a
-    kernel after it ("hook": Megatron-LM before 2022-02 or without the fusion), or cast and then added ("cast":
-    DeepSpeed's BF16_Optimizer). `async_tp_backward`: the input gradient of a column-parallel linear is reduced beside
-    its weight gradient (Megatron-LM since 2021-09, Transformer Engine).
-    """
-
-    framework: Literal["megatron-core", "torchtitan", "fsdp", "deepspeed", "deepseek", "ddp"] = "megatron-core"
-    flash_attention: bool = True
-    flash_version: int = 3
-    dropout: bool = False
-    fused_kernels: bool = True
-    fused_experts: bool = False
-    fused_loss: bool = True
-    early_stop: bool = True
-    joint_ends: bool = False
-    expandable_segments: bool = True
-    cuda_graphs: Literal["none", "router", "partial", "full"] = "none"
-    deterministic: bool = False
-    gradient_accumulation: Literal["fused", "hook", "cast"] = "fused"
-    async_tp_backward: bool = True
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """One parallelism plan; degrees carry Megatron-Core's names and meaning.
 
@@ -151,7 +119,7 @@ class Plan:
     capacity_factor: float | None = None
     vocab_divisible_by: int = 128
     rank_order: str = "tp-cp-ep-dp-pp"
-    stack: Stack = Stack()
+    stack: Stack = field(default_factory=default_stack)
 
     @property
     def microbatches(self) -> int:

@@ -56,9 +56,8 @@ def residuals() -> Residuals:
 
 def case_of(scenario: Scenario) -> Case:
     moe = any(isinstance(layer.ffn, MoE) for layer in scenario.model.layers)
-    stack, cluster = scenario.plan.stack, scenario.cluster
-    software = stack.framework if stack.flash_attention else "unfused"
-    return Case(cluster.accelerator.generation.lower(), "moe" if moe else "dense", software, cluster.gpus)
+    cluster, line = scenario.cluster, scenario.plan.stack.line
+    return Case(cluster.accelerator.generation.lower(), "moe" if moe else "dense", line, cluster.gpus)
 
 
 def weights(case: Case, known: Residuals, without: str | None = None) -> NDArray[np.float64]:

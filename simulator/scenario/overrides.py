@@ -8,6 +8,9 @@ from typing import Any
 from hardware.documents import parse_document
 from hardware.problems import InputError, Problem
 
+# Sections that may be the name of an entry; a key set below one changes that entry.
+NAMED_ENTRIES = (["cluster", "node"], ["cluster", "fabric"], ["plan", "stack"])
+
 
 def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> None:
     """Writes each `key=value` into `data`, in order.
@@ -44,6 +47,8 @@ def _apply(data: dict[str, Any], override: str) -> None:
     for depth, name in enumerate(names[:-1], start=1):
         if target.get(name) is None:
             target[name] = {}
+        elif names[:depth] in NAMED_ENTRIES and isinstance(target[name], str):
+            target[name] = {"base": target[name]}
         target = target[name]
         if not isinstance(target, dict):
             message = f"is {target!r}, a single value with nothing below it to set"

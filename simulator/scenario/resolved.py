@@ -11,6 +11,7 @@ import yaml
 from hardware.profile import profile_folder
 from simulator.scenario.fields import as_written
 from simulator.scenario.schema import Scenario
+from simulator.scenario.stack_section import written_stack
 
 FILES = (".yaml", ".yml", ".json", ".csv")
 
@@ -31,7 +32,7 @@ def resolved(scenario: Scenario) -> dict[str, Any]:
         data["hardware"] = {"profile": str(profile_folder(data["hardware"]["profile"], scenario.file))}
     if "spread" in data:
         data["spread"] = _anchored(data["spread"], folder)
-    data["plan"] = as_written(scenario.plan)
+    data["plan"] = {**as_written(scenario.plan), "stack": written_stack(scenario.plan.stack)}
     return {"name": data.pop("name"), **data}
 
 

@@ -22,7 +22,7 @@ from simulator.model.catalogue import names as model_names
 from simulator.model.flops import CONVENTIONS
 from simulator.model.huggingface import from_huggingface
 from simulator.model.inline import from_mapping
-from simulator.model.spec import Model
+from simulator.model.spec import Model, MoE
 from simulator.plan.rules import check, without_effect
 from simulator.plan.spec import Plan, Precision
 from simulator.run.read import KEYS as POLICIES
@@ -37,6 +37,15 @@ from simulator.scenario.outer_sections import (
 )
 from simulator.scenario.overrides import apply_overrides, attributed
 from simulator.scenario.spread_section import fitted, read_spread, spread_schema, unfit
+from simulator.scenario.stack_section import (
+    ChosenStack,
+    PlanFacts,
+    read_stack,
+    stack_schema,
+    stack_settings,
+    with_settings,
+)
+from simulator.stack import default_stack
 from simulator.step.spread import Spread
 
 T = TypeVar("T")
@@ -82,7 +91,8 @@ class Scenario:
 
     `spread` says what makes GPUs unequal (None: nothing does), `around` what surrounds the step. `file` is where it
     was read and `written` its data with the overrides applied; `warnings` name settings that are legal and change
-    nothing.
+    nothing. `stack_named`: the file names the plan's software stack; `stack_settings` are the plan's keys, dotted, that
+    the stack decided.
     """
 
     name: str
@@ -98,6 +108,8 @@ class Scenario:
     file: str = "scenario"
     written: Mapping[str, Any] = field(default_factory=dict, repr=False)
     warnings: tuple[str, ...] = ()
+    stack_named: bool = field(default=True, compare=False)
+    stack_settings: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
@@ -126,13 +138,15 @@ def read_scenario(document: Document, name: str) -> Scenario:
     cluster = _whole(top, lambda: _read_cluster(top.section("cluster")))
     if "hardware" in top.data:
         cluster = _whole(top, lambda: _with_profile(cluster, top.section("hardware")))
-    plan = _whole(top, lambda: _read_plan(top.section("plan"), _gpus(top)))
+    chosen = _whole(top, lambda: _read_stack(top))
+    settings: dict[str, Any] = {}
+    plan = _whole(top, lambda: _read_plan(top.section("plan"), _gpus(top), model, chosen, settings))
     run = _whole(top, lambda: _read_run(top.section("run")))
     published = _whole(top, lambda: _read_published(top.section("published"))) if "published" in top.data else None
     spread = _whole(top, lambda: read_spread(top.section("spread"))) if "spread" in top.data else None
     around = _whole(top, lambda: read_surroundings(top))
     top.done()
-    if model and cluster and plan and run:
+    if model and cluster and plan and run and chosen:
         top.problems += illegal(model, cluster, plan, run, top.place)
     if cluster and plan and around:
         top.problems += [top.place.under(key).problem(why) for key, why in unfit_surroundings(around, cluster, plan)]
@@ -156,6 +170,8 @@ def read_scenario(document: Document, name: str) -> Scenario:
         file=document.place.file,
         written=document.data,
         warnings=tuple(f"{violation.key} {violation.message}" for violation in idle),
+        stack_named=chosen is not None and chosen.named,
+        stack_settings=settings,
     )
 
 
@@ -247,8 +263,29 @@ def _gpus(top: Section) -> int | None:
     return gpus if _is_count(gpus) else None
 
 
-def _read_plan(section: Section, gpus: int | None) -> Plan:
-    """The plan as written, with what follows from the rest: dp fills the GPUs, the schedule follows pp and vpp."""
+def _read_stack(top: Section) -> ChosenStack:
+    """The software stack that the plan names, whatever else is wrong with the plan."""
+    plan = top.data.get("plan")
+    written = plan.get("stack") if isinstance(plan, Mapping) else None
+    return read_stack(written, top.place.under("plan").under("stack"))
+
+
+def _read_plan(
+    section: Section, gpus: int | None, model: Model | None, chosen: ChosenStack | None, settings: dict[str, Any]
+) -> Plan:
+    """The plan as written, with what follows from the rest: what its stack sets unless it is written (added to
+    `settings`), dp fills the GPUs, the schedule follows pp and vpp."""
+    section.seen.add("stack")
+    stack = chosen.stack if chosen else default_stack()
+    if chosen:
+        if section.data.get("precision") == "fp8":
+            section.data = {**section.data, "precision": chosen.release.plain_fp8}
+            settings["precision"] = chosen.release.plain_fp8
+        facts = _plan_facts(section.data, gpus, model)
+        if facts:
+            found = stack_settings(chosen, section.data, facts)
+            section.data = with_settings(section.data, found)
+            settings |= found
     degrees = {name: section.data.get(name, 1) for name in ("tp", "cp", "pp", "vpp")}
     if all(map(_is_count, degrees.values())):
         vpp = degrees.pop("vpp")
@@ -258,7 +295,23 @@ def _read_plan(section: Section, gpus: int | None) -> Plan:
             _fill_gpus(section, gpus, degrees)
     if not section.broken:
         section.data = {"dp": 1, **section.data}  # a stand-in where dp could not be derived: that was reported
-    return read_fields(Plan, section)
+    return read_fields(Plan, section, known={"stack": stack})
+
+
+def _plan_facts(plan: Mapping[str, Any], gpus: int | None, model: Model | None) -> PlanFacts | None:
+    """What decides which settings of a stack apply; None where the degrees cannot be read."""
+    degrees = {name: plan.get(name, 1) for name in ("tp", "cp", "pp", "ep")}
+    if not all(map(_is_count, degrees.values())):
+        return None
+    precision = PRECISIONS.get(str(plan.get("precision", "bf16")))
+    low = precision is not None and precision.format in ("fp8", "fp4")
+    return PlanFacts(
+        **degrees,
+        gpus=gpus or math.prod(degrees.values()),
+        experts=model is not None and any(isinstance(layer.ffn, MoE) for layer in model.layers),
+        quantized=low,
+        fp8=low and str(plan.get("precision")).startswith("fp8"),
+    )
 
 
 def _fill_gpus(section: Section, gpus: int, degrees: Mapping[str, int]) -> None:
@@ -339,6 +392,7 @@ def scenario_schema() -> dict[str, Any]:
     """The JSON Schema of scenario files, for editors; own hardware and models written out stay free-form in it."""
     plan = json_schema(Plan)
     plan["required"] = [name for name in plan["required"] if name != "dp"]
+    plan["properties"]["stack"] = stack_schema()
     part = {"anyOf": [{"type": "string"}, {"type": "object"}]}
     cluster = {
         "gpus": {"type": "integer", "minimum": 1},

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from simulator.model.spec import Model
+from simulator.stack import losses
+from simulator.stack.losses import loss_of
 from simulator.workload.linears import column_input, norm, row_output
 from simulator.workload.operators import Exchange, Matmul, Number, Operator, Pass, Tensor, Work
 from simulator.workload.shape import Shape, padded_vocab
@@ -20,7 +22,7 @@ def embedding_work(model: Model, shape: Shape) -> Work:
     element, h, plan = shape.element_bytes, shape.hidden, shape.plan
     table = padded_vocab(model.vocab, plan) / plan.tp * h
     added = 0.0
-    if plan.stack.framework in ("megatron-core", "deepseek", "deepspeed"):
+    if plan.stack.embedding_gradient == "added":
         own = plan.stack.gradient_accumulation
         added = table * (element + accumulation_bytes(plan, "hook" if own == "fused" else own))
     backward = (element + 8.0) * h * shape.tokens + added
@@ -30,28 +32,17 @@ def embedding_work(model: Model, shape: Shape) -> Work:
     return Work((looked_up, row_output("embedding_output", h, shape)), saved)
 
 
-def has_fused_loss(shape: Shape) -> bool:
-    """Whether the loss works on 16-bit logits; otherwise they are cast to fp32 first, as DeepSpeed always does."""
-    stack = shape.plan.stack
-    return stack.fused_loss and stack.fused_kernels and stack.framework not in ("deepspeed", "ddp")
-
-
 def loss_pass(logits: Number, shape: Shape) -> Pass:
-    """Vocabulary-parallel cross-entropy as passes over the logits.
-
-    Transformer Engine reads 16-bit logits for maximum and sum, once more to write the gradient in place, and scales
-    that in backward (transformer_engine/common/triton/cross_entropy.py): few bytes at a low rate, so 8 and 8 bytes as
-    SimuMax counts them, to which the measured fractions of bandwidth refer. Megatron-Core's own streams fp32: logits
-    with their maximum (6 bytes), exponentials with their sum and their copy back (16), normalisation (8), and in
-    backward scaling (8) and cast (6) (megatron/core/fusions/fused_cross_entropy.py, compiled by parts). Other software
-    casts and reduces in kernels of their own.
-    """
-    stack, name, kind = shape.plan.stack, "cross_entropy", "softmax_cross_entropy"
-    if has_fused_loss(shape):
-        return Pass(name, kind, logits * 8.0, logits * 8.0, forward_kernels=2, backward_kernels=1)
-    if stack.framework == "megatron-core" and stack.fused_kernels:
-        return Pass(name, "elementwise", logits * 30.0, logits * 14.0, forward_kernels=4, backward_kernels=2)
-    return Pass(name, kind, logits * 26.0, logits * 14.0, forward_kernels=9, backward_kernels=4)
+    """Vocabulary-parallel cross-entropy as passes over the logits (`logits`: their number on one rank)."""
+    loss = loss_of(shape.plan.stack)
+    return Pass(
+        "cross_entropy",
+        loss.kind,
+        forward_bytes=logits * loss.forward_bytes,
+        backward_bytes=logits * loss.backward_bytes,
+        forward_kernels=loss.forward_kernels,
+        backward_kernels=loss.backward_kernels,
+    )
 
 
 def head_work(model: Model, shape: Shape) -> Work:
@@ -79,11 +70,11 @@ def head_working_bytes(model: Model, shape: Shape) -> Number:
     """What the head's backward allocates for a moment beside its saved tensors.
 
     The gradient of the logits, the gathered input with its gradient, and the placeholder gradient of the weight that
-    Megatron-Core's fused accumulation returns. torchtitan's loss frees its tensors before the projection's backward,
-    which holds one gradient of the logits; with tensor parallelism the gathered input stays through both.
+    Megatron-Core's fused accumulation returns. Where the loss frees its tensors before the projection's backward, that
+    holds one gradient of the logits; with tensor parallelism the gathered input stays through both.
     """
     columns = padded_vocab(model.vocab, shape.plan) / shape.plan.tp
-    if shape.plan.stack.framework == "torchtitan":
+    if shape.plan.stack.head_backward == "after_loss":
         gathered = shape.element_bytes * shape.tokens * shape.hidden * (1.0 if shape.plan.tp > 1 else 0.0)
         of_loss, of_kept = logit_bytes(shape)[1], logit_bytes(shape)[0]
         projection = (shape.element_bytes - of_kept) * shape.tokens * columns
@@ -96,22 +87,8 @@ def head_working_bytes(model: Model, shape: Shape) -> Number:
 
 
 def logit_bytes(shape: Shape) -> tuple[float, float]:
-    """Bytes per logit that the loss keeps for backward, and that its backward allocates beside them.
-
-    Fused, and torchtitan's under torch.compile: 16-bit logits or softmax, 16-bit gradient. Unfused: an fp32 copy,
-    whose gradient is fp32 beside the 16-bit logits. torchtitan's eager loss keeps the fp32 log-softmax; backward adds
-    the gradient before and after log-softmax, four such tensors under loss parallelism, which writes
-    (gradient + exp(x)) * scale without fusing (torch.distributed.tensor.parallel.loss). The block that the 16-bit
-    logits left is too small for any of them and stays reserved.
-    """
-    element, stack = shape.element_bytes, shape.plan.stack
-    if has_fused_loss(shape):
-        return element, element
-    if stack.framework == "megatron-core" and stack.fused_kernels:
-        return 4.0, element
-    if stack.framework == "torchtitan":
-        return 4.0, element + 4.0 * (3 if shape.plan.tp > 1 else 2)
-    return 4.0, element + 4.0
+    """Bytes per logit that the loss keeps for backward, and that its backward allocates beside them."""
+    return losses.logit_bytes(shape.plan.stack, shape.element_bytes, split=shape.plan.tp > 1)
 
 
 def mtp_glue_work(model: Model, shape: Shape) -> Work:

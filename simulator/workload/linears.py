@@ -56,7 +56,7 @@ def casts(
     entering = shape.element_bytes if cast_input else shape.input_bytes
     leaving = shape.element_bytes if cast_grad else shape.input_bytes
     ahead, late = entering + written, 0.0
-    if shape.plan.stack.framework == "deepseek":
+    if shape.plan.stack.casts == "late_transpose":
         ahead, late = (entering + shape.input_bytes if cast_input else 0.0), written
     return (
         Pass(
@@ -73,7 +73,7 @@ def casts(
 def has_tensor_scales(shape: Shape) -> bool:
     """Whether Transformer Engine casts with one scale per tensor: delayed (of earlier steps) or current scaling."""
     plan = shape.plan
-    return plan.stack.framework == "megatron-core" and plan.precision in ("fp8-delayed", "fp8-tensorwise")
+    return plan.stack.casts == "transformer_engine" and plan.precision in ("fp8-delayed", "fp8-tensorwise")
 
 
 def tensor_casts(product: Matmul, shape: Shape, cast_input: bool, role: CastRole) -> tuple[Pass, ...]:

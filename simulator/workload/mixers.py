@@ -152,7 +152,7 @@ def rope(width: Number, shape: Shape, scaled: bool = False) -> Pass:
     queries and keys in PyTorch, 12 passes over them forward and 14 backward in as many kernels.
     """
     once = shape.element_bytes * width * shape.tokens
-    if scaled and shape.plan.stack.framework == "megatron-core":
+    if scaled and shape.plan.stack.scaled_rope == "eager":
         return Pass("rope", "strided", 12 * once, 14 * once, 12, 14)
     return Pass("rope", "elementwise", 2 * once, 2 * once)
 

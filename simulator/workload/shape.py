@@ -69,7 +69,7 @@ class Shape:
         Megatron keeps its shard and gathers again (arXiv 2205.05198); DTensor's linears keep what was gathered, which
         is the operand of their product (torch.distributed.tensor.parallel.ColwiseParallel).
         """
-        return self.tokens if self.plan.stack.framework == "torchtitan" else self.sharded_tokens
+        return self.tokens if self.plan.stack.column_inputs == "gathered" else self.sharded_tokens
 
     @property
     def quantized(self) -> bool:

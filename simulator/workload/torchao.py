@@ -15,7 +15,7 @@ ROW_PARALLEL = ("out", "fc2")
 
 
 def uses_torchao(shape: Shape) -> bool:
-    return shape.plan.stack.framework == "torchtitan" and shape.plan.precision in COLUMN_READS
+    return shape.plan.stack.casts == "torchao" and shape.plan.precision in COLUMN_READS
 
 
 def gathers_low(shape: Shape) -> bool:

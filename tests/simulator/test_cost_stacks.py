@@ -4,9 +4,11 @@ import pytest
 
 from simulator.cost.blocks import CHANNEL_SMS, beside_s, reduces_beside_weights
 from simulator.cost.updates import gathers_lists, with_lists
-from simulator.plan.spec import Optimizer, Overlap, Plan, Recompute, Stack
+from simulator.plan.spec import Optimizer, Overlap, Plan, Recompute
 from simulator.scenario.schema import Scenario
+from simulator.stack import Stack
 from simulator.workload.states import accumulation_bytes
+from tests.simulator.stacks import TORCHTITAN, ZERO3_2021, stack_of
 
 PLAN = Plan(dp=1, micro_batch_size=1, global_batch_size=1)
 
@@ -27,11 +29,11 @@ def test_a_collective_beside_products_costs_what_outlasts_them_and_its_multiproc
 @pytest.mark.parametrize(
     ("stack", "overlap", "beside"),
     [
-        (Stack(), Overlap(), True),
-        (Stack(async_tp_backward=False), Overlap(), False),
-        (Stack(framework="torchtitan"), Overlap(), False),
-        (Stack(), Overlap(tp_comm=True), False),
-        (Stack(), Overlap(delay_wgrad=True), False),
+        (stack_of(), Overlap(), True),
+        (stack_of(async_tp_backward=False), Overlap(), False),
+        (TORCHTITAN, Overlap(), False),
+        (stack_of(), Overlap(tp_comm=True), False),
+        (stack_of(), Overlap(delay_wgrad=True), False),
     ],
 )
 def test_which_stacks_reduce_input_gradients_beside_weight_gradients(
@@ -48,7 +50,7 @@ def test_lists_of_tensors_cost_their_calls_three_times_with_recomputation(deepse
         global_batch_size=8,
         sharding="full",
         recompute=Recompute(granularity="full"),
-        stack=Stack(framework="deepspeed"),
+        stack=ZERO3_2021,
     )
     assert gathers_lists(plan)
     gathers, reduces = with_lists(((1.0,), (1.0,)), [(0.0, 0.0)], 2.0, plan, deepseek.cluster)

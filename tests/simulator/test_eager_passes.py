@@ -11,11 +11,12 @@ import pytest
 
 from simulator.model.catalogue import load
 from simulator.model.spec import Attention, MoE
-from simulator.plan.spec import Plan, Stack
+from simulator.plan.spec import Plan
 from simulator.workload.ffns import clamp, expert_bias, ffn_work, routed_rows
 from simulator.workload.mixers import rope
 from simulator.workload.operators import Pass
 from simulator.workload.shape import shape_of
+from tests.simulator.stacks import stack_of
 
 torch = pytest.importorskip("torch")
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
@@ -128,7 +129,7 @@ def test_rotary_embedding_with_a_scale() -> None:
 
 def test_the_fused_grouped_mlp_quantises_what_arrives() -> None:
     """Two FP8 copies of FC1's input forward and of FC2's output gradient backward; no pass between the products."""
-    plan = replace(PLAN, dispatcher="hybridep", precision="mxfp8", stack=Stack(fused_experts=True))
+    plan = replace(PLAN, dispatcher="hybridep", precision="mxfp8", stack=stack_of(fused_experts=True))
     shape = shape_of(MODEL, plan, 4096)
     elements = routed_rows(moe(), shape) * MODEL.hidden
     experts = [op for op in ffn_work(moe(), shape).operators if isinstance(op, Pass) and op.name.startswith("expert_")]

@@ -24,13 +24,14 @@ from simulator.model.catalogue import load
 from simulator.model.parameters import total_parameters
 from simulator.model.spec import Attention, DenseFFN, Layer, Model
 from simulator.plan.layout import stages
-from simulator.plan.spec import Optimizer, Plan, Recompute, Stack
+from simulator.plan.spec import Optimizer, Plan, Recompute
 from simulator.step.schedules import make_schedule
 from simulator.workload.ends import logit_bytes
 from simulator.workload.ffns import ffn_work
 from simulator.workload.mixers import mixer_work
 from simulator.workload.shape import shape_of
 from simulator.workload.states import StageParameters, stage_parameters
+from tests.simulator.stacks import FSDP, TORCHTITAN, stack_of
 
 LLAMA = Model("llama", 4096, 128256, (Layer(Attention(32, 8, 128, 128), DenseFFN(14336)),) * 32)
 PLAN = Plan(dp=8, micro_batch_size=1, global_batch_size=64, sharding="none")
@@ -55,13 +56,10 @@ def test_bytes_per_parameter() -> None:
     assert bytes_per_parameter(precision="fp32", optimizer=Optimizer(main_params=None)) == 16
 
 
-TORCHTITAN = Stack(framework="torchtitan")
-
-
 def test_fsdp2_bytes_per_parameter() -> None:
     """FSDP2 shards one fp32 copy: 16/S and what is gathered; under a pipeline, 2 + 4 whole and 16/S, and the same."""
     gathered = 2 * 2 + 4
-    fsdp = Stack(framework="fsdp")
+    fsdp = FSDP
     assert bytes_per_parameter(sharding="full", stack=fsdp) == pytest.approx(16 / 8 + gathered)
     ends = StageParameters(1e9, 0.0, ((0.3e9, 0.0), (0.4e9, 0.0), (0.3e9, 0.0)))
     alone = replace(PLAN, sharding="full", stack=TORCHTITAN)
@@ -90,7 +88,7 @@ def test_fixed_segments_waste_what_comes_and_goes() -> None:
     """Without expandable segments, 12 % of activations; with them, 3 % of everything."""
     owners = {"weights": 10e9, "activations": 4e9, "working": 1e9}
     assert outside_bytes(PLAN, owners)["fragmentation"] == pytest.approx(0.03 * 15e9)
-    fixed = replace(PLAN, stack=Stack(expandable_segments=False))
+    fixed = replace(PLAN, stack=stack_of(expandable_segments=False))
     assert outside_bytes(fixed, owners)["fragmentation"] == pytest.approx(0.12 * 5e9)
 
 
@@ -130,7 +128,7 @@ def test_pipeline_buffers() -> None:
     assert pipeline_buffer_bytes(LLAMA, shape, (3,), ranks[3]) == 8 * logits + (8 - 1) * hidden
 
 
-DEEPSPEED = Stack(framework="deepspeed", flash_attention=False)
+DEEPSPEED = stack_of("megatron-deepspeed-2022")
 
 
 def test_deepspeed_step() -> None:
@@ -190,14 +188,14 @@ def test_full_recompute_keeps_the_layer_input() -> None:
 def test_gathered_inputs_of_linears() -> None:
     """With sequence parallelism over 8, Megatron keeps an eighth of the inputs of qkv and w1, DTensor all of them."""
     kept = {}
-    for framework in ("megatron-core", "torchtitan"):
-        plan = replace(PLAN, tp=8, sequence_parallel=True, stack=replace(TORCHTITAN, framework=framework))
+    for inputs in ("sharded", "gathered"):
+        plan = replace(PLAN, tp=8, sequence_parallel=True, stack=replace(TORCHTITAN, column_inputs=inputs))
         shape = shape_of(LLAMA, plan, 8192)
         mixer, ffn = LLAMA.layers[0].mixer, LLAMA.layers[0].ffn
         assert mixer
         assert ffn
-        kept[framework] = layer_kept(mixer_work(mixer, shape) + ffn_work(ffn, shape), plan, False).until_backward
-    assert kept["torchtitan"] - kept["megatron-core"] == pytest.approx(2 * 7 / 8 * 8192 * 4096 * 2)
+        kept[inputs] = layer_kept(mixer_work(mixer, shape) + ffn_work(ffn, shape), plan, False).until_backward
+    assert kept["gathered"] - kept["sharded"] == pytest.approx(2 * 7 / 8 * 8192 * 4096 * 2)
 
 
 def test_selective_recompute_drops_what_it_names() -> None:

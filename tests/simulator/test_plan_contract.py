@@ -18,11 +18,11 @@ from simulator.model.spec import (
     MoE,
 )
 from simulator.plan.rules import FIRST, MEGATRON, RULES, UNIVERSAL, WITHOUT_EFFECT, check, without_effect
-from simulator.plan.spec import Offload, Optimizer, Overlap, Plan, Recompute, Stack
+from simulator.plan.spec import Offload, Optimizer, Overlap, Plan, Recompute
+from tests.simulator.stacks import ELSEWHERE, stack_of
 
 GQA = Attention(16, 4, 64, 64)
 EXPERTS = MoE(16, 4, 512, shared_width=512)
-ELSEWHERE = Stack(framework="deepseek")
 
 
 def model_of(mixer: Mixer = GQA, ffn: DenseFFN | MoE = EXPERTS, layers: int = 16, mtp: int = 0) -> Model:
@@ -125,7 +125,7 @@ BREAKERS: dict[str, tuple[Model, Plan]] = {
     ),
     "graphs_and_recompute_fit": (
         MOE,
-        plan_with(recompute=Recompute("full"), stack=Stack(cuda_graphs="partial")),
+        plan_with(recompute=Recompute("full"), stack=stack_of(cuda_graphs="partial")),
     ),
     "offloaded_shares_are_fractions": (MOE, plan_with(offload=Offload(1.5, ("qkv_linear",)))),
     "offload_is_complete": (MOE, plan_with(offload=Offload(0.5))),

@@ -8,14 +8,16 @@ import pytest
 
 from simulator.cost.recompute import recomputed_shares
 from simulator.model.catalogue import load
-from simulator.plan.spec import Plan, Recompute, Stack
+from simulator.plan.spec import Plan, Recompute
 from simulator.workload.ffns import ffn_work
 from simulator.workload.mixers import mixer_work
 from simulator.workload.operators import Pass
 from simulator.workload.shape import Shape, shape_of
+from tests.simulator.stacks import TORCHTITAN as COMPILED
+from tests.simulator.stacks import stack_of
 
 MODEL = load("llama-3.1-8b")  # hidden 4096, 32 heads and 8 key/value heads of 128, width 14336
-TORCHTITAN = Plan(dp=1, micro_batch_size=1, global_batch_size=1, sharding="full", stack=Stack(framework="torchtitan"))
+TORCHTITAN = Plan(dp=1, micro_batch_size=1, global_batch_size=1, sharding="full", stack=COMPILED)
 S = 8192
 
 
@@ -38,7 +40,7 @@ def test_a_full_checkpoint_stops_behind_the_last_activation() -> None:
     assert {early[name] for name in ("qkv", "out", "fc1", "activation")} == {1.0}
     late = replace(full, stack=replace(full.stack, early_stop=False))
     assert set(shares(late).values()) == {1.0}
-    megatron = replace(full, stack=Stack())
+    megatron = replace(full, stack=stack_of())
     assert set(shares(megatron).values()) == {1.0}
 
 

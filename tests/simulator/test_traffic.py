@@ -86,7 +86,7 @@ def test_tensor_parallelism_by_hand() -> None:
 
 def test_shares_sent_between_stages_are_gathered_where_they_arrive() -> None:
     """Megatron without sequence parallelism: every activation leaves once, and each tensor group gathers it whole."""
-    done = simulated("gpt3-175b-1024xa100", "plan.sequence_parallel=false", "plan.stack.framework=megatron-core")
+    done = simulated("gpt3-175b-1024xa100", "plan.sequence_parallel=false")
     plan, model, run = done.scenario.plan, done.scenario.model, done.scenario.run
     crossings = 2 * (len(done.layers) - 1) * plan.global_batch_size * run.seq_length * model.hidden * 2.0
     moved = {"send_recv": 0.0, "all_gather": 0.0}

@@ -10,12 +10,13 @@ import pytest
 from simulator.model.catalogue import load
 from simulator.model.flops import core_flops_per_token
 from simulator.model.spec import Attention, DenseFFN, Layer, Model
-from simulator.plan.spec import Plan, Stack
+from simulator.plan.spec import Plan
 from simulator.workload.ends import loss_pass
 from simulator.workload.ffns import ffn_work
 from simulator.workload.mixers import mixer_work
 from simulator.workload.operators import CoreAttention, Exchange, Matmul, Pass, Work
 from simulator.workload.shape import Shape, padded_vocab, shape_of
+from tests.simulator.stacks import stack_of
 
 H, N, Q, D, F, S = 4096, 32, 8, 128, 14336, 2048
 PLAN = Plan(dp=1, micro_batch_size=1, global_batch_size=1, dispatcher="deepep")
@@ -56,7 +57,7 @@ def test_saved_bytes_of_a_modern_layer(tp: int) -> None:
 def test_saved_bytes_of_korthikanti(tp: int) -> None:
     """s b h (34 + 5 n s / h) / t for multi-head attention with dropout and unfused softmax (arXiv 2205.05198)."""
     model = dense(gated=False, kv_heads=N, width=4 * H)
-    plan = replace(PLAN, tp=tp, sequence_parallel=tp > 1, stack=Stack(flash_attention=False, dropout=True))
+    plan = replace(PLAN, tp=tp, sequence_parallel=tp > 1, stack=stack_of(flash_attention=False, dropout=True))
     assert saved_bytes(layer_work(model, shape_of(model, plan, S))) == pytest.approx(S * H * (34 + 5 * N * S / H) / tp)
 
 
@@ -155,7 +156,7 @@ def test_every_catalogue_model_has_work() -> None:
 def test_a_loss_on_16_bit_logits_moves_less_than_one_on_an_fp32_copy() -> None:
     """Each way's passes as its docstring lists them, in bytes per logit."""
     in_place = loss_pass(1.0, shape_of(dense(), PLAN, S))
-    copied = loss_pass(1.0, shape_of(dense(), replace(PLAN, stack=Stack(fused_loss=False)), S))
+    copied = loss_pass(1.0, shape_of(dense(), replace(PLAN, stack=stack_of(fused_loss=False)), S))
     assert (in_place.forward_bytes, in_place.backward_bytes) == (8.0, 8.0)
     assert (copied.forward_bytes, copied.backward_bytes) == (6 + 16 + 8, 8 + 6)
 
@@ -163,7 +164,7 @@ def test_a_loss_on_16_bit_logits_moves_less_than_one_on_an_fp32_copy() -> None:
 def test_fused_experts_still_quantise_what_arrives() -> None:
     """Tokens before the first product and gradients behind the second: read in 16 bit, written twice in 8 bit."""
     model = load("deepseek-v3")
-    plan = replace(PLAN, ep=8, dp=8, precision="mxfp8", stack=Stack(fused_experts=True))
+    plan = replace(PLAN, ep=8, dp=8, precision="mxfp8", stack=stack_of(fused_experts=True))
     shape = shape_of(model, plan, S)
     ffn = model.layers[-1].ffn
     work = ffn_work(ffn, shape)

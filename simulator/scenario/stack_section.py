@@ -1,0 +1,168 @@
+"""The plan's software stack: a release by name, behaviours changed on top, and the plan settings that it brings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, get_args
+
+from hardware.problems import InputError, Place, one_of
+from hardware.sections import Section
+from simulator.scenario.fields import json_schema, read_fields
+from simulator.stack import DEFAULT, Release, Stack, names, newest, release
+from simulator.stack.spec import Framework
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenStack:
+    """The stack of a plan, the release that it is or changes, and whether the scenario names it."""
+
+    stack: Stack
+    release: Release
+    named: bool
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """Behaviours that the scenario sets otherwise than the release."""
+        return changed_behaviours(self.stack, self.release)
+
+
+def changed_behaviours(stack: Stack, base: Release) -> dict[str, Any]:
+    """Behaviours of a stack that differ from a release's."""
+    own = {spec.name: getattr(stack, spec.name) for spec in fields(Stack) if spec.name != "name"}
+    return {name: value for name, value in own.items() if value != getattr(base.stack, name)}
+
+
+def read_stack(written: Any, at: Place) -> ChosenStack:
+    """The stack that a scenario names: a release, {base: release, behaviours ...}, or nothing (the default).
+
+    `{framework: torchtitan}` is short for the newest release of that framework. Raises InputError with every problem.
+    """
+    if written is None:
+        return ChosenStack(release(DEFAULT).stack, release(DEFAULT), named=False)
+    if isinstance(written, str):
+        base = _release(written, at)
+        return ChosenStack(base.stack, base, named=True)
+    if not isinstance(written, Mapping):
+        raise InputError([at.problem(f"must be the name of a release, as {DEFAULT}, or {{base: {DEFAULT}, ...}}")])
+    section = Section(written, at)
+    base = _base(section)
+    known = {"name": base.name, "framework": base.stack.framework}
+    behaviours = {spec.name: getattr(base.stack, spec.name) for spec in fields(Stack) if spec.name not in known}
+    section.data = {**behaviours, **section.data}
+    stack = read_fields(Stack, section, known=known)
+    section.raise_problems()
+    return ChosenStack(stack, base, named=True)
+
+
+def _base(section: Section) -> Release:
+    """The release that a mapping builds on."""
+    at, written = section.place, dict(section.data)
+    base, framework = written.pop("base", None), written.pop("framework", None)
+    section.data = written
+    if base is not None and framework is not None:
+        raise InputError([at.under("framework").problem("follows from base; leave it out")])
+    if base is not None:
+        return _release(base, at.under("base"))
+    if framework is None:
+        return release(DEFAULT)
+    if framework not in get_args(Framework):
+        raise InputError([at.under("framework").problem(one_of(framework, get_args(Framework)))])
+    return newest(framework)
+
+
+def _release(name: Any, at: Place) -> Release:
+    if not isinstance(name, str):
+        raise InputError([at.problem(f"must be the name of a release, as {DEFAULT}, not {name!r}")])
+    if name in get_args(Framework):
+        raise InputError([at.problem(f"{name!r} is a framework; write a release of it, as {newest(name).name}")])
+    if name not in names():
+        raise InputError([at.problem(f"stack {one_of(name, names())}")])
+    return release(name)
+
+
+def written_stack(stack: Stack) -> str | dict[str, Any]:
+    """A stack as a scenario file names it."""
+    base = release(stack.name or DEFAULT)
+    changed = changed_behaviours(stack, base)
+    return {"base": base.name, **changed} if changed else base.name
+
+
+def stack_schema() -> dict[str, Any]:
+    """The JSON Schema of `plan.stack`."""
+    behaviours = json_schema(Stack)
+    named = {"enum": list(names())}
+    properties = {**behaviours["properties"], "base": named}
+    del properties["name"]
+    return {"anyOf": [named, {**behaviours, "properties": properties, "required": []}]}
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFacts:
+    """What decides whether a release's plan setting applies: degrees as far as written, and the model's experts."""
+
+    tp: int
+    cp: int
+    pp: int
+    ep: int
+    gpus: int
+    experts: bool
+    quantized: bool
+    fp8: bool
+
+
+def stack_settings(chosen: ChosenStack, plan: Mapping[str, Any], facts: PlanFacts) -> dict[str, Any]:
+    """Plan keys, dotted, that the release sets and the plan does not write, but for those that would do nothing."""
+    wanted = dict(chosen.release.plan)
+    if facts.pp > 1:
+        wanted |= chosen.release.plan_with_pipeline
+    settings = {key: setting.value for key, setting in wanted.items() if not _is_written(plan, key)}
+    if "tp" in settings.values():
+        settings = {key: _like_tp(facts) if value == "tp" else value for key, value in settings.items()}
+    sequence_parallel = settings.get("sequence_parallel", plan.get("sequence_parallel", False))
+    if facts.tp == 1 or sequence_parallel is not True:
+        settings.pop("overlap.tp_comm", None)
+    if _value_of(plan, settings, "recompute.granularity") != "selective":
+        settings.pop("recompute.modules", None)
+    return {key: value for key, value in settings.items() if key not in NEEDS or NEEDS[key](facts)}
+
+
+# What a plan needs for a release's setting to mean anything.
+NEEDS: dict[str, Callable[[PlanFacts], bool]] = {
+    "sequence_parallel": lambda facts: facts.tp > 1,
+    "schedule": lambda facts: facts.pp > 1,
+    "etp": lambda facts: facts.experts,
+    "dispatcher": lambda facts: facts.experts,
+    "overlap.moe_ep": lambda facts: facts.experts and facts.pp > 1,
+    "dispatch_fp8": lambda facts: facts.experts and facts.fp8,
+    "fp8_param_gather": lambda facts: facts.fp8,
+    "activation_fp8_input_store": lambda facts: facts.quantized,
+}
+
+
+def _like_tp(facts: PlanFacts) -> int:
+    """Expert tensor parallelism as wide as tensor parallelism, where the expert ranks divide so."""
+    inside = facts.gpus // facts.pp
+    return facts.tp if inside % (facts.ep * facts.tp) == 0 else 1
+
+
+def _is_written(plan: Mapping[str, Any], key: str) -> bool:
+    name, _, below = key.partition(".")
+    if not below:
+        return name in plan
+    return name in plan and (not isinstance(plan[name], Mapping) or below in plan[name])
+
+
+def _value_of(plan: Mapping[str, Any], settings: Mapping[str, Any], key: str) -> Any:
+    name, _, below = key.partition(".")
+    written = plan.get(name)
+    return written.get(below, settings.get(key)) if isinstance(written, Mapping) else settings.get(key)
+
+
+def with_settings(plan: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The plan as written with a release's settings under the keys that it leaves out."""
+    merged = dict(plan)
+    for key, value in settings.items():
+        name, _, below = key.partition(".")
+        merged[name] = {**merged.get(name, {}), below: value} if below else value
+    return merged

@@ -1,0 +1,97 @@
+"""What a release of training software does by itself, as named behaviours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Framework = Literal["megatron-core", "torchtitan", "fsdp", "deepspeed", "deepseek", "ddp"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """What the software does by itself: kernels fused or not, what it keeps, casts, gathers, launches and overlaps.
+
+    `name` is the release (`traincast stacks` lists them); `framework` decides whose legality rules hold and for which
+    launch files can be written, nothing else.
+
+    Attention: `flash_version` is the generation of flash attention: 1 (2022), 2 (2023), 3 (and fused attention of cuDNN
+    9); `flash_build` the kernels of the first: CUDA, or Triton's of 2023. `context_attention`: under context
+    parallelism one kernel works off the ring ("ring_kernel"), or every part of the context is a call of its own whose
+    results are merged unfused ("call_per_part").
+
+    Kernels: `dropout` on attention and residuals. `fused_kernels`: norms, activations, dropout and additions are fused,
+    by hand or by a compiler. `fused_experts`: activation, biases and casts between them run inside the grouped
+    products (CuTe DSL grouped MLP of Transformer Engine, 2026). `low_precision_experts`: experts' rows are "padded" to
+    the scales' blocks and multiplied one by one or few at a time. `scaled_rope`: a rotary embedding with a scale is
+    "fused" like any, or "eager" (Megatron-Core's rope_utils.py). `small_kernels` names whose memory-bound kernels run.
+    `casts`: how linears are quantised (see simulator.workload.linears). `quantized_weights`: copies for products are
+    "cached" over a step's micro-batches or "recast". `cuda_graphs`: "router" holds the experts' router and
+    preprocessing, "partial" attention too, "full" the whole iteration. `deterministic`: no atomic additions.
+
+    Loss: `fused_loss`: cross-entropy works on 16-bit logits (Transformer Engine's kernels, torch.compile in torchtitan,
+    flash-attention's xentropy with FSDP); otherwise as `own_loss` says (simulator.stack.losses). `head_backward`: the
+    loss's tensors live "with_logits" or are freed before the projection's backward ("after_loss").
+
+    Recomputation: `selective_recompute` chooses "modules" or single "operators". `early_stop`: PyTorch's checkpoints
+    (2.1 and later) recompute no further than backward needs. `column_inputs`: a column-parallel linear keeps its
+    "sharded" input and gathers again, or keeps it "gathered".
+
+    Gradients: `gradient_accumulation`: weight gradients are added to the main gradients by the product itself
+    ("fused"), by a kernel after it ("hook": Megatron-LM before 2022-02 or without the fusion), or cast and then added
+    ("cast": DeepSpeed's BF16_Optimizer). `embedding_gradient`: the embedding's is "added" to a main gradient or left
+    to autograd ("autograd"). `autograd_gradients`: 16-bit gradients are "freed" once added, or "kept" beside fp32 ones.
+    `async_tp_backward`: the input gradient of a column-parallel linear is reduced beside its weight gradient
+    (Megatron-LM since 2021-09, Transformer Engine).
+
+    Data parallelism: `sharding_engine` holds and moves shards in "buckets" (Megatron's distributed optimizer, ZeRO),
+    layer by layer ("fsdp", "fsdp2"), or parameter by parameter through lists of tensors ("lists": DeepSpeed's ZeRO-3 of
+    2021). `joint_ends`: embedding and head form one FSDP2 group, as in torchtitan before July 2025 (pull request 1094).
+    `optimizer_step`: works "in_place", or through "flat_copies" of gradients or parameters (DeepSpeed).
+
+    Pipelines: `pipeline_engine`: buffers are "allocated" per send, or held by "torch" (torch.distributed.pipelining) or
+    "deepspeed". `pipeline_sends`: every rank sends its "share" of a stage's output and tensor ranks gather it again, or
+    sends it "whole".
+
+    Memory: `expandable_segments`: PyTorch's allocator may grow its blocks, as most launch scripts ask it to since 2023.
+    `cuda_context`: kernels are loaded "lazy" (CUDA 11.7, 2022, and later) or "eager".
+    """
+
+    name: str = ""
+    framework: Framework = "megatron-core"
+    flash_attention: bool = True
+    flash_version: int = 3
+    flash_build: Literal["cuda", "triton"] = "cuda"
+    context_attention: Literal["ring_kernel", "call_per_part"] = "ring_kernel"
+    dropout: bool = False
+    fused_kernels: bool = True
+    fused_experts: bool = False
+    low_precision_experts: Literal["plain", "padded"] = "plain"
+    scaled_rope: Literal["fused", "eager"] = "fused"
+    small_kernels: Literal["unlisted", "megatron", "deepspeed", "torchtitan", "fsdp"] = "unlisted"
+    casts: Literal["separate", "transformer_engine", "torchao", "late_transpose"] = "separate"
+    quantized_weights: Literal["recast", "cached"] = "recast"
+    cuda_graphs: Literal["none", "router", "partial", "full"] = "none"
+    deterministic: bool = False
+    fused_loss: bool = False
+    own_loss: Literal["eager", "streamed", "log_softmax"] = "eager"
+    head_backward: Literal["with_logits", "after_loss"] = "with_logits"
+    selective_recompute: Literal["modules", "operators"] = "modules"
+    early_stop: bool = False
+    column_inputs: Literal["sharded", "gathered"] = "sharded"
+    gradient_accumulation: Literal["fused", "hook", "cast"] = "fused"
+    embedding_gradient: Literal["added", "autograd"] = "autograd"
+    autograd_gradients: Literal["freed", "kept"] = "freed"
+    async_tp_backward: bool = False
+    sharding_engine: Literal["buckets", "fsdp", "fsdp2", "lists"] = "buckets"
+    joint_ends: bool = False
+    optimizer_step: Literal["in_place", "flat_copies"] = "in_place"
+    pipeline_engine: Literal["allocated", "torch", "deepspeed"] = "allocated"
+    pipeline_sends: Literal["whole", "share"] = "whole"
+    expandable_segments: bool = True
+    cuda_context: Literal["lazy", "eager"] = "lazy"
+
+    @property
+    def line(self) -> str:
+        """The line of software that published runs are grouped by: a framework, or all of it before flash attention."""
+        return self.framework if self.flash_attention else "unfused"
