@@ -26,6 +26,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "hardware": catalogues.hardware,
     "models": catalogues.models,
     "schema": catalogues.schema,
+    "stacks": catalogues.stacks,
     "validate": validate.validate,
 }
 for verb, function in VERBS.items():

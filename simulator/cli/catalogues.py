@@ -1,4 +1,4 @@
-"""`traincast hardware`, `models` and `schema`: what is known by name, and what the files must look like."""
+"""`traincast hardware`, `models`, `stacks` and `schema`: what is known by name, and what the files must look like."""
 
 from __future__ import annotations
 
@@ -27,6 +27,24 @@ def models(name: Name = None, as_json: AsJson = False) -> None:
         check_known("model", name, catalogue.names())
         document = report.model_document(catalogue.load(name))
         print_json(document) if as_json else report.print_model(document)
+
+
+def stacks(
+    name: Name = None, entry: Annotated[str | None, typer.Argument(hidden=True)] = None, as_json: AsJson = False
+) -> None:
+    """The software stacks that a plan can name, or what one does by itself, with sources (`show NAME`, or NAME)."""
+    from simulator.report import stacks as report
+    from simulator.stack import names
+
+    if name == "show":
+        name = entry
+    if name is None:
+        listing = report.stacks_document()
+        print_json(listing) if as_json else report.print_stacks(listing)
+    else:
+        check_known("stack", name, names())
+        document = report.stack_document(name)
+        print_json(document) if as_json else report.print_stack(document)
 
 
 def hardware(

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simulator.model.flops import flops_per_token
+from simulator.scenario.stack_section import changed_behaviours
+from simulator.stack import release
 
 if TYPE_CHECKING:
     from simulator.predict.prediction import Prediction
@@ -109,8 +111,22 @@ def scenario_document(scenario: Scenario) -> dict[str, Any]:
             "scale_out_bytes_per_s": cluster.node.nic.bandwidth_bytes_per_s,
         },
         "plan": {**plain(scenario.plan), "microbatches": scenario.plan.microbatches},
+        "stack": stack_document(scenario),
         "run": {"seq_length": scenario.run.seq_length, "tokens": scenario.run.tokens},
         "published": plain(scenario.published),
+    }
+
+
+def stack_document(scenario: Scenario) -> dict[str, Any]:
+    """The software stack that the prediction stands on: the release, what was changed of it, and of the plan by it."""
+    stack = scenario.plan.stack
+    base = release(stack.name)
+    return {
+        "name": base.name,
+        "title": base.title,
+        "named": scenario.stack_named,
+        "changed": plain(changed_behaviours(stack, base)),
+        "settings": plain(scenario.stack_settings),
     }
 
 

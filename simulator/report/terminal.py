@@ -131,6 +131,7 @@ def _understood(document: Mapping[str, Any]) -> RenderableType:
                 f"{format_rate(cluster['scale_out_bytes_per_s'])} beyond (per GPU and direction)",
             ),
             ("Plan", ", ".join(_layout(plan))),
+            ("Stack", _stack(scenario["stack"])),
             (
                 "Batch",
                 f"{plan['global_batch_size']:,} sequences of {run['seq_length']:,} = {format_count(tokens)} tokens; "
@@ -138,6 +139,20 @@ def _understood(document: Mapping[str, Any]) -> RenderableType:
             ),
         ]
     )
+
+
+def _stack(stack: Mapping[str, Any]) -> str:
+    """The software that the prediction stands on, and what of it the scenario says otherwise or leaves to it."""
+    unnamed = "" if stack["named"] else ", as none is named"
+    changed = ", ".join(f"{name} {_word(value)}" for name, value in stack["changed"].items())
+    settings = ", ".join(f"{name} {_word(value)}" for name, value in stack["settings"].items())
+    with_changes = f"; changed: {changed}" if changed else ""
+    with_settings = f"; it sets {settings}" if settings else ""
+    return f"{stack['title']} ({stack['name']}{unnamed}){with_changes}{with_settings}"
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _layout(plan: Mapping[str, Any]) -> Iterable[str]:

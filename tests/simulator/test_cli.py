@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from simulator.stack import DEFAULT
+
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "scenarios" / "tiny.yaml"
 
@@ -160,3 +162,15 @@ def test_the_progress_bar_shows_on_terminals_and_only_for_many_parts(monkeypatch
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     with progress_bar("runs") as told:
         assert told is None
+
+
+def test_stacks_are_listed_and_shown_with_their_sources() -> None:
+    listing = json.loads(traincast("stacks", "--json").stdout)["stacks"]
+    assert [each["name"] for each in listing if each["default"]] == [DEFAULT]
+    shown = json.loads(traincast("stacks", "show", "torchtitan-2024-12", "--json").stdout)
+    assert shown["behaviours"]["joint_ends"]["value"] is True
+    assert "9dec370" in shown["behaviours"]["joint_ends"]["source"]
+    assert "torchtitan-2024-12" in traincast("stacks").stdout
+    refused = traincast("stacks", "torchtitan-2024")
+    assert refused.returncode == 2
+    assert "did you mean torchtitan-2024-12" in refused.stderr
