@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from simulator.cost import constants as data
 from simulator.cost.constants import Constants, constants_for
 from simulator.plan.allocation import allocated
-from simulator.plan.layout import stages
 from simulator.predict import confidence
 from simulator.predict.simulate import simulate_step
 from simulator.scenario.schema import Scenario
@@ -59,7 +58,7 @@ def is_rate(constant: str) -> bool:
 
 
 def predicted_s(scenario: Scenario, constants: Constants) -> float:
-    return simulate_step(scenario, stages(scenario.model, scenario.plan), constants).step_time_s
+    return simulate_step(scenario, constants=constants).step_time_s
 
 
 def point_of(row: Row) -> Point | None:

@@ -11,40 +11,29 @@ from hardware.kernels.curves import PRECISIONS, kernel_set
 from hardware.specs import Cluster
 from simulator.cost.groups import plan_groups
 from simulator.cost.price import high_precision
-from simulator.model.spec import Model
-from simulator.plan.layout import stages
+from simulator.model.spec import Layer
 from simulator.plan.spec import Plan
-from simulator.workload.ends import embedding_work, head_work, mtp_glue_work
-from simulator.workload.ffns import ffn_work
-from simulator.workload.mixers import mixer_work
+from simulator.workload.derive import Workload
 from simulator.workload.operators import CoreAttention, Exchange, Matmul, Operator, Work
-from simulator.workload.shape import shape_of
 
 ROOM = 1.001  # rounding of a shape to whole rows does not count as extrapolation
 
 
-def operators(model: Model, plan: Plan, seq_length: int) -> Counter[Operator]:
+def operators(workload: Workload) -> Counter[Operator]:
     """Operator -> times per micro-batch over all stages; of one plan, not of arrays of plans."""
-    shape = shape_of(model, plan, seq_length)
-    found: Counter[Operator] = Counter()
+    counted: Counter[Operator] = Counter()
 
-    def count(work: Work) -> None:
-        found.update(work.operators)
+    def layer(spec: Layer, again: bool) -> tuple[Work, ...]:
+        return workload.halves(spec)
 
-    for stage in stages(model, plan):
-        layers = [model.layers[index] for index in stage.layers] + list(model.mtp[: stage.mtp])
-        for layer in layers:
-            if layer.mixer:
-                count(mixer_work(layer.mixer, shape))
-            if layer.ffn:
-                count(ffn_work(layer.ffn, shape))
-        if stage.embedding:
-            count(embedding_work(model, shape))
-        for _ in range(stage.mtp):
-            count(mtp_glue_work(model, shape))
-        for _ in range(stage.mtp + stage.head):
-            count(head_work(model, shape))
-    return found
+    def end(name: str) -> tuple[Work, ...]:
+        return (workload.ends[name],)
+
+    for stage in workload.stages:
+        for works in workload.parts(stage, layer, end):
+            for work in works:
+                counted.update(work.operators)
+    return counted
 
 
 def is_expert(op: Matmul) -> bool:
@@ -58,7 +47,7 @@ def products(op: Matmul) -> tuple[tuple[str, float, float, float], ...]:
     return (("forward", m, n, k), ("dgrad", m, k, n), ("wgrad", n, k, m))
 
 
-def beyond_profile(model: Model, plan: Plan, seq_length: int, cluster: Cluster) -> tuple[str, ...]:
+def beyond_profile(workload: Workload, cluster: Cluster) -> tuple[str, ...]:
     """What the cluster's measured profile does not cover: products and attention outside the shapes it measured.
 
     Empty without a profile: the shipped curves tell their evidence, not their range.
@@ -66,9 +55,10 @@ def beyond_profile(model: Model, plan: Plan, seq_length: int, cluster: Cluster) 
     ranges = kernel_set(cluster.accelerator.kernels).measured_range
     if not ranges:
         return ()
+    plan = workload.plan
     low, high = PRECISIONS[plan.precision], PRECISIONS[high_precision(plan)]
     found: dict[str, list[str]] = {}
-    for op in operators(model, plan, seq_length):
+    for op in operators(workload):
         if isinstance(op, Exchange):
             for operation, outside in exchanges_beyond(op, plan, cluster):
                 found.setdefault(f"{operation} {op.name}", []).extend(outside)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import zip_longest
-from typing import TypeVar
 
 import numpy as np
 
@@ -15,17 +14,12 @@ from simulator.cost.blocks import NO_COST, BlockCost, block_cost
 from simulator.cost.layers import LayerCost, forward, input_gradient, pair, weight_gradient
 from simulator.cost.price import Prices
 from simulator.cost.seconds import NO_TIME, Seconds
-from simulator.model.spec import FFN, Layer, Mixer, Model
-from simulator.plan.layout import StageLayers
+from simulator.model.spec import FFN, Layer, Mixer
 from simulator.plan.spec import Plan
-from simulator.workload.ends import embedding_work, head_work, mtp_glue_work
-from simulator.workload.ffns import ffn_work
-from simulator.workload.mixers import mixer_work
+from simulator.workload.derive import Workload
 from simulator.workload.operators import Number
-from simulator.workload.shape import Shape
 
 NO_LAYER = LayerCost()
-Known = TypeVar("Known")  # what is known of a layer: its cost, its traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,58 +42,37 @@ class StageCost:
     lost: tuple[Seconds, Seconds] = (NO_TIME, NO_TIME)
 
 
-def stage_costs(
-    model: Model, shape: Shape, prices: Prices, stages: Sequence[StageLayers], moved_s: Sequence[Number] = ()
-) -> tuple[StageCost, ...]:
+def stage_costs(workload: Workload, prices: Prices, moved_s: Sequence[Number] = ()) -> tuple[StageCost, ...]:
     """Price every distinct half of a layer once and put the stages together from them.
 
     `moved_s` by stage: seconds in which its offloaded activations cross the host link, one way.
     """
     plan = prices.plan
-    moved_s = moved_s or (0.0,) * len(stages)
+    moved_s = moved_s or (0.0,) * len(workload.stages)
 
     @cache
     def mixer(part: Mixer, again: bool) -> BlockCost:
-        return block_cost(mixer_work(part, shape), prices, again)
+        return block_cost(workload.mixers[part], prices, again)
 
     @cache
     def ffn(part: FFN, again: bool) -> BlockCost:
-        return block_cost(ffn_work(part, shape), prices, again)
+        return block_cost(workload.ffns[part], prices, again)
 
     def layer(spec: Layer, again: bool) -> LayerCost:
-        ahead = mixer(spec.mixer, again) if spec.mixer else NO_COST
-        return LayerCost(ahead, ffn(spec.ffn, again) if spec.ffn else NO_COST)
+        mixer_cost = mixer(spec.mixer, again) if spec.mixer else NO_COST
+        return LayerCost(mixer_cost, ffn(spec.ffn, again) if spec.ffn else NO_COST)
 
     @cache
     def end(name: str) -> LayerCost:
-        return LayerCost(block_cost(ENDS[name](model, shape), prices, False))
+        return LayerCost(block_cost(workload.ends[name], prices, False))
 
     @cache
     def alike(content: tuple[object, ...], example: int) -> StageCost:
-        layers = stage_layers(model, plan, stages[example], layer, end)
-        return stage_cost(layers, plan, prices, moved_s[example])
+        return stage_cost(workload.parts(workload.stages[example], layer, end), plan, prices, moved_s[example])
 
     first: dict[tuple[object, ...], int] = {}
-    contents = [(s.embedding, tuple(model.layers[i] for i in s.layers), s.mtp, s.head) for s in stages]
+    contents = [workload.content(stage) for stage in workload.stages]
     return tuple(alike(content, first.setdefault(content, index)) for index, content in enumerate(contents))
-
-
-ENDS = {"embedding": embedding_work, "head": head_work, "mtp": mtp_glue_work}
-
-
-def stage_layers(
-    model: Model, plan: Plan, stage: StageLayers, layer: Callable[[Layer, bool], Known], end: Callable[[str], Known]
-) -> list[Known]:
-    """What a stage does, in order: embedding, decoder layers, MTP modules (each with its own head), head.
-
-    With full recompute by "block" only the first layers of each stage are computed again.
-    """
-    limit = plan.recompute.layers if plan.recompute.method == "block" else stage.layer_count
-    done = [end("embedding")] if stage.embedding else []
-    done += [layer(model.layers[index], position < limit) for position, index in enumerate(stage.layers)]
-    for module in model.mtp[: stage.mtp]:
-        done += [end("mtp"), layer(module, plan.recompute.method == "uniform"), end("head")]
-    return [*done, end("head")] if stage.head else done
 
 
 def stage_cost(layers: list[LayerCost], plan: Plan, prices: Prices, moved_s: Number = 0.0) -> StageCost:

@@ -18,12 +18,12 @@ from simulator.cost.seconds import Seconds
 from simulator.cost.stages import StageCost, paired_stages, stage_costs
 from simulator.cost.updates import gather_and_reduce, gathers_lists, newton_schulz_s, optimizer_s, with_lists
 from simulator.model.components import layer_linears
-from simulator.model.spec import Model
-from simulator.plan.layout import StageLayers, stages_of_ranks
+from simulator.plan.layout import stages_of_ranks
 from simulator.plan.spec import Plan
+from simulator.workload.derive import Workload
 from simulator.workload.operators import Number
 from simulator.workload.shape import Shape, padded_vocab
-from simulator.workload.states import DTYPE_BYTES, StageParameters, shard_count
+from simulator.workload.states import DTYPE_BYTES, shard_count
 
 # SMs that expert communication kernels occupy while they run beside compute: DeepEP's default in Megatron-Core 20,
 # HybridEP 32 in recipes of Megatron-Bridge (moe_hybridep_num_sms), NCCL's channels of an all-to-all 24, from memory.
@@ -60,29 +60,24 @@ def is_paired(plan: Plan) -> bool:
 
 
 def slot_times(
-    model: Model,
-    shape: Shape,
-    cluster: Cluster,
-    stages: Sequence[StageLayers],
-    constants: Constants | None = None,
-    offloaded: Sequence[Number] = (),
+    workload: Workload, cluster: Cluster, constants: Constants | None = None, offloaded: Sequence[Number] = ()
 ) -> SlotTimes:
     """Price every stage, twice where it also runs beside communication kernels.
 
     `constants` None: those of the data file for this part and plan. `offloaded`: bytes of activations that one
     micro-batch of each stage moves to host memory and back.
     """
-    plan = shape.plan
+    plan = workload.plan
     constants = constants or constants_for(cluster.accelerator, plan)
     prices = Prices(cluster, plan, plan_groups(plan, cluster), constants=constants)
     moved_s = [host_link_s(size, cluster) for size in offloaded]
     beside = None
     if is_paired(plan):
-        compute, moved = shares_beside(plan, cluster)
-        slowed = replace(prices, compute_fraction=compute, comm_fraction=moved)
-        beside = stage_costs(model, shape, slowed, stages, moved_s)
-    send_s = stage_send_s(shape, prices) if plan.pp > 1 else 0.0
-    return SlotTimes(stage_costs(model, shape, prices, stages, moved_s), beside, float(send_s), constants)
+        compute, comm = shares_beside(plan, cluster)
+        slowed = replace(prices, compute_fraction=compute, comm_fraction=comm)
+        beside = stage_costs(workload, slowed, moved_s)
+    send_s = stage_send_s(workload.shape, prices) if plan.pp > 1 else 0.0
+    return SlotTimes(stage_costs(workload, prices, moved_s), beside, float(send_s), constants)
 
 
 def shares_beside(plan: Plan, cluster: Cluster) -> tuple[float, float]:
@@ -155,18 +150,12 @@ def pair_seconds(times: SlotTimes, plan: Plan) -> dict[str, np.ndarray] | None:
     return found
 
 
-def update_times(
-    model: Model,
-    plan: Plan,
-    cluster: Cluster,
-    stages: Sequence[StageLayers],
-    parameters: Sequence[StageParameters],
-    constants: Constants | None = None,
-) -> UpdateTimes:
+def update_times(workload: Workload, cluster: Cluster, constants: Constants | None = None) -> UpdateTimes:
     """Gradient reduction, optimizer and parameter gathering of every stage and rank.
 
     `constants` None: those of the data file for this part and plan.
     """
+    model, plan, stages, parameters = workload.model, workload.plan, workload.stages, workload.parameters
     constants = constants or constants_for(cluster.accelerator, plan)
     groups = shard_groups(plan, cluster)
     moved = [

@@ -16,15 +16,13 @@ from hardware.specs import Cluster
 from simulator.cost.blocks import exchanged
 from simulator.cost.groups import plan_groups, shard_groups
 from simulator.cost.recompute import recomputed_shares
-from simulator.cost.stages import ENDS, stage_layers
 from simulator.cost.step_times import sent_bytes
 from simulator.cost.updates import parts_of, replicas, sharded_over
-from simulator.model.spec import Layer, Model
-from simulator.plan.layout import StageLayers, ranks_of_stages, stages_of_ranks
+from simulator.model.spec import Layer
+from simulator.plan.layout import ranks_of_stages, stages_of_ranks
 from simulator.plan.placement import coordinates, groups
 from simulator.plan.spec import Plan
-from simulator.workload.ffns import ffn_work
-from simulator.workload.mixers import mixer_work
+from simulator.workload.derive import Workload
 from simulator.workload.operators import Exchange, Number, Routing, Work
 from simulator.workload.shape import Shape
 from simulator.workload.states import DTYPE_BYTES, StageParameters, parameter_bytes
@@ -50,26 +48,21 @@ class Flow(NamedTuple):
 Traffic = dict[Flow, float]
 
 
-def step_streams(
-    model: Model,
-    shape: Shape,
-    cluster: Cluster,
-    stages: Sequence[StageLayers],
-    parameters: Sequence[StageParameters],
-) -> list[Stream]:
+def step_streams(workload: Workload, cluster: Cluster) -> list[Stream]:
     """Every stream of a step on the GPUs of the plan; what moves only a few bytes (norms, counters) is left out."""
-    plan = shape.plan
-    moved = layers_traffic(model, shape, cluster, stages)
+    plan = workload.plan
     # DualPipe's mirror ranks share the micro-batches of a stage.
     rounds = plan.microbatches / len(ranks_of_stages(plan)[0])
     sharing = shard_groups(plan, cluster)
     by_stage = []
-    for stage, held, layers in zip(stages, parameters, moved, strict=True):
-        once = update_traffic(held, plan, sharing, cluster, whole=stage.index > 0 and plan.sharding != "full")
+    for stage, params, layers in zip(
+        workload.stages, workload.parameters, layers_traffic(workload, cluster), strict=True
+    ):
+        once = update_traffic(params, plan, sharing, cluster, whole=stage.index > 0 and plan.sharding != "full")
         by_stage.append(total([{flow: size * rounds for flow, size in layers.items()}, once]))
     by_rank = [total(by_stage[stage] for stage in sorted(set(held))) for held in stages_of_ranks(plan)]
-    flows = dict.fromkeys(flow for moved in by_rank for flow in moved if not flow.inside)
-    return [*(stream(flow, by_rank, plan) for flow in flows), *pipeline_streams(plan, shape, cluster)]
+    flows = dict.fromkeys(flow for sizes in by_rank for flow in sizes if not flow.inside)
+    return [*(stream(flow, by_rank, plan) for flow in flows), *pipeline_streams(plan, workload.shape, cluster)]
 
 
 def total(parts: Iterable[Mapping[Flow, float]]) -> Traffic:
@@ -80,22 +73,20 @@ def total(parts: Iterable[Mapping[Flow, float]]) -> Traffic:
     return dict(found)
 
 
-def layers_traffic(model: Model, shape: Shape, cluster: Cluster, stages: Sequence[StageLayers]) -> list[Traffic]:
+def layers_traffic(workload: Workload, cluster: Cluster) -> list[Traffic]:
     """Bytes per group of one micro-batch through each stage, forward and backward; every distinct layer once."""
-    plan = shape.plan
+    plan = workload.plan
     sharing = plan_groups(plan, cluster)
 
     @cache
     def layer(spec: Layer, again: bool) -> Traffic:
-        halves = [mixer_work(spec.mixer, shape)] if spec.mixer else []
-        halves += [ffn_work(spec.ffn, shape)] if spec.ffn else []
-        return total(work_traffic(work, plan, sharing, cluster, again) for work in halves)
+        return total(work_traffic(work, plan, sharing, cluster, again) for work in workload.halves(spec))
 
     @cache
     def end(name: str) -> Traffic:
-        return work_traffic(ENDS[name](model, shape), plan, sharing, cluster, False)
+        return work_traffic(workload.ends[name], plan, sharing, cluster, False)
 
-    return [total(stage_layers(model, plan, stage, layer, end)) for stage in stages]
+    return [total(workload.parts(stage, layer, end)) for stage in workload.stages]
 
 
 def work_traffic(work: Work, plan: Plan, sharing: dict[str, Group], cluster: Cluster, whole_layer: bool) -> Traffic:

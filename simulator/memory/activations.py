@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 
-from simulator.model.spec import Layer, Model
-from simulator.plan.layout import StageLayers
+from simulator.model.spec import Layer
 from simulator.plan.spec import Plan
-from simulator.workload.ends import embedding_work, head_work, head_working_bytes, mtp_glue_work
-from simulator.workload.ffns import ffn_work
-from simulator.workload.mixers import mixer_work
-from simulator.workload.operators import NOTHING, CoreAttention, Matmul, Number, Tensor, Work
-from simulator.workload.shape import Shape
+from simulator.workload.derive import Workload
+from simulator.workload.ends import head_working_bytes
+from simulator.workload.operators import CoreAttention, Matmul, Number, Tensor, Work
 
 # What each of Megatron's offloadable modules keeps: its inputs, as fine-grained activation offloading moves them.
 OFFLOADED: dict[str, tuple[str, ...]] = {
@@ -139,29 +136,21 @@ def widest_gradients(work: Work) -> Number:
     return widest
 
 
-def stage_kept(model: Model, shape: Shape, stages: Sequence[StageLayers]) -> tuple[Kept, ...]:
+def stage_kept(workload: Workload) -> tuple[Kept, ...]:
     """`Kept` of one micro-batch on every virtual stage."""
-    plan = shape.plan
+    plan = workload.plan
     full = plan.recompute.granularity == "full"
 
     @cache
     def layer(spec: Layer, again: bool) -> Kept:
-        mixer = mixer_work(spec.mixer, shape) if spec.mixer else NOTHING
-        ffn = ffn_work(spec.ffn, shape) if spec.ffn else NOTHING
-        return replace(layer_kept(mixer + ffn, plan, again), layers=1)
+        mixer, ffn = workload.halves(spec)
+        return replace(layer_kept(mixer + ffn, plan, full and again), layers=1)
 
-    def held(stage: StageLayers) -> Kept:
-        limit = plan.recompute.layers if plan.recompute.method == "block" else stage.layer_count
-        sums = Kept()
-        for position, index in enumerate(stage.layers):
-            sums = sums + layer(model.layers[index], full and position < limit)
-        head = layer_kept(head_work(model, shape), plan, False)
-        head = replace(head, working=head_working_bytes(model, shape))
-        for module in model.mtp[: stage.mtp]:
-            glue = layer_kept(mtp_glue_work(model, shape), plan, False)
-            sums = sums + glue + layer(module, full and plan.recompute.method == "uniform") + head
-        if stage.embedding:
-            sums = sums + layer_kept(embedding_work(model, shape), plan, False)
-        return sums + head if stage.head else sums
+    @cache
+    def end(name: str) -> Kept:
+        kept = layer_kept(workload.ends[name], plan, False)
+        if name == "head":
+            return replace(kept, working=head_working_bytes(workload.model, workload.shape))
+        return kept
 
-    return tuple(held(stage) for stage in stages)
+    return tuple(sum(workload.parts(stage, layer, end), Kept()) for stage in workload.stages)

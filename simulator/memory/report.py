@@ -11,8 +11,9 @@ import numpy as np
 
 from simulator.memory.activations import Kept, stage_kept
 from simulator.model.spec import Model
-from simulator.plan.layout import StageLayers, stages_of_ranks
+from simulator.plan.layout import stages_of_ranks
 from simulator.plan.spec import Plan
+from simulator.workload.derive import Workload
 from simulator.workload.operators import Number
 from simulator.workload.shape import SAVED_INPUT_BYTES, Shape, is_quantized, padded_vocab
 from simulator.workload.states import (
@@ -81,16 +82,10 @@ class RankMemory:
         return self.allocated_bytes + sum(self.outside.values())
 
 
-def memory_report(
-    model: Model,
-    shape: Shape,
-    stages: Sequence[StageLayers],
-    parameters: Sequence[StageParameters],
-    ranks: Sequence[Sequence[ScheduleSlot]],
-) -> tuple[RankMemory, ...]:
+def memory_report(workload: Workload, ranks: Sequence[Sequence[ScheduleSlot]]) -> tuple[RankMemory, ...]:
     """Memory of every pipeline rank, given the slots it works through (`ranks`, one sequence per rank)."""
-    plan = shape.plan
-    kept = kept_until_reduced(model, shape, stages, parameters)
+    plan, model, shape, parameters = workload.plan, workload.model, workload.shape, workload.parameters
+    kept = kept_until_reduced(workload)
     result = []
     for rank, (held, slots) in enumerate(zip(stages_of_ranks(plan), ranks, strict=True)):
         owners = state_bytes([parameters[stage] for stage in dict.fromkeys(held)], plan)
@@ -105,14 +100,12 @@ def memory_report(
     return tuple(result)
 
 
-def kept_until_reduced(
-    model: Model, shape: Shape, stages: Sequence[StageLayers], parameters: Sequence[StageParameters]
-) -> tuple[Kept, ...]:
+def kept_until_reduced(workload: Workload) -> tuple[Kept, ...]:
     """What one micro-batch leaves on every stage, a backward's gradients on their way to the reduction included."""
-    kept = stage_kept(model, shape, stages)
-    if not frees_logits_before_layers(shape.plan):
+    kept = stage_kept(workload)
+    if not frees_logits_before_layers(workload.plan):
         return kept
-    reducing = [reduction_bytes(held, shape.plan) for held in parameters]
+    reducing = [reduction_bytes(params, workload.plan) for params in workload.parameters]
     return tuple(replace(k, working=max(k.working, size)) for k, size in zip(kept, reducing, strict=True))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from simulator.plan.layout import stages
 from simulator.plan.spec import Plan
 from simulator.predict.simulate import schedule_name, simulate_step
 from simulator.scenario.schema import Scenario
@@ -45,7 +44,7 @@ class ReplicaSpeeds(Sequence[float]):
     def _step_time_s(self, count: int) -> float:
         plan, cluster = shrunk(self.scenario.plan, count, self.replicas), self.scenario.cluster
         scenario = replace(self.scenario, plan=plan, cluster=replace(cluster, gpus=plan.gpus))
-        return simulate_step(scenario, stages(scenario.model, plan)).step_time_s
+        return simulate_step(scenario).step_time_s
 
 
 def shrunk(plan: Plan, count: int, replicas: int) -> Plan:
@@ -81,5 +80,5 @@ def speed_with_links(scenario: Scenario, step_time_s: float, bandwidth_fraction:
     node = scenario.cluster.node
     nic = replace(node.nic, bandwidth_bytes_per_s=node.nic.bandwidth_bytes_per_s * bandwidth_fraction)
     degraded = replace(scenario, cluster=replace(scenario.cluster, node=replace(node, nic=nic)))
-    step = simulate_step(degraded, stages(scenario.model, scenario.plan))
+    step = simulate_step(degraded)
     return min(1.0, step_time_s / step.step_time_s)

@@ -16,7 +16,7 @@ from simulator.run.montecarlo import Progress
 from simulator.run.montecarlo import simulate as simulate_run
 from simulator.run.result import RunResult
 from simulator.scenario.schema import Scenario
-from simulator.workload.shape import padded_vocab, shape_of
+from simulator.workload.shape import padded_vocab
 
 FLOPS_CONVENTION = "megatron"
 
@@ -111,7 +111,7 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
         evidence=evidence_shares(step),
         stages=stage_reports(done),
         network=link_use(done),
-        warnings=(*warnings(scenario, fullest), *(whole.warnings if whole else ())),
+        warnings=(*warnings(done, fullest), *(whole.warnings if whole else ())),
     )
 
 
@@ -129,11 +129,11 @@ def evidence_shares(step: Step) -> dict[str, float]:
 
 
 def stage_reports(done: Simulated) -> tuple[StageReport, ...]:
-    parameters, spent = done.parameters, done.step.by_rank()
+    parameters, spent = done.workload.parameters, done.step.by_rank()
     return tuple(
         StageReport(
             rank=held.rank,
-            layers=tuple(done.layers[stage].symbols for stage in held.stages),
+            layers=tuple(done.workload.stages[stage].symbols for stage in held.stages),
             parameters=float(sum(parameters[s].dense + parameters[s].expert for s in dict.fromkeys(held.stages))),
             memory_bytes=held.owners,
             outside_allocator_bytes=held.outside,
@@ -147,19 +147,18 @@ def stage_reports(done: Simulated) -> tuple[StageReport, ...]:
 
 def link_use(done: Simulated) -> NetworkUse:
     """Everything the plan's groups send in the step, on the cluster's real links."""
-    scenario = done.scenario
-    shape = shape_of(scenario.model, scenario.plan, scenario.run.seq_length)
-    streams = step_streams(scenario.model, shape, scenario.cluster, done.layers, done.parameters)
-    return network_use(scenario.cluster, streams, done.step.step_time_s)
+    cluster = done.scenario.cluster
+    return network_use(cluster, step_streams(done.workload, cluster), done.step.step_time_s)
 
 
-def warnings(scenario: Scenario, fullest: float) -> tuple[str, ...]:
+def warnings(done: Simulated, fullest: float) -> tuple[str, ...]:
     """What the reader should know before trusting the figures."""
+    scenario = done.scenario
     capacity = scenario.cluster.accelerator.memory_capacity_bytes
     found = list(scenario.warnings)
     if 0.94 * capacity < fullest <= capacity:
         found.append(f"memory fits with less than 6 % to spare ({fullest / 2**30:.1f} of {capacity / 2**30:.1f} GiB)")
-    beyond = beyond_profile(scenario.model, scenario.plan, scenario.run.seq_length, scenario.cluster)
+    beyond = beyond_profile(done.workload, scenario.cluster)
     if beyond:
         shown = "; ".join(beyond[:3]) + (f" and {len(beyond) - 3} more" if len(beyond) > 3 else "")
         found.append(f"beyond what the profile measured, so extrapolated: {shown}")

@@ -12,7 +12,6 @@ from simulator.cost.step_times import SlotTimes, is_paired, pair_seconds, slot_t
 from simulator.memory import RankMemory, memory_report
 from simulator.memory.activations import stage_kept
 from simulator.plan.allocation import allocated
-from simulator.plan.layout import StageLayers, stages
 from simulator.plan.spec import Plan
 from simulator.scenario.schema import Scenario
 from simulator.step.build import build_graph
@@ -20,8 +19,7 @@ from simulator.step.player import play
 from simulator.step.schedules import Schedule, make_schedule
 from simulator.step.timeline import Timeline
 from simulator.step.times import DataParallel, P2p, StageTimes
-from simulator.workload.shape import shape_of
-from simulator.workload.states import StageParameters, stage_parameters
+from simulator.workload.derive import Workload, workload_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,37 +55,38 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """A scenario on the GPUs that its plan takes: layers and parameters of every virtual stage, the step, and the
-    memory of every pipeline rank."""
+    """A scenario on the GPUs that its plan takes: its workload, the step, and the memory of every pipeline rank."""
 
     scenario: Scenario
-    layers: tuple[StageLayers, ...]
-    parameters: tuple[StageParameters, ...]
+    workload: Workload
     step: Step
     memory: tuple[RankMemory, ...]
+
+
+def scenario_workload(scenario: Scenario) -> Workload:
+    """What the scenario's plan does with its model."""
+    return workload_of(scenario.model, scenario.plan, scenario.run.seq_length)
 
 
 def simulate(scenario: Scenario) -> Simulated:
     """Place, price, simulate one step, weigh the memory."""
     scenario = replace(scenario, cluster=allocated(scenario.plan, scenario.cluster))
-    model, plan = scenario.model, scenario.plan
-    layers = stages(model, plan)
-    parameters = stage_parameters(model, plan, layers)
-    step = simulate_step(scenario, layers)
-    shape = shape_of(model, plan, scenario.run.seq_length)
-    return Simulated(
-        scenario, layers, parameters, step, memory_report(model, shape, layers, parameters, step.schedule.ranks)
-    )
+    workload = scenario_workload(scenario)
+    step = simulate_step(scenario, workload)
+    return Simulated(scenario, workload, step, memory_report(workload, step.schedule.ranks))
 
 
-def simulate_step(scenario: Scenario, layers: tuple[StageLayers, ...], constants: Constants | None = None) -> Step:
-    """Price every slot of the plan's schedule and play the step; `constants` None: those of the data file."""
-    model, plan, cluster = scenario.model, scenario.plan, scenario.cluster
+def simulate_step(scenario: Scenario, workload: Workload | None = None, constants: Constants | None = None) -> Step:
+    """Price every slot of the plan's schedule and play the step.
+
+    `workload` None: derived from the scenario. `constants` None: those of the data file.
+    """
+    plan, cluster = scenario.plan, scenario.cluster
+    workload = workload or scenario_workload(scenario)
     constants = constants or constants_for(cluster.accelerator, plan)
-    shape = shape_of(model, plan, scenario.run.seq_length)
-    offloaded = [kept.offloaded for kept in stage_kept(model, shape, layers)] if plan.offload.modules else []
-    slots = slot_times(model, shape, cluster, layers, constants, offloaded)
-    updates = update_times(model, plan, cluster, layers, stage_parameters(model, plan, layers), constants)
+    offloaded = [kept.offloaded for kept in stage_kept(workload)] if plan.offload.modules else []
+    slots = slot_times(workload, cluster, constants, offloaded)
+    updates = update_times(workload, cluster, constants)
     slots = replace(slots, stages=tuple(with_lost(slots.stages, updates, plan, constants)))
     schedule = make_schedule(schedule_name(plan), plan.pp, plan.vpp, plan.microbatches, plan.microbatch_group_size)
     times = StageTimes(
@@ -95,8 +94,8 @@ def simulate_step(scenario: Scenario, layers: tuple[StageLayers, ...], constants
         input_backward_s=by_cause([stage.input for stage in slots.stages]),
         weight_backward_s=by_cause([stage.weight for stage in slots.stages]),
         pair_s=pair_seconds(slots, plan),
-        send_forward_s=np.full(len(layers), slots.send_s),
-        send_backward_s=np.full(len(layers), slots.send_s),
+        send_forward_s=np.full(len(workload.stages), slots.send_s),
+        send_backward_s=np.full(len(workload.stages), slots.send_s),
         p2p=p2p_mode(plan),
         data_parallel=DataParallel(
             gather_s=updates.gather_s,
@@ -119,7 +118,7 @@ def step_time_s(scenario: Scenario, step: Step, global_batch_size: int, seq_leng
     changed = replace(
         scenario, plan=replace(plan, global_batch_size=global_batch_size), run=replace(run, seq_length=seq_length)
     )
-    return simulate_step(changed, stages(scenario.model, changed.plan)).step_time_s
+    return simulate_step(changed).step_time_s
 
 
 def schedule_name(plan: Plan) -> str:

@@ -6,14 +6,11 @@ from simulator.memory.activations import Kept
 from simulator.memory.report import kept_until_reduced
 from simulator.predict.simulate import Simulated
 from simulator.step.memory_timeline import MemoryTimeline, rank_memory
-from simulator.workload.shape import shape_of
 
 
 def kept_by_stage(done: Simulated) -> tuple[Kept, ...]:
     """What one micro-batch leaves on every virtual stage."""
-    scenario = done.scenario
-    shape = shape_of(scenario.model, scenario.plan, scenario.run.seq_length)
-    return kept_until_reduced(scenario.model, shape, done.layers, done.parameters)
+    return kept_until_reduced(done.workload)
 
 
 def memory_over_step(done: Simulated) -> dict[int, MemoryTimeline]:

@@ -8,15 +8,14 @@ from simulator.report.gantt import gantt_svg
 from simulator.report.memory_chart import memory_svg
 from simulator.report.step_trace import Event, chrome_trace, collectives_of
 from simulator.step.memory_timeline import allocations, memory_snapshot
-from simulator.workload.shape import shape_of
 
 
 def step_trace(done: Simulated) -> Event:
     """The step as a Chrome / Perfetto trace document, with memory counters."""
-    scenario = done.scenario
-    plan, shape = scenario.plan, shape_of(scenario.model, scenario.plan, scenario.run.seq_length)
-    collectives = collectives_of(plan, int(shape.sharded_tokens * shape.hidden), done.parameters, done.step.schedule)
-    return chrome_trace(done.step.timeline, collectives, memory_over_step(done), scenario.name)
+    workload, schedule = done.workload, done.step.schedule
+    elements = int(workload.shape.sharded_tokens * workload.shape.hidden)
+    collectives = collectives_of(workload.plan, elements, workload.parameters, schedule)
+    return chrome_trace(done.step.timeline, collectives, memory_over_step(done), done.scenario.name)
 
 
 def step_picture(done: Simulated) -> str:

@@ -15,13 +15,12 @@ from simulator.cost.price import Prices
 from simulator.cost.seconds import Seconds
 from simulator.cost.stages import forward_wait_s
 from simulator.cost.step_times import pair_seconds, slot_times, update_times
-from simulator.plan.layout import stages
 from simulator.plan.spec import Overlap, Plan, Recompute
 from simulator.scenario.schema import Scenario
+from simulator.workload.derive import workload_of
 from simulator.workload.ffns import ffn_work
 from simulator.workload.mixers import mixer_work
 from simulator.workload.shape import shape_of
-from simulator.workload.states import stage_parameters
 
 
 def layer_cost(scenario: Scenario, **changes: object) -> LayerCost:
@@ -106,23 +105,18 @@ def test_prices_take_arrays(deepseek: Scenario) -> None:
 
 
 def test_stages_alike_are_priced_once(deepseek: Scenario) -> None:
-    layers = stages(deepseek.model, deepseek.plan)
-    times = slot_times(
-        deepseek.model, shape_of(deepseek.model, deepseek.plan, deepseek.run.seq_length), deepseek.cluster, layers
-    )
+    times = slot_times(workload_of(deepseek.model, deepseek.plan, deepseek.run.seq_length), deepseek.cluster)
     assert len({id(stage) for stage in times.stages}) == 3
     assert times.stages[0].forward.total_s < times.stages[1].forward.total_s
 
 
 def test_updates_of_every_stage(deepseek: Scenario) -> None:
-    plan, model = deepseek.plan, deepseek.model
-    layers = stages(model, plan)
-    held = stage_parameters(model, plan, layers)
-    times = update_times(model, plan, deepseek.cluster, layers, held)
+    workload = workload_of(deepseek.model, deepseek.plan, deepseek.run.seq_length)
+    times = update_times(workload, deepseek.cluster)
     assert len(times.gather_s) == len(times.reduce_s) == 16
     assert len(times.gather_s[0]) > len(times.gather_s[1]) == 1
     # fp32 gradients of a middle stage pass every GPU's NVLink (200 GB/s) once, and eight of them a NIC (50 GB/s).
-    size = 4 * held[5].dense
+    size = 4 * workload.parameters[5].dense
     assert sum(times.reduce_s[5]) > max(size * 255 / 256 / 200e9, size * 31 / 32 / 8 / 50e9)
 
 
@@ -132,11 +126,8 @@ def test_published_profile_of_an_overlapped_pair(deepseek: Scenario) -> None:
     A profile of seconds, so priced without the clocks that long training sustains. The lone forward of its pipeline
     takes 58 ms (1.13 s over 19.6 slots, arXiv 2505.09343 table 4).
     """
-    layers = stages(deepseek.model, deepseek.plan)
     plan = replace(deepseek.plan, expert_imbalance=1.0)
-    times = slot_times(
-        deepseek.model, shape_of(deepseek.model, plan, deepseek.run.seq_length), deepseek.cluster, layers, NEUTRAL
-    )
+    times = slot_times(workload_of(deepseek.model, plan, deepseek.run.seq_length), deepseek.cluster, NEUTRAL)
     pairs = pair_seconds(times, plan)
     assert pairs is not None
     # Stages 7 and 8 both hold four MoE layers.

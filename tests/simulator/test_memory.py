@@ -26,6 +26,7 @@ from simulator.model.spec import Attention, DenseFFN, Layer, Model
 from simulator.plan.layout import stages
 from simulator.plan.spec import Optimizer, Plan, Recompute
 from simulator.step.schedules import make_schedule
+from simulator.workload.derive import workload_of
 from simulator.workload.ends import logit_bytes
 from simulator.workload.ffns import ffn_work
 from simulator.workload.mixers import mixer_work
@@ -102,7 +103,7 @@ def test_operator_checkpointing_of_llama() -> None:
     assert kept.until_backward == pytest.approx(8192 * per_token)
     eager = replace(plan, stack=replace(TORCHTITAN, fused_kernels=False))
     assert layer_kept(layer, eager, False).until_backward == pytest.approx(8192 * (per_token + 2 * 4096)), "w2's output"
-    ends = stage_kept(LLAMA, shape, stages(LLAMA, plan))[0].until_backward - 32 * kept.until_backward
+    ends = stage_kept(workload_of(LLAMA, plan, 8192))[0].until_backward - 32 * kept.until_backward
     assert ends == pytest.approx(8192 * 2 * (2 * 4096 + 128256)), "the head is not recomputed"
 
 
@@ -201,10 +202,9 @@ def test_gathered_inputs_of_linears() -> None:
 def test_selective_recompute_drops_what_it_names() -> None:
     model = load("deepseek-v3")
     plan = replace(PLAN, ep=8, dp=64)
-    shape = shape_of(model, plan, 4096)
-    (whole,) = stage_kept(model, shape, stages(model, plan))
+    (whole,) = stage_kept(workload_of(model, plan, 4096))
     again = replace(plan, recompute=Recompute("selective", modules=("mla_up_proj",)))
-    (fewer,) = stage_kept(model, shape_of(model, again, 4096), stages(model, again))
+    (fewer,) = stage_kept(workload_of(model, again, 4096))
     # q and k of 128 heads x 192 and v of 128 heads x 128, in 62 layers with MTP's: 131 KB per token and layer.
     assert whole.until_backward - fewer.until_backward == pytest.approx(62 * 4096 * 2 * 128 * (192 * 2 + 128))
 
@@ -228,11 +228,8 @@ def test_activations_in_flight(name: str, pp: int, vpp: int, microbatches: int) 
 
 def test_owners_add_up() -> None:
     plan = replace(PLAN, pp=4, schedule="1f1b", sharding="optimizer")
-    layers = stages(LLAMA, plan)
     schedule = make_schedule("1f1b", 4, 1, plan.microbatches)
-    report = memory_report(
-        LLAMA, shape_of(LLAMA, plan, 8192), layers, stage_parameters(LLAMA, plan, layers), schedule.ranks
-    )
+    report = memory_report(workload_of(LLAMA, plan, 8192), schedule.ranks)
     assert [rank.rank for rank in report] == [0, 1, 2, 3]
     for rank in report:
         assert rank.allocated_bytes == pytest.approx(sum(rank.owners.values()))

@@ -11,14 +11,13 @@ from simulator.cost.offload import HOST_UPDATE_BYTES_PER_S, host_update_s
 from simulator.memory.activations import OFFLOADED, stage_kept
 from simulator.plan.rules_offload import MODULES
 from simulator.plan.spec import Offload
-from simulator.predict.simulate import Simulated, simulate
+from simulator.predict.simulate import Simulated, scenario_workload, simulate
 from simulator.predict.views import memory_over_step
 from simulator.scenario.resolved import scenario_yaml
 from simulator.scenario.schema import Scenario, load_scenario
 from simulator.step.layer_programs import Programs, grid_of
 from simulator.step.ranks import simulate_ranks
 from simulator.step.spread import Spread
-from simulator.workload.shape import shape_of
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 SOME = Offload(0.5, ("core_attn", "moe_act"))
@@ -40,9 +39,7 @@ def test_modules_are_the_same_in_rules_and_memory() -> None:
 def test_what_leaves_is_gone_and_comes_back() -> None:
     """Half of q, k, v (2 x 2048 tokens, 16 + 2 x 4 heads of 64, 2 bytes) and of the experts' activation inputs."""
     plain, moved = (scenario("tiny", offload) for offload in (Offload(), SOME))
-    kept = [
-        stage_kept(s.model, shape_of(s.model, s.plan, s.run.seq_length), simulate(s).layers) for s in (plain, moved)
-    ]
+    kept = [stage_kept(scenario_workload(scenario)) for scenario in (plain, moved)]
     qkv = 0.5 * 2 * 2048 * (16 + 2 * 4) * 64 * 2
     # Two of 16 experts per token, balanced over ranks: as many rows as a rank has tokens, times two; gated, width 1024.
     act = 0.5 * 2 * (2 * 2048) * 2 * 2 * 1024
@@ -77,11 +74,7 @@ def test_a_link_hides_behind_compute_until_it_does_not() -> None:
     plain = simulate(scenario("tiny", Offload()))
     assert host_s(fast) == pytest.approx(host_s(plain))
     for stage, bare, moved in zip(range(2), plain.step.slots.stages, slow.step.slots.stages, strict=True):
-        kept = stage_kept(
-            slow.scenario.model,
-            shape_of(slow.scenario.model, slow.scenario.plan, slow.scenario.run.seq_length),
-            slow.layers,
-        )[stage]
+        kept = stage_kept(slow.workload)[stage]
         crossing_s = kept.offloaded / 1e9
         busy = replace(bare.forward, host_s=0.0).total_s
         assert moved.forward.total_s == pytest.approx(max(busy, bare.forward.total_s, crossing_s))

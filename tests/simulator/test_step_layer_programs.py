@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulator.plan.layout import stages
 from simulator.predict.simulate import Step, simulate_step
 from simulator.scenario.schema import Scenario, load_scenario
 from simulator.step.graph import KIND, KINDS, STREAM, slot_pieces
@@ -25,7 +24,7 @@ LARGE = ["qwen3-235b-256xh100", "deepseek-v3-2048xh800", "kimi-k2-10240xh100", "
 
 def simulated(name: str) -> tuple[Scenario, Step, Programs]:
     scenario = load_scenario(SCENARIOS / f"{name}.yaml")
-    step = simulate_step(scenario, stages(scenario.model, scenario.plan))
+    step = simulate_step(scenario)
     return scenario, step, Programs(step.slots, scenario.plan)
 
 

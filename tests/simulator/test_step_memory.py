@@ -15,8 +15,7 @@ import pytest
 from simulator.memory import memory_report
 from simulator.memory.activations import Kept, stage_kept
 from simulator.memory.report import peak_activations
-from simulator.plan.layout import stages
-from simulator.predict.simulate import simulate_step
+from simulator.predict.simulate import scenario_workload, simulate_step
 from simulator.report.memory_chart import memory_svg
 from simulator.scenario.schema import load_scenario
 from simulator.step.build import build_graph
@@ -32,8 +31,6 @@ from simulator.step.player import play
 from simulator.step.schedules import SCHEDULES, Schedule, make_schedule, peak_in_flight
 from simulator.step.timeline import Timeline
 from simulator.step.times import DataParallel, StageTimes
-from simulator.workload.shape import shape_of
-from simulator.workload.states import stage_parameters
 
 
 def played(name: str, seed: int = 1) -> tuple[Schedule, Timeline]:
@@ -116,11 +113,9 @@ def test_snapshot_is_balanced() -> None:
 def test_real_plans_peak_where_the_report_says(name: str) -> None:
     """The peak over time, and its owners, are the static report's on every rank."""
     scenario = load_scenario(Path(__file__).parents[2] / "scenarios" / f"{name}.yaml")
-    model, plan = scenario.model, scenario.plan
-    layout = stages(model, plan)
-    step, shape = simulate_step(scenario, layout), shape_of(model, plan, scenario.run.seq_length)
-    kept = stage_kept(model, shape, layout)
-    report = memory_report(model, shape, layout, stage_parameters(model, plan, layout), step.schedule.ranks)
+    workload = scenario_workload(scenario)
+    step, kept = simulate_step(scenario, workload), stage_kept(workload)
+    report = memory_report(workload, step.schedule.ranks)
     for rank in report:
         peak, _, owners = rank_memory(step.timeline, step.schedule, kept, rank).peak()
         assert peak == pytest.approx(rank.allocated_bytes, rel=1e-9)

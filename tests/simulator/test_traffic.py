@@ -16,7 +16,6 @@ from simulator.model.parameters import total_parameters
 from simulator.predict.prediction import evaluate, link_use
 from simulator.predict.simulate import Simulated, simulate
 from simulator.scenario.schema import load_scenario
-from simulator.workload.shape import shape_of
 from simulator.workload.states import DTYPE_BYTES, parameter_bytes
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
@@ -28,9 +27,7 @@ def simulated(name: str, *changes: str) -> Simulated:
 
 
 def streams(done: Simulated, cause: str) -> list[Stream]:
-    scenario = done.scenario
-    shape = shape_of(scenario.model, scenario.plan, scenario.run.seq_length)
-    found = step_streams(scenario.model, shape, scenario.cluster, done.layers, done.parameters)
+    found = step_streams(done.workload, done.scenario.cluster)
     return [stream for stream in found if stream.cause == cause]
 
 
@@ -40,7 +37,7 @@ def test_every_activation_crosses_every_stage_boundary_once_each_way(name: str) 
     plan, model, run = done.scenario.plan, done.scenario.model, done.scenario.run
     activations = plan.global_batch_size * run.seq_length * model.hidden * 2.0
     sent = sum(float(stream.size_bytes.sum()) for stream in streams(done, "pp") if stream.operation == "send_recv")
-    assert sent == pytest.approx(2 * (len(done.layers) - 1) * activations)
+    assert sent == pytest.approx(2 * (len(done.workload.stages) - 1) * activations)
 
 
 @pytest.mark.parametrize("name", ["llama-3.1-405b-16384xh100", "deepseek-v3-2048xh800", "kimi-k2-10240xh100"])
@@ -88,7 +85,7 @@ def test_shares_sent_between_stages_are_gathered_where_they_arrive() -> None:
     """Megatron without sequence parallelism: every activation leaves once, and each tensor group gathers it whole."""
     done = simulated("gpt3-175b-1024xa100", "plan.sequence_parallel=false")
     plan, model, run = done.scenario.plan, done.scenario.model, done.scenario.run
-    crossings = 2 * (len(done.layers) - 1) * plan.global_batch_size * run.seq_length * model.hidden * 2.0
+    crossings = 2 * (len(done.workload.stages) - 1) * plan.global_batch_size * run.seq_length * model.hidden * 2.0
     moved = {"send_recv": 0.0, "all_gather": 0.0}
     for stream in streams(done, "pp"):
         moved[stream.operation] += float(stream.size_bytes.sum())

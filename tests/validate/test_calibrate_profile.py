@@ -19,6 +19,7 @@ from simulator.cost.constants import constants_for
 from simulator.cost.inventory import beyond_profile
 from simulator.cost.step_times import COMMUNICATION_FRACTION, shares_beside
 from simulator.predict.prediction import evaluate
+from simulator.predict.simulate import scenario_workload
 from simulator.scenario.resolved import scenario_yaml
 from simulator.scenario.schema import load_scenario
 from validate.calibrate.asked import Options
@@ -93,7 +94,7 @@ def scenario(*overrides: str) -> Any:
 
 
 def beyond(held: Any) -> tuple[str, ...]:
-    return beyond_profile(held.model, held.plan, held.run.seq_length, held.cluster)
+    return beyond_profile(scenario_workload(held), held.cluster)
 
 
 # ---- what is written

@@ -11,8 +11,8 @@ from simulator.cost.inventory import is_expert, operators, products
 from simulator.cost.price import high_precision
 from simulator.plan.placement import GROUP_AXES, axes
 from simulator.scenario.schema import Scenario
+from simulator.workload.derive import workload_of
 from simulator.workload.operators import CoreAttention, Matmul, Number, Pass
-from simulator.workload.shape import shape_of
 from validate.calibrate.points import Case
 
 # A profile's number formats by the plan's precision, as the curves of `hardware.kernels` name them.
@@ -82,8 +82,9 @@ def scenario_cases(scenario: Scenario) -> Iterator[Case]:
     """The products, attention and passes that this scenario runs on one rank."""
     plan = scenario.plan
     low, high = DTYPE.get(plan.precision, high_precision(plan)), high_precision(plan)
-    shape = shape_of(scenario.model, plan, scenario.run.seq_length)
-    for op in operators(scenario.model, plan, scenario.run.seq_length):
+    workload = workload_of(scenario.model, plan, scenario.run.seq_length)
+    shape = workload.shape
+    for op in operators(workload):
         if isinstance(op, Matmul):
             family = "grouped_gemm" if is_expert(op) else "gemm"
             # Nothing groups FP8 in torch: experts in low precision are priced by the dense ratio.

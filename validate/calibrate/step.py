@@ -21,12 +21,11 @@ from simulator.cost.inventory import is_expert, operators
 from simulator.cost.price import Prices, price
 from simulator.cost.recompute import is_recomputed, recomputed_modules
 from simulator.cost.step_times import update_times
-from simulator.plan.layout import stages
 from simulator.predict.prediction import Prediction, evaluate
 from simulator.scenario.schema import Scenario, read_scenario
+from simulator.workload.derive import workload_of
 from simulator.workload.operators import CoreAttention, Exchange, Matmul, Pass, Routing
 from simulator.workload.shape import padded_vocab
-from simulator.workload.states import stage_parameters
 from validate.calibrate.classes import by_class
 from validate.calibrate.points import OUT_OF_MEMORY
 from validate.calibrate.products import first_line
@@ -195,15 +194,15 @@ def predicted_classes(scenario: Scenario) -> dict[str, float]:
     prices = Prices(cluster, plan, plan_groups(plan, cluster), constants=constants)
     again = recomputed_modules(plan, True)
     found: dict[str, float] = defaultdict(float)
-    for op, count in operators(scenario.model, plan, scenario.run.seq_length).items():
+    workload = workload_of(scenario.model, plan, scenario.run.seq_length)
+    for op, count in operators(workload).items():
         if isinstance(op, Routing | Exchange):
             continue
         cost = price(op, prices)
         repeated = cost.forward_s if is_recomputed(op.modules, again) and op.name not in ENDS else 0.0
         spent = cost.forward_s + cost.input_s + cost.weight_s + repeated
         found[predicted_class(op)] += float(count * plan.microbatches * spent)
-    layers = stages(scenario.model, plan)
-    updates = update_times(scenario.model, plan, cluster, layers, stage_parameters(scenario.model, plan, layers))
+    updates = update_times(workload, cluster)
     found["optimizer"] += updates.optimizer_s[0]
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 

@@ -1,0 +1,91 @@
+"""What a plan does with a model, derived once: cost, memory, traffic and reports all read this one value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from simulator.model.spec import FFN, Layer, Mixer, Model
+from simulator.plan.layout import StageLayers, stages
+from simulator.plan.spec import Plan
+from simulator.workload.ends import embedding_work, head_work, mtp_glue_work
+from simulator.workload.ffns import ffn_work
+from simulator.workload.mixers import mixer_work
+from simulator.workload.operators import NOTHING, Work
+from simulator.workload.shape import Shape, shape_of
+from simulator.workload.states import StageParameters, stage_parameters
+
+Part = TypeVar("Part")  # what is known of a layer or an end: its cost, its traffic, the bytes it keeps
+# What stands before and behind the decoder layers, and between them and a prediction module.
+ENDS: dict[str, Callable[[Model, Shape], Work]] = {
+    "embedding": embedding_work,
+    "head": head_work,
+    "mtp": mtp_glue_work,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The work of one micro-batch on one rank of every virtual stage.
+
+    `stages` says which layers and ends each holds, `parameters` how many parameters; `mixers`, `ffns` and `ends` hold
+    the operators and saved tensors of each distinct part.
+    """
+
+    model: Model
+    shape: Shape
+    stages: tuple[StageLayers, ...]
+    parameters: tuple[StageParameters, ...]
+    mixers: Mapping[Mixer, Work]
+    ffns: Mapping[FFN, Work]
+    ends: Mapping[str, Work]
+
+    @property
+    def plan(self) -> Plan:
+        return self.shape.plan
+
+    def halves(self, layer: Layer) -> tuple[Work, Work]:
+        """The mixer's and the ffn's work of a layer; nothing where it has none."""
+        mixer = self.mixers[layer.mixer] if layer.mixer else NOTHING
+        ffn = self.ffns[layer.ffn] if layer.ffn else NOTHING
+        return mixer, ffn
+
+    def parts(self, stage: StageLayers, layer: Callable[[Layer, bool], Part], end: Callable[[str], Part]) -> list[Part]:
+        """What a stage does, in order: embedding, decoder layers, MTP modules (each with its own head), head.
+
+        `layer` is asked with whether full recomputation runs the layer again: by "block" only the first layers of each
+        stage are.
+        """
+        recompute = self.plan.recompute
+        by_block = recompute.method == "block"
+        limit = recompute.layers if by_block else stage.layer_count
+        parts = [end("embedding")] if stage.embedding else []
+        parts += [layer(self.model.layers[index], position < limit) for position, index in enumerate(stage.layers)]
+        for module in self.model.mtp[: stage.mtp]:
+            parts += [end("mtp"), layer(module, not by_block), end("head")]
+        return [*parts, end("head")] if stage.head else parts
+
+    def content(self, stage: StageLayers) -> tuple[object, ...]:
+        """What makes two stages alike: the same layers and ends."""
+        layers = tuple(self.model.layers[index] for index in stage.layers)
+        return stage.embedding, layers, stage.mtp, stage.head
+
+
+def workload_of(model: Model, plan: Plan, seq_length: int) -> Workload:
+    """The workload of a plan on sequences of `seq_length` tokens. Raises ValueError for layers that fit no stage."""
+    shape = shape_of(model, plan, seq_length)
+    held = stages(model, plan)
+    distinct = dict.fromkeys([*model.layers, *model.mtp])
+    mixers = dict.fromkeys(layer.mixer for layer in distinct if layer.mixer)
+    ffns = dict.fromkeys(layer.ffn for layer in distinct if layer.ffn)
+    names = [name for name in ENDS if name != "mtp" or model.mtp]
+    return Workload(
+        model=model,
+        shape=shape,
+        stages=held,
+        parameters=stage_parameters(model, plan, held),
+        mixers={mixer: mixer_work(mixer, shape) for mixer in mixers},
+        ffns={ffn: ffn_work(ffn, shape) for ffn in ffns},
+        ends={name: ENDS[name](model, shape) for name in names},
+    )
