@@ -18,6 +18,8 @@ from validate.rows import read_rows
 from validate.runs import Compared, compare_all, statistics
 
 BOUNDS: dict[str, Any] = tomllib.loads((Path(validate.__file__).parent / "bounds.toml").read_text())
+# All on one worker of pytest-xdist: every row is predicted once.
+pytestmark = pytest.mark.xdist_group("published rows")
 FIGURES = ("median_abs_error", "mean_abs_error", "p90_abs_error")
 
 
