@@ -20,6 +20,8 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _REAL = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _QUOTED = ("'", '"', "|", ">")
+# What brackets cannot nest in (quoted text, comments), and the brackets themselves.
+_BRACKETS = re.compile(r"""(?<![\w'"])(?:"(?:\\.|[^"\\])*"|'(?:[^']|'')*')|(?<!\S)#[^\n]*|[][{}]""", re.S)
 _WORDS: dict[str, Any] = {"": None, "~": None} | {
     form: value
     for word, value in (("null", None), ("true", True), ("false", False))
@@ -81,7 +83,11 @@ def parse_document(text: str, name: str = "text") -> Document:
             root = loader.get_single_node()
         finally:
             loader.dispose()
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
+        # Some versions of the library give up on deep nesting before they report the events that lead there.
+        line = _too_deep_line(text)
+        if line is not None or isinstance(error, RecursionError):
+            raise InputError([_depth_problem(name, line)]) from None
         raise InputError([_syntax_problem(error, text, name)]) from None
     data = _value(root, Place(name, "", lines), lines, problems) if root is not None else None
     if problems:
@@ -95,6 +101,23 @@ def _syntax_problem(error: yaml.YAMLError, text: str, name: str) -> Problem:
     remedy = "; indent with spaces, a tab is none" if "cannot start any token" in what else ""
     line = min(mark.line, text.count("\n")) + 1 if mark else None
     return Problem(name, line, "", f"is not valid YAML: {what}{remedy}")
+
+
+def _depth_problem(name: str, line: int | None) -> Problem:
+    return Problem(name, line, "", f"is nested deeper than {MAX_DEPTH} levels")
+
+
+def _too_deep_line(text: str) -> int | None:
+    """The line on which brackets outside quotes and comments first nest deeper than MAX_DEPTH; None where none do."""
+    depth = 0
+    for match in _BRACKETS.finditer(text):
+        if match[0] in "[{":
+            depth += 1
+        elif match[0] in "]}":
+            depth = max(0, depth - 1)
+        if depth > MAX_DEPTH:
+            return text.count("\n", 0, match.start()) + 1
+    return None
 
 
 def _check_events(text: str, name: str) -> None:
@@ -117,7 +140,7 @@ def _check_events(text: str, name: str) -> None:
         if number > MAX_VALUES:
             raise InputError([Problem(name, line, "", f"holds more than {MAX_VALUES} values")])
         if depth > MAX_DEPTH:
-            raise InputError([Problem(name, line, "", f"is nested deeper than {MAX_DEPTH} levels")])
+            raise InputError([_depth_problem(name, line)])
 
 
 def _value(node: Any, place: Place, lines: dict[str, int], problems: list[Problem]) -> Any:

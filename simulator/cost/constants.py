@@ -96,14 +96,19 @@ def profiled(constant: str, accelerator: Accelerator) -> bool:
     return bool(own.streaming) if family == "streaming" else family not in own.borrowed
 
 
-def constants_for(accelerator: Accelerator, plan: Plan) -> Constants:
-    """The constants of a part under a plan; rates of several entries multiply, other constants take the last entry."""
+def combined(entries: Sequence[Mapping[str, Any]], accelerator: Accelerator, plan: Plan) -> Constants:
+    """What entries make of the constants of a part under a plan; rates multiply, others take the last that holds."""
     values = {name: getattr(NEUTRAL, name) for name in NAMES}
-    for entry in entries():
+    for entry in entries:
         if holds_for(entry, accelerator, plan) and not profiled(entry["constant"], accelerator):
             name = entry["constant"]
             values[name] = values[name] * entry["value"] if name.endswith("_rate") else entry["value"]
     return Constants(**values)
+
+
+def constants_for(accelerator: Accelerator, plan: Plan) -> Constants:
+    """The constants of a part under a plan, from the data file."""
+    return combined(entries(), accelerator, plan)
 
 
 def product_rate(constants: Constants, precision: str, grouped: bool) -> float:

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hardware.documents import MAX_BYTES, parse_document, read_document
+from hardware import documents
+from hardware.documents import MAX_BYTES, MAX_DEPTH, parse_document, read_document
 from hardware.problems import InputError, Place, one_of
 
 PLAIN = st.recursive(
@@ -79,6 +81,74 @@ def test_refusals(text: str, line: int | None, words: str) -> None:
     (problem,) = error.value.problems
     assert words in str(problem)
     assert problem.line == line
+
+
+class GivesUpEarly(yaml.SafeLoader):
+    """A YAML library that refuses any nesting of brackets in words of its own, before it reports an event."""
+
+    def fetch_flow_collection_start(self, TokenClass: type) -> None:
+        raise yaml.scanner.ScannerError(None, None, "these are the words of some version", self.get_mark())
+
+
+class RunsOutOfStack(yaml.SafeLoader):
+    """A YAML library that nests its own calls as deep as the file."""
+
+    def get_event(self) -> object:
+        raise RecursionError
+
+
+DEEP = {
+    "brackets": "a: 1\nb: " + "[" * 5000,
+    "braces": "a: 1\nb: " + "{x: " * 1500,
+    "a line each": "a: 1\n" + "[" + "\n[" * 3000,
+}
+
+
+@pytest.mark.parametrize("loader", [yaml.SafeLoader, documents._LOADER, GivesUpEarly, RunsOutOfStack])
+@pytest.mark.parametrize("text", DEEP.values(), ids=DEEP)
+def test_deep_nesting_is_found_whatever_the_library_says(
+    text: str, loader: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "_LOADER", loader)
+    with pytest.raises(InputError) as error:
+        parse_document(text)
+    (problem,) = error.value.problems
+    assert problem.message == f"is nested deeper than {MAX_DEPTH} levels"
+    assert problem.line == (MAX_DEPTH + 2 if text == DEEP["a line each"] else 2)
+
+
+@pytest.mark.parametrize("loader", [yaml.SafeLoader, documents._LOADER])
+@pytest.mark.parametrize("text", ["- " * 2000, "\n".join(" " * level + "a:" for level in range(1400))])
+def test_deep_blocks_are_refused(text: str, loader: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "_LOADER", loader)
+    with pytest.raises(InputError, match="nested deeper than"):
+        parse_document(text)
+
+
+def test_a_library_without_stack_is_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "_LOADER", RunsOutOfStack)
+    with pytest.raises(InputError, match="nested deeper than"):
+        parse_document("- - - 1")
+
+
+OPEN = "[" * (MAX_DEPTH + 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"a: '{OPEN}'\nb: [",
+        f"a: 'it''s {OPEN}'\nb: [",
+        f'a: "\\" {OPEN}"\nb: [',
+        f"a: 1  # {OPEN}\nb: [",
+        f"# don't\n# {OPEN}\nb: [",
+        "a: " + "[], " * MAX_DEPTH + "[",
+        "a: " + "[" * (MAX_DEPTH - 1),
+    ],
+)
+def test_brackets_that_do_not_nest_are_another_error(text: str) -> None:
+    with pytest.raises(InputError, match="not valid YAML"):
+        parse_document(text)
 
 
 def test_two_repeated_keys_are_two_problems() -> None:

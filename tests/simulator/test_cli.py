@@ -1,4 +1,4 @@
-"""The command line as a user meets it: one process, its output, its exit code."""
+"""The command line as a user meets it: its output, its errors, its exit code."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from simulator.stack import DEFAULT
+from tests.command import ROOT, traincast
 
-ROOT = Path(__file__).parents[2]
 TINY = ROOT / "scenarios" / "tiny.yaml"
 
 
-def traincast(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def traincast_process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", "from simulator.cli import main; main()", *arguments],
         capture_output=True,
@@ -28,7 +28,7 @@ def traincast(*arguments: str, **environment: str) -> subprocess.CompletedProces
 
 
 def test_help_names_every_verb_and_imports_nothing_heavy() -> None:
-    done = traincast("--help")
+    done = traincast_process("--help")
     assert done.returncode == 0
     for verb in ("evaluate", "hardware", "models", "schema"):
         assert f"  {verb} " in done.stdout
@@ -40,13 +40,14 @@ def test_help_names_every_verb_and_imports_nothing_heavy() -> None:
 
 
 def test_json_is_one_document_and_nothing_else(tmp_path: Path) -> None:
-    first = traincast("evaluate", str(TINY), "--json", "--out", str(tmp_path / "out"))
+    first = traincast_process("evaluate", str(TINY), "--json", "--out", str(tmp_path / "out"))
     assert first.returncode == 0
     assert first.stderr == ""
     document = json.loads(first.stdout)
     assert document["fits"] is True
     assert (tmp_path / "out" / "result.json").read_text() == first.stdout
-    assert traincast("evaluate", str(TINY), "--json", PYTHONHASHSEED="7").stdout == first.stdout
+    assert traincast_process("evaluate", str(TINY), "--json", PYTHONHASHSEED="7").stdout == first.stdout
+    assert traincast("evaluate", str(TINY), "--json").stdout == first.stdout
 
 
 def test_the_report_is_plain_in_a_pipe() -> None:
@@ -54,7 +55,7 @@ def test_the_report_is_plain_in_a_pipe() -> None:
     assert done.returncode == 0
     assert "\x1b" not in done.stdout
     assert "4 micro-batches of 4 on each of 4 replicas" in done.stdout
-    ascii_only = traincast("evaluate", str(TINY), PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    ascii_only = traincast_process("evaluate", str(TINY), PYTHONIOENCODING="ascii", PYTHONUTF8="0")
     assert ascii_only.returncode == 0
     assert ascii_only.stdout.isascii()
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import pickle
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import jsonschema
 import pytest
@@ -21,8 +20,8 @@ from simulator.report.pictures import step_trace
 from simulator.scenario.schema import Scenario, load_scenario
 from simulator.step.layer_programs import Programs
 from simulator.step.spread import ExpertLoad, Spread
+from tests.command import ROOT, traincast
 
-ROOT = Path(__file__).parents[2]
 TINY = ROOT / "scenarios" / "tiny.yaml"
 # DeepSeek-V3 on 2,048 H800, multi-plane fat tree (arXiv 2505.09343 table 4), seconds.
 PUBLISHED = {"1F": 1.13, "bubble": 2.06, "1B": 1.99, "1W": 0.48, "1F1B": 13.95, "opt": 0.29}
@@ -76,16 +75,13 @@ def test_memory_and_trace_agree(tiny: Simulated) -> None:
     )
 
 
-def traincast(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from simulator.cli import main; main()", "evaluate", str(TINY), *arguments],
-        capture_output=True, text=True, cwd=ROOT, check=False,
-    )  # fmt: skip
+def evaluate_tiny(*arguments: str) -> CompletedProcess[str]:
+    return traincast("evaluate", str(TINY), *arguments)
 
 
 def test_files_on_the_command_line(tmp_path: Path) -> None:
     trace, memory = tmp_path / "step.json.gz", tmp_path / "memory.pickle"
-    done = traincast("--json", "--trace", str(trace), "--memory", str(memory), "--ranks", "all", "--samples", "2",
+    done = evaluate_tiny("--json", "--trace", str(trace), "--memory", str(memory), "--ranks", "all", "--samples", "2",
                      "--set", "spread.slow_gpus.3=1.5")  # fmt: skip
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
@@ -97,21 +93,22 @@ def test_files_on_the_command_line(tmp_path: Path) -> None:
     assert ranks["tax_fraction"]["together"] == pytest.approx(ranks["tax_fraction"]["slow_gpus"])
     assert json.loads(gzip.decompress(trace.read_bytes()))["traceName"] == "tiny"
     assert pickle.loads(memory.read_bytes())["device_traces"]
-    done = traincast("--trace", str(tmp_path / "step.svg"), "--memory", str(tmp_path / "memory.svg"), "--ranks", "all")
+    pictures = ["--trace", str(tmp_path / "step.svg"), "--memory", str(tmp_path / "memory.svg")]
+    done = evaluate_tiny(*pictures, "--ranks", "all")
     assert "theirs is calibrated" in " ".join(done.stdout.split())
-    assert "every GPU is alike" in traincast("--ranks", "all", "--set", "spread={}").stdout
+    assert "every GPU is alike" in evaluate_tiny("--ranks", "all", "--set", "spread={}").stdout
     assert all((tmp_path / name).read_text().startswith("<svg") for name in ("step.svg", "memory.svg"))
 
 
 def test_files_that_cannot_be_are_refused(tmp_path: Path) -> None:
-    done = traincast("--trace", "step.png", "--memory", "memory.txt")
+    done = evaluate_tiny("--trace", "step.png", "--memory", "memory.txt")
     assert done.returncode == 2
     assert "2 problems" in done.stderr
     assert ".json or .json.gz or .svg" in done.stderr
-    done = traincast("--ranks", "all", "--set", "plan.rank_order=tp-cp-ep-pp-dp")
+    done = evaluate_tiny("--ranks", "all", "--set", "plan.rank_order=tp-cp-ep-pp-dp")
     assert (done.returncode, done.stdout) == (2, "")
     assert "plan.rank_order" in done.stderr
-    done = traincast("--trace", str(tmp_path / "none" / "step.json"))
+    done = evaluate_tiny("--trace", str(tmp_path / "none" / "step.json"))
     assert done.returncode == 2
     assert "cannot be written" in done.stderr
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from simulator.scenario.schema import load_scenario
 from validate.calibrate.asked import Asked
@@ -17,6 +16,8 @@ from validate.calibrate.peers import PeerLost
 from validate.calibrate.points import Points
 from validate.calibrate.shapes import GRIDS, collective_cases, groups_wanted
 from validate.calibrate.slurm import job
+
+torch = pytest.importorskip("torch")
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from hardware.problems import InputError
 from validate.calibrate.classes import class_of
@@ -156,6 +155,7 @@ def test_no_measurement_in_a_log_is_refused(tmp_path: Path) -> None:
 
 def cpu_trace(tmp_path: Path) -> Path:
     """A real trace of two products, forward and weight gradient, with shapes."""
+    torch = pytest.importorskip("torch")
     from torch.profiler import ProfilerActivity, profile
 
     x, w = torch.randn(64, 32, dtype=torch.bfloat16), torch.randn(128, 32, dtype=torch.bfloat16)

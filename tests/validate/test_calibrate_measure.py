@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from hardware.problems import InputError
 from validate.calibrate import measure as measuring
@@ -21,17 +19,13 @@ from validate.calibrate.run import calibrate
 from validate.calibrate.shapes import kernel_cases
 from validate.calibrate.timing import Clock, Method, settled, summary
 
+torch = pytest.importorskip("torch")
 CPU = torch.device("cpu")
 QUICK = Method(warmup=1, fewest=3, most=6, budget_s=0.01)
 SMALL = {"m": 48, "n": 32, "k": 64}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def case(**shape: object) -> Case:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from hardware.documents import Document
 from hardware.problems import InputError, Place
@@ -15,9 +14,11 @@ from simulator.model.parameters import total_parameters
 from simulator.plan.spec import Recompute
 from simulator.predict.prediction import evaluate
 from simulator.scenario.schema import Scenario, read_scenario
-from validate.calibrate import model as net
 from validate.calibrate.optimizer import MainAdam
 from validate.calibrate.step import SIZES, StepMeasured, document, measure_step, predicted_classes, row_of
+
+torch = pytest.importorskip("torch")
+from validate.calibrate import model as net  # noqa: E402
 
 CPU = torch.device("cpu")
 DENSE, MIXTURE = SIZES["cpu"]

@@ -13,11 +13,13 @@ import validate
 from simulator.cost import constants
 from simulator.predict import confidence
 from validate.ranking import kendall_tau, ranking, rankings
-from validate.report_results import counted, coverage, explanation_of, large_errors, left_out
+from validate.report_results import HERE, counted, coverage, explanation_of, figures, large_errors, left_out, results
 from validate.rows import read_rows
 from validate.runs import Compared, compare_all, statistics
 
 BOUNDS: dict[str, Any] = tomllib.loads((Path(validate.__file__).parent / "bounds.toml").read_text())
+# All on one worker of pytest-xdist: every row is predicted once.
+pytestmark = pytest.mark.xdist_group("published rows")
 FIGURES = ("median_abs_error", "mean_abs_error", "p90_abs_error")
 
 
@@ -109,3 +111,9 @@ def test_kendall_tau_and_regret() -> None:
     found = ranking("x", [("a", 1.0, 5.0), ("b", 1.2, 4.0), ("c", 2.0, 9.0)])
     assert found.ids == ("a", "b", "c")
     assert found.regret_fraction == pytest.approx(0.2)
+
+
+def test_results_and_figures_are_those_of_the_rows(entries: list[Compared]) -> None:
+    written = {"RESULTS.md": results(entries)} | {f"figures/{name}": svg for name, svg in figures(entries).items()}
+    stale = [name for name, text in written.items() if (HERE / name).read_text(encoding="utf-8") != text]
+    assert stale == [], "run python -m validate.report_results"
