@@ -15,7 +15,6 @@ import pytest
 from hardware.problems import Place
 from simulator.cost import constants
 from simulator.cost.constants import NEUTRAL, combined, constants_for
-from simulator.plan.layout import stages
 from simulator.predict import confidence
 from simulator.predict.simulate import simulate_step
 from simulator.scenario.schema import Scenario, load_scenario
@@ -84,7 +83,7 @@ def measured_with(planted: Mapping[str, float], noise: float) -> list[Observatio
     for number, overrides in enumerate(SMALL_SCENARIOS):
         scenario = load_scenario(TINY, overrides)
         truth = replace(NEUTRAL, **planted)
-        step = simulate_step(scenario, stages(scenario.model, scenario.plan), truth)
+        step = simulate_step(scenario, constants=truth)
         measured_s = step.step_time_s * math.exp(rng.normal(0.0, noise))
         observations.append(Observation(f"S{number}-row", f"S{number}", scenario, measured_s))
     return observations
