@@ -9,6 +9,7 @@ from typing import Any
 from simulator.model.spec import Model, MoE
 from simulator.plan.layout import parse_layout
 from simulator.plan.spec import Offload, Optimizer, Overlap, Plan, Recompute
+from simulator.schedules import SCHEDULES, default_schedule
 from validate.old_stacks import stack_of_flags
 from validate.rows import Row, Unsupported
 from validate.rows_tables import Entry, flags_of, notes_of, recipe_flags, recipes_of, stack_of, tables, words_of
@@ -221,11 +222,14 @@ def pipeline(row: Row, model: Model, settings: Settings) -> None:
     """Schedule, virtual stages, and whether embedding and loss count as layers."""
     values = settings.values
     pp, vpp = values["pp"], row.count("vp")
-    if pp == 1 or values.get("schedule") == "dualpipe" or (vpp is None and row.text("schedule") == "1F1B"):
+    unstated = (words_of(row, "schedule") or {}).get("unstated_vpp")
+    given = SCHEDULES.get(values.get("schedule", ""))
+    own_chunks = given is not None and given.placement.chunks is not None
+    if pp == 1 or own_chunks or (vpp is None and unstated == "one"):
         vpp = 1
     elif vpp is None and "vpp" in values:
         vpp = values["vpp"]
-    elif vpp is None and "interleaved" in row.text("schedule"):
+    elif vpp is None and unstated == "layers":
         vpp = max(1, len(model.layers) // pp)
         settings.assumed.append(f"vpp = {vpp}: one layer to a virtual stage")
     elif vpp is None and "Parallel Folding" in row.text("source") and len(model.layers) % pp == 0:
@@ -235,10 +239,10 @@ def pipeline(row: Row, model: Model, settings: Settings) -> None:
         vpp = 1
         settings.assumed.append("vpp = 1: not stated")
     values["vpp"] = vpp
-    if pp == 1:
-        values["schedule"] = "none"
-    values.setdefault("schedule", "1f1b" if vpp == 1 else "interleaved")
-    if pp > 1 and vpp == 1 and values["schedule"] == "1f1b" and values.get("overlap.moe_ep"):
+    default = default_schedule(pp, vpp)
+    values["schedule"] = default if pp == 1 else values.get("schedule", default)
+    can_pair = SCHEDULES[values["schedule"]].paired_as is not None
+    if pp > 1 and vpp == 1 and can_pair and values.get("overlap.moe_ep"):
         values |= {"overlap.moe_ep": False, "overlap.delay_wgrad": False}
         settings.assumed.append(
             "no overlap of expert traffic: Megatron-Core pairs micro-batches only with virtual stages"

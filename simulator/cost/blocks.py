@@ -16,6 +16,7 @@ from simulator.cost.price import Priced, Prices, price, times
 from simulator.cost.recompute import recomputed_shares
 from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.plan.spec import Plan
+from simulator.schedules import SCHEDULES
 from simulator.workload.operators import CoreAttention, Exchange, Matmul, Number, Routing, Work
 
 # SMs that NCCL's channels take from a product beside them: 24 on eight GPUs behind NVSwitch (NCCL's log, "24 coll
@@ -185,7 +186,7 @@ def backward_seconds(priced: Priced, plan: Plan, sm_count: int) -> Seconds:
 
 def reduces_beside_weights(plan: Plan) -> bool:
     """Whether an input gradient's reduction runs beside the weight gradient (user buffers split it up themselves)."""
-    delayed = plan.overlap.delay_wgrad or plan.schedule.startswith("zb")
+    delayed = plan.overlap.delay_wgrad or SCHEDULES[plan.schedule].splits_every_backward
     return plan.stack.async_tp_backward and not plan.overlap.tp_comm and not delayed
 
 

@@ -6,6 +6,7 @@ from hardware.collectives import Group, strided_group
 from hardware.specs import Cluster
 from simulator.plan.placement import process_group
 from simulator.plan.spec import Plan
+from simulator.schedules import SCHEDULES
 from simulator.workload.states import replica_ranks
 
 KINDS = ("tp", "cp", "etp", "ep")
@@ -17,8 +18,8 @@ def plan_groups(plan: Plan, cluster: Cluster) -> dict[str, Group]:
 
 
 def shard_groups(plan: Plan, cluster: Cluster) -> dict[str, Group]:
-    """Groups over which dense and expert gradients are reduced; DualPipe's span the mirrored ranks too."""
-    if plan.schedule != "dualpipe":
+    """Groups over which dense and expert gradients are reduced; mirrored pipelines span both ranks of a stage."""
+    if SCHEDULES[plan.schedule].placement.copies == 1:
         return {"dense": process_group(plan, "dp_cp", cluster), "expert": process_group(plan, "edp", cluster)}
     strides = {"dense": plan.tp, "expert": plan.ep * plan.etp}
     return {name: strided_group(cluster, ranks, strides[name]) for name, ranks in replica_ranks(plan).items()}

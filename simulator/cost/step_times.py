@@ -20,6 +20,7 @@ from simulator.cost.updates import gather_and_reduce, gathers_lists, newton_schu
 from simulator.model.components import layer_linears
 from simulator.plan.layout import stages_of_ranks
 from simulator.plan.spec import Plan
+from simulator.schedules import SCHEDULES
 from simulator.workload.derive import Workload
 from simulator.workload.operators import Number
 from simulator.workload.shape import Shape, padded_vocab
@@ -56,7 +57,7 @@ class SlotTimes:
 
 def is_paired(plan: Plan) -> bool:
     """Forward and backward of different micro-batches overlap to hide expert traffic."""
-    return plan.overlap.moe_ep or plan.schedule in ("dualpipe", "dualpipe-v")
+    return plan.overlap.moe_ep or SCHEDULES[plan.schedule].pairs
 
 
 def slot_times(

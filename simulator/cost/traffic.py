@@ -19,9 +19,10 @@ from simulator.cost.recompute import recomputed_shares
 from simulator.cost.step_times import sent_bytes
 from simulator.cost.updates import parts_of, replicas, sharded_over
 from simulator.model.spec import Layer
-from simulator.plan.layout import ranks_of_stages, stages_of_ranks
+from simulator.plan.layout import ranks_of_stages, routes, stages_of_ranks
 from simulator.plan.placement import coordinates, groups
 from simulator.plan.spec import Plan
+from simulator.schedules import SCHEDULES
 from simulator.workload.derive import Workload
 from simulator.workload.operators import Exchange, Number, Routing, Work
 from simulator.workload.shape import Shape
@@ -181,7 +182,7 @@ def ranks_of(kind: str, plan: Plan) -> np.ndarray:
     """[groups, ranks] of a flow's kind; HSDP's shard groups are runs of neighbours in their group."""
     name, _, part = kind.partition("-")
     members = groups(plan, SHARERS.get(name, name))
-    if name in SHARERS and plan.schedule == "dualpipe":
+    if name in SHARERS and SCHEDULES[plan.schedule].placement.copies > 1:
         stage = np.asarray(coordinates(plan, members[:, 0]).pp)
         members = np.concatenate(
             [np.hstack([members[stage == r], members[stage == plan.pp - 1 - r]]) for r in range(plan.pp // 2)]
@@ -198,16 +199,13 @@ def pipeline_streams(plan: Plan, shape: Shape, cluster: Cluster) -> Iterator[Str
         return
     pipelines = groups(plan, "pp")
     sent, gathered = (size * plan.microbatches for size in sent_bytes(shape))
-    holders = ranks_of_stages(plan)
+    ways = routes(plan)
     hops: defaultdict[tuple[int, int], float] = defaultdict(float)
-    for stage, (here, there) in enumerate(pairwise(holders)):
-        if plan.schedule == "dualpipe":
-            pairs = [(stage, stage + 1), (plan.pp - 1 - stage, plan.pp - 2 - stage)]
-        else:
-            pairs = [(here[0], there[0])]
-        for first, second in pairs:
-            hops[first, second] += sent / len(pairs)
-            hops[second, first] += sent / len(pairs)
+    share = sent / len(ways)
+    for way in ways:
+        for first, second in pairwise(way):
+            hops[first, second] += share
+            hops[second, first] += share
     arrived = np.zeros(plan.pp)
     for (first, second), size in hops.items():
         if first != second:

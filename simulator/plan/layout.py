@@ -12,9 +12,8 @@ from itertools import groupby
 
 from simulator.model.spec import Model
 from simulator.plan.spec import Plan
+from simulator.schedules import SCHEDULES
 
-V_SHAPED = ("zb-v", "dualpipe-v")
-TWO_CHUNKS = (*V_SHAPED, "dualpipe")
 SYMBOLS = "EtmL"
 _LONGEST_LAYOUT = 100_000
 _GROUP = re.compile(r"\(([^()]+)\)\*(\d{1,6})")
@@ -44,39 +43,35 @@ class StageLayers:
 
 def chunks_per_rank(plan: Plan) -> int:
     """Model chunks that one rank holds: two where the pipeline folds back or runs both ways, else `vpp`."""
-    return 2 if plan.schedule in TWO_CHUNKS else plan.vpp
+    return SCHEDULES[plan.schedule].placement.chunks_per_rank(plan.vpp)
 
 
 def stage_count(plan: Plan) -> int:
-    """Virtual stages of the model; dualpipe holds each of its `pp` stages twice."""
-    return plan.pp if plan.schedule == "dualpipe" else plan.pp * chunks_per_rank(plan)
+    """Virtual stages of the model; a mirrored pipeline holds each of its `pp` stages twice."""
+    return SCHEDULES[plan.schedule].placement.stage_count(plan.pp, plan.vpp)
 
 
 def stages_of_ranks(plan: Plan) -> tuple[tuple[int, ...], ...]:
     """For each pipeline rank the stages it holds, by chunk."""
-    return held_stages(plan.schedule, plan.pp, plan.vpp)
-
-
-def held_stages(schedule: str, pp: int, vpp: int) -> tuple[tuple[int, ...], ...]:
-    """For each pipeline rank the stages it holds under a schedule, by chunk.
-
-    Looped in Megatron-Core (rank r holds chunk x pp + r), folded for zb-v and dualpipe-v (r and 2 pp - 1 - r);
-    dualpipe runs two pipelines in opposite directions, so rank r holds stages r and pp - 1 - r.
-    """
-    if schedule in V_SHAPED:
-        return tuple((rank, 2 * pp - 1 - rank) for rank in range(pp))
-    if schedule == "dualpipe":
-        return tuple((rank, pp - 1 - rank) for rank in range(pp))
-    return tuple(tuple(chunk * pp + rank for chunk in range(vpp)) for rank in range(pp))
+    return SCHEDULES[plan.schedule].placement.of_ranks(plan.pp, plan.vpp)
 
 
 def ranks_of_stages(plan: Plan) -> tuple[tuple[int, ...], ...]:
-    """For each stage the pipeline ranks that hold it: one, or the mirror pair of dualpipe."""
+    """For each stage the pipeline ranks that hold it: one, or the two of a mirrored pipeline."""
     held = stages_of_ranks(plan)
     return tuple(
         tuple(rank for rank, stages_held in enumerate(held) if stage in stages_held)
         for stage in range(stage_count(plan))
     )
+
+
+def routes(plan: Plan) -> tuple[tuple[int, ...], ...]:
+    """The pipeline ranks that a micro-batch visits, stage by stage: one route, or one for each copy of the stages."""
+    by_stage: list[dict[int, int]] = [{} for _ in range(SCHEDULES[plan.schedule].placement.copies)]
+    for rank, held in enumerate(stages_of_ranks(plan)):
+        for chunk, stage in enumerate(held):
+            by_stage[chunk % len(by_stage)][stage] = rank
+    return tuple(tuple(rank_of[stage] for stage in sorted(rank_of)) for rank_of in by_stage)
 
 
 def parse_layout(text: str) -> tuple[str, ...]:
@@ -140,10 +135,8 @@ def layer_counts(layers: int, mtp: int, plan: Plan) -> tuple[int, ...]:
         return (layers // stages,) * stages
     if any(count % chunks for count in per_rank):
         raise ValueError(f"layers by pipeline rank {per_rank} do not divide into {chunks} chunks each")
-    by_rank = [count // chunks for count in per_rank]
-    if plan.schedule in V_SHAPED:
-        return tuple(by_rank + by_rank[::-1])
-    return tuple(by_rank * chunks)
+    first_route = routes(plan)[0]
+    return tuple(per_rank[rank] // chunks for rank in first_route)
 
 
 def _pinned_ends(layers: int, plan: Plan) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from simulator.model.spec import Attention, CompressedAttention, LatentAttention
 from simulator.plan.case import Case, Check, Fault, near_multiple
+from simulator.schedules import SCHEDULES
 
 MODULES = ("core_attn", "mlp", "moe", "moe_act", "layernorm", "mla_up_proj", "shared_experts")
 _FSDP = ("optimizer_gradients", "full")
@@ -322,7 +323,7 @@ def expert_settings_without_experts(case: Case) -> Fault | None:
 
 def group_size_without_interleaving(case: Case) -> Fault | None:
     plan = case.plan
-    if plan.microbatch_group_size is None or plan.schedule == "interleaved":
+    if plan.microbatch_group_size is None or SCHEDULES[plan.schedule].interleaves:
         return None
     why = f"does nothing with schedule {plan.schedule}"
     return Fault("plan.microbatch_group_size", plan.microbatch_group_size, why, "leave it out")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from simulator.plan.case import Case, Check, Fault
+from simulator.schedules import SCHEDULES
 
 MODULES = ("core_attn", "attn_proj", "qkv_linear", "attn_norm", "mlp_norm", "expert_fc1", "moe_act", "fused_group_mlp")
 _OF_EXPERTS = {"expert_fc1", "moe_act", "fused_group_mlp"}
-_SPLIT_BACKWARDS = ("zb-h1", "zb-h2", "zb-v", "dualpipe", "dualpipe-v")
 
 
 def offloaded_shares_are_fractions(case: Case) -> Fault | None:
@@ -42,7 +42,7 @@ def offload_modules_exist(case: Case) -> Fault | None:
 def offload_has_whole_backwards(case: Case) -> Fault | None:
     """What a put-off weight gradient needs would have to come back twice, or stay."""
     plan = case.plan
-    if not plan.offload.modules or plan.schedule not in _SPLIT_BACKWARDS:
+    if not plan.offload.modules or not SCHEDULES[plan.schedule].puts_off_weight_gradients:
         return None
     why = f"schedule {plan.schedule} puts weight gradients off; that with offloaded activations is not modelled"
     return Fault("plan.offload.modules", plan.offload.modules, why, "no modules, or another schedule")

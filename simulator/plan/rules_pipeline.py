@@ -3,49 +3,53 @@
 from __future__ import annotations
 
 from simulator.plan.case import Case, Check, Fault, divisors, near
-from simulator.plan.layout import TWO_CHUNKS, parse_layout, stage_count
+from simulator.plan.layout import parse_layout, stage_count
+from simulator.schedules import SCHEDULES, default_schedule
 
-_MEGATRON_SCHEDULES = ("none", "1f1b", "interleaved")
-_MIRRORED = ("dualpipe", "dualpipe-v")
+_ONE_CHUNK = default_schedule(pp=2, vpp=1)
+_MORE_CHUNKS = default_schedule(pp=2, vpp=2)
 
 
 def pipeline_has_schedule(case: Case) -> Fault | None:
     plan = case.plan
-    if plan.schedule == "none" and plan.pp > 1:
-        return Fault(
-            "plan.schedule", "none", f"pp = {plan.pp} needs a schedule", "1f1b, or interleaved with vpp above 1"
-        )
-    if plan.schedule not in ("none", "1f1b", "gpipe") and plan.pp == 1:
-        return Fault("plan.schedule", plan.schedule, "there is no pipeline: pp = 1", "schedule none")
+    record = SCHEDULES[plan.schedule]
+    if record.needs_one_rank and plan.pp > 1:
+        remedy = f"{_ONE_CHUNK}, or {_MORE_CHUNKS} with vpp above 1"
+        return Fault("plan.schedule", plan.schedule, f"pp = {plan.pp} needs a schedule", remedy)
+    if record.needs_pipeline and plan.pp == 1:
+        remedy = f"schedule {default_schedule(pp=1, vpp=1)}"
+        return Fault("plan.schedule", plan.schedule, "there is no pipeline: pp = 1", remedy)
     return None
 
 
 def chunks_match_schedule(case: Case) -> Fault | None:
     plan = case.plan
-    if plan.schedule in TWO_CHUNKS:
-        if plan.vpp > 2:
-            return Fault(
-                "plan.vpp", plan.vpp, f"{plan.schedule} always holds two chunks per rank", "vpp 2, or leave it out"
-            )
-    elif plan.schedule == "interleaved":
+    record = SCHEDULES[plan.schedule]
+    chunks = record.placement.chunks
+    if chunks is not None:
+        if plan.vpp > chunks:
+            why = f"{plan.schedule} always holds two chunks per rank"
+            return Fault("plan.vpp", plan.vpp, why, f"vpp {chunks}, or leave it out")
+    elif record.interleaves:
         if plan.vpp == 1:
-            return Fault("plan.vpp", 1, "interleaved needs at least two chunks per rank", "vpp 2, or schedule 1f1b")
+            why = f"{plan.schedule} needs at least two chunks per rank"
+            return Fault("plan.vpp", 1, why, f"vpp 2, or schedule {_ONE_CHUNK}")
     elif plan.vpp > 1:
-        return Fault(
-            "plan.vpp", plan.vpp, f"schedule {plan.schedule} has one chunk per rank", "vpp 1, or schedule interleaved"
-        )
+        why = f"schedule {plan.schedule} has one chunk per rank"
+        return Fault("plan.vpp", plan.vpp, why, f"vpp 1, or schedule {_MORE_CHUNKS}")
     return None
 
 
 def mirrored_pipeline_is_even(case: Case) -> Fault | None:
     """Micro-batches enter dualpipe at both ends, in equal numbers, by ranks that mirror each other."""
     plan = case.plan
-    if plan.schedule != "dualpipe":
+    if not SCHEDULES[plan.schedule].needs_even_counts:
         return None
     if plan.pp % 2:
-        return Fault("plan.pp", plan.pp, "dualpipe needs an even number of ranks", f"pp {plan.pp - 1} or {plan.pp + 1}")
+        why = f"{plan.schedule} needs an even number of ranks"
+        return Fault("plan.pp", plan.pp, why, f"pp {plan.pp - 1} or {plan.pp + 1}")
     if plan.microbatches % 2:
-        why = f"gives {plan.microbatches} micro-batches, dualpipe needs an even number"
+        why = f"gives {plan.microbatches} micro-batches, {plan.schedule} needs an even number"
         return Fault(
             "plan.global_batch_size", plan.global_batch_size, why, "an even number of micro-batches per replica"
         )
@@ -54,17 +58,19 @@ def mirrored_pipeline_is_even(case: Case) -> Fault | None:
 
 def mirrored_pipeline_is_fed(case: Case) -> Fault | None:
     plan = case.plan
-    if plan.schedule not in _MIRRORED or plan.microbatches >= 2 * plan.pp:
+    times = SCHEDULES[plan.schedule].least_microbatches_per_rank
+    least = times * plan.pp
+    if plan.microbatches >= least:
         return None
     share = plan.micro_batch_size * plan.dp
-    why = f"gives {plan.microbatches} micro-batches, {plan.schedule} needs at least 2 x pp = {2 * plan.pp}"
-    return Fault("plan.global_batch_size", plan.global_batch_size, why, f"{2 * plan.pp * share} or more")
+    why = f"gives {plan.microbatches} micro-batches, {plan.schedule} needs at least {times} x pp = {least}"
+    return Fault("plan.global_batch_size", plan.global_batch_size, why, f"{least * share} or more")
 
 
 def group_size_in_range(case: Case) -> Fault | None:
     """Interleaved 1F1B: pp <= group <= micro-batches."""
     plan = case.plan
-    if plan.schedule != "interleaved" or plan.vpp == 1:
+    if not SCHEDULES[plan.schedule].interleaves or plan.vpp == 1:
         return None
     group = plan.microbatch_group_size or plan.pp
     if plan.pp <= group <= plan.microbatches:
@@ -81,7 +87,7 @@ def group_size_in_range(case: Case) -> Fault | None:
 def last_group_is_full_enough(case: Case) -> Fault | None:
     plan = case.plan
     group = plan.microbatch_group_size or plan.pp
-    if plan.schedule != "interleaved" or plan.vpp == 1 or not plan.pp <= group <= plan.microbatches:
+    if not SCHEDULES[plan.schedule].interleaves or plan.vpp == 1 or not plan.pp <= group <= plan.microbatches:
         return None
     rest = plan.microbatches % group
     if rest == 0 or rest >= plan.pp:
@@ -191,15 +197,15 @@ def layout_keeps_mtp_in_last_chunk(case: Case) -> Fault | None:
 
 
 def megatron_schedules(case: Case) -> Fault | None:
-    if case.plan.schedule in _MEGATRON_SCHEDULES:
+    if SCHEDULES[case.plan.schedule].in_megatron_core:
         return None
-    why = "Megatron-Core plays only 1f1b and interleaved"
+    why = f"Megatron-Core plays only {_ONE_CHUNK} and {_MORE_CHUNKS}"
     return Fault("plan.schedule", case.plan.schedule, why, "one of those, or plan.stack.framework deepseek")
 
 
 def interleaving_without_overlap_needs_three_ranks(case: Case) -> Fault | None:
     plan = case.plan
-    if plan.schedule != "interleaved" or plan.vpp == 1 or plan.overlap.p2p or plan.pp != 2:
+    if not SCHEDULES[plan.schedule].interleaves or plan.vpp == 1 or plan.overlap.p2p or plan.pp != 2:
         return None
     why = "two ranks would exchange several messages at once when transfers are not overlapped"
     return Fault("plan.overlap.p2p", False, why, "overlap.p2p true, or pp above 2")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from simulator import schedules
 from simulator.stack import Stack, default_stack
 
 Precision = Literal[
@@ -15,8 +17,12 @@ OptimizerKind = Literal["adamw", "adafactor", "lamb", "sgd", "muon"]
 Sharding = Literal["none", "optimizer", "optimizer_gradients", "full"]
 Dispatcher = Literal["allgather", "alltoall", "deepep", "hybridep"]
 CpComm = Literal["p2p", "allgather", "a2a"]
-ScheduleName = Literal["none", "gpipe", "1f1b", "interleaved", "zb-h1", "zb-h2", "zb-v", "dualpipe", "dualpipe-v"]
 Granularity = Literal["none", "selective", "full"]
+
+
+def one_of(words: Iterable[str], default: str | None) -> Any:
+    """A field that holds one of a table's words; files that give another are told these."""
+    return field(default=default, metadata={"choices": tuple(words)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +103,7 @@ class Plan:
     etp: int = 1
     sequence_parallel: bool = False
     cp_comm: CpComm = "p2p"
-    schedule: ScheduleName = "none"
+    schedule: str = one_of(schedules.OFFERED, "none")
     microbatch_group_size: int | None = None
     layout: str | None = None
     first_stage_layers: int | None = None

@@ -14,11 +14,11 @@ from simulator.memory.activations import stage_kept
 from simulator.plan.allocation import allocated
 from simulator.plan.spec import Plan
 from simulator.scenario.schema import Scenario
+from simulator.schedules import SCHEDULES, Schedule, make_schedule
 from simulator.step.build import build_graph
 from simulator.step.player import play
-from simulator.step.schedules import Schedule, make_schedule
 from simulator.step.timeline import Timeline
-from simulator.step.times import DataParallel, P2p, StageTimes
+from simulator.step.times import DataParallel, StageTimes
 from simulator.workload.derive import Workload, workload_of
 
 
@@ -96,7 +96,7 @@ def simulate_step(scenario: Scenario, workload: Workload | None = None, constant
         pair_s=pair_seconds(slots, plan),
         send_forward_s=np.full(len(workload.stages), slots.send_s),
         send_backward_s=np.full(len(workload.stages), slots.send_s),
-        p2p=p2p_mode(plan),
+        p2p=SCHEDULES[plan.schedule].p2p_mode(plan.overlap.p2p),
         data_parallel=DataParallel(
             gather_s=updates.gather_s,
             reduce_s=updates.reduce_s,
@@ -123,17 +123,8 @@ def step_time_s(scenario: Scenario, step: Step, global_batch_size: int, seq_leng
 
 def schedule_name(plan: Plan) -> str:
     """The order of slots: with overlapped expert traffic Megatron's schedules pair forwards and backwards."""
-    paired = is_paired(plan) and plan.schedule in ("none", "1f1b", "interleaved")
-    return f"{plan.schedule}-overlap" if paired else plan.schedule
-
-
-def p2p_mode(plan: Plan) -> P2p:
-    """Megatron's 1F1B sends and receives in step; its interleaved schedule hides the steady phase."""
-    if plan.schedule in ("1f1b", "gpipe"):
-        return "blocking"
-    if plan.schedule == "interleaved":
-        return "steady" if plan.overlap.p2p else "blocking"
-    return "overlapped"
+    paired_as = SCHEDULES[plan.schedule].paired_as
+    return paired_as if is_paired(plan) and paired_as is not None else plan.schedule
 
 
 def by_cause(stages: list) -> dict[str, np.ndarray]:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from simulator.plan.spec import Plan
+from simulator.schedules import Schedule
 from simulator.step.graph import KIND, KINDS, STREAM, STREAMS, WORLD, TaskGraph
 from simulator.step.memory_timeline import MemoryTimeline
-from simulator.step.schedules import Schedule
 from simulator.step.timeline import Timeline
 from simulator.workload.states import StageParameters, replica_ranks, shard_count
 

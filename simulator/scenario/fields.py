@@ -1,7 +1,8 @@
 """Reads a mapping into a frozen dataclass by the dataclass's own annotations, and writes its JSON Schema for editors.
 
-The dataclass is the only list of fields. A number's key leaves out the unit that the field's name ends in, and its
-value carries it: `step_time: 19.9 s` fills `step_time_s`.
+The dataclass is the only list of fields. A field whose metadata holds `choices` takes one of these words.
+A number's key leaves out the unit that the field's name ends in, and its value carries it: `step_time: 19.9 s` fills
+`step_time_s`.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def _read_field(spec: Field[Any], hint: Any, section: Section) -> Any:
             section.seen.add(key)
             return None
         hint = strip_none(hint)
+    if "choices" in spec.metadata:
+        return section.choice(key, spec.metadata["choices"])
     if is_dataclass(hint):
         return read_fields(cast("type[Any]", hint), section.section(key))
     if get_origin(hint) is tuple:
@@ -146,8 +149,13 @@ def json_schema(hint: Any, name: str = "") -> dict[str, Any]:
     return dict(plain[hint])
 
 
+def _choices_schema(hint: Any, spec: Field[Any]) -> dict[str, Any]:
+    words: dict[str, Any] = {"enum": list(spec.metadata["choices"])}
+    return {"anyOf": [words, {"type": "null"}]} if is_optional(hint) else words
+
+
 def _property(hint: Any, spec: Field[Any]) -> dict[str, Any]:
-    made = json_schema(hint, spec.name)
+    made = _choices_schema(hint, spec) if "choices" in spec.metadata else json_schema(hint, spec.name)
     if isinstance(spec.default, str | int | float | bool):
         made["default"] = spec.default
     if "exclusiveMinimum" in made and spec.default == 0:

@@ -45,6 +45,7 @@ from simulator.scenario.stack_section import (
     stack_settings,
     with_settings,
 )
+from simulator.schedules import SCHEDULES, default_schedule
 from simulator.stack import default_stack
 from simulator.step.spread import Spread
 
@@ -289,7 +290,7 @@ def _read_plan(
     degrees = {name: section.data.get(name, 1) for name in ("tp", "cp", "pp", "vpp")}
     if all(map(_is_count, degrees.values())):
         vpp = degrees.pop("vpp")
-        schedule = "none" if degrees["pp"] == 1 else "1f1b" if vpp == 1 else "interleaved"
+        schedule = default_schedule(degrees["pp"], vpp)
         section.data = {"schedule": schedule, **section.data}
         if gpus is not None:
             _fill_gpus(section, gpus, degrees)
@@ -347,7 +348,7 @@ def illegal(model: Model, cluster: Cluster, plan: Plan, run: Run, top: Place) ->
     if plan.optimizer.kind == "muon" and "bf16" not in able:
         found.append(("plan.optimizer.kind", f"muon computes in bf16, which {part.name} lacks; take adamw"))
     found += _beyond(plan, run)
-    if plan.sharding == "full" and (plan.overlap.moe_ep or plan.schedule in ("dualpipe", "dualpipe-v")):
+    if plan.sharding == "full" and (plan.overlap.moe_ep or SCHEDULES[plan.schedule].pairs):
         found.append(("plan.sharding", NOT_MODELLED))
     if not found:
         found += _illegal_phases(model, cluster, plan, run)

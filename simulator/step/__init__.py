@@ -1,6 +1,6 @@
-"""One training step as a discrete-event simulation: schedules as data, a task graph, two players, a timeline.
+"""One training step as a discrete-event simulation: a task graph, two players, a timeline.
 
-`schedules` orders the slots, `times` prices them, `build` makes the task `graph`; `player` (SimPy, with `contention`)
+`simulator.schedules` orders the slots, `times` prices them, `build` makes the task `graph`; `player` (SimPy, with `contention`)
 and `sweep` (NumPy) play it to a `timeline`. `ranks` plays every GPU, layer by layer (`layer_programs`, `phases`), with
 what makes them unequal (`spread`), and `inequality` weighs that. `memory_timeline` says what memory holds meanwhile.
 

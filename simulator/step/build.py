@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.schedules import BACKWARD, FORWARD, Schedule
 from simulator.step.graph import KIND, STREAM, WORLD, Floats, Ints, TaskGraph, Tasks, assemble, join
-from simulator.step.schedules import BACKWARD, FORWARD, Schedule
 from simulator.step.times import SLOT_CAUSES, StageTimes, check
 
 Bools = NDArray[np.bool_]

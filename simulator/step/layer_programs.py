@@ -12,10 +12,10 @@ from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.cost.stages import StageCost, paired_stages
 from simulator.cost.step_times import SlotTimes
 from simulator.plan.spec import Plan
+from simulator.schedules import Schedule
 from simulator.step.inequality import InequalityReport, study
 from simulator.step.phases import HOST, Op, Phase, Program
 from simulator.step.ranks import Grid
-from simulator.step.schedules import Schedule
 from simulator.step.spread import Spread
 from simulator.step.timeline import Timeline
 from simulator.workload.operators import Number

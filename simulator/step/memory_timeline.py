@@ -9,8 +9,8 @@ import numpy as np
 
 from simulator.memory.activations import Kept
 from simulator.memory.report import RankMemory
+from simulator.schedules import BACKWARD, FORWARD, Schedule, Slot, Work, backward_work
 from simulator.step.graph import KIND, KINDS, STREAM, Floats, slot_pieces
-from simulator.step.schedules import BACKWARD, FORWARD, Schedule, Slot, Work, backward_work
 from simulator.step.timeline import Timeline
 
 

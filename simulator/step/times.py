@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.schedules import P2p
+
 Floats = NDArray[np.float64]
 ByCause = Mapping[str, Floats]
-P2p = Literal["overlapped", "steady", "blocking"]
 
 # What a slot's own time is made of; waiting (pp, dp, bubble, barrier) and the optimizer are not slot time.
 SLOT_CAUSES = ("compute", "tp", "cp", "ep", "host")

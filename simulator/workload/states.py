@@ -19,6 +19,7 @@ from simulator.model.parameters import (
 from simulator.model.spec import Model
 from simulator.plan.layout import StageLayers
 from simulator.plan.spec import Optimizer, Plan
+from simulator.schedules import SCHEDULES
 from simulator.workload.operators import Number
 from simulator.workload.shape import padded_vocab
 
@@ -67,7 +68,7 @@ def has_embedding_copy(model: Model, plan: Plan, stage: StageLayers) -> bool:
     DualPipe holds first and last stage on the same ranks, which share it.
     """
     needs = (stage.head and model.tied_embeddings) or stage.mtp > 0
-    return needs and not stage.embedding and plan.schedule not in ("dualpipe", "dualpipe-v")
+    return needs and not stage.embedding and not SCHEDULES[plan.schedule].shares_ends
 
 
 def parameter_bytes(plan: Plan) -> float:
@@ -98,7 +99,7 @@ def replica_ranks(plan: Plan) -> dict[str, Number]:
 
     DualPipe's mirrored ranks hold the same stages, so every parameter has twice the replicas (deepseek-ai/DualPipe).
     """
-    copies = 2 if plan.schedule == "dualpipe" else 1
+    copies = SCHEDULES[plan.schedule].placement.copies
     return {"dense": copies * plan.dp * plan.cp, "expert": copies * plan.expert_dp}
 
 

@@ -24,13 +24,13 @@ module_path.insert(0, str(Path(__file__).parents[2]))
 from simulator.predict.simulate import simulate
 from simulator.scenario.schema import load_scenario
 from simulator.scenario.spread_section import routed
+from simulator.schedules import make_schedule
 from simulator.step.build import build_graph
 from simulator.step.graph import TaskGraph, stream_starts
 from simulator.step.layer_programs import Programs, grid_of
 from simulator.step.phases import Op, Phase, Program, folded
 from simulator.step.player import play
 from simulator.step.ranks import Grid, simulate_ranks
-from simulator.step.schedules import make_schedule
 from simulator.step.spread import ExpertLoad, Spread
 from simulator.step.sweep import sweep_timeline
 from simulator.step.times import StageTimes

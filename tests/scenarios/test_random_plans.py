@@ -12,7 +12,7 @@ import pytest
 from hardware import catalogue
 from hardware.problems import InputError
 from simulator.model.catalogue import names
-from simulator.plan.spec import CpComm, Dispatcher, OptimizerKind, Precision, ScheduleName, Sharding
+from simulator.plan.spec import CpComm, Dispatcher, OptimizerKind, Precision, Sharding
 from simulator.predict.heterogeneity import every_gpu
 from simulator.predict.prediction import predict
 from simulator.predict.simulate import Simulated, simulate
@@ -22,6 +22,7 @@ from simulator.report.folder import json_text
 from simulator.report.terminal import WIDTH, evaluation_text
 from simulator.scenario.schema import load_scenario
 from simulator.scenario.spread_section import DEFAULT_ORDER
+from simulator.schedules import OFFERED
 from simulator.step.spread import Spread
 
 TINY = Path(__file__).parents[2] / "scenarios" / "tiny.yaml"
@@ -55,7 +56,7 @@ CHOICES: dict[str, list[Any]] = {
     "plan.stack.flash_attention": ["true", "false"],
     "run.seq_length": [128, 512, 2048, 8192],
 }
-SCHEDULES = ["", "", "", *get_args(ScheduleName)]
+SCHEDULES = ["", "", "", *OFFERED]
 
 
 def draw(chance: random.Random) -> list[str]:

@@ -25,7 +25,7 @@ from simulator.model.parameters import total_parameters
 from simulator.model.spec import Attention, DenseFFN, Layer, Model
 from simulator.plan.layout import stages
 from simulator.plan.spec import Optimizer, Plan, Recompute
-from simulator.step.schedules import make_schedule
+from simulator.schedules import make_schedule
 from simulator.workload.derive import workload_of
 from simulator.workload.ends import logit_bytes
 from simulator.workload.ffns import ffn_work

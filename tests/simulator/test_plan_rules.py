@@ -10,7 +10,7 @@ import pytest
 from simulator.model.spec import Attention, DenseFFN, LatentAttention, Layer, LinearAttention, Mixer, Model, MoE
 from simulator.plan.case import model_facts
 from simulator.plan.rules import is_legal, violations
-from simulator.plan.spec import Optimizer, Overlap, Plan, Recompute, ScheduleName, Stack
+from simulator.plan.spec import Optimizer, Overlap, Plan, Recompute, Stack
 
 DATA = Path(__file__).parent / "data"
 LINES = [json.loads(line) for line in (DATA / "megatron_oracle.jsonl").read_text().splitlines()]
@@ -162,7 +162,7 @@ LOSS_BEFORE_LAST_STAGE = {"Et|tL|"}
 @pytest.mark.parametrize("row", LAYOUTS, ids=lambda row: f"{row['layout']} on {row['pp']}")
 def test_layout_verdicts_are_megatrons(row: dict) -> None:
     vpp = max(1, len(row["stages"] or "") // row["pp"])
-    schedule: ScheduleName = "interleaved" if vpp > 1 else "1f1b"
+    schedule = "interleaved" if vpp > 1 else "1f1b"
     plan = Plan(dp=1, micro_batch_size=1, global_batch_size=64, pp=row["pp"], vpp=vpp, schedule=schedule)
     layer = Layer(Attention(8, 8, 64, 64), DenseFFN(1024))
     facts = model_facts(Model("test", 512, 1000, (layer,) * row["num_layers"], (layer,) * row["mtp"]))

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulator.step.build import build_graph
-from simulator.step.schedules import (
+from simulator.schedules import (
     SCHEDULES,
     Schedule,
     backward_work,
@@ -18,6 +17,7 @@ from simulator.step.schedules import (
     make_schedule,
     peak_in_flight,
 )
+from simulator.step.build import build_graph
 from simulator.step.sweep import sweep_timeline
 from simulator.step.timeline import Timeline
 from simulator.step.times import StageTimes

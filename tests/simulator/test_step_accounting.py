@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from simulator.schedules import SCHEDULES, make_schedule
 from simulator.step.build import build_graph
 from simulator.step.graph import KIND
 from simulator.step.player import play
-from simulator.step.schedules import SCHEDULES, make_schedule
 from simulator.step.sweep import sweep_timeline
 from simulator.step.times import DataParallel, StageTimes
 

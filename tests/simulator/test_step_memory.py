@@ -18,6 +18,7 @@ from simulator.memory.report import peak_activations
 from simulator.predict.simulate import scenario_workload, simulate_step
 from simulator.report.memory_chart import memory_svg
 from simulator.scenario.schema import load_scenario
+from simulator.schedules import SCHEDULES, Schedule, make_schedule, peak_in_flight
 from simulator.step.build import build_graph
 from simulator.step.graph import KIND
 from simulator.step.memory_timeline import (
@@ -28,7 +29,6 @@ from simulator.step.memory_timeline import (
     rank_memory,
 )
 from simulator.step.player import play
-from simulator.step.schedules import SCHEDULES, Schedule, make_schedule, peak_in_flight
 from simulator.step.timeline import Timeline
 from simulator.step.times import DataParallel, StageTimes
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator.schedules import make_schedule
 from simulator.step.build import build_graph
 from simulator.step.contention import Contention, beside_communication, network_ports
 from simulator.step.graph import Deadlock, TaskGraph, Tasks, assemble
 from simulator.step.player import play
-from simulator.step.schedules import make_schedule
 from simulator.step.sweep import sweep, sweep_timeline
 from simulator.step.times import DataParallel, StageTimes
 

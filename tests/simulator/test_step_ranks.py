@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simulator.schedules import SCHEDULES, Schedule, make_schedule
 from simulator.step.build import build_graph
 from simulator.step.graph import KIND, STREAM, TaskGraph
 from simulator.step.inequality import study
 from simulator.step.phases import Op, Phase, Program, folded
 from simulator.step.ranks import Grid, ProgramOf, simulate_ranks
-from simulator.step.schedules import SCHEDULES, Schedule, make_schedule
 from simulator.step.spread import (
     ExpertLoad,
     Spread,

@@ -15,11 +15,11 @@ from simulator.memory.activations import Kept
 from simulator.plan.spec import Optimizer, Plan
 from simulator.report.gantt import gantt_svg
 from simulator.report.step_trace import Event, chrome_trace, collectives_of, trace_bytes
+from simulator.schedules import SCHEDULES, make_schedule
 from simulator.step.build import build_graph
 from simulator.step.graph import STREAM
 from simulator.step.memory_timeline import allocations, memory_over_time
 from simulator.step.player import play
-from simulator.step.schedules import SCHEDULES, make_schedule
 from simulator.step.timeline import Timeline
 from simulator.step.times import DataParallel, StageTimes
 from simulator.workload.states import StageParameters
