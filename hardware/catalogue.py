@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from hardware.documents import Document, read_document
+from hardware.precisions import FORMATS, REFERENCE
 from hardware.problems import InputError, Place, Problem, one_of
 from hardware.sections import Section
 from hardware.specs import (
@@ -22,7 +23,6 @@ from hardware.specs import (
     Nic,
     NicTechnology,
     Node,
-    NumberFormat,
     ScaleUp,
     ScaleUpKind,
     Tier,
@@ -233,12 +233,12 @@ def _open(section: Section) -> str:
 def _read_accelerator(section: Section) -> Accelerator:
     name = _open(section)
     peaks = section.section("peak")
-    peak = {str(key): peaks.quantity(str(key), "flops_per_s") for key in peaks.data if key in get_args(NumberFormat)}
+    peak = {str(key): peaks.quantity(str(key), "flops_per_s") for key in peaks.data if key in FORMATS}
     for key in peaks.data:
         if key not in peak:
-            peaks.report(str(key), one_of(key, get_args(NumberFormat)))
+            peaks.report(str(key), one_of(key, FORMATS))
     if not peak and not peaks.broken:
-        peaks.report("bf16", "is missing: give the dense peak of at least one number format")
+        peaks.report(REFERENCE, "is missing: give the dense peak of at least one number format")
     found = Accelerator(
         name=name,
         generation=section.text("generation"),

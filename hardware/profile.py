@@ -18,6 +18,7 @@ from hardware.documents import read_document
 from hardware.kernels.curves import AttentionCurve, GemmCurve, kernel_set
 from hardware.kernels.matmul import ROLES
 from hardware.kernels.streaming import fractions
+from hardware.precisions import REFERENCE
 from hardware.problems import InputError, Place, one_of
 from hardware.sections import Section
 from hardware.specs import Cluster
@@ -113,11 +114,11 @@ def check_kernels(path: Path) -> None:
     for key in ("name", "source"):
         top.text(key)
     peaks = top.section("part").section("peak_flops_per_s")
-    for key in [*peaks.data, *(["bf16"] if "bf16" not in peaks.data else [])]:
+    for key in [*peaks.data, *([REFERENCE] if REFERENCE not in peaks.data else [])]:
         number(peaks, key)
     for family, kind in {"gemm": GemmCurve, "grouped_gemm": GemmCurve, "attention": AttentionCurve}.items():
         section = top.section(family)
-        for key in [*section.data, *(["bf16"] if "bf16" not in section.data else [])]:
+        for key in [*section.data, *([REFERENCE] if REFERENCE not in section.data else [])]:
             curve = section.section(key).section("curve")
             for each in fields(kind):
                 value(curve, each.name)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-NumberFormat = Literal["fp32", "tf32", "fp16", "bf16", "fp8", "fp4"]
 ScaleUpKind = Literal["nvswitch", "mesh", "cube_mesh"]
 NicTechnology = Literal["infiniband", "roce", "efa", "efa_v1", "tcpx", "omnipath"]
 FabricKind = Literal["rail_optimized", "clos", "multi_plane", "dragonfly", "torus", "single_switch", "custom"]

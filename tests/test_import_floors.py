@@ -26,7 +26,7 @@ FLOORS: list[list[str]] = [
     ["hardware"],
 ]
 HARDWARE = ["hardware.collectives", "hardware.flows", "hardware.routing", "hardware.topology", "hardware.catalogue",
-            "hardware.kernels", "hardware.specs", "hardware.units"]  # fmt: skip
+            "hardware.kernels", "hardware.specs", "hardware.precisions", "hardware.units"]  # fmt: skip
 ONLY_HOMES = {
     "torch": ["validate"],
     "simpy": ["simulator.step", "simulator.outer_loop", "simulator.run"],

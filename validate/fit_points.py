@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hardware.precisions import half_precision_peak
 from simulator.cost.constants import Constants, combined, holds_for
 from simulator.plan.allocation import allocated
 from simulator.predict import confidence
@@ -71,7 +72,7 @@ def observation_of(row: Row) -> Observation | None:
     except Unsupported:
         return None
     peak = scenario.cluster.accelerator.peak_flops_per_s
-    dense_16_bit = peak.get("bf16", peak.get("fp16", 0.0))
+    dense_16_bit = half_precision_peak(peak)
     measured = step_time(row, scenario.model, scenario.plan, dense_16_bit)
     if measured is None:
         return None

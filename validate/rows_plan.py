@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hardware.precisions import PRECISIONS
 from simulator.model.spec import Model, MoE
 from simulator.plan.layout import parse_layout
 from simulator.plan.spec import Offload, Optimizer, Overlap, Plan, Recompute
@@ -187,9 +188,10 @@ def resolve(settings: Settings, model: Model, row: Row) -> None:
         values["expert_imbalance"] = number
         if moe:
             settings.assumed.append(f"expert_imbalance = {number}: {why}")
-    if not str(values.get("precision", "bf16")).startswith(("fp8", "mxfp8", "nvfp4")):
+    precision = PRECISIONS[values.get("precision", "bf16")]
+    if not precision.quantized:
         values |= {"fp8_param_gather": False, "activation_fp8_input_store": False}
-    if values.get("precision") in ("mxfp8", "nvfp4"):
+    elif not precision.gathers_low:
         values["fp8_param_gather"] = False
         settings.assumed.append("weights kept in 16 bit beside their quantised copies")
     if values.get("recompute.modules") and values.get("recompute.granularity") != "selective":

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hardware.precisions import half_precision_peak
 from simulator.predict.prediction import Prediction, evaluate
 from simulator.scenario.schema import Run, Scenario
 from validate.rows import Row, Unsupported
@@ -58,7 +59,7 @@ def compare(row: Row) -> list[Compared]:
     except Unsupported as reason:
         return [Compared(row, "step_time_s", None, None, str(reason), ())]
     peak = scenario.cluster.accelerator.peak_flops_per_s
-    wanted = [step_time(row, scenario.model, scenario.plan, peak.get("bf16", peak.get("fp16", 0.0))), peak_memory(row)]
+    wanted = [step_time(row, scenario.model, scenario.plan, half_precision_peak(peak)), peak_memory(row)]
     found = [measured for measured in wanted if measured is not None]
     if not found:
         return [Compared(row, "step_time_s", None, None, "the row measured neither time nor memory", assumptions)]

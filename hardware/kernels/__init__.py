@@ -1,14 +1,13 @@
 """How many seconds an operator takes on an accelerator, from fitted measurements, and how well that is known."""
 
 from hardware.kernels.attention import attention_s, flash_rate, unfused_attention_s
-from hardware.kernels.curves import PRECISIONS, kernel_set
+from hardware.kernels.curves import kernel_set
 from hardware.kernels.evidence import evidence, spread
 from hardware.kernels.matmul import gemm_s, grouped_gemm_s
 from hardware.kernels.scans import scan_s
 from hardware.kernels.streaming import launch_s, streaming_s
 
 __all__ = [
-    "PRECISIONS",
     "attention_s",
     "evidence",
     "flash_rate",

@@ -7,6 +7,7 @@ import numpy as np
 from hardware.kernels.curves import AttentionCurve, choose
 from hardware.kernels.matmul import Number, floats, grouped_gemm_s, plain
 from hardware.kernels.streaming import streaming_s
+from hardware.precisions import PRECISIONS
 from hardware.specs import Accelerator
 
 QUERY_TILE = 128  # rows of queries one thread block works on
@@ -53,10 +54,10 @@ def attention_s(
     With `causal` and fewer queries than keys the queries are the last rows (a chunk of a longer sequence); a ring
     step over a foreign block of keys is `causal=False` with that block's length. `window` is how many keys back a
     query sees. FLOPs: 2 (qk_dim + v_dim) per query-key pair forward, 2.5 times that backward. Raises ValueError for
-    a precision that the part lacks or in which no attention kernel computes (nvfp4).
+    a precision that the part lacks or in which no attention kernel computes (such as nvfp4).
     """
-    if precision == "nvfp4":
-        raise ValueError("precision: no attention kernel computes in 'nvfp4'; use bf16 or an fp8 precision")
+    if precision in PRECISIONS and not PRECISIONS[precision].attention_kernels:
+        raise ValueError(f"precision: no attention kernel computes in {precision!r}; use bf16 or an fp8 precision")
     if not flash:
         return unfused_attention_s(
             accelerator, precision, (batch * heads, queries, keys), qk_dim, v_dim, backward, sm_fraction

@@ -9,50 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from hardware.precisions import PRECISIONS, REFERENCE, Precision
 from hardware.specs import Accelerator
 
 DATA = Path(__file__).parent.parent / "data" / "kernels"
 Evidence = Literal["measured", "fitted", "nominal", "assumed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Precision:
-    """How a training precision runs: the peak it needs, the measured curves that stand for it, its bytes per element.
-
-    `operand_bytes` includes the block scales that travel with the operand; `needs` are the formats the part must have;
-    `wgrad_rate` is what weight gradients reach of the curve beyond what the part's own role rates say, `forward_rate`
-    the same of the forward.
-    """
-
-    format: str
-    curves: tuple[str, ...]
-    operand_bytes: float
-    output_bytes: float = 2.0
-    needs: tuple[str, ...] = ()
-    wgrad_rate: float = 1.0
-    forward_rate: float = 1.0
-
-
-# PyTorch's CUTLASS kernel for row scales reaches 90 to 100 % of cuBLAS's for tensor scales with fast accumulation;
-# without it, as in backward, torchao runs the cuBLAS product and scales its output in another pass (pytorch 147971,
-# torchao float8_ops.py of 2025-06).
-# Block scales on both sides of a weight gradient (1 x 128 each) slow it: DeepSeek's published H800 training profile has
-# 65.6 / 3 TFLOP of them in 32.8 ms of kernels on two streams, which overlap by 5.2 ms: about 0.73 of the curve on the
-# 112 SMs left to them. That is at the clock of training, 0.84 of the curve's (as rows decide for 8-bit products).
-# mxfp8 stands on fp8_block: on Blackwell that collection ran the same block-scaled tensor-core instruction with
-# power-of-two scales (1 per 128 there, 1 per 32 here); parts without FP4 have no hardware for block scales.
-PRECISIONS: dict[str, Precision] = {
-    "fp32": Precision("fp32", (), 4.0, 4.0),
-    "tf32": Precision("tf32", (), 4.0, 4.0),
-    "fp16": Precision("fp16", ("bf16",), 2.0),
-    "bf16": Precision("bf16", ("bf16",), 2.0),
-    "fp8-delayed": Precision("fp8", ("fp8",), 1.0),
-    "fp8-tensorwise": Precision("fp8", ("fp8",), 1.0),
-    "fp8-rowwise": Precision("fp8", ("fp8",), 1.0, forward_rate=0.95),
-    "fp8-blockwise": Precision("fp8", ("fp8_block", "fp8"), 1.0 + 4 / 128, wgrad_rate=0.73 / 0.84),
-    "mxfp8": Precision("fp8", ("fp8_block", "fp8"), 1.0 + 1 / 32, needs=("fp4",)),
-    "nvfp4": Precision("fp4", ("nvfp4",), 0.5 + 1 / 16),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +123,7 @@ class Choice:
 
 
 def choose(accelerator: Accelerator, family: Literal["gemm", "grouped_gemm", "attention"], precision: str) -> Choice:
-    """Which curve stands for `precision` here; a format without a curve borrows bf16's, scaled by the peaks.
+    """Which curve stands for `precision` here; a format without one borrows the reference's, scaled by the peaks.
 
     Raises ValueError for a precision that does not exist or that the part cannot compute in.
     """
@@ -174,8 +135,8 @@ def choose(accelerator: Accelerator, family: Literal["gemm", "grouped_gemm", "at
         if key in curves:
             own = accelerator.name.lower() == measured.name and family not in measured.borrowed
             return Choice(wanted, curves[key], accelerator.kernel_scale, peak, "measured" if own else "fitted")
-    rate = peak / measured.peak_flops_per_s["bf16"]
-    return Choice(wanted, curves["bf16"], rate, peak, "nominal")
+    rate = peak / measured.peak_flops_per_s[REFERENCE]
+    return Choice(wanted, curves[REFERENCE], rate, peak, "nominal")
 
 
 def supported(accelerator: Accelerator, precision: str) -> Precision:
@@ -183,8 +144,7 @@ def supported(accelerator: Accelerator, precision: str) -> Precision:
     wanted = PRECISIONS.get(precision)
     if wanted is None:
         raise ValueError(f"precision: {precision!r} is unknown; known: {', '.join(PRECISIONS)}")
-    missing = [need for need in (wanted.format, *wanted.needs) if need not in accelerator.peak_flops_per_s]
-    if missing:
+    if wanted.lacks(accelerator.peak_flops_per_s):
         has = ", ".join(sorted(accelerator.peak_flops_per_s))
         raise ValueError(f"precision: {accelerator.name} cannot compute in {precision!r} (it has {has})")
     return wanted

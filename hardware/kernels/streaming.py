@@ -9,6 +9,7 @@ from functools import cache
 
 from hardware.kernels.curves import DATA, Evidence, kernel_set
 from hardware.kernels.matmul import Number, floats
+from hardware.precisions import REFERENCE
 from hardware.specs import Accelerator
 
 
@@ -47,4 +48,4 @@ def launch_s(accelerator: Accelerator) -> float:
 
     The constant of the bf16 matrix-multiply fit. Products, attention and streaming times already contain it.
     """
-    return kernel_set(accelerator.kernels).gemm["bf16"].latency_s
+    return kernel_set(accelerator.kernels).gemm[REFERENCE].latency_s

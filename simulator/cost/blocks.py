@@ -11,6 +11,7 @@ import hardware.collectives
 from hardware.collectives import Group, combine_s, dispatch_s, expected_distinct
 from hardware.collectives.experts import copies, token_bytes
 from hardware.kernels import streaming_s
+from hardware.precisions import PRECISIONS
 from simulator.cost.launches import ROUTED_AHEAD, launches
 from simulator.cost.price import Priced, Prices, price, times
 from simulator.cost.recompute import recomputed_shares
@@ -203,7 +204,7 @@ def exposed_tp_s(tp_s: Number, products_s: Number, plan: Plan, outwards_s: Numbe
     """
     if not plan.overlap.tp_comm:
         return tp_s
-    if plan.precision == "fp8-rowwise":
+    if PRECISIONS[plan.precision].scales_by_row:
         joined_s = np.maximum(TP_OVERLAP_EXPOSED_FRACTION * outwards_s, outwards_s - products_s)
         return tp_s - outwards_s + joined_s
     return np.maximum(TP_OVERLAP_EXPOSED_FRACTION * tp_s, tp_s - products_s)

@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from hardware.kernels import kernel_set
+from hardware.precisions import PRECISIONS
 from hardware.specs import Accelerator
 from simulator.plan.spec import Plan
 
 DATA = Path(__file__).parent / "data" / "constants.toml"
-# Operand bits of the products of a precision.
-BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "fp8-delayed": 8, "fp8-tensorwise": 8, "fp8-rowwise": 8,
-        "fp8-blockwise": 8, "mxfp8": 8, "nvfp4": 4}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ def holds_for(entry: Mapping[str, Any], accelerator: Accelerator, plan: Plan) ->
     about = {
         "parts": accelerator.name.lower(),
         "dispatchers": plan.dispatcher,
-        "bits": str(BITS[plan.precision]),
+        "bits": str(PRECISIONS[plan.precision].operand_bits),
         "precisions": plan.precision,
         "shardings": plan.sharding,
         "contexts": "split" if plan.cp > 1 else "whole",
@@ -113,5 +111,5 @@ def constants_for(accelerator: Accelerator, plan: Plan) -> Constants:
 
 def product_rate(constants: Constants, precision: str, grouped: bool) -> float:
     """What divides the seconds of a product in `precision`."""
-    rate = constants.gemm_rate if BITS[precision] >= 16 else constants.low_gemm_rate
+    rate = constants.low_gemm_rate if PRECISIONS[precision].quantized else constants.gemm_rate
     return rate * constants.grouped_rate if grouped else rate

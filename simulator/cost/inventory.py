@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hardware.collectives.closed_form import tables_of
-from hardware.kernels.curves import PRECISIONS, kernel_set
+from hardware.kernels.curves import kernel_set
+from hardware.precisions import PRECISIONS
 from hardware.specs import Cluster
 from simulator.cost.groups import plan_groups
 from simulator.cost.price import high_precision

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from hardware.precisions import FORMATS
 from hardware.specs import Cluster
 from simulator.plan.spec import Plan
 from simulator.workload.operators import Number
-from simulator.workload.states import DTYPE_BYTES, optimizer_bytes, parameter_bytes
+from simulator.workload.states import optimizer_bytes, parameter_bytes
 
 # Host memory that a server's CPUs stream while they update parameters. Two 24-core Xeons of 2017 take 0.24 s for 10^9
 # parameters (ZeRO-Offload's CPU-Adam, arXiv 2101.06840, from memory), that is 30 bytes each; newer servers have up to
@@ -27,7 +28,7 @@ def host_update_s(shard: Number, plan: Plan, cluster: Cluster) -> Number:
     plan overlaps them.
     """
     count = plan.offload.optimizer_fraction * shard
-    grad, parameter = DTYPE_BYTES[plan.optimizer.grads], parameter_bytes(plan)
+    grad, parameter = FORMATS[plan.optimizer.grads].bytes, parameter_bytes(plan)
     touched = grad + 2 * optimizer_bytes(plan.optimizer) + parameter
     out_s, home_s = (host_link_s(count * size, cluster) for size in (grad, parameter))
     update_s = count * touched / (HOST_UPDATE_BYTES_PER_S / cluster.node.gpus)

@@ -10,6 +10,7 @@ import numpy as np
 from hardware.collectives import Group, collective_s
 from hardware.kernels import attention_s, evidence, flash_rate, gemm_s, grouped_gemm_s, scan_s, streaming_s
 from hardware.kernels.matmul import Role, plain
+from hardware.precisions import PRECISIONS
 from hardware.specs import Cluster
 from simulator.cost.constants import NEUTRAL, Constants, product_rate
 from simulator.plan.spec import Plan
@@ -106,7 +107,7 @@ def accumulation_s(op: Matmul, prices: Prices) -> Number:
 
 def high_precision(plan: Plan) -> str:
     """The format of what is not quantised: 16 bit wherever the plan computes in 16 bit or less."""
-    return plan.precision if plan.precision in ("fp32", "fp16") else "bf16"
+    return PRECISIONS[plan.precision].high
 
 
 def attention_price(op: CoreAttention, prices: Prices) -> Price:

@@ -9,6 +9,7 @@ import numpy as np
 
 from hardware.collectives import collective_s, strided_group
 from hardware.collectives.closed_form import tables_of
+from hardware.precisions import FORMATS
 from hardware.specs import Cluster
 from simulator.cost.constants import NEUTRAL, Constants, constants_for
 from simulator.cost.groups import plan_groups, shard_groups
@@ -24,7 +25,7 @@ from simulator.schedules import SCHEDULES
 from simulator.workload.derive import Workload
 from simulator.workload.operators import Number
 from simulator.workload.shape import Shape, padded_vocab
-from simulator.workload.states import DTYPE_BYTES, shard_count
+from simulator.workload.states import shard_count
 
 # SMs that expert communication kernels occupy while they run beside compute: DeepEP's default in Megatron-Core 20,
 # HybridEP 32 in recipes of Megatron-Bridge (moe_hybridep_num_sms), NCCL's channels of an all-to-all 24, from memory.
@@ -180,7 +181,7 @@ def update_times(workload: Workload, cluster: Cluster, constants: Constants | No
     held = [sorted(set(ranks)) for ranks in stages_of_ranks(plan)]
     barrier_s = collective_s("all_reduce", 4.0, strided_group(cluster, cluster.gpus), cluster).seconds
     if model.tied_embeddings and plan.pp > 1:
-        table = padded_vocab(model.vocab, plan) * model.hidden / plan.tp * DTYPE_BYTES[plan.optimizer.grads]
+        table = padded_vocab(model.vocab, plan) * model.hidden / plan.tp * FORMATS[plan.optimizer.grads].bytes
         ends = strided_group(cluster, 2, cluster.gpus // plan.pp * (plan.pp - 1))
         barrier_s += collective_s("all_reduce", table, ends, cluster).seconds
     return UpdateTimes(

@@ -12,6 +12,7 @@ import numpy as np
 
 from hardware.collectives import Group, collective_s, combine_s, dispatch_s
 from hardware.collectives.traffic import Stream
+from hardware.precisions import FORMATS
 from hardware.specs import Cluster
 from simulator.cost.blocks import exchanged
 from simulator.cost.groups import plan_groups, shard_groups
@@ -26,7 +27,7 @@ from simulator.schedules import SCHEDULES
 from simulator.workload.derive import Workload
 from simulator.workload.operators import Exchange, Number, Routing, Work
 from simulator.workload.shape import Shape
-from simulator.workload.states import DTYPE_BYTES, StageParameters, parameter_bytes
+from simulator.workload.states import StageParameters, parameter_bytes
 
 # Which ranks reduce what: dense and expert parameters over their own groups.
 SHARERS = {"dense": "dp_cp", "expert": "edp"}
@@ -157,7 +158,7 @@ def update_traffic(
             shards = group if plan.sharding == "none" else sharded_over(group, plan)
             split = shards is not group
             kind = f"{name}-shards" if split else name
-            grads = count * DTYPE_BYTES[plan.optimizer.grad_reduce]
+            grads = count * FORMATS[plan.optimizer.grad_reduce].bytes
             values = count * parameter_bytes(plan)
             found.append(collective_traffic("dp", kind, reduction, grads, every, shards, cluster))
             found.append(collective_traffic("dp", kind, "all_gather", values, gathers, shards, cluster))

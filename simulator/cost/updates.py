@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from hardware.collectives import Group, collective_s
 from hardware.kernels import gemm_s, streaming_s
+from hardware.precisions import FORMATS
 from hardware.specs import Cluster
 from simulator.cost.offload import host_update_s
 from simulator.model.components import layer_linears
@@ -14,7 +15,7 @@ from simulator.model.spec import Model
 from simulator.plan.layout import StageLayers
 from simulator.plan.spec import Plan
 from simulator.workload.operators import Number
-from simulator.workload.states import DTYPE_BYTES, StageParameters, optimizer_bytes, parameter_bytes, shard_count
+from simulator.workload.states import StageParameters, optimizer_bytes, parameter_bytes, shard_count
 
 # Megatron-Core's bucket: the larger of 40 M parameters and 1 M per data-parallel rank (param_and_grad_buffer.py).
 BUCKET_PARAMETERS = 40e6
@@ -28,7 +29,7 @@ def optimizer_s(parameters: StageParameters, plan: Plan, groups: Mapping[str, Gr
     is zeroed. What is offloaded the host updates (`host_update_s`). A Muon step adds its Newton-Schulz products,
     left to `newton_schulz_s`.
     """
-    grad = DTYPE_BYTES[plan.optimizer.grads]
+    grad = FORMATS[plan.optimizer.grads].bytes
     on_gpu = 1 - plan.offload.optimizer_fraction
     touched = 3 * grad + on_gpu * (grad + 2 * optimizer_bytes(plan.optimizer) + parameter_bytes(plan))
     shard = parameters.dense / shard_count(plan, groups["dense"].ranks) + parameters.expert / shard_count(
@@ -133,7 +134,7 @@ def reduce_s(count: Number, group: Group, plan: Plan, cluster: Cluster) -> Numbe
 
     HSDP reduce-scatters inside the shard group and all-reduces the shard across its replicas.
     """
-    size = count * DTYPE_BYTES[plan.optimizer.grad_reduce]
+    size = count * FORMATS[plan.optimizer.grad_reduce].bytes
     if plan.sharding == "none":
         return collective_s("all_reduce", size, group, cluster).seconds
     shards = sharded_over(group, plan)

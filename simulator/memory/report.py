@@ -9,15 +9,15 @@ from typing import Protocol
 
 import numpy as np
 
+from hardware.precisions import FORMATS, PRECISIONS
 from simulator.memory.activations import Kept, stage_kept
 from simulator.model.spec import Model
 from simulator.plan.layout import stages_of_ranks
 from simulator.plan.spec import Plan
 from simulator.workload.derive import Workload
 from simulator.workload.operators import Number
-from simulator.workload.shape import SAVED_INPUT_BYTES, Shape, is_quantized, padded_vocab
+from simulator.workload.shape import Shape, padded_vocab
 from simulator.workload.states import (
-    DTYPE_BYTES,
     StageParameters,
     optimizer_bytes,
     parameter_bytes,
@@ -120,7 +120,7 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
         weights = 0.0  # The shards are the fp32 master copy itself; 16-bit weights exist only while gathered.
     found = {
         "weights": weights * parameter_bytes(plan),
-        "gradients": grads * DTYPE_BYTES[plan.optimizer.grads],
+        "gradients": grads * FORMATS[plan.optimizer.grads].bytes,
         "optimizer": states * optimizer_bytes(plan.optimizer) * (1 - plan.offload.optimizer_fraction),
     }
     if plan.stack.autograd_gradients == "kept" and plan.optimizer.grads == "fp32" and plan.precision != "fp32":
@@ -129,11 +129,11 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
     under_pipeline = accumulates_unsharded(plan)
     if under_pipeline:
         # FSDP2 under a pipeline adds whole gradients up, in the dtype of the reduction, until the last micro-batch.
-        found["gradients"] = sharded * DTYPE_BYTES[plan.optimizer.grads]
-        found["unsharded gradients"] = whole * DTYPE_BYTES[plan.optimizer.grad_reduce]
+        found["gradients"] = sharded * FORMATS[plan.optimizer.grads].bytes
+        found["unsharded gradients"] = whole * FORMATS[plan.optimizer.grad_reduce].bytes
     if caches_quantized_weights(plan):
         # Row- and column-wise copies, kept over the step's micro-batches so that each weight is cast once.
-        found["quantized weights"] = 2 * weights * SAVED_INPUT_BYTES[plan.precision]
+        found["quantized weights"] = 2 * weights * PRECISIONS[plan.precision].operand_bytes
     if plan.sharding == "full" or under_pipeline:
         beside_loss = frees_logits_before_layers(plan)
         gathered = gathered_beside_loss_bytes(held[0], plan) if beside_loss else gathered_bytes(held, plan)
@@ -144,7 +144,7 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
 def gathered_bytes(held: Sequence[StageParameters], plan: Plan) -> float:
     """The largest layer gathered, the next one on its way, and its gradient before the reduction."""
     largest = max(float(dense + expert) for stage in held for dense, expert in stage.layers)
-    return largest * (2 * parameter_bytes(plan) + DTYPE_BYTES[plan.optimizer.grad_reduce])
+    return largest * (2 * parameter_bytes(plan) + FORMATS[plan.optimizer.grad_reduce].bytes)
 
 
 def gathered_beside_loss_bytes(stage: StageParameters, plan: Plan) -> float:
@@ -164,7 +164,7 @@ def gathered_beside_loss_bytes(stage: StageParameters, plan: Plan) -> float:
 def reduction_bytes(stage: StageParameters, plan: Plan) -> float:
     """The largest layer's gradient as it is reduced, and as autograd left it."""
     sizes = [float(dense + expert) for dense, expert in stage.layers[1:-1]]
-    return max(sizes) * (2.0 + DTYPE_BYTES[plan.optimizer.grad_reduce])
+    return max(sizes) * (2.0 + FORMATS[plan.optimizer.grad_reduce].bytes)
 
 
 def frees_logits_before_layers(plan: Plan) -> bool:
@@ -218,9 +218,9 @@ def optimizer_step_bytes(held: Sequence[StageParameters], plan: Plan) -> float:
     whole = float(sum(stage.dense + stage.expert for stage in held))
     if plan.sharding not in ("optimizer", "optimizer_gradients"):
         return 0.0
-    if plan.optimizer.grads == "fp32":
+    if FORMATS[plan.optimizer.grads].full_width:
         return whole * parameter_bytes(plan)
-    element = DTYPE_BYTES[plan.optimizer.grads]
+    element = FORMATS[plan.optimizer.grads].bytes
     return REDUCE_BUCKET_ELEMENTS * element + float(sharded_parameters(held, plan)) * (element + 4.0)
 
 
@@ -245,7 +245,7 @@ def most_in_flight(slots: Sequence[ScheduleSlot], chunk: int) -> int:
 def caches_quantized_weights(plan: Plan) -> bool:
     """TransformerEngine keeps low-precision copies beside 16-bit weights unless the weights themselves are FP8."""
     casts_once = plan.stack.quantized_weights == "cached" and plan.microbatches > 1
-    return casts_once and is_quantized(plan.precision) and not plan.fp8_param_gather
+    return casts_once and PRECISIONS[plan.precision].quantized and not plan.fp8_param_gather
 
 
 def peak_activations(slots: Sequence[ScheduleSlot], kept: Sequence[Kept]) -> tuple[float, float]:

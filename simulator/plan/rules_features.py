@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
+from hardware.precisions import FORMATS, PRECISIONS
 from simulator.model.spec import Attention, CompressedAttention, LatentAttention
 from simulator.plan.case import Case, Check, Fault, near_multiple
 from simulator.schedules import SCHEDULES
 
 MODULES = ("core_attn", "mlp", "moe", "moe_act", "layernorm", "mla_up_proj", "shared_experts")
 _FSDP = ("optimizer_gradients", "full")
-# Tensor-core kernels want both sides of a matrix product in whole blocks of the scaling granularity.
-_ALIGNMENT = {
-    "fp8-delayed": 16,
-    "fp8-tensorwise": 16,
-    "fp8-rowwise": 16,
-    "mxfp8": 32,
-    "nvfp4": 32,
-    "fp8-blockwise": 128,
-}
 
 
 def _selected(case: Case) -> tuple[str, ...]:
@@ -53,7 +45,7 @@ def router_groups_divide(case: Case) -> Fault | None:
 
 def low_precision_is_aligned(case: Case) -> Fault | None:
     plan = case.plan
-    block = _ALIGNMENT.get(plan.precision)
+    block = PRECISIONS[plan.precision].alignment
     if block is None:
         return None
     sides = [("hidden size", case.facts.hidden)]
@@ -92,10 +84,12 @@ def low_precision_gather_is_possible(case: Case) -> Fault | None:
     plan = case.plan
     if not plan.fp8_param_gather:
         return None
-    if plan.precision not in _ALIGNMENT:
+    precision = PRECISIONS[plan.precision]
+    if not precision.quantized:
         why = f"precision {plan.precision} has no such weights"
-        return Fault("plan.fp8_param_gather", True, why, f"a precision of {', '.join(_ALIGNMENT)}, or false")
-    if plan.sharding == "none" and plan.precision != "nvfp4":
+        quantized = ", ".join(name for name, each in PRECISIONS.items() if each.quantized)
+        return Fault("plan.fp8_param_gather", True, why, f"a precision of {quantized}, or false")
+    if plan.sharding == "none" and precision.low_weights_need_sharding:
         return Fault(
             "plan.fp8_param_gather", True, "nothing is gathered: sharding is none", "sharding optimizer, or false"
         )
@@ -110,7 +104,7 @@ def expert_overlap_is_possible(case: Case) -> Fault | None:
         (plan.ep == 1, "ep is 1"),
         (plan.pp > 1 and plan.vpp == 1, "pp above 1 without vpp"),
         (bool(case.facts.moe) and plan.dispatcher == "allgather", "dispatcher is allgather"),
-        (plan.precision == "fp32", "precision is fp32"),
+        (PRECISIONS[plan.precision].full_width, f"precision is {plan.precision}"),
         (recompute.granularity == "full", "recompute is full"),
         ("moe" in _selected(case), "recompute.modules has moe"),
         (plan.overlap.shared_experts, "overlap.shared_experts is on"),
@@ -185,7 +179,7 @@ def stored_input_is_gated(case: Case) -> Fault | None:
 
 def delayed_scaling_keeps_activations(case: Case) -> Fault | None:
     clash = [module for module in ("moe_act", "layernorm") if module in _selected(case)]
-    if case.plan.precision != "fp8-delayed" or not clash:
+    if not PRECISIONS[case.plan.precision].scales_from_history or not clash:
         return None
     why = f"delayed scaling excludes recompute of {', '.join(clash)}"
     return Fault(
@@ -205,15 +199,16 @@ def optimizer_is_offered(case: Case) -> Fault | None:
 def optimizer_formats_are_offered(case: Case) -> Fault | None:
     """Moments or main weights below fp32 go through the precision-aware Adam of the distributed optimizer."""
     optimizer = case.plan.optimizer
-    if optimizer.main_params not in ("fp32", "fp16") and not (
-        optimizer.main_params is None and case.plan.precision == "fp32"
-    ):
-        return Fault(
-            "plan.optimizer.main_params", optimizer.main_params, "main weights are fp32 or fp16", "fp32 or fp16"
-        )
-    if optimizer.moments == "fp32" and optimizer.main_params in ("fp32", None):
+    main = FORMATS[optimizer.main_params] if optimizer.main_params else None
+    whole_weights = PRECISIONS[case.plan.precision].full_width
+    if not (main.in_main_weights if main else whole_weights):
+        offered = " or ".join(name for name, each in FORMATS.items() if each.in_main_weights)
+        why = f"main weights are {offered}"
+        return Fault("plan.optimizer.main_params", optimizer.main_params, why, offered)
+    whole_moments = FORMATS[optimizer.moments].full_width
+    if whole_moments and (main is None or main.full_width):
         return None
-    name = "moments" if optimizer.moments != "fp32" else "main_params"
+    name = "main_params" if whole_moments else "moments"
     value = getattr(optimizer, name)
     if optimizer.kind != "adamw":
         return Fault(f"plan.optimizer.{name}", value, "only adamw keeps states below fp32", "fp32, or kind adamw")
@@ -225,9 +220,10 @@ def optimizer_formats_are_offered(case: Case) -> Fault | None:
 def gradient_formats_are_offered(case: Case) -> Fault | None:
     """One buffer per parameter takes the gradients and is reduced as it is: fp32, or the format of the weights."""
     plan, optimizer = case.plan, case.plan.optimizer
-    weights = plan.precision if plan.precision in ("fp32", "fp16") else "bf16"
-    if optimizer.grads not in ("fp32", weights):
-        why = f"with precision {plan.precision} gradients are fp32" + (f" or {weights}" if weights != "fp32" else "")
+    weights = PRECISIONS[plan.precision].high
+    if optimizer.grads != weights and not FORMATS[optimizer.grads].full_width:
+        also = "" if FORMATS[weights].full_width else f" or {weights}"
+        why = f"with precision {plan.precision} gradients are fp32{also}"
         return Fault("plan.optimizer.grads", optimizer.grads, why, "fp32")
     if optimizer.grad_reduce != optimizer.grads and plan.sharding not in _FSDP:
         why = f"gradients kept in {optimizer.grads} are reduced in {optimizer.grads}"

@@ -6,13 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from hardware import precisions
+from hardware.precisions import KEPT_FORMATS
 from simulator import schedules
 from simulator.stack import Stack, default_stack
 
-Precision = Literal[
-    "fp32", "fp16", "bf16", "fp8-delayed", "fp8-tensorwise", "fp8-rowwise", "fp8-blockwise", "mxfp8", "nvfp4"
-]
-Dtype = Literal["fp32", "bf16", "fp16", "fp8"]
 OptimizerKind = Literal["adamw", "adafactor", "lamb", "sgd", "muon"]
 Sharding = Literal["none", "optimizer", "optimizer_gradients", "full"]
 Dispatcher = Literal["allgather", "alltoall", "deepep", "hybridep"]
@@ -30,10 +28,10 @@ class Optimizer:
     """The optimizer and the number formats it keeps; `main_params` None: no master copy beside the weights."""
 
     kind: OptimizerKind = "adamw"
-    main_params: Dtype | None = "fp32"
-    moments: Dtype = "fp32"
-    grads: Dtype = "fp32"
-    grad_reduce: Dtype = "fp32"
+    main_params: str | None = one_of(KEPT_FORMATS, "fp32")
+    moments: str = one_of(KEPT_FORMATS, "fp32")
+    grads: str = one_of(KEPT_FORMATS, "fp32")
+    grad_reduce: str = one_of(KEPT_FORMATS, "fp32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +111,7 @@ class Plan:
     sharding: Sharding = "optimizer"
     shard_group: int | None = None
     optimizer: Optimizer = Optimizer()
-    precision: Precision = "bf16"
+    precision: str = one_of(precisions.OFFERED, "bf16")
     fp8_param_gather: bool = False
     activation_fp8_input_store: bool = False
     recompute: Recompute = Recompute()

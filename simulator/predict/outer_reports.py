@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hardware.precisions import FORMATS
 from simulator.model.parameters import model_parameters
 from simulator.outer_loop.input_pipeline import simulate_input
 from simulator.outer_loop.local_sgd import simulate_local_sgd
 from simulator.outer_loop.parameter_server import simulate_server
 from simulator.predict.simulate import Simulated
-from simulator.workload.states import DTYPE_BYTES, parameter_bytes
+from simulator.workload.states import parameter_bytes
 
 SEED = 0
 INPUT_BATCHES = 2000
@@ -115,7 +116,7 @@ def server_report(done: Simulated) -> ServerReport | None:
         workers=plan.dp,
         step_s=done.step.step_time_s - spent["dp"] - spent["optimizer"] - spent["barrier"] - spent["straggler"],
         parameter_bytes=parameters * parameter_bytes(plan),
-        gradient_bytes=parameters * DTYPE_BYTES[plan.optimizer.grad_reduce],
+        gradient_bytes=parameters * FORMATS[plan.optimizer.grad_reduce].bytes,
         worker_bytes_per_s=scenario.cluster.node.nic.bandwidth_bytes_per_s * plan.gpus / plan.dp,
     )
     found = simulate_server(spec, max(8, SERVER_STEPS // plan.dp), np.random.default_rng(SEED))

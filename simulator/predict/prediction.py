@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hardware.collectives.traffic import NetworkUse, network_use
+from hardware.precisions import half_precision_peak
 from simulator.cost.inventory import beyond_profile
 from simulator.cost.traffic import step_streams
 from simulator.model.flops import flops_per_token
@@ -98,7 +99,7 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
         tokens_per_s=tokens / step_time_s,
         tokens_per_s_per_gpu=tokens / step_time_s / cluster.gpus,
         model_flops_per_s_per_gpu=achieved,
-        mfu_fraction=achieved / peak.get("bf16", peak.get("fp16", 0.0)),
+        mfu_fraction=achieved / half_precision_peak(peak),
         flops_convention=FLOPS_CONVENTION,
         gpu_hours_per_1e12_tokens=1e12 / (tokens / step_time_s) * cluster.gpus / 3600,
         training_time_s=run.tokens / tokens * step_time_s,

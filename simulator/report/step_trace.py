@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from hardware.precisions import FORMATS
 from simulator.plan.spec import Plan
 from simulator.schedules import Schedule
 from simulator.step.graph import KIND, KINDS, STREAM, STREAMS, WORLD, TaskGraph
@@ -56,7 +57,7 @@ def collectives_of(
     and experts over theirs. By task kind, pipeline rank and chunk."""
     copies = replica_ranks(plan)
     dense, expert = (int(shard_count(plan, copies[kind])) for kind in ("dense", "expert"))
-    grads = {"fp32": "Float", "bf16": "BFloat16", "fp16": "Half"}.get(plan.optimizer.grad_reduce, "Float")
+    grads = FORMATS[plan.optimizer.grad_reduce].torch_name
     sent = CollectiveInfo("pipeline", 2, "BFloat16", sent_elements, sent_elements)
     found: Collectives = {("norm", WORLD, -1): CollectiveInfo("world", plan.gpus, "Float", 1, 1)}
     # Fully sharded parameters are gathered twice per micro-batch, for forward and for backward.

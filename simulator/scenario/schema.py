@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from hardware import catalogue
 from hardware.documents import Document, read_document
-from hardware.kernels.curves import PRECISIONS
+from hardware.precisions import OFFERED, PRECISIONS
 from hardware.problems import InputError, Place, Problem, one_of
 from hardware.profile import applied, profile_folder, read_profile
 from hardware.sections import Section
@@ -24,7 +24,7 @@ from simulator.model.huggingface import from_huggingface
 from simulator.model.inline import from_mapping
 from simulator.model.spec import Model, MoE
 from simulator.plan.rules import check, without_effect
-from simulator.plan.spec import Plan, Precision
+from simulator.plan.spec import Plan
 from simulator.run.read import KEYS as POLICIES
 from simulator.run.read import RunPolicies, read_run
 from simulator.scenario.fields import json_schema, read_fields
@@ -341,9 +341,9 @@ def illegal(model: Model, cluster: Cluster, plan: Plan, run: Run, top: Place) ->
     broken = check(model, plan, gpus=cluster.gpus, seq_length=run.seq_length)
     found = [(violation.key, violation.message) for violation in broken]
     part = cluster.accelerator
-    able = [name for name, each in PRECISIONS.items() if {each.format, *each.needs} <= set(part.peak_flops_per_s)]
+    able = [name for name, each in PRECISIONS.items() if not each.lacks(part.peak_flops_per_s)]
     if plan.precision not in able:
-        offered = ", ".join(name for name in get_args(Precision) if name in able)
+        offered = ", ".join(name for name in OFFERED if name in able)
         found.append(("plan.precision", f"{part.name} cannot compute in {plan.precision}; it can in {offered}"))
     if plan.optimizer.kind == "muon" and "bf16" not in able:
         found.append(("plan.optimizer.kind", f"muon computes in bf16, which {part.name} lacks; take adamw"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from hardware.precisions import PRECISIONS
 from simulator.model.components import Linear
 from simulator.workload.operators import Exchange, Matmul, Modules, Number, Pass
 from simulator.workload.shape import Shape
@@ -85,7 +86,7 @@ def tensor_casts(product: Matmul, shape: Shape, cast_input: bool, role: CastRole
     not, every tensor is read once more for its largest value (current scaling).
     """
     rows, element = product.m * product.groups, shape.element_bytes
-    current = shape.plan.precision == "fp8-tensorwise"
+    current = PRECISIONS[shape.plan.precision].scales_by_largest
     share = shape.sharded_tokens / shape.tokens
     largest = element if current else 0.0
     whole = largest + element + 2.0  # bytes per element cast and transposed in one kernel

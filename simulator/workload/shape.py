@@ -4,27 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hardware.precisions import PRECISIONS
 from simulator.model.spec import Model
-from simulator.plan.spec import Plan, Precision
+from simulator.plan.spec import Plan
 from simulator.workload.operators import Number
-
-# Bytes of one element of a linear's input as kept for its weight gradient, scales included: one scale per tensor,
-# or row (negligible), per 128 elements (blockwise, fp32), per 32 (mxfp8, 1 byte), per 16 (nvfp4, 1 byte).
-SAVED_INPUT_BYTES: dict[Precision, float] = {
-    "fp32": 4.0,
-    "fp16": 2.0,
-    "bf16": 2.0,
-    "fp8-delayed": 1.0,
-    "fp8-tensorwise": 1.0,
-    "fp8-rowwise": 1.0,
-    "fp8-blockwise": 1.0 + 4 / 128,
-    "mxfp8": 1.0 + 1 / 32,
-    "nvfp4": 0.5 + 1 / 16,
-}
-
-
-def is_quantized(precision: Precision) -> bool:
-    return precision.startswith(("fp8", "mxfp8", "nvfp4"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +33,12 @@ class Shape:
 
     @property
     def element_bytes(self) -> float:
-        return 4.0 if self.plan.precision == "fp32" else 2.0
+        return PRECISIONS[self.plan.precision].output_bytes
 
     @property
     def input_bytes(self) -> float:
         """Bytes per element of a linear's saved input."""
-        return SAVED_INPUT_BYTES[self.plan.precision]
+        return PRECISIONS[self.plan.precision].operand_bytes
 
     @property
     def activation_bytes(self) -> float:
@@ -73,7 +56,7 @@ class Shape:
 
     @property
     def quantized(self) -> bool:
-        return is_quantized(self.plan.precision)
+        return PRECISIONS[self.plan.precision].quantized
 
 
 def shape_of(model: Model, plan: Plan, seq_length: int) -> Shape:

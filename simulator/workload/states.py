@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hardware.precisions import FORMATS, PRECISIONS
 from simulator.model.components import norm_size
 from simulator.model.parameters import (
     Split,
@@ -23,7 +24,6 @@ from simulator.schedules import SCHEDULES
 from simulator.workload.operators import Number
 from simulator.workload.shape import padded_vocab
 
-DTYPE_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0}
 # Moments kept per parameter: Adam and LAMB two, SGD with momentum and Muon one, Adafactor (factored) next to none.
 MOMENTS = {"adamw": 2, "lamb": 2, "sgd": 1, "muon": 1, "adafactor": 0}
 
@@ -73,15 +73,13 @@ def has_embedding_copy(model: Model, plan: Plan, stage: StageLayers) -> bool:
 
 def parameter_bytes(plan: Plan) -> float:
     """Bytes of one parameter as the forward reads it and the all-gather moves it."""
-    if plan.precision == "fp32":
-        return 4.0
-    return 1.0 if plan.fp8_param_gather and plan.precision.startswith("fp8") else 2.0
+    return PRECISIONS[plan.precision].weight_bytes(kept_low=plan.fp8_param_gather)
 
 
 def optimizer_bytes(optimizer: Optimizer) -> float:
     """Optimizer state per parameter: master copy and moments."""
-    main = DTYPE_BYTES[optimizer.main_params] if optimizer.main_params else 0.0
-    return main + MOMENTS[optimizer.kind] * DTYPE_BYTES[optimizer.moments]
+    main = FORMATS[optimizer.main_params].bytes if optimizer.main_params else 0.0
+    return main + MOMENTS[optimizer.kind] * FORMATS[optimizer.moments].bytes
 
 
 def accumulation_bytes(plan: Plan, how: str) -> float:
@@ -90,7 +88,8 @@ def accumulation_bytes(plan: Plan, how: str) -> float:
     "hook" reads both and writes the sum (main_grad.add_ of Megatron's data-parallel hook); "cast" first writes an fp32
     copy (BF16_Optimizer.update_hp_grads of DeepSpeed); "fused" leaves nothing (wgrad_gemm_accum_fp32).
     """
-    entering, main = 4.0 if plan.precision == "fp32" else 2.0, DTYPE_BYTES[plan.optimizer.grads]
+    entering = PRECISIONS[plan.precision].output_bytes
+    main = FORMATS[plan.optimizer.grads].bytes
     return {"fused": 0.0, "hook": entering + 2 * main, "cast": entering + main + 3 * main}[how]
 
 

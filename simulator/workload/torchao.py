@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hardware.precisions import PRECISIONS
 from simulator.workload.operators import Matmul, Pass
 from simulator.workload.shape import Shape
 
@@ -10,7 +11,7 @@ from simulator.workload.shape import Shape
 # both ways; the weight by rows in forward and by columns in backward. Where one scale holds for a tensor, Inductor
 # takes its maximum in the kernel that makes it (pytorch 111122), a weight's in a pass of its own. A row is read once
 # for its scale and cast, columns are read twice. MX scales never leave their block.
-COLUMN_READS = {"fp8-tensorwise": 1, "fp8-rowwise": 2, "mxfp8": 1}
+COLUMN_READS = {name: each.column_reads for name, each in PRECISIONS.items() if each.column_reads is not None}
 ROW_PARALLEL = ("out", "fc2")
 
 
@@ -20,7 +21,7 @@ def uses_torchao(shape: Shape) -> bool:
 
 def gathers_low(shape: Shape) -> bool:
     """Whether tensor parallelism gathers activations in the linears' own low precision; scales by row come after."""
-    return shape.quantized and shape.plan.precision != "fp8-rowwise"
+    return shape.quantized and not PRECISIONS[shape.plan.precision].scales_by_row
 
 
 def torchao_casts(product: Matmul, shape: Shape, cast_input: bool) -> tuple[Pass, ...]:
@@ -33,7 +34,7 @@ def torchao_casts(product: Matmul, shape: Shape, cast_input: bool) -> tuple[Pass
     plan, high, low = shape.plan, shape.element_bytes, shape.input_bytes
     entering = leaving = high + low
     again = leaving_columns = weight_again = COLUMN_READS[plan.precision] * high + low
-    weight = (2 if plan.precision == "fp8-tensorwise" else 1) * high + low
+    weight = (2 if PRECISIONS[plan.precision].scales_by_largest else 1) * high + low
     if plan.fp8_param_gather:
         weight, weight_again = 0.0, 2 * low
     if plan.sequence_parallel and gathers_low(shape):
@@ -42,7 +43,7 @@ def torchao_casts(product: Matmul, shape: Shape, cast_input: bool) -> tuple[Pass
         else:
             entering, again = entering / plan.tp, 2 * low
     inputs, outputs, weights = product.m * product.k, product.m * product.n, product.n * product.k
-    scaled = 2 * high * (inputs + weights) if plan.precision == "fp8-rowwise" else 0.0
+    scaled = 2 * high * (inputs + weights) if PRECISIONS[plan.precision].scales_by_row else 0.0
     first = float(cast_input)
     by_rows = (first * entering * inputs + weight * weights, leaving * outputs + scaled)
     by_columns = (0.0, first * again * inputs + leaving_columns * outputs + weight_again * weights)

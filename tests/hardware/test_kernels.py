@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from hardware.catalogue import accelerator
 from hardware.kernels import (
-    PRECISIONS,
     attention_s,
     evidence,
     gemm_s,
@@ -25,6 +24,7 @@ from hardware.kernels import (
 from hardware.kernels.attention import SCORE_BYTES, visible_pairs
 from hardware.kernels.curves import DATA
 from hardware.kernels.streaming import fractions
+from hardware.precisions import PRECISIONS
 from hardware.specs import Accelerator
 
 SETS = ("a100-sxm-80gb", "h100-sxm-80gb", "h200-sxm-141gb", "b200-sxm-180gb", "b300-sxm-288gb", "gb200-nvl72",
@@ -40,7 +40,7 @@ def attend(part: Accelerator, precision: str = "bf16", **changes: object) -> obj
 
 def usable(part: Accelerator, precision: str) -> bool:
     wanted = PRECISIONS[precision]
-    return all(need in part.peak_flops_per_s for need in (wanted.format, *wanted.needs))
+    return not wanted.lacks(part.peak_flops_per_s)
 
 
 # ---- published measurements

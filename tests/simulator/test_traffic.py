@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from hardware.collectives.traffic import Stream
+from hardware.precisions import FORMATS
 from simulator.cost.traffic import step_streams
 from simulator.model.parameters import total_parameters
 from simulator.predict.prediction import evaluate, link_use
 from simulator.predict.simulate import Simulated, simulate
 from simulator.scenario.schema import load_scenario
-from simulator.workload.states import DTYPE_BYTES, parameter_bytes
+from simulator.workload.states import parameter_bytes
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 
@@ -48,7 +49,7 @@ def test_every_gradient_is_reduced_and_every_parameter_gathered_once(name: str) 
     held = {"reduce_scatter": 0.0, "all_gather": 0.0}
     for stream in streams(done, "dp"):
         held[stream.operation] += float(stream.size_bytes.sum())
-    assert total <= held["reduce_scatter"] / DTYPE_BYTES[plan.optimizer.grad_reduce] < 1.02 * total
+    assert total <= held["reduce_scatter"] / FORMATS[plan.optimizer.grad_reduce].bytes < 1.02 * total
     assert total <= held["all_gather"] / parameter_bytes(plan) < 1.02 * total
 
 
