@@ -8,6 +8,7 @@ from typing import Any
 
 from hardware.precisions import PRECISIONS
 from simulator.model.spec import Model, MoE
+from simulator.plan.choices import GRANULARITIES
 from simulator.plan.layout import parse_layout
 from simulator.plan.spec import Offload, Optimizer, Overlap, Plan, Recompute
 from simulator.schedules import SCHEDULES, default_schedule
@@ -194,7 +195,7 @@ def resolve(settings: Settings, model: Model, row: Row) -> None:
     elif not precision.gathers_low:
         values["fp8_param_gather"] = False
         settings.assumed.append("weights kept in 16 bit beside their quantised copies")
-    if values.get("recompute.modules") and values.get("recompute.granularity") != "selective":
+    if values.get("recompute.modules") and not GRANULARITIES[values.get("recompute.granularity", "none")].named_modules:
         values["recompute.modules"] = []
 
 

@@ -13,9 +13,9 @@ LAST = ("fc2_cast", "fc2", "mlp_output", "mlp_residual")
 
 def recomputed_modules(plan: Plan, whole_layer: bool) -> frozenset[str] | None:
     """Modules computed again before backward; None: all of the layer."""
-    if plan.recompute.granularity == "full" and whole_layer:
+    if plan.recompute.whole_layers and whole_layer:
         return None
-    return frozenset(plan.recompute.modules) if plan.recompute.granularity == "selective" else frozenset()
+    return frozenset(plan.recompute.chosen_modules)
 
 
 def is_recomputed(modules: tuple[str, ...], again: frozenset[str] | None) -> bool:

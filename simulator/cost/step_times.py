@@ -19,6 +19,7 @@ from simulator.cost.seconds import Seconds
 from simulator.cost.stages import StageCost, paired_stages, stage_costs
 from simulator.cost.updates import gather_and_reduce, gathers_lists, newton_schulz_s, optimizer_s, with_lists
 from simulator.model.components import layer_linears
+from simulator.plan.choices import SHARDINGS
 from simulator.plan.layout import stages_of_ranks
 from simulator.plan.spec import Plan
 from simulator.schedules import SCHEDULES
@@ -99,7 +100,7 @@ def with_lost(stages: Sequence[StageCost], updates: UpdateTimes, plan: Plan, con
     NCCL's kernels hold SMs and memory bandwidth; a persistent product, as Hopper's libraries launch them, with one
     block for each SM then waits for the blocks that found none, a whole wave.
     """
-    if plan.sharding != "full" or not constants.lost_beside_dp:
+    if not SHARDINGS[plan.sharding].shards_weights or not constants.lost_beside_dp:
         return list(stages)
     rate = constants.lost_beside_dp
     found = []
@@ -161,7 +162,9 @@ def update_times(workload: Workload, cluster: Cluster, constants: Constants | No
     constants = constants or constants_for(cluster.accelerator, plan)
     groups = shard_groups(plan, cluster)
     moved = [
-        gather_and_reduce(held.layers, plan, groups, cluster, whole=stage.index > 0 and plan.sharding != "full")
+        gather_and_reduce(
+            held.layers, plan, groups, cluster, whole=stage.index > 0 and not SHARDINGS[plan.sharding].shards_weights
+        )
         for stage, held in zip(stages, parameters, strict=True)
     ]
     rate = constants.dp_rate

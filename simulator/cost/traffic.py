@@ -20,6 +20,7 @@ from simulator.cost.recompute import recomputed_shares
 from simulator.cost.step_times import sent_bytes
 from simulator.cost.updates import parts_of, replicas, sharded_over
 from simulator.model.spec import Layer
+from simulator.plan.choices import SHARDINGS
 from simulator.plan.layout import ranks_of_stages, routes, stages_of_ranks
 from simulator.plan.placement import coordinates, groups
 from simulator.plan.spec import Plan
@@ -60,7 +61,8 @@ def step_streams(workload: Workload, cluster: Cluster) -> list[Stream]:
     for stage, params, layers in zip(
         workload.stages, workload.parameters, layers_traffic(workload, cluster), strict=True
     ):
-        once = update_traffic(params, plan, sharing, cluster, whole=stage.index > 0 and plan.sharding != "full")
+        whole = stage.index > 0 and not SHARDINGS[plan.sharding].shards_weights
+        once = update_traffic(params, plan, sharing, cluster, whole)
         by_stage.append(total([{flow: size * rounds for flow, size in layers.items()}, once]))
     by_rank = [total(by_stage[stage] for stage in sorted(set(held))) for held in stages_of_ranks(plan)]
     flows = dict.fromkeys(flow for sizes in by_rank for flow in sizes if not flow.inside)
@@ -149,22 +151,24 @@ def update_traffic(
 ) -> Traffic:
     """Gradients reduced and parameters gathered of one stage in a step; ZeRO-3 does both for every micro-batch, and
     gathers for the backward again."""
-    every = plan.microbatches if plan.sharding == "full" else 1
-    gathers = 0 if plan.sharding == "none" else 2 * every if plan.sharding == "full" else 1
-    reduction = "all_reduce" if plan.sharding == "none" else "reduce_scatter"
+    sharding = SHARDINGS[plan.sharding]
+    gathers = sharding.gathers(plan.microbatches)
+    reductions = sharding.reductions(plan.microbatches)
     found: list[Traffic] = []
     for part in parts_of(held.layers, plan, sharing, whole):
         for (name, group), count in zip(sharing.items(), part, strict=True):
-            shards = group if plan.sharding == "none" else sharded_over(group, plan)
+            shards = sharded_over(group, plan) if sharding.shards_optimizer else group
             split = shards is not group
             kind = f"{name}-shards" if split else name
             grads = count * FORMATS[plan.optimizer.grad_reduce].bytes
             values = count * parameter_bytes(plan)
-            found.append(collective_traffic("dp", kind, reduction, grads, every, shards, cluster))
+            found.append(collective_traffic("dp", kind, sharding.reduction, grads, reductions, shards, cluster))
             found.append(collective_traffic("dp", kind, "all_gather", values, gathers, shards, cluster))
             if split:
                 rest, copies = replicas(group, shards), f"{name}-replicas"
-                found.append(collective_traffic("dp", copies, "all_reduce", grads / shards.ranks, every, rest, cluster))
+                found.append(
+                    collective_traffic("dp", copies, "all_reduce", grads / shards.ranks, reductions, rest, cluster)
+                )
     return total(found)
 
 

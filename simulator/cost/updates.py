@@ -12,6 +12,7 @@ from hardware.specs import Cluster
 from simulator.cost.offload import host_update_s
 from simulator.model.components import layer_linears
 from simulator.model.spec import Model
+from simulator.plan.choices import SHARDINGS
 from simulator.plan.layout import StageLayers
 from simulator.plan.spec import Plan
 from simulator.workload.operators import Number
@@ -91,7 +92,7 @@ def with_lists(
     _reduce_scatter_gradient). With full recomputation a parameter is gathered three times a step where the engine
     counts two: forward, recomputation and backward are further apart than max_reuse_distance (1e9 parameters) allows.
     """
-    size, again = parameter_bytes(plan), 3 / 2 if plan.recompute.granularity == "full" else 1.0
+    size, again = parameter_bytes(plan), 3 / 2 if plan.recompute.whole_layers else 1.0
     held = [size * (dense + expert) for dense, expert in layers]
     copied = [float(calls + streaming_s(cluster.accelerator, 3 * size_bytes, "copy")) for size_bytes in held]
     gathers, reduces = moved
@@ -112,7 +113,11 @@ def buckets(
     layers: Sequence[tuple[Number, Number]], plan: Plan, groups: Mapping[str, Group]
 ) -> list[tuple[Number, Number]]:
     """Layers gathered into buckets of Megatron's size, in forward order; fully sharded plans bucket by layer."""
-    limit = max(BUCKET_PARAMETERS, 1e6 * float(groups["dense"].ranks)) if plan.sharding != "full" else 0.0
+    limit = (
+        max(BUCKET_PARAMETERS, 1e6 * float(groups["dense"].ranks))
+        if not SHARDINGS[plan.sharding].shards_weights
+        else 0.0
+    )
     found: list[tuple[Number, Number]] = []
     for dense, expert in layers:
         if found and sum(found[-1]) < limit:
@@ -124,7 +129,7 @@ def buckets(
 
 def gather_s(count: Number, group: Group, plan: Plan, cluster: Cluster) -> Number:
     """All-gather of updated parameters; none where the optimizer is not sharded."""
-    if plan.sharding == "none":
+    if not SHARDINGS[plan.sharding].shards_optimizer:
         return 0.0
     return collective_s("all_gather", count * parameter_bytes(plan), sharded_over(group, plan), cluster).seconds
 
@@ -135,7 +140,7 @@ def reduce_s(count: Number, group: Group, plan: Plan, cluster: Cluster) -> Numbe
     HSDP reduce-scatters inside the shard group and all-reduces the shard across its replicas.
     """
     size = count * FORMATS[plan.optimizer.grad_reduce].bytes
-    if plan.sharding == "none":
+    if not SHARDINGS[plan.sharding].shards_optimizer:
         return collective_s("all_reduce", size, group, cluster).seconds
     shards = sharded_over(group, plan)
     inside_s = collective_s("reduce_scatter", size, shards, cluster).seconds

@@ -71,7 +71,7 @@ def layer_kept(work: Work, plan: Plan, whole_layer_again: bool) -> Kept:
         kept = operator_checkpointed(work, plan)
         again_bytes = total(work.saved) - total(kept)
     else:
-        modules = set(plan.recompute.modules) if plan.recompute.granularity == "selective" else set()
+        modules = set(plan.recompute.chosen_modules)
         kept = [t for t in work.saved if modules.isdisjoint(t.modules)]
         again_bytes = total(t for t in work.saved if not modules.isdisjoint(t.modules))
     away = [Tensor(t.name, t.bytes * plan.offload.activation_fraction, until_wgrad=t.until_wgrad)
@@ -139,7 +139,7 @@ def widest_gradients(work: Work) -> Number:
 def stage_kept(workload: Workload) -> tuple[Kept, ...]:
     """`Kept` of one micro-batch on every virtual stage."""
     plan = workload.plan
-    full = plan.recompute.granularity == "full"
+    full = plan.recompute.whole_layers
 
     @cache
     def layer(spec: Layer, again: bool) -> Kept:

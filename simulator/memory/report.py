@@ -12,6 +12,7 @@ import numpy as np
 from hardware.precisions import FORMATS, PRECISIONS
 from simulator.memory.activations import Kept, stage_kept
 from simulator.model.spec import Model
+from simulator.plan.choices import SHARDINGS
 from simulator.plan.layout import stages_of_ranks
 from simulator.plan.spec import Plan
 from simulator.workload.derive import Workload
@@ -49,7 +50,7 @@ REDUCE_BUCKET_ELEMENTS = 5e8
 
 FSDP = ("fsdp", "fsdp2")  # engines whose shards are the fp32 master copy itself
 # A pipelined FSDP2 reads as either: weights whole all step long, gradients whole until reduced.
-SUMMED_LATE = ("optimizer", "optimizer_gradients")
+SUMMED_LATE = tuple(name for name, each in SHARDINGS.items() if each.gathers_once)
 
 
 class ScheduleSlot(Protocol):
@@ -113,9 +114,10 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
     """Weights, gradients and optimizer state of one rank (Megatron-Core's dist_optimizer.md)."""
     whole: Number = sum(stage.dense + stage.expert for stage in held)
     sharded = sharded_parameters(held, plan)
-    weights = sharded if plan.sharding == "full" else whole
-    grads = sharded if plan.sharding in ("full", "optimizer_gradients") else whole
-    states = whole if plan.sharding == "none" else sharded
+    sharding = SHARDINGS[plan.sharding]
+    weights = sharded if sharding.shards_weights else whole
+    grads = sharded if sharding.shards_gradients else whole
+    states = sharded if sharding.shards_optimizer else whole
     if plan.sharding == "full" and plan.stack.sharding_engine in FSDP:
         weights = 0.0  # The shards are the fp32 master copy itself; 16-bit weights exist only while gathered.
     found = {
@@ -134,7 +136,7 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
     if caches_quantized_weights(plan):
         # Row- and column-wise copies, kept over the step's micro-batches so that each weight is cast once.
         found["quantized weights"] = 2 * weights * PRECISIONS[plan.precision].operand_bytes
-    if plan.sharding == "full" or under_pipeline:
+    if sharding.shards_weights or under_pipeline:
         beside_loss = frees_logits_before_layers(plan)
         gathered = gathered_beside_loss_bytes(held[0], plan) if beside_loss else gathered_bytes(held, plan)
         found["gathered layers"] = gathered
@@ -216,7 +218,7 @@ def optimizer_step_bytes(held: Sequence[StageParameters], plan: Plan) -> float:
     (all_gather over a list of tensors).
     """
     whole = float(sum(stage.dense + stage.expert for stage in held))
-    if plan.sharding not in ("optimizer", "optimizer_gradients"):
+    if not SHARDINGS[plan.sharding].gathers_once:
         return 0.0
     if FORMATS[plan.optimizer.grads].full_width:
         return whole * parameter_bytes(plan)

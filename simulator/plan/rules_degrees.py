@@ -6,6 +6,7 @@ import math
 
 from simulator.model.spec import Attention, CompressedAttention, LatentAttention, Mamba2
 from simulator.plan.case import Case, Check, Fault, divisors, near, near_multiple
+from simulator.plan.choices import CONTEXT_EXCHANGES, SHARDINGS
 
 _COUNTS = ("dp", "tp", "cp", "pp", "vpp", "ep", "etp", "micro_batch_size", "global_batch_size", "vocab_divisible_by")
 _OPTIONAL_COUNTS = ("microbatch_group_size", "first_stage_layers", "last_stage_layers", "shard_group")
@@ -121,7 +122,7 @@ def state_space_heads_divide(case: Case) -> Fault | None:
 def all_to_all_heads_divide(case: Case) -> Fault | None:
     """Ulysses hands every rank of the cp group whole heads: heads and key/value heads by tp x cp."""
     plan = case.plan
-    if plan.cp == 1 or plan.cp_comm != "a2a":
+    if plan.cp == 1 or not CONTEXT_EXCHANGES[plan.cp_comm].splits_heads:
         return None
     for mixer in case.facts.attentions:
         if mixer.heads % (plan.tp * plan.cp) or mixer.kv_heads % (plan.tp * plan.cp):
@@ -171,7 +172,7 @@ def shard_group_divides(case: Case) -> Fault | None:
     plan = case.plan
     if plan.shard_group is None:
         return None
-    if plan.sharding == "none":
+    if not SHARDINGS[plan.sharding].shards_optimizer:
         return Fault("plan.shard_group", plan.shard_group, "nothing is sharded", "leave it out, or choose a sharding")
     if plan.dp * plan.cp % plan.shard_group:
         why = f"does not divide dp x cp = {plan.dp * plan.cp}"

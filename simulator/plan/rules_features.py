@@ -5,22 +5,22 @@ from __future__ import annotations
 from hardware.precisions import FORMATS, PRECISIONS
 from simulator.model.spec import Attention, CompressedAttention, LatentAttention
 from simulator.plan.case import Case, Check, Fault, near_multiple
+from simulator.plan.choices import CONTEXT_EXCHANGES, SHARDINGS
 from simulator.schedules import SCHEDULES
 
 MODULES = ("core_attn", "mlp", "moe", "moe_act", "layernorm", "mla_up_proj", "shared_experts")
-_FSDP = ("optimizer_gradients", "full")
 
 
 def _selected(case: Case) -> tuple[str, ...]:
     recompute = case.plan.recompute
-    return recompute.modules if recompute.granularity == "selective" else ()
+    return recompute.chosen_modules
 
 
 def recompute_is_complete(case: Case) -> Fault | None:
     recompute = case.plan.recompute
-    if recompute.granularity == "full" and recompute.layers < 1:
+    if recompute.whole_layers and recompute.layers < 1:
         return Fault("plan.recompute.layers", recompute.layers, "must be at least 1", "1 or more layers at a time")
-    if recompute.granularity == "selective" and not recompute.modules:
+    if recompute.named_modules and not recompute.modules:
         return Fault(
             "plan.recompute.modules", (), "selective recompute names no module", f"some of {', '.join(MODULES)}"
         )
@@ -75,7 +75,7 @@ def tensor_overlap_needs_sequence_parallel(case: Case) -> Fault | None:
 
 def gather_overlap_needs_reduce_overlap(case: Case) -> Fault | None:
     plan = case.plan
-    if plan.sharding == "none" or not plan.overlap.param_gather or plan.overlap.grad_reduce:
+    if not SHARDINGS[plan.sharding].shards_optimizer or not plan.overlap.param_gather or plan.overlap.grad_reduce:
         return None
     return Fault("plan.overlap.param_gather", True, "needs overlap.grad_reduce", "both true or both false")
 
@@ -89,7 +89,7 @@ def low_precision_gather_is_possible(case: Case) -> Fault | None:
         why = f"precision {plan.precision} has no such weights"
         quantized = ", ".join(name for name, each in PRECISIONS.items() if each.quantized)
         return Fault("plan.fp8_param_gather", True, why, f"a precision of {quantized}, or false")
-    if plan.sharding == "none" and precision.low_weights_need_sharding:
+    if not SHARDINGS[plan.sharding].shards_optimizer and precision.low_weights_need_sharding:
         return Fault(
             "plan.fp8_param_gather", True, "nothing is gathered: sharding is none", "sharding optimizer, or false"
         )
@@ -105,7 +105,7 @@ def expert_overlap_is_possible(case: Case) -> Fault | None:
         (plan.pp > 1 and plan.vpp == 1, "pp above 1 without vpp"),
         (bool(case.facts.moe) and plan.dispatcher == "allgather", "dispatcher is allgather"),
         (PRECISIONS[plan.precision].full_width, f"precision is {plan.precision}"),
-        (recompute.granularity == "full", "recompute is full"),
+        (recompute.whole_layers, "recompute is full"),
         ("moe" in _selected(case), "recompute.modules has moe"),
         (plan.overlap.shared_experts, "overlap.shared_experts is on"),
         (case.facts.mtp > 1, f"the model has {case.facts.mtp} MTP modules"),
@@ -189,7 +189,7 @@ def delayed_scaling_keeps_activations(case: Case) -> Fault | None:
 
 def optimizer_is_offered(case: Case) -> Fault | None:
     plan = case.plan
-    offered = ("adamw", "sgd") if plan.sharding in _FSDP else ("adamw", "sgd", "muon")
+    offered = ("adamw", "sgd") if SHARDINGS[plan.sharding].shards_gradients else ("adamw", "sgd", "muon")
     if plan.optimizer.kind in offered:
         return None
     why = f"Megatron-Core has no such optimizer with sharding {plan.sharding}"
@@ -212,7 +212,7 @@ def optimizer_formats_are_offered(case: Case) -> Fault | None:
     value = getattr(optimizer, name)
     if optimizer.kind != "adamw":
         return Fault(f"plan.optimizer.{name}", value, "only adamw keeps states below fp32", "fp32, or kind adamw")
-    if case.plan.sharding == "none":
+    if not SHARDINGS[case.plan.sharding].shards_optimizer:
         return Fault(f"plan.optimizer.{name}", value, "needs the distributed optimizer", "fp32, or sharding optimizer")
     return None
 
@@ -225,7 +225,7 @@ def gradient_formats_are_offered(case: Case) -> Fault | None:
         also = "" if FORMATS[weights].full_width else f" or {weights}"
         why = f"with precision {plan.precision} gradients are fp32{also}"
         return Fault("plan.optimizer.grads", optimizer.grads, why, "fp32")
-    if optimizer.grad_reduce != optimizer.grads and plan.sharding not in _FSDP:
+    if optimizer.grad_reduce != optimizer.grads and not SHARDINGS[plan.sharding].shards_gradients:
         why = f"gradients kept in {optimizer.grads} are reduced in {optimizer.grads}"
         remedy = f"{optimizer.grads}, or optimizer.grads {optimizer.grad_reduce} as well"
         return Fault("plan.optimizer.grad_reduce", optimizer.grad_reduce, why, remedy)
@@ -237,7 +237,12 @@ def hyper_connections_stay_whole(case: Case) -> Fault | None:
         return None
     problems = [
         ("plan.pp", case.plan.pp, case.plan.pp > 1, "pp 1"),
-        ("plan.recompute.granularity", "full", case.plan.recompute.granularity == "full", "selective or none"),
+        (
+            "plan.recompute.granularity",
+            case.plan.recompute.granularity,
+            case.plan.recompute.whole_layers,
+            "selective or none",
+        ),
         ("model", case.facts.mtp, case.facts.mtp > 0, "a model without MTP"),
     ]
     found = [(key, value, remedy) for key, value, wrong, remedy in problems if wrong]
@@ -251,7 +256,7 @@ def sparse_attention_gathers_context(case: Case) -> Fault | None:
     sparse = [
         m for m in case.facts.mixers if isinstance(m, Attention | LatentAttention | CompressedAttention) and m.indexer
     ]
-    if not sparse or case.plan.cp == 1 or case.plan.cp_comm == "allgather":
+    if not sparse or case.plan.cp == 1 or CONTEXT_EXCHANGES[case.plan.cp_comm].gathers_keys:
         return None
     return Fault("plan.cp_comm", case.plan.cp_comm, "sparse attention needs all keys of the group", "allgather")
 
@@ -264,7 +269,7 @@ def graphs_and_recompute_fit(case: Case) -> Fault | None:
         return None
     moe_graphed = graphs == "full"
     problems = [
-        (not moe_graphed and plan.recompute.granularity == "full", "full recompute needs whole-step graphs"),
+        (not moe_graphed and plan.recompute.whole_layers, "full recompute needs whole-step graphs"),
         (
             not moe_graphed and bool(case.facts.moe) and "moe" in selected,
             "the router is graphed, moe is recomputed",
@@ -327,7 +332,7 @@ def group_size_without_interleaving(case: Case) -> Fault | None:
 
 def recompute_of_absent_modules(case: Case) -> Fault | None:
     recompute, facts = case.plan.recompute, case.facts
-    if recompute.modules and recompute.granularity != "selective":
+    if recompute.modules and not recompute.named_modules:
         why = f"does nothing with granularity {recompute.granularity}"
         return Fault("plan.recompute.modules", recompute.modules, why, "granularity selective, or no modules")
     present = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from simulator.plan.case import Case, Check, Fault
+from simulator.plan.choices import SHARDINGS
 from simulator.schedules import SCHEDULES
 
 MODULES = ("core_attn", "attn_proj", "qkv_linear", "attn_norm", "mlp_norm", "expert_fc1", "moe_act", "fused_group_mlp")
@@ -64,7 +65,7 @@ def offloaded_optimizer_is_offered(case: Case) -> Fault | None:
     share = plan.offload.optimizer_fraction
     if plan.optimizer.kind != "adamw":
         return Fault("plan.offload.optimizer", share, f"{plan.optimizer.kind} cannot be offloaded", "adamw, or 0")
-    if plan.sharding == "none":
+    if not SHARDINGS[plan.sharding].shards_optimizer:
         return Fault("plan.offload.optimizer", share, "needs a sharded optimizer", "sharding optimizer, or 0")
     return None
 
@@ -75,7 +76,7 @@ def offload_without_effect(case: Case) -> Fault | None:
         return Fault("plan.offload.modules", offload.modules, "does nothing: offload.activation is 0", "leave it out")
     if offload.optimizer_overlap and not offload.optimizer_fraction:
         return Fault("plan.offload.optimizer_overlap", True, "does nothing: offload.optimizer is 0", "false")
-    if offload.modules and recompute.granularity == "full" and "attn_norm" not in offload.modules:
+    if offload.modules and recompute.whole_layers and "attn_norm" not in offload.modules:
         why = "do nothing: full recompute keeps only what attn_norm takes"
         return Fault("plan.offload.modules", offload.modules, why, "[attn_norm], or another recompute")
     return None

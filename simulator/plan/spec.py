@@ -9,13 +9,11 @@ from typing import Any, Literal
 from hardware import precisions
 from hardware.precisions import KEPT_FORMATS
 from simulator import schedules
+from simulator.plan.choices import CONTEXT_EXCHANGES, GRANULARITIES, SHARDINGS
 from simulator.stack import Stack, default_stack
 
 OptimizerKind = Literal["adamw", "adafactor", "lamb", "sgd", "muon"]
-Sharding = Literal["none", "optimizer", "optimizer_gradients", "full"]
 Dispatcher = Literal["allgather", "alltoall", "deepep", "hybridep"]
-CpComm = Literal["p2p", "allgather", "a2a"]
-Granularity = Literal["none", "selective", "full"]
 
 
 def one_of(words: Iterable[str], default: str | None) -> Any:
@@ -43,10 +41,23 @@ class Recompute:
     mla_up_proj, shared_experts).
     """
 
-    granularity: Granularity = "none"
+    granularity: str = one_of(GRANULARITIES, "none")
     method: Literal["uniform", "block"] = "uniform"
     layers: int = 1
     modules: tuple[str, ...] = ()
+
+    @property
+    def whole_layers(self) -> bool:
+        return GRANULARITIES[self.granularity].whole_layers
+
+    @property
+    def named_modules(self) -> bool:
+        return GRANULARITIES[self.granularity].named_modules
+
+    @property
+    def chosen_modules(self) -> tuple[str, ...]:
+        """The modules that are recomputed where not all of the layer is."""
+        return self.modules if self.named_modules else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +111,7 @@ class Plan:
     ep: int = 1
     etp: int = 1
     sequence_parallel: bool = False
-    cp_comm: CpComm = "p2p"
+    cp_comm: str = one_of(CONTEXT_EXCHANGES, "p2p")
     schedule: str = one_of(schedules.OFFERED, "none")
     microbatch_group_size: int | None = None
     layout: str | None = None
@@ -108,7 +119,7 @@ class Plan:
     last_stage_layers: int | None = None
     account_for_embedding: bool = False
     account_for_loss: bool = False
-    sharding: Sharding = "optimizer"
+    sharding: str = one_of(SHARDINGS, "optimizer")
     shard_group: int | None = None
     optimizer: Optimizer = Optimizer()
     precision: str = one_of(precisions.OFFERED, "bf16")

@@ -12,6 +12,7 @@ from simulator.cost.step_times import SlotTimes, is_paired, pair_seconds, slot_t
 from simulator.memory import RankMemory, memory_report
 from simulator.memory.activations import stage_kept
 from simulator.plan.allocation import allocated
+from simulator.plan.choices import SHARDINGS
 from simulator.plan.spec import Plan
 from simulator.scenario.schema import Scenario
 from simulator.schedules import SCHEDULES, Schedule, make_schedule
@@ -102,7 +103,7 @@ def simulate_step(scenario: Scenario, workload: Workload | None = None, constant
             reduce_s=updates.reduce_s,
             gather_overlap=plan.overlap.param_gather,
             reduce_overlap=plan.overlap.grad_reduce,
-            every_microbatch=plan.sharding == "full",
+            every_microbatch=SHARDINGS[plan.sharding].shards_weights,
             grad_norm_s=updates.barrier_s,
             optimizer_s=updates.optimizer_s,
         ),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from hardware.precisions import FORMATS
+from simulator.plan.choices import SHARDINGS
 from simulator.plan.spec import Plan
 from simulator.schedules import Schedule
 from simulator.step.graph import KIND, KINDS, STREAM, STREAMS, WORLD, TaskGraph
@@ -61,7 +62,7 @@ def collectives_of(
     sent = CollectiveInfo("pipeline", 2, "BFloat16", sent_elements, sent_elements)
     found: Collectives = {("norm", WORLD, -1): CollectiveInfo("world", plan.gpus, "Float", 1, 1)}
     # Fully sharded parameters are gathered twice per micro-batch, for forward and for backward.
-    times = 2 if plan.sharding == "full" else 1
+    times = 2 if SHARDINGS[plan.sharding].shards_weights else 1
     for (rank, chunk), stage in np.ndenumerate(schedule.stage_of_chunk):
         held = parameters[int(stage)]
         whole, shard = int(held.dense + held.expert), int(held.dense / dense + held.expert / expert)

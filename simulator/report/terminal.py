@@ -28,6 +28,7 @@ from hardware.units import (
     format_seconds,
     format_usd,
 )
+from simulator.plan.choices import GRANULARITIES, SHARDINGS
 from simulator.report.alternatives import alternatives_table
 from simulator.report.beyond import beyond, step_seconds
 from simulator.report.links import links_table
@@ -44,7 +45,6 @@ SHORT = {
     "gathered": "gather",
     "working": "work",
 }
-ZERO = {"none": "replicated", "optimizer": "ZeRO-1", "optimizer_gradients": "ZeRO-2", "full": "ZeRO-3"}
 
 
 # How people write what may be known of a published run.
@@ -166,7 +166,7 @@ def _layout(plan: Mapping[str, Any]) -> Iterable[str]:
     if plan["pp"] > 1:
         yield plan["schedule"]
     yield plan["precision"]
-    yield ZERO[plan["sharding"]] + (f" over {plan['shard_group']}" if plan["shard_group"] else "")
+    yield SHARDINGS[plan["sharding"]].label + (f" over {plan['shard_group']}" if plan["shard_group"] else "")
     yield plan["optimizer"]["kind"]
     if plan["ep"] > 1:
         yield f"{plan['dispatcher']} dispatch" + (" in fp8" if plan["dispatch_fp8"] else "")
@@ -176,9 +176,10 @@ def _layout(plan: Mapping[str, Any]) -> Iterable[str]:
     if offload["optimizer_fraction"]:
         yield f"{format_fraction(offload['optimizer_fraction'])} of the optimizer on the host"
     recompute = plan["recompute"]
-    if recompute["granularity"] == "full":
+    granularity = GRANULARITIES[recompute["granularity"]]
+    if granularity.whole_layers:
         yield "full recompute"
-    elif recompute["granularity"] == "selective":
+    elif granularity.named_modules:
         yield f"recompute {'+'.join(recompute['modules'])}"
 
 

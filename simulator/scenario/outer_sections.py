@@ -15,6 +15,7 @@ from hardware.specs import Cluster
 from simulator.outer_loop.input_pipeline import InputPipeline
 from simulator.outer_loop.local_sgd import LocalSgd
 from simulator.outer_loop.parameter_server import ParameterServer
+from simulator.plan.choices import SHARDINGS
 from simulator.plan.spec import Plan
 from simulator.scenario.fields import hints, json_schema, key_of, read_fields
 
@@ -76,7 +77,7 @@ def unfit_surroundings(around: Surroundings, cluster: Cluster, plan: Plan) -> li
     if plan.ep * plan.etp > plan.tp * plan.cp:
         found.append(("plan.ep", f"{plan.ep} spreads experts over replicas, which must keep step; a parameter server "
                       "whose workers share experts is not modelled"))  # fmt: skip
-    if plan.sharding == "full":
+    if SHARDINGS[plan.sharding].shards_weights:
         found.append(("plan.sharding", "full keeps the parameters with the workers; beside a parameter server take "
                       "optimizer"))  # fmt: skip
     found += [(f"parameter_server.slow.{worker}", f"does not exist; there are 0 to {plan.dp - 1}")

@@ -23,6 +23,7 @@ from simulator.model.flops import CONVENTIONS
 from simulator.model.huggingface import from_huggingface
 from simulator.model.inline import from_mapping
 from simulator.model.spec import Model, MoE
+from simulator.plan.choices import SHARDINGS
 from simulator.plan.rules import check, without_effect
 from simulator.plan.spec import Plan
 from simulator.run.read import KEYS as POLICIES
@@ -348,7 +349,7 @@ def illegal(model: Model, cluster: Cluster, plan: Plan, run: Run, top: Place) ->
     if plan.optimizer.kind == "muon" and "bf16" not in able:
         found.append(("plan.optimizer.kind", f"muon computes in bf16, which {part.name} lacks; take adamw"))
     found += _beyond(plan, run)
-    if plan.sharding == "full" and (plan.overlap.moe_ep or SCHEDULES[plan.schedule].pairs):
+    if SHARDINGS[plan.sharding].shards_weights and (plan.overlap.moe_ep or SCHEDULES[plan.schedule].pairs):
         found.append(("plan.sharding", NOT_MODELLED))
     if not found:
         found += _illegal_phases(model, cluster, plan, run)

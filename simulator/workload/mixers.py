@@ -17,6 +17,7 @@ from simulator.model.spec import (
     Mamba2,
     Mixer,
 )
+from simulator.plan.choices import CONTEXT_EXCHANGES
 from simulator.workload.linears import addition, casts, column_input, matmul, norm, row_output
 from simulator.workload.operators import (
     CoreAttention,
@@ -47,7 +48,7 @@ def core_attention(mixer: Attention | LatentAttention, shape: Shape) -> tuple[tu
     if mixer.indexer:
         window = min(mixer.indexer.top_k, window or mixer.indexer.top_k)
     heads = mixer.heads / t
-    ulysses = plan.cp if plan.cp_comm == "a2a" else 1
+    ulysses = plan.cp if CONTEXT_EXCHANGES[plan.cp_comm].splits_heads else 1
     length = attention_length(mixer, shape)
     core = CoreAttention(
         "core_attention",
@@ -90,7 +91,7 @@ def index_scores(mixer: Attention | LatentAttention | CompressedAttention, shape
 def context_exchange(core: CoreAttention, kv_bytes: Number, shape: Shape) -> tuple[Exchange, ...]:
     """Keys and values around the context-parallel group: ring (hidden), all-gather, or head all-to-all."""
     plan = shape.plan
-    if plan.cp_comm == "a2a":
+    if CONTEXT_EXCHANGES[plan.cp_comm].splits_heads:
         queries_and_outputs = core.heads * plan.cp * (core.qk_dim + core.v_dim)
         moved = shape.tokens * queries_and_outputs * shape.element_bytes + kv_bytes
         return (Exchange("ulysses", "cp", "all_to_all", "all_to_all", moved, moved),)
@@ -98,7 +99,13 @@ def context_exchange(core: CoreAttention, kv_bytes: Number, shape: Shape) -> tup
     # Backward passes keys and values around again and brings their gradients home: twice the bytes.
     return (
         Exchange(
-            "kv_ring", "cp", "all_gather", "all_gather", gathered, 2 * gathered, behind_attention=plan.cp_comm == "p2p"
+            "kv_ring",
+            "cp",
+            "all_gather",
+            "all_gather",
+            gathered,
+            2 * gathered,
+            behind_attention=CONTEXT_EXCHANGES[plan.cp_comm].behind_attention,
         ),
     )
 

@@ -18,6 +18,7 @@ from simulator.model.parameters import (
     mtp_parameters,
 )
 from simulator.model.spec import Model
+from simulator.plan.choices import SHARDINGS
 from simulator.plan.layout import StageLayers
 from simulator.plan.spec import Optimizer, Plan
 from simulator.schedules import SCHEDULES
@@ -104,6 +105,6 @@ def replica_ranks(plan: Plan) -> dict[str, Number]:
 
 def shard_count(plan: Plan, ranks: Number) -> Number:
     """Ranks that share the optimizer state of one parameter; HSDP limits them to its shard group."""
-    if plan.sharding == "none":
+    if not SHARDINGS[plan.sharding].shards_optimizer:
         return 1
     return np.minimum(ranks, plan.shard_group) if plan.shard_group else ranks
