@@ -21,7 +21,7 @@ FLOORS: list[list[str]] = [
     ["simulator.cost", "simulator.memory"],
     ["simulator.workload"],
     ["simulator.plan"],
-    ["simulator.schedules", "simulator.stack"],
+    ["simulator.optimizers", "simulator.schedules", "simulator.stack"],
     ["simulator.model"],
     ["hardware"],
 ]

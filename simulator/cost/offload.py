@@ -8,7 +8,7 @@ from hardware.precisions import FORMATS
 from hardware.specs import Cluster
 from simulator.plan.spec import Plan
 from simulator.workload.operators import Number
-from simulator.workload.states import optimizer_bytes, parameter_bytes
+from simulator.workload.states import parameter_bytes, update_bytes
 
 # Host memory that a server's CPUs stream while they update parameters. Two 24-core Xeons of 2017 take 0.24 s for 10^9
 # parameters (ZeRO-Offload's CPU-Adam, arXiv 2101.06840, from memory), that is 30 bytes each; newer servers have up to
@@ -29,9 +29,8 @@ def host_update_s(shard: Number, plan: Plan, cluster: Cluster) -> Number:
     """
     count = plan.offload.optimizer_fraction * shard
     grad, parameter = FORMATS[plan.optimizer.grads].bytes, parameter_bytes(plan)
-    touched = grad + 2 * optimizer_bytes(plan.optimizer) + parameter
     out_s, home_s = (host_link_s(count * size, cluster) for size in (grad, parameter))
-    update_s = count * touched / (HOST_UPDATE_BYTES_PER_S / cluster.node.gpus)
+    update_s = count * update_bytes(plan) / (HOST_UPDATE_BYTES_PER_S / cluster.node.gpus)
     if plan.offload.optimizer_overlap:
         return np.maximum(update_s, np.maximum(out_s, home_s))
     return out_s + update_s + home_s

@@ -17,8 +17,9 @@ from simulator.cost.offload import host_link_s
 from simulator.cost.price import Prices
 from simulator.cost.seconds import Seconds
 from simulator.cost.stages import StageCost, paired_stages, stage_costs
-from simulator.cost.updates import gather_and_reduce, gathers_lists, newton_schulz_s, optimizer_s, with_lists
+from simulator.cost.updates import gather_and_reduce, gathers_lists, matrix_products_s, optimizer_s, with_lists
 from simulator.model.components import layer_linears
+from simulator.optimizers import OPTIMIZERS
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.layout import stages_of_ranks
 from simulator.plan.spec import Plan
@@ -175,10 +176,11 @@ def update_times(workload: Workload, cluster: Cluster, constants: Constants | No
             with_lists(both, held.layers, calls_s, plan, cluster) for both, held in zip(moved, parameters, strict=True)
         ]
     updates = [optimizer_s(held, plan, groups, cluster) for held in parameters]
-    if plan.optimizer.kind == "muon":
+    products = OPTIMIZERS[plan.optimizer.kind].products
+    if products is not None:
         shards = shard_count(plan, groups["dense"].ranks)
         updates = [
-            seconds + newton_schulz_s(model, stage, plan, shards, cluster)
+            seconds + matrix_products_s(model, stage, plan, products, shards, cluster)
             for seconds, stage in zip(updates, stages, strict=True)
         ]
     held = [sorted(set(ranks)) for ranks in stages_of_ranks(plan)]

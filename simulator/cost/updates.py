@@ -12,11 +12,12 @@ from hardware.specs import Cluster
 from simulator.cost.offload import host_update_s
 from simulator.model.components import layer_linears
 from simulator.model.spec import Model
+from simulator.optimizers import MatrixProducts
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.layout import StageLayers
 from simulator.plan.spec import Plan
 from simulator.workload.operators import Number
-from simulator.workload.states import StageParameters, optimizer_bytes, parameter_bytes, shard_count
+from simulator.workload.states import StageParameters, parameter_bytes, shard_count, update_bytes
 
 # Megatron-Core's bucket: the larger of 40 M parameters and 1 M per data-parallel rank (param_and_grad_buffer.py).
 BUCKET_PARAMETERS = 40e6
@@ -27,12 +28,12 @@ def optimizer_s(parameters: StageParameters, plan: Plan, groups: Mapping[str, Gr
 
     Per parameter of the local shard: gradient read for the norm, read and written for clipping, read for the
     update; master copy and moments read and written; the new parameter written. The whole local gradient buffer
-    is zeroed. What is offloaded the host updates (`host_update_s`). A Muon step adds its Newton-Schulz products,
-    left to `newton_schulz_s`.
+    is zeroed. What is offloaded the host updates (`host_update_s`). Products on whole matrices, as Muon's, are left
+    to `matrix_products_s`.
     """
     grad = FORMATS[plan.optimizer.grads].bytes
     on_gpu = 1 - plan.offload.optimizer_fraction
-    touched = 3 * grad + on_gpu * (grad + 2 * optimizer_bytes(plan.optimizer) + parameter_bytes(plan))
+    touched = 3 * grad + on_gpu * update_bytes(plan)
     shard = parameters.dense / shard_count(plan, groups["dense"].ranks) + parameters.expert / shard_count(
         plan, groups["expert"].ranks
     )
@@ -40,8 +41,10 @@ def optimizer_s(parameters: StageParameters, plan: Plan, groups: Mapping[str, Gr
     return streaming_s(cluster.accelerator, shard * touched + zeroed, "optimizer") + host_update_s(shard, plan, cluster)
 
 
-def newton_schulz_s(model: Model, stage: StageLayers, plan: Plan, shards: Number, cluster: Cluster) -> Number:
-    """Muon: five Newton-Schulz steps per matrix, each 2 (2 r^2 c) + 2 r^3 FLOPs for r x c, r <= c.
+def matrix_products_s(
+    model: Model, stage: StageLayers, plan: Plan, products: MatrixProducts, shards: Number, cluster: Cluster
+) -> Number:
+    """What an optimizer such as Muon computes on every matrix of a stage.
 
     Matrices are dealt whole to the ranks of the shard group; tp ranks repeat the work ("duplicated").
     """
@@ -50,9 +53,9 @@ def newton_schulz_s(model: Model, stage: StageLayers, plan: Plan, shards: Number
     for linear, count in Counter(linears).items():
         rows, columns = sorted((linear.inputs, linear.outputs))
         held = linear.copies / plan.ep if linear.parallel.startswith("expert") else linear.copies
-        products_s = 2 * gemm_s(cluster.accelerator, "bf16", rows, rows, columns)
-        products_s += gemm_s(cluster.accelerator, "bf16", rows, rows, rows)
-        seconds = seconds + count * held * 5 * products_s
+        shapes = products.shapes(rows, columns)
+        iteration_s = sum(gemm_s(cluster.accelerator, products.precision, *shape) for shape in shapes)
+        seconds = seconds + count * held * products.iterations * iteration_s
     return seconds / shards
 
 

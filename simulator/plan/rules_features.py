@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hardware.precisions import FORMATS, PRECISIONS
 from simulator.model.spec import Attention, CompressedAttention, LatentAttention
+from simulator.optimizers import OPTIMIZERS
 from simulator.plan.case import Case, Check, Fault, near_multiple
 from simulator.plan.choices import CONTEXT_EXCHANGES, SHARDINGS
 from simulator.schedules import SCHEDULES
@@ -189,7 +190,10 @@ def delayed_scaling_keeps_activations(case: Case) -> Fault | None:
 
 def optimizer_is_offered(case: Case) -> Fault | None:
     plan = case.plan
-    offered = ("adamw", "sgd") if SHARDINGS[plan.sharding].shards_gradients else ("adamw", "sgd", "muon")
+    cut = SHARDINGS[plan.sharding].shards_gradients  # as FSDP does, row by row
+    offered = [
+        name for name, each in OPTIMIZERS.items() if each.in_megatron_core and not (cut and each.needs_whole_matrices)
+    ]
     if plan.optimizer.kind in offered:
         return None
     why = f"Megatron-Core has no such optimizer with sharding {plan.sharding}"
@@ -210,8 +214,10 @@ def optimizer_formats_are_offered(case: Case) -> Fault | None:
         return None
     name = "main_params" if whole_moments else "moments"
     value = getattr(optimizer, name)
-    if optimizer.kind != "adamw":
-        return Fault(f"plan.optimizer.{name}", value, "only adamw keeps states below fp32", "fp32, or kind adamw")
+    if not OPTIMIZERS[optimizer.kind].precision_aware:
+        able = " or ".join(kind for kind, each in OPTIMIZERS.items() if each.precision_aware)
+        why = f"only {able} keeps states below fp32"
+        return Fault(f"plan.optimizer.{name}", value, why, f"fp32, or kind {able}")
     if not SHARDINGS[case.plan.sharding].shards_optimizer:
         return Fault(f"plan.optimizer.{name}", value, "needs the distributed optimizer", "fp32, or sharding optimizer")
     return None

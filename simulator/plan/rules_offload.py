@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from simulator.optimizers import OPTIMIZERS
 from simulator.plan.case import Case, Check, Fault
 from simulator.plan.choices import SHARDINGS
 from simulator.schedules import SCHEDULES
@@ -63,8 +64,9 @@ def offloaded_optimizer_is_offered(case: Case) -> Fault | None:
     if not plan.offload.optimizer_fraction:
         return None
     share = plan.offload.optimizer_fraction
-    if plan.optimizer.kind != "adamw":
-        return Fault("plan.offload.optimizer", share, f"{plan.optimizer.kind} cannot be offloaded", "adamw, or 0")
+    if not OPTIMIZERS[plan.optimizer.kind].precision_aware:
+        able = " or ".join(kind for kind, each in OPTIMIZERS.items() if each.precision_aware)
+        return Fault("plan.offload.optimizer", share, f"{plan.optimizer.kind} cannot be offloaded", f"{able}, or 0")
     if not SHARDINGS[plan.sharding].shards_optimizer:
         return Fault("plan.offload.optimizer", share, "needs a sharded optimizer", "sharding optimizer, or 0")
     return None

@@ -9,10 +9,10 @@ from typing import Any, Literal
 from hardware import precisions
 from hardware.precisions import KEPT_FORMATS
 from simulator import schedules
+from simulator.optimizers import OPTIMIZERS
 from simulator.plan.choices import CONTEXT_EXCHANGES, GRANULARITIES, SHARDINGS
 from simulator.stack import Stack, default_stack
 
-OptimizerKind = Literal["adamw", "adafactor", "lamb", "sgd", "muon"]
 Dispatcher = Literal["allgather", "alltoall", "deepep", "hybridep"]
 
 
@@ -25,7 +25,7 @@ def one_of(words: Iterable[str], default: str | None) -> Any:
 class Optimizer:
     """The optimizer and the number formats it keeps; `main_params` None: no master copy beside the weights."""
 
-    kind: OptimizerKind = "adamw"
+    kind: str = one_of(OPTIMIZERS, "adamw")
     main_params: str | None = one_of(KEPT_FORMATS, "fp32")
     moments: str = one_of(KEPT_FORMATS, "fp32")
     grads: str = one_of(KEPT_FORMATS, "fp32")

@@ -23,6 +23,7 @@ from simulator.model.flops import CONVENTIONS
 from simulator.model.huggingface import from_huggingface
 from simulator.model.inline import from_mapping
 from simulator.model.spec import Model, MoE
+from simulator.optimizers import OPTIMIZERS
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.rules import check, without_effect
 from simulator.plan.spec import Plan
@@ -346,8 +347,10 @@ def illegal(model: Model, cluster: Cluster, plan: Plan, run: Run, top: Place) ->
     if plan.precision not in able:
         offered = ", ".join(name for name in OFFERED if name in able)
         found.append(("plan.precision", f"{part.name} cannot compute in {plan.precision}; it can in {offered}"))
-    if plan.optimizer.kind == "muon" and "bf16" not in able:
-        found.append(("plan.optimizer.kind", f"muon computes in bf16, which {part.name} lacks; take adamw"))
+    products = OPTIMIZERS[plan.optimizer.kind].products
+    if products is not None and products.precision not in able:
+        why = f"{plan.optimizer.kind} computes in {products.precision}, which {part.name} lacks; take adamw"
+        found.append(("plan.optimizer.kind", why))
     found += _beyond(plan, run)
     if SHARDINGS[plan.sharding].shards_weights and (plan.overlap.moe_ep or SCHEDULES[plan.schedule].pairs):
         found.append(("plan.sharding", NOT_MODELLED))

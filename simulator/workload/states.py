@@ -18,15 +18,13 @@ from simulator.model.parameters import (
     mtp_parameters,
 )
 from simulator.model.spec import Model
+from simulator.optimizers import OPTIMIZERS
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.layout import StageLayers
 from simulator.plan.spec import Optimizer, Plan
 from simulator.schedules import SCHEDULES
 from simulator.workload.operators import Number
 from simulator.workload.shape import padded_vocab
-
-# Moments kept per parameter: Adam and LAMB two, SGD with momentum and Muon one, Adafactor (factored) next to none.
-MOMENTS = {"adamw": 2, "lamb": 2, "sgd": 1, "muon": 1, "adafactor": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +77,15 @@ def parameter_bytes(plan: Plan) -> float:
 
 def optimizer_bytes(optimizer: Optimizer) -> float:
     """Optimizer state per parameter: master copy and moments."""
-    main = FORMATS[optimizer.main_params].bytes if optimizer.main_params else 0.0
-    return main + MOMENTS[optimizer.kind] * FORMATS[optimizer.moments].bytes
+    main_bytes = FORMATS[optimizer.main_params].bytes if optimizer.main_params else 0.0
+    return OPTIMIZERS[optimizer.kind].state_bytes(main_bytes, FORMATS[optimizer.moments].bytes)
+
+
+def update_bytes(plan: Plan) -> float:
+    """Bytes per parameter that the optimizer's elementwise update reads and writes."""
+    optimizer = plan.optimizer
+    gradient_bytes = FORMATS[optimizer.grads].bytes
+    return OPTIMIZERS[optimizer.kind].update_bytes(gradient_bytes, optimizer_bytes(optimizer), parameter_bytes(plan))
 
 
 def accumulation_bytes(plan: Plan, how: str) -> float:
