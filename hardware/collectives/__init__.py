@@ -2,11 +2,13 @@
 
 from hardware.collectives.algorithms import ALGORITHMS, OPERATIONS, PROTOCOLS
 from hardware.collectives.closed_form import BelowBound, CollectiveTime, collective_s, evidence
-from hardware.collectives.experts import Exchange, ExchangeTime, combine_s, dispatch_s, expected_distinct
+from hardware.collectives.dispatchers import DISPATCHERS, combine_s, dispatch_s
+from hardware.collectives.experts import Exchange, ExchangeTime, expected_distinct
 from hardware.collectives.group import Group, Links, links_of, strided_group
 
 __all__ = [
     "ALGORITHMS",
+    "DISPATCHERS",
     "OPERATIONS",
     "PROTOCOLS",
     "BelowBound",

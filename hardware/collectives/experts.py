@@ -73,7 +73,7 @@ def token_bytes(hidden: Number, fp8: bool) -> Number:
     return hidden * (1.0 + constants()["fp8_scale_bytes_per_element"] if fp8 else 2.0)
 
 
-def _exchange_s(
+def one_copy_per_domain(
     terms: dict[str, Any], exchange: Exchange, group: Group, cluster: Cluster | Links, fp8: bool, sms: int
 ) -> ExchangeTime:
     """One copy per destination domain over the NIC, then fan-out to distinct GPUs inside it (combine: reversed)."""
@@ -104,7 +104,7 @@ def _plain(value: Number) -> Number:
     return float(value) if np.ndim(value) == 0 else value
 
 
-def _by_collective(
+def by_collective(
     operation: str, exchange: Exchange, group: Group, cluster: Cluster | Links, bytes_per_token: Number
 ) -> ExchangeTime:
     """NCCL's own all-to-all (a copy per expert chosen) or all-gather / reduce-scatter (every token everywhere)."""
@@ -114,42 +114,3 @@ def _by_collective(
     n, g = group.ranks, group.ranks_per_domain
     demand = pairwise("all_to_all", n, g, group.domains)
     return ExchangeTime(time.seconds, time.bound_s, _plain(size * demand.network), _plain(size * demand.scale_up))
-
-
-def dispatch_s(
-    exchange: Exchange,
-    group: Group,
-    cluster: Cluster | Links,
-    dispatcher: str = "deepep",
-    fp8: bool = True,
-    sms: int = 20,
-) -> ExchangeTime:
-    """Tokens to their experts. `dispatcher` is Megatron's: allgather, alltoall, deepep, hybridep.
-
-    `fp8` sends one byte per element and a scale per 128 (deepep, hybridep and alltoall); all-gather sends bf16.
-    """
-    if dispatcher in ("deepep", "hybridep"):
-        return _exchange_s(constants()[dispatcher]["dispatch"], exchange, group, cluster, fp8, sms)
-    if dispatcher == "alltoall":
-        return _by_collective("all_to_all", exchange, group, cluster, token_bytes(exchange.hidden, fp8))
-    if dispatcher == "allgather":
-        return _by_collective("all_gather", exchange, group, cluster, token_bytes(exchange.hidden, False))
-    raise ValueError(f"dispatcher {dispatcher!r}: choose one of allgather, alltoall, deepep, hybridep")
-
-
-def combine_s(
-    exchange: Exchange,
-    group: Group,
-    cluster: Cluster | Links,
-    dispatcher: str = "deepep",
-    sms: int = 20,
-    fp32: bool = False,
-) -> ExchangeTime:
-    """Expert outputs back to their tokens, in bf16; `fp32`: all-gather's reduce-scatter in the router's dtype."""
-    if dispatcher in ("deepep", "hybridep"):
-        return _exchange_s(constants()[dispatcher]["combine"], exchange, group, cluster, False, sms)
-    if dispatcher == "alltoall":
-        return _by_collective("all_to_all", exchange, group, cluster, token_bytes(exchange.hidden, False))
-    if dispatcher == "allgather":
-        return _by_collective("reduce_scatter", exchange, group, cluster, exchange.hidden * (4.0 if fp32 else 2.0))
-    raise ValueError(f"dispatcher {dispatcher!r}: choose one of allgather, alltoall, deepep, hybridep")

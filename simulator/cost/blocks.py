@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import hardware.collectives
-from hardware.collectives import Group, combine_s, dispatch_s, expected_distinct
+from hardware.collectives import DISPATCHERS, Group, combine_s, dispatch_s, expected_distinct
 from hardware.collectives.experts import copies, token_bytes
 from hardware.kernels import streaming_s
 from hardware.precisions import PRECISIONS
@@ -87,7 +87,7 @@ def routing_price(op: Routing, prices: Prices) -> tuple[Number, Number]:
     rate = prices.comm_fraction * prices.constants.ep_rate
     out_s = dispatch_s(moved, group, prices.cluster, plan.dispatcher, op.fp8).seconds / rate
     home_s = combine_s(moved, group, prices.cluster, plan.dispatcher).seconds / rate
-    if plan.dispatcher == "hybridep":
+    if DISPATCHERS[plan.dispatcher].expands_on_arrival:
         out_s, home_s = out_s + expanding_s(moved, group, prices, op.fp8), home_s + expanding_s(moved, group, prices)
     return (out_s, home_s) if op.name == "dispatch" else (home_s, out_s)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hardware.collectives import collective_s, strided_group
+from hardware.collectives import DISPATCHERS, collective_s, strided_group
 from hardware.collectives.closed_form import tables_of
 from hardware.precisions import FORMATS
 from hardware.specs import Cluster
@@ -29,9 +29,6 @@ from simulator.workload.operators import Number
 from simulator.workload.shape import Shape, padded_vocab
 from simulator.workload.states import shard_count
 
-# SMs that expert communication kernels occupy while they run beside compute: DeepEP's default in Megatron-Core 20,
-# HybridEP 32 in recipes of Megatron-Bridge (moe_hybridep_num_sms), NCCL's channels of an all-to-all 24, from memory.
-COMMUNICATION_SMS = {"deepep": 20, "hybridep": 32, "alltoall": 24, "allgather": 24}
 # Speed that expert communication keeps beside compute: DeepSeek's H800 profile spends 80 ms on what takes 52 ms alone
 # (deepseek-ai/profile-data). Its 33 ms of handshakes wait for compute: see layers.HANDOVER_FRACTION.
 COMMUNICATION_FRACTION = 52 / 80
@@ -88,7 +85,7 @@ def shares_beside(plan: Plan, cluster: Cluster) -> tuple[float, float]:
     """What compute and communication keep of their speed beside each other: as a profile measured it on this cluster,
     else by the SMs that communication kernels take and DeepSeek's published profile."""
     slowed = tables_of(cluster.efficiencies).get("contention", {})
-    compute = 1 - COMMUNICATION_SMS[plan.dispatcher] / cluster.accelerator.sm_count
+    compute = 1 - DISPATCHERS[plan.dispatcher].sms / cluster.accelerator.sm_count
     if "compute" in slowed:
         compute = min(1.0, 1 / slowed["compute"])
     moved = min(1.0, 1 / slowed["communication"]) if "communication" in slowed else COMMUNICATION_FRACTION

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hardware.collectives import Group, collective_s, combine_s, dispatch_s
+from hardware.collectives import DISPATCHERS, Group, collective_s, combine_s, dispatch_s
 from hardware.collectives.traffic import Stream
 from hardware.precisions import FORMATS
 from hardware.specs import Cluster
@@ -135,12 +135,12 @@ def routing_traffic(op: Routing, backward: bool, times: Number, plan: Plan, grou
         sent = dispatch_s(moved, group, cluster, plan.dispatcher, op.fp8)
     else:
         sent = combine_s(moved, group, cluster, plan.dispatcher)
-    if plan.dispatcher in ("deepep", "hybridep"):
+    dispatcher = DISPATCHERS[plan.dispatcher]
+    operation = dispatcher.out_operation if out else dispatcher.home_operation
+    if operation is None:
         flow = Flow("ep", "ep", "dispatch", "experts")
         network, inside = float(sent.network_bytes * times), float(sent.scale_up_bytes * times)
         return {flow: network, flow._replace(inside=True): inside}
-    gathers = ("all_gather", "reduce_scatter")[not out]
-    operation = "all_to_all" if plan.dispatcher == "alltoall" else gathers
     # Each of the n ranks keeps its own n-th of the buffer.
     size = (sent.network_bytes + sent.scale_up_bytes) * group.ranks / (group.ranks - 1)
     return collective_traffic("ep", "ep", operation, size, times, group, cluster)

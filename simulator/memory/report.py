@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from hardware.collectives import DISPATCHERS
 from hardware.precisions import FORMATS, PRECISIONS
 from simulator.memory.activations import Kept, stage_kept
 from simulator.model.spec import Model
@@ -28,10 +29,8 @@ from simulator.workload.states import (
 
 GIB = 2**30
 # Outside the allocator: CUDA context with cuBLAS and cuDNN handles, from memory 0.5-1.2 GiB; NCCL
-# buffers per communicator, 544-688 MB on one node of A100 (NVIDIA/nccl#964); DeepEP's NVLink and RDMA buffers,
-# from memory 1-2 GB.
+# buffers per communicator, 544-688 MB on one node of A100 (NVIDIA/nccl#964); a dispatcher's own.
 COMMUNICATOR_BYTES = 0.5 * GIB
-EXPERT_BUFFER_BYTES = 1.5 * GIB
 # "eager": the context of an A100 before CUDA loaded kernels lazily (11.7, 2022), 1573 MiB by nvidia-smi (BigScience,
 # chronicles-prequel.md).
 CONTEXT_BYTES = {"lazy": 0.8 * GIB, "eager": 1573 * 2**20}
@@ -302,6 +301,7 @@ def outside_bytes(plan: Plan, owners: Mapping[str, float]) -> dict[str, float]:
         "communicators": communicators * COMMUNICATOR_BYTES,
         "fragmentation": fragmentation,
     }
-    if plan.dispatcher in ("deepep", "hybridep") and plan.ep > 1:
-        found["expert buffers"] = EXPERT_BUFFER_BYTES
+    buffer_bytes = DISPATCHERS[plan.dispatcher].buffer_bytes
+    if buffer_bytes and plan.ep > 1:
+        found["expert buffers"] = buffer_bytes
     return found

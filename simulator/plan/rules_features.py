@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hardware.collectives import DISPATCHERS
 from hardware.precisions import FORMATS, PRECISIONS
 from simulator.model.spec import Attention, CompressedAttention, LatentAttention
 from simulator.optimizers import OPTIMIZERS
@@ -104,7 +105,7 @@ def expert_overlap_is_possible(case: Case) -> Fault | None:
     problems = [
         (plan.ep == 1, "ep is 1"),
         (plan.pp > 1 and plan.vpp == 1, "pp above 1 without vpp"),
-        (bool(case.facts.moe) and plan.dispatcher == "allgather", "dispatcher is allgather"),
+        (bool(case.facts.moe) and not DISPATCHERS[plan.dispatcher].can_overlap, f"dispatcher is {plan.dispatcher}"),
         (PRECISIONS[plan.precision].full_width, f"precision is {plan.precision}"),
         (recompute.whole_layers, "recompute is full"),
         ("moe" in _selected(case), "recompute.modules has moe"),
@@ -127,15 +128,16 @@ def delayed_weight_gradients_need_expert_overlap(case: Case) -> Fault | None:
 
 def shared_overlap_has_dispatcher(case: Case) -> Fault | None:
     shared = any(moe.shared_width for moe in case.facts.moe)
-    if not case.plan.overlap.shared_experts or not shared or case.plan.dispatcher != "allgather":
+    if not case.plan.overlap.shared_experts or not shared or DISPATCHERS[case.plan.dispatcher].can_overlap:
         return None
-    why = "the allgather dispatcher leaves nothing to overlap"
-    return Fault("plan.overlap.shared_experts", True, why, "dispatcher alltoall, deepep or hybridep")
+    why = f"the {case.plan.dispatcher} dispatcher leaves nothing to overlap"
+    able = " or ".join(name for name, each in DISPATCHERS.items() if each.can_overlap)
+    return Fault("plan.overlap.shared_experts", True, why, f"dispatcher {able}")
 
 
 def deepep_has_peers(case: Case) -> Fault | None:
     plan = case.plan
-    if not case.facts.moe or plan.dispatcher != "deepep" or plan.etp * plan.ep > 1:
+    if not case.facts.moe or not DISPATCHERS[plan.dispatcher].needs_peers or plan.etp * plan.ep > 1:
         return None
     return Fault("plan.dispatcher", plan.dispatcher, "needs ep x etp above 1", "dispatcher alltoall, or a larger ep")
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hardware import precisions
+from hardware.collectives import DISPATCHERS
 from hardware.precisions import KEPT_FORMATS
 from simulator import schedules
 from simulator.optimizers import OPTIMIZERS
 from simulator.plan.choices import CONTEXT_EXCHANGES, GRANULARITIES, SHARDINGS
 from simulator.stack import Stack, default_stack
-
-Dispatcher = Literal["allgather", "alltoall", "deepep", "hybridep"]
 
 
 def one_of(words: Iterable[str], default: str | None) -> Any:
@@ -128,7 +127,7 @@ class Plan:
     recompute: Recompute = Recompute()
     offload: Offload = Offload()
     overlap: Overlap = Overlap()
-    dispatcher: Dispatcher = "alltoall"
+    dispatcher: str = one_of(DISPATCHERS, "alltoall")
     dispatch_fp8: bool = False
     expert_imbalance: float = 1.0
     capacity_factor: float | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from hardware.collectives import DISPATCHERS
 from simulator.model.components import linears
 from simulator.model.spec import FFN, DenseFFN, MoE
 from simulator.workload.linears import addition, casts, column_input, matmul, norm, row_output
@@ -141,9 +142,7 @@ def expert_operators(moe: MoE, width: int, rows: Number, shape: Shape) -> list[O
     )
     routing = (shape.sharded_tokens, width, moe.top_k, moe.experts, moe.groups, moe.group_top_k, plan.dispatch_fp8)
     fp8_in = plan.dispatch_fp8 and shape.quantized
-    # NCCL's all-to-all needs copies sorted by rank before and by expert after; DeepEP only expands; HybridEP does so
-    # on its own stream, priced with its exchange.
-    passes = {"hybridep": 0, "deepep": 1}.get(plan.dispatcher, 2)
+    passes = DISPATCHERS[plan.dispatcher].permute_passes
     out_bytes, home_bytes = (passes * 2 * size * width * rows for size in (low if fp8_in else element, element))
     products: list[Operator]
     if plan.stack.fused_experts:
@@ -201,7 +200,7 @@ def expert_bias(moe: MoE, rows: Number, shape: Shape) -> tuple[Pass, ...]:
     if not moe.bias:
         return ()
     once = shape.element_bytes * (moe.latent_width or shape.hidden) * rows
-    wide = shape.plan.dispatcher in ("deepep", "hybridep")
+    wide = DISPATCHERS[shape.plan.dispatcher].wide_probabilities
     forward, backward = (14, 20) if wide else (6, 8)
     local, joined = moe.experts / shape.plan.ep, 2 if wide else 1
     return (

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from hardware import catalogue
 from hardware.problems import InputError
 from simulator.model.catalogue import names
-from simulator.plan.spec import CpComm, Dispatcher, OptimizerKind, Precision, Sharding
+from simulator.plan.spec import Optimizer, Plan
 from simulator.predict.heterogeneity import every_gpu
 from simulator.predict.prediction import predict
 from simulator.predict.simulate import Simulated, simulate
@@ -22,10 +22,17 @@ from simulator.report.folder import json_text
 from simulator.report.terminal import WIDTH, evaluation_text
 from simulator.scenario.schema import load_scenario
 from simulator.scenario.spread_section import DEFAULT_ORDER
-from simulator.schedules import OFFERED
 from simulator.step.spread import Spread
 
 TINY = Path(__file__).parents[2] / "scenarios" / "tiny.yaml"
+
+
+def words(cls: type[Plan] | type[Optimizer], name: str) -> list[str]:
+    """What a file may write for a field."""
+    (spec,) = (each for each in fields(cls) if each.name == name)
+    return list(spec.metadata["choices"])
+
+
 # Key: its values, the likely ones repeated.
 CHOICES: dict[str, list[Any]] = {
     "cluster.gpus": [1, 2, 8, 16, 64, 256, 1024],
@@ -38,11 +45,11 @@ CHOICES: dict[str, list[Any]] = {
     "plan.vpp": [1, 1, 1, 2],
     "plan.ep": [1, 1, 2, 4, 8],
     "plan.sequence_parallel": ["true", "false"],
-    "plan.precision": [*get_args(Precision), "bf16", "bf16"],
-    "plan.sharding": list(get_args(Sharding)),
-    "plan.optimizer.kind": list(get_args(OptimizerKind)),
-    "plan.dispatcher": list(get_args(Dispatcher)),
-    "plan.cp_comm": list(get_args(CpComm)),
+    "plan.precision": [*words(Plan, "precision"), "bf16", "bf16"],
+    "plan.sharding": words(Plan, "sharding"),
+    "plan.optimizer.kind": words(Optimizer, "kind"),
+    "plan.dispatcher": words(Plan, "dispatcher"),
+    "plan.cp_comm": words(Plan, "cp_comm"),
     "plan.global_batch_size": [64, 256, 1024],
     "plan.micro_batch_size": [1, 2],
     "plan.recompute": ["{}", "{}", "{granularity: full}", "{granularity: selective, modules: [core_attn]}"],
@@ -56,7 +63,7 @@ CHOICES: dict[str, list[Any]] = {
     "plan.stack.flash_attention": ["true", "false"],
     "run.seq_length": [128, 512, 2048, 8192],
 }
-SCHEDULES = ["", "", "", *OFFERED]
+SCHEDULES = ["", "", "", *words(Plan, "schedule")]
 
 
 def draw(chance: random.Random) -> list[str]:
