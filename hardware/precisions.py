@@ -47,6 +47,8 @@ FORMATS: dict[str, NumberFormat] = {each.name: each for each in _FORMATS}
 KEPT_FORMATS = tuple(each.name for each in _FORMATS if each.kept)
 # The precision whose kernels every measured set holds; what has no curve of its own is scaled from its.
 REFERENCE = "bf16"
+# What people write who mean whichever 8-bit precision their software runs.
+UNSPECIFIED_FP8 = "fp8"
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ def recomputed_shares(operators: Sequence[Operator], plan: Plan, whole_layer: bo
 
 def chooses_operators(plan: Plan, operators: Sequence[Operator]) -> bool:
     """torchtitan's selective recompute chooses operators of decoder layers, not modules; ends run once."""
-    chooses = plan.stack.selective_recompute == "operators" and plan.recompute.granularity == "selective"
+    chooses = plan.stack.selective_recompute == "operators" and plan.recompute.named_modules
     return chooses and any(op.name in ("input_norm", "mlp_norm") for op in operators)
 
 

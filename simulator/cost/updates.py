@@ -77,7 +77,7 @@ def gather_and_reduce(
 
 def gathers_lists(plan: Plan) -> bool:
     """Whether parameters travel one by one through lists of tensors: DeepSpeed's ZeRO-3 of 2021."""
-    return plan.stack.sharding_engine == "lists" and plan.sharding == "full"
+    return plan.stack.sharding_engine == "lists" and SHARDINGS[plan.sharding].shards_weights
 
 
 def with_lists(

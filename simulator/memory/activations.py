@@ -86,7 +86,7 @@ def layer_kept(work: Work, plan: Plan, whole_layer_again: bool) -> Kept:
 
 def checkpoints_operators(plan: Plan, work: Work) -> bool:
     """torchtitan's selective recompute chooses operators of decoder layers, not modules; ends keep all they save."""
-    chooses = plan.stack.selective_recompute == "operators" and plan.recompute.granularity == "selective"
+    chooses = plan.stack.selective_recompute == "operators" and plan.recompute.named_modules
     return chooses and any(tensor.name in ("residual_1", "residual_2") for tensor in work.saved)
 
 

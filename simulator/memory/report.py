@@ -48,8 +48,6 @@ REDUCE_BUCKET_ELEMENTS = 5e8
 
 
 FSDP = ("fsdp", "fsdp2")  # engines whose shards are the fp32 master copy itself
-# A pipelined FSDP2 reads as either: weights whole all step long, gradients whole until reduced.
-SUMMED_LATE = tuple(name for name, each in SHARDINGS.items() if each.gathers_once)
 
 
 class ScheduleSlot(Protocol):
@@ -117,14 +115,15 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
     weights = sharded if sharding.shards_weights else whole
     grads = sharded if sharding.shards_gradients else whole
     states = sharded if sharding.shards_optimizer else whole
-    if plan.sharding == "full" and plan.stack.sharding_engine in FSDP:
+    if sharding.shards_weights and plan.stack.sharding_engine in FSDP:
         weights = 0.0  # The shards are the fp32 master copy itself; 16-bit weights exist only while gathered.
     found = {
         "weights": weights * parameter_bytes(plan),
         "gradients": grads * FORMATS[plan.optimizer.grads].bytes,
         "optimizer": states * optimizer_bytes(plan.optimizer) * (1 - plan.offload.optimizer_fraction),
     }
-    if plan.stack.autograd_gradients == "kept" and plan.optimizer.grads == "fp32" and plan.precision != "fp32":
+    widened = FORMATS[plan.optimizer.grads].full_width and not PRECISIONS[plan.precision].full_width
+    if plan.stack.autograd_gradients == "kept" and widened:
         # Autograd leaves 16-bit gradients, which BF16_Optimizer adds to its fp32 ones.
         found["16-bit gradients"] = grads * 2.0
     under_pipeline = accumulates_unsharded(plan)
@@ -170,12 +169,12 @@ def reduction_bytes(stage: StageParameters, plan: Plan) -> float:
 
 def frees_logits_before_layers(plan: Plan) -> bool:
     """torchtitan without a pipeline: one stage with both ends, whose loss is over when the layers' backward begins."""
-    return plan.stack.sharding_engine == "fsdp2" and plan.pp == 1 and plan.sharding == "full"
+    return plan.stack.sharding_engine == "fsdp2" and plan.pp == 1 and SHARDINGS[plan.sharding].shards_weights
 
 
 def accumulates_unsharded(plan: Plan) -> bool:
     """torchtitan's FSDP2 under a pipeline: parameters gathered once a step, gradients reduced once."""
-    return plan.stack.sharding_engine == "fsdp2" and plan.pp > 1 and plan.sharding in SUMMED_LATE
+    return plan.stack.sharding_engine == "fsdp2" and plan.pp > 1 and SHARDINGS[plan.sharding].gathers_once
 
 
 def pipeline_buffer_bytes(model: Model, shape: Shape, held: Sequence[int], slots: Sequence[ScheduleSlot]) -> float:

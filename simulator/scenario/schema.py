@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from hardware import catalogue
 from hardware.documents import Document, read_document
-from hardware.precisions import OFFERED, PRECISIONS
+from hardware.precisions import OFFERED, PRECISIONS, UNSPECIFIED_FP8
 from hardware.problems import InputError, Place, Problem, one_of
 from hardware.profile import applied, profile_folder, read_profile
 from hardware.sections import Section
@@ -281,7 +281,7 @@ def _read_plan(
     section.seen.add("stack")
     stack = chosen.stack if chosen else default_stack()
     if chosen:
-        if section.data.get("precision") == "fp8":
+        if section.data.get("precision") == UNSPECIFIED_FP8:
             section.data = {**section.data, "precision": chosen.release.plain_fp8}
             settings["precision"] = chosen.release.plain_fp8
         facts = _plan_facts(section.data, gpus, model)
@@ -307,13 +307,12 @@ def _plan_facts(plan: Mapping[str, Any], gpus: int | None, model: Model | None) 
     if not all(map(_is_count, degrees.values())):
         return None
     precision = PRECISIONS.get(str(plan.get("precision", "bf16")))
-    low = precision is not None and precision.format in ("fp8", "fp4")
     return PlanFacts(
         **degrees,
         gpus=gpus or math.prod(degrees.values()),
         experts=model is not None and any(isinstance(layer.ffn, MoE) for layer in model.layers),
-        quantized=low,
-        fp8=low and str(plan.get("precision")).startswith("fp8"),
+        quantized=precision is not None and precision.quantized,
+        fp8=precision is not None and precision.gathers_low,
     )
 
 

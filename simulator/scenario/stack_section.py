@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from hardware.problems import InputError, Place, one_of
 from hardware.sections import Section
+from simulator.plan.choices import GRANULARITIES
 from simulator.scenario.fields import json_schema, read_fields
 from simulator.stack import DEFAULT, Release, Stack, names, newest, release
 from simulator.stack.spec import Framework
@@ -122,7 +123,8 @@ def stack_settings(chosen: ChosenStack, plan: Mapping[str, Any], facts: PlanFact
     sequence_parallel = settings.get("sequence_parallel", plan.get("sequence_parallel", False))
     if facts.tp == 1 or sequence_parallel is not True:
         settings.pop("overlap.tp_comm", None)
-    if _value_of(plan, settings, "recompute.granularity") != "selective":
+    granularity = GRANULARITIES.get(str(_value_of(plan, settings, "recompute.granularity")))
+    if granularity is None or not granularity.named_modules:
         settings.pop("recompute.modules", None)
     return {key: value for key, value in settings.items() if key not in NEEDS or NEEDS[key](facts)}
 

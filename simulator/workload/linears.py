@@ -74,7 +74,7 @@ def casts(
 def has_tensor_scales(shape: Shape) -> bool:
     """Whether Transformer Engine casts with one scale per tensor: delayed (of earlier steps) or current scaling."""
     plan = shape.plan
-    return plan.stack.casts == "transformer_engine" and plan.precision in ("fp8-delayed", "fp8-tensorwise")
+    return plan.stack.casts == "transformer_engine" and PRECISIONS[plan.precision].scales_by_tensor
 
 
 def tensor_casts(product: Matmul, shape: Shape, cast_input: bool, role: CastRole) -> tuple[Pass, ...]:

@@ -6,17 +6,17 @@ from hardware.precisions import PRECISIONS
 from simulator.workload.operators import Matmul, Pass
 from simulator.workload.shape import Shape
 
-# How often a cast by columns (the transpose) reads each 16-bit element; one by rows reads it once, each writes it once.
-# Cast are: the input in forward by rows and in backward by columns, anew for the weight gradient; the output gradient
-# both ways; the weight by rows in forward and by columns in backward. Where one scale holds for a tensor, Inductor
-# takes its maximum in the kernel that makes it (pytorch 111122), a weight's in a pass of its own. A row is read once
-# for its scale and cast, columns are read twice. MX scales never leave their block.
-COLUMN_READS = {name: each.column_reads for name, each in PRECISIONS.items() if each.column_reads is not None}
+# A cast by rows reads each 16-bit element once, one by columns (the transpose) as often as `column_reads` of the
+# precision says; each writes it once. Cast are: the input in forward by rows and in backward by columns, anew for the
+# weight gradient; the output gradient both ways; the weight by rows in forward and by columns in backward. Where one
+# scale holds for a tensor, Inductor takes its maximum in the kernel that makes it (pytorch 111122), a weight's in a
+# pass of its own. A row is read once for its scale and cast, columns are read twice. MX scales never leave their
+# block.
 ROW_PARALLEL = ("out", "fc2")
 
 
 def uses_torchao(shape: Shape) -> bool:
-    return shape.plan.stack.casts == "torchao" and shape.plan.precision in COLUMN_READS
+    return shape.plan.stack.casts == "torchao" and PRECISIONS[shape.plan.precision].column_reads is not None
 
 
 def gathers_low(shape: Shape) -> bool:
@@ -33,8 +33,9 @@ def torchao_casts(product: Matmul, shape: Shape, cast_input: bool) -> tuple[Pass
     """
     plan, high, low = shape.plan, shape.element_bytes, shape.input_bytes
     entering = leaving = high + low
-    again = leaving_columns = weight_again = COLUMN_READS[plan.precision] * high + low
-    weight = (2 if PRECISIONS[plan.precision].scales_by_largest else 1) * high + low
+    precision = PRECISIONS[plan.precision]
+    again = leaving_columns = weight_again = (precision.column_reads or 0) * high + low
+    weight = (2 if precision.scales_by_largest else 1) * high + low
     if plan.fp8_param_gather:
         weight, weight_again = 0.0, 2 * low
     if plan.sequence_parallel and gathers_low(shape):
@@ -43,7 +44,7 @@ def torchao_casts(product: Matmul, shape: Shape, cast_input: bool) -> tuple[Pass
         else:
             entering, again = entering / plan.tp, 2 * low
     inputs, outputs, weights = product.m * product.k, product.m * product.n, product.n * product.k
-    scaled = 2 * high * (inputs + weights) if PRECISIONS[plan.precision].scales_by_row else 0.0
+    scaled = 2 * high * (inputs + weights) if precision.scales_by_row else 0.0
     first = float(cast_input)
     by_rows = (first * entering * inputs + weight * weights, leaving * outputs + scaled)
     by_columns = (0.0, first * again * inputs + leaving_columns * outputs + weight_again * weights)
