@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,20 +36,42 @@ from simulator.workload.scans import delta_scan, mamba2_scan
 from simulator.workload.shape import Shape
 
 
-def core_attention(mixer: Attention | LatentAttention, shape: Shape) -> tuple[tuple[Operator, ...], tuple[Tensor, ...]]:
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """The heads of softmax attention on one tensor-parallel rank, and how far back a query sees.
+
+    `window`: keys back (None: all); `chunk`: tokens that attend to each other alone (None: the sequence).
+    """
+
+    heads: Number
+    kv_heads: Number
+    qk_dim: int
+    v_dim: int
+    window: int | None = None
+    chunk: int | None = None
+
+
+def grouped_heads(mixer: Attention, tp: Number) -> Heads:
+    """Multi-head and grouped-query attention; key and value heads are copied where tp has more ranks than they are."""
+    kv_heads = np.maximum(1, mixer.kv_heads / tp)
+    return Heads(mixer.heads / tp, kv_heads, mixer.head_dim, mixer.v_head_dim, mixer.window, mixer.chunk)
+
+
+def latent_heads(mixer: LatentAttention, tp: Number) -> Heads:
+    """MLA: every head has keys and values of its own, made from the latents."""
+    return Heads(mixer.heads / tp, mixer.heads / tp, mixer.nope_head_dim + mixer.rope_head_dim, mixer.v_head_dim)
+
+
+def core_attention(
+    mixer: Attention | LatentAttention, own: Heads, shape: Shape
+) -> tuple[tuple[Operator, ...], tuple[Tensor, ...]]:
     """Core attention under tensor and context parallelism with its exchanges, and what it saves."""
-    plan, t = shape.plan, shape.plan.tp
-    if isinstance(mixer, Attention):
-        kv_heads: Number = np.maximum(1, mixer.kv_heads / t)
-        qk_dim, v_dim, window = mixer.head_dim, mixer.v_head_dim, mixer.window
-    else:
-        kv_heads = mixer.heads / t
-        qk_dim, v_dim, window = mixer.nope_head_dim + mixer.rope_head_dim, mixer.v_head_dim, None
+    plan = shape.plan
+    heads, kv_heads, window = own.heads, own.kv_heads, own.window
     if mixer.indexer:
         window = min(mixer.indexer.top_k, window or mixer.indexer.top_k)
-    heads = mixer.heads / t
     ulysses = plan.cp if CONTEXT_EXCHANGES[plan.cp_comm].splits_heads else 1
-    length = attention_length(mixer, shape)
+    length = min(shape.seq, own.chunk or shape.seq)
     core = CoreAttention(
         "core_attention",
         batch=shape.batch * shape.seq / length,
@@ -57,13 +79,13 @@ def core_attention(mixer: Attention | LatentAttention, shape: Shape) -> tuple[tu
         keys=length,
         heads=heads / ulysses,
         kv_heads=np.maximum(1, kv_heads / ulysses),
-        qk_dim=qk_dim,
-        v_dim=v_dim,
+        qk_dim=own.qk_dim,
+        v_dim=own.v_dim,
         causal=shape.causal,
         window=window,
     )
     element = shape.element_bytes
-    kv_bytes = shape.tokens * kv_heads * (qk_dim + v_dim) * element
+    kv_bytes = shape.tokens * kv_heads * (own.qk_dim + own.v_dim) * element
     operators: tuple[Operator, ...] = (*context_exchange(core, kv_bytes, shape), *index_scores(mixer, shape), core)
     if shape.plan.stack.flash_attention:
         scores = Tensor("attention_lse", 4 * heads * shape.tokens, ("core_attn",))
@@ -72,11 +94,6 @@ def core_attention(mixer: Attention | LatentAttention, shape: Shape) -> tuple[tu
         per_score = 5 if plan.stack.dropout else 2
         scores = Tensor("attention_scores", per_score * heads * shape.tokens * shape.seq, ("core_attn",))
     return operators, (scores,)
-
-
-def attention_length(mixer: Attention | LatentAttention, shape: Shape) -> int:
-    """Tokens that attend to each other: the sequence, or a chunk of it."""
-    return min(shape.seq, getattr(mixer, "chunk", None) or shape.seq)
 
 
 def index_scores(mixer: Attention | LatentAttention | CompressedAttention, shape: Shape) -> tuple[Operator, ...]:
@@ -116,7 +133,7 @@ def attention_work(mixer: Attention, shape: Shape) -> Work:
     kv_width = np.maximum(1, mixer.kv_heads / t) * (mixer.head_dim + mixer.v_head_dim)
     q_width = mixer.heads / t * mixer.head_dim
     out_width = mixer.heads / t * mixer.v_head_dim
-    core, core_saved = core_attention(mixer, shape)
+    core, core_saved = core_attention(mixer, grouped_heads(mixer, t), shape)
     projections = [matmul(products[name], shape) for name in products if name != "out"]
     operators: list[Operator] = [
         norm("input_norm", h, shape.sharded_tokens, shape),
@@ -208,7 +225,7 @@ def latent_attention_work(mixer: LatentAttention, shape: Shape) -> Work:
     products = {linear.name: linear for linear in linears(mixer, h)}
     qk_dim = mixer.nope_head_dim + mixer.rope_head_dim
     latent = (mixer.q_lora_rank or 0) + mixer.kv_lora_rank
-    core, core_saved = core_attention(mixer, shape)
+    core, core_saved = core_attention(mixer, latent_heads(mixer, t), shape)
     operators: list[Operator] = [norm("input_norm", h, shape.sharded_tokens, shape, ("layernorm",))]
     down = [matmul(linear, shape) for linear in products.values() if linear.parallel == "replicated"]
     for index, product in enumerate(down):
