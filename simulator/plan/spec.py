@@ -15,7 +15,7 @@ from simulator.plan.choices import CONTEXT_EXCHANGES, GRANULARITIES, SHARDINGS
 from simulator.stack import Stack, default_stack
 
 
-def one_of(words: Iterable[str], default: str | None) -> Any:
+def choice(words: Iterable[str], default: str | None) -> Any:
     """A field that holds one of a table's words; files that give another are told these."""
     return field(default=default, metadata={"choices": tuple(words)})
 
@@ -24,11 +24,11 @@ def one_of(words: Iterable[str], default: str | None) -> Any:
 class Optimizer:
     """The optimizer and the number formats it keeps; `main_params` None: no master copy beside the weights."""
 
-    kind: str = one_of(OPTIMIZERS, "adamw")
-    main_params: str | None = one_of(KEPT_FORMATS, "fp32")
-    moments: str = one_of(KEPT_FORMATS, "fp32")
-    grads: str = one_of(KEPT_FORMATS, "fp32")
-    grad_reduce: str = one_of(KEPT_FORMATS, "fp32")
+    kind: str = choice(OPTIMIZERS, "adamw")
+    main_params: str | None = choice(KEPT_FORMATS, "fp32")
+    moments: str = choice(KEPT_FORMATS, "fp32")
+    grads: str = choice(KEPT_FORMATS, "fp32")
+    grad_reduce: str = choice(KEPT_FORMATS, "fp32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Recompute:
     mla_up_proj, shared_experts).
     """
 
-    granularity: str = one_of(GRANULARITIES, "none")
+    granularity: str = choice(GRANULARITIES, "none")
     method: Literal["uniform", "block"] = "uniform"
     layers: int = 1
     modules: tuple[str, ...] = ()
@@ -110,24 +110,24 @@ class Plan:
     ep: int = 1
     etp: int = 1
     sequence_parallel: bool = False
-    cp_comm: str = one_of(CONTEXT_EXCHANGES, "p2p")
-    schedule: str = one_of(schedules.OFFERED, "none")
+    cp_comm: str = choice(CONTEXT_EXCHANGES, "p2p")
+    schedule: str = choice(schedules.OFFERED, "none")
     microbatch_group_size: int | None = None
     layout: str | None = None
     first_stage_layers: int | None = None
     last_stage_layers: int | None = None
     account_for_embedding: bool = False
     account_for_loss: bool = False
-    sharding: str = one_of(SHARDINGS, "optimizer")
+    sharding: str = choice(SHARDINGS, "optimizer")
     shard_group: int | None = None
     optimizer: Optimizer = Optimizer()
-    precision: str = one_of(precisions.OFFERED, "bf16")
+    precision: str = choice(precisions.OFFERED, "bf16")
     fp8_param_gather: bool = False
     activation_fp8_input_store: bool = False
     recompute: Recompute = Recompute()
     offload: Offload = Offload()
     overlap: Overlap = Overlap()
-    dispatcher: str = one_of(DISPATCHERS, "alltoall")
+    dispatcher: str = choice(DISPATCHERS, "alltoall")
     dispatch_fp8: bool = False
     expert_imbalance: float = 1.0
     capacity_factor: float | None = None

@@ -47,6 +47,7 @@ from simulator.scenario.stack_section import (
     stack_settings,
     with_settings,
 )
+from simulator.schedules import OFFERED as OFFERED_SCHEDULES
 from simulator.schedules import SCHEDULES, default_schedule
 from simulator.stack import default_stack
 from simulator.step.spread import Spread
@@ -54,9 +55,10 @@ from simulator.step.spread import Spread
 T = TypeVar("T")
 MOST_GPUS = 10_000_000
 MOST_SLOTS = 1_000_000
+PAIRING = ", ".join(name for name in OFFERED_SCHEDULES if SCHEDULES[name].pairs)
 NOT_MODELLED = (
     "'full' gathers weights for every micro-batch; that beside overlapped forwards and backwards is not modelled: "
-    "take sharding optimizer, or a schedule other than dualpipe and overlap.moe_ep false"
+    f"take sharding optimizer, or a schedule other than {PAIRING} and overlap.moe_ep false"
 )
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from hardware.collectives import (
     ALGORITHMS,
+    DISPATCHERS,
     OPERATIONS,
     Exchange,
     Group,
@@ -283,6 +284,21 @@ def test_deduplication_beats_nccl_and_fp8_halves_the_way_out() -> None:
     assert deepep.seconds < nccl.seconds
     with pytest.raises(ValueError, match="choose one of allgather"):
         dispatch_s(exchange, group, H800, "magic")
+
+
+@pytest.mark.parametrize("name", DISPATCHERS)
+def test_contract_of_dispatchers(name: str) -> None:
+    """No time beats its bound, a lone rank exchanges nothing over links, and only some tokens shrink in FP8."""
+    exchange, group, record = Exchange(4096, 7168, 256, 8), Group(64.0, 8.0), DISPATCHERS[name]
+    out, back = dispatch_s(exchange, group, H800, name, fp8=False), combine_s(exchange, group, H800, name)
+    for moved in (out, back):
+        assert moved.seconds >= moved.bound_s > 0
+    assert dispatch_s(exchange, Group(1.0, 1.0), H800, name, fp8=False).network_bytes == 0.0
+    shrunk = dispatch_s(exchange, group, H800, name, fp8=True).network_bytes / out.network_bytes
+    assert shrunk == pytest.approx((1 + 4 / 128) / 2 if record.sends_fp8 else 1.0)
+    wide = combine_s(exchange, group, H800, name, fp32=True).network_bytes / back.network_bytes
+    assert wide == (2.0 if record.sums_in_router_dtype else 1.0)
+    assert (record.out_operation is None) == (record.home_operation is None)
 
 
 def test_expert_group_inside_one_domain_beats_the_network() -> None:
