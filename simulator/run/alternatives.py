@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from simulator.run.checkpoint_interval import best_interval_s, every
 from simulator.run.checkpoints import POLICIES
 from simulator.run.faults import mean_time_between_s
-from simulator.run.interval import best_interval_s, every
 from simulator.run.montecarlo import best_interval_by_simulation_s, outcomes, saving_every, saving_of
 from simulator.run.result import RunResult, summarise
 from simulator.run.spares import spares_needed

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from simulator.run.progress import Grid
+from simulator.run.work_clock import SaveGrid
 
 PolicyName = Literal["none", "sync", "sharded", "async", "in-memory", "tiered"]
 # What a save stops beside its copy to host memory (planning, agreeing, launching). Asynchronous: DCP left under 0.5 s
@@ -23,7 +23,7 @@ class CheckpointPolicy:
     """What the user chooses.
 
     `every_s` is the interval to storage in seconds of work (None: the best one for the failure rate, see
-    `interval.best_interval_s`); `fast_every_s` that of copies in host memory or on local drives (None: the same
+    `checkpoint_interval.best_interval_s`); `fast_every_s` that of copies in host memory or on local drives (None: the same
     rule with their cost). `peer_distance_nodes` is how far the peer of an in-memory copy is: it survives events
     of at most so many neighbouring nodes. `overhead_s` is what an asynchronous or in-memory save stops beside its copy
     to host memory (None: as measured elsewhere).
@@ -58,7 +58,7 @@ class SavePaths:
 
 
 @dataclass(frozen=True, slots=True)
-class Tier:
+class CheckpointTier:
     """One place where checkpoints go.
 
     A save stops the job for `stall_s`, is safe `lag_s` later, takes `restore_s` to load, and survives events that
@@ -78,13 +78,13 @@ class Saving:
     """The tiers of a run with their final intervals (finest first, the last is storage), and the stall of a save
     on demand, before a planned stop."""
 
-    tiers: tuple[Tier, ...]
+    tiers: tuple[CheckpointTier, ...]
     final_save_s: float
     warnings: tuple[str, ...] = ()
 
     @property
-    def grid(self) -> Grid:
-        return Grid(tuple(t.every_s or math.inf for t in self.tiers), tuple(t.stall_s for t in self.tiers))
+    def grid(self) -> SaveGrid:
+        return SaveGrid(tuple(t.every_s or math.inf for t in self.tiers), tuple(t.stall_s for t in self.tiers))
 
 
 def sharded_write_s(paths: SavePaths) -> float:
@@ -103,53 +103,55 @@ def snapshot_s(policy: CheckpointPolicy, paths: SavePaths, overhead_s: float) ->
     return overhead + paths.state_bytes / paths.gpus / paths.host_bytes_per_s
 
 
-def _none(policy: CheckpointPolicy, paths: SavePaths) -> tuple[Tier, ...]:
-    return (Tier("storage", math.inf, 0.0, 0.0, sharded_read_s(paths), EVERYTHING),)
+def _none(policy: CheckpointPolicy, paths: SavePaths) -> tuple[CheckpointTier, ...]:
+    return (CheckpointTier("storage", math.inf, 0.0, 0.0, sharded_read_s(paths), EVERYTHING),)
 
 
-def _sync(policy: CheckpointPolicy, paths: SavePaths) -> tuple[Tier, ...]:
+def _sync(policy: CheckpointPolicy, paths: SavePaths) -> tuple[CheckpointTier, ...]:
     """One replica writes while all wait (torch.save from the ranks of the first replica)."""
     writers = paths.writers * paths.writer_bytes_per_s
     write_s = paths.state_bytes / min(paths.storage_write_bytes_per_s, writers)
-    return (Tier("storage", policy.every_s, write_s, 0.0, sharded_read_s(paths), EVERYTHING),)
+    return (CheckpointTier("storage", policy.every_s, write_s, 0.0, sharded_read_s(paths), EVERYTHING),)
 
 
-def _sharded(policy: CheckpointPolicy, paths: SavePaths) -> tuple[Tier, ...]:
+def _sharded(policy: CheckpointPolicy, paths: SavePaths) -> tuple[CheckpointTier, ...]:
     """All write their shard while all wait."""
-    return (Tier("storage", policy.every_s, sharded_write_s(paths), 0.0, sharded_read_s(paths), EVERYTHING),)
+    return (CheckpointTier("storage", policy.every_s, sharded_write_s(paths), 0.0, sharded_read_s(paths), EVERYTHING),)
 
 
-def _async(policy: CheckpointPolicy, paths: SavePaths) -> tuple[Tier, ...]:
+def _async(policy: CheckpointPolicy, paths: SavePaths) -> tuple[CheckpointTier, ...]:
     """The job waits for the copy to host memory only; the shards are written behind its back."""
     stall = snapshot_s(policy, paths, ASYNC_OVERHEAD_S)
-    return (Tier("storage", policy.every_s, stall, sharded_write_s(paths), sharded_read_s(paths), EVERYTHING),)
+    return (
+        CheckpointTier("storage", policy.every_s, stall, sharded_write_s(paths), sharded_read_s(paths), EVERYTHING),
+    )
 
 
-def _in_memory(policy: CheckpointPolicy, paths: SavePaths) -> tuple[Tier, ...]:
+def _in_memory(policy: CheckpointPolicy, paths: SavePaths) -> tuple[CheckpointTier, ...]:
     """Host-memory copies, replicated to a peer node over the fabric, in front of asynchronous storage (GEMINI)."""
     share = paths.state_bytes / paths.gpus
     exchange = share / paths.nic_bytes_per_s
     load = exchange + share / paths.host_bytes_per_s
     stall = snapshot_s(policy, paths, MEMORY_OVERHEAD_S)
-    fast = Tier("memory", policy.fast_every_s, stall, exchange, load, policy.peer_distance_nodes)
+    fast = CheckpointTier("memory", policy.fast_every_s, stall, exchange, load, policy.peer_distance_nodes)
     return (fast, *_behind_memory(policy, paths))
 
 
-def _tiered(policy: CheckpointPolicy, paths: SavePaths) -> tuple[Tier, ...]:
+def _tiered(policy: CheckpointPolicy, paths: SavePaths) -> tuple[CheckpointTier, ...]:
     """Local drives, which outlive the process but not the node, then storage."""
     share = paths.state_bytes / paths.gpus
     load = share / min(paths.local_bytes_per_s, paths.host_bytes_per_s)
     stall = snapshot_s(policy, paths, ASYNC_OVERHEAD_S)
-    fast = Tier("local", policy.fast_every_s, stall, share / paths.local_bytes_per_s, load, 0)
+    fast = CheckpointTier("local", policy.fast_every_s, stall, share / paths.local_bytes_per_s, load, 0)
     return (fast, *_behind_memory(policy, paths))
 
 
-def _behind_memory(policy: CheckpointPolicy, paths: SavePaths) -> tuple[Tier, ...]:
+def _behind_memory(policy: CheckpointPolicy, paths: SavePaths) -> tuple[CheckpointTier, ...]:
     """Storage fed from the copy that the fast tier has already taken: no stall of its own."""
-    return (Tier("storage", policy.every_s, 0.0, sharded_write_s(paths), sharded_read_s(paths), EVERYTHING),)
+    return (CheckpointTier("storage", policy.every_s, 0.0, sharded_write_s(paths), sharded_read_s(paths), EVERYTHING),)
 
 
-POLICIES: Mapping[str, Callable[[CheckpointPolicy, SavePaths], tuple[Tier, ...]]] = {
+POLICIES: Mapping[str, Callable[[CheckpointPolicy, SavePaths], tuple[CheckpointTier, ...]]] = {
     "none": _none,
     "sync": _sync,
     "sharded": _sharded,

@@ -13,7 +13,7 @@ import numpy as np
 
 from hardware.problems import InputError, Problem
 from simulator.run.durations import fixed
-from simulator.run.faults import CRASH, FailureModel, FaultClass, Timeline
+from simulator.run.faults import CRASH, FailureModel, FaultClass, FaultTimeline
 
 COLUMNS = ("start_day", "end_day", "node", "level", "class", "description")
 DAY_S = 86400.0
@@ -115,7 +115,7 @@ def _mean_away_s(rows: Sequence[LogRow], component: str) -> float:
     return sum(away) / len(away) if away else 0.0
 
 
-def timeline_of(rows: Sequence[LogRow], nodes: int, detect_s: float = DETECT_S) -> Timeline:
+def timeline_of(rows: Sequence[LogRow], nodes: int, detect_s: float = DETECT_S) -> FaultTimeline:
     """The log as crashes of single nodes, each noticed after `detect_s`, back exactly when the log says.
 
     Raises ValueError if the log names nodes that the cluster of `nodes` (job and spares) does not have.
@@ -129,7 +129,7 @@ def timeline_of(rows: Sequence[LogRow], nodes: int, detect_s: float = DETECT_S) 
     # A node is away from its fault to the end in the log; what detection takes of that is not repair.
     repair = np.maximum(end - start - detect_s, 0.0)
     zero = np.zeros(count)
-    return Timeline(
+    return FaultTimeline(
         time_s=start,
         component=np.array([names.index(r.component) for r in rows], int),
         kind=np.full(count, CRASH),

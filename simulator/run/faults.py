@@ -85,7 +85,7 @@ class Machines:
 
 
 @dataclass(frozen=True, slots=True)
-class Timeline:
+class FaultTimeline:
     """Faults in order of time, one array element per node hit; shape (faults,) each.
 
     `node` is JOB where no node goes down. `breadth` is how many nodes the event takes at once (0: none). Entries of
@@ -106,8 +106,8 @@ class Timeline:
     def __len__(self) -> int:
         return len(self.time_s)
 
-    def take(self, index: np.ndarray) -> Timeline:
-        return Timeline(*(getattr(self, f.name)[index] for f in fields(self)))
+    def take(self, index: np.ndarray) -> FaultTimeline:
+        return FaultTimeline(*(getattr(self, f.name)[index] for f in fields(self)))
 
 
 def mean_rate_per_s(fault: FaultClass, gpus: int, start_s: float, end_s: float, age_s: float) -> float:
@@ -150,7 +150,7 @@ def draw(
     window_s: tuple[float, float],
     lemons: np.ndarray,
     rng: np.random.Generator,
-) -> Timeline:
+) -> FaultTimeline:
     """Faults of all machines within `window_s` = (start, end) of the run, in order of time."""
     time, component = _times(model, machines, window_s, rng)
     scope = [c.scope for c in model.classes]
@@ -163,7 +163,7 @@ def draw(
     kind = np.array([KINDS.index(c.kind) for c in model.classes], int)[component]
     speed = np.array([c.speed for c in model.classes])[component]
     node = np.where(breadth == 0, JOB, node - node % np.maximum(breadth, 1))
-    timeline = Timeline(
+    timeline = FaultTimeline(
         time, component, kind, node, breadth,
         columns["detect"], columns["repair"], columns["outage"], columns["lasts"], speed,
     )  # fmt: skip
@@ -228,7 +228,7 @@ def _breadth(scope: Scope, machines: Machines) -> int:
     return {"job": 0, "gpu": 1, "node": 1, "rack": machines.nodes_per_rack, "pod": machines.nodes_per_pod}[scope]
 
 
-def _spread(timeline: Timeline, machines: Machines) -> Timeline:
+def _spread(timeline: FaultTimeline, machines: Machines) -> FaultTimeline:
     """One entry per node: a rack of four nodes becomes four entries at the same time."""
     if not (timeline.breadth > 1).any():
         return timeline

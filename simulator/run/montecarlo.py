@@ -10,14 +10,14 @@ from functools import partial
 
 import numpy as np
 
-from simulator.run.chances import chances_of
+from simulator.run.batch_player import play
+from simulator.run.checkpoint_interval import best_by_simulation_s, settle_intervals, whole
 from simulator.run.checkpoints import Saving
+from simulator.run.fault_source import fault_source
 from simulator.run.faults import mean_time_between_s
-from simulator.run.interval import best_by_simulation_s, settle_intervals, whole
 from simulator.run.outcome import Outcome, RunEvent, joined
 from simulator.run.result import RunResult, summarise
 from simulator.run.specs import RunSpec
-from simulator.run.sweep import play
 
 BATCH = 500  # runs at once: a round costs nearly the same for one run as for hundreds
 NODES_AT_ONCE = 4_000_000  # over all runs of a batch: bounds its memory to some 50 MB
@@ -48,7 +48,7 @@ def outcomes(spec: RunSpec, saving: Saving, progress: Progress | None = None) ->
     batches = [runs[i : i + size] for i in range(0, len(runs), size)]
     parts: dict[int, Outcome] = {}
     done = 0
-    for number, part in _played(partial(play, spec, saving, chances_of(spec)), batches, spec.simulation.workers):
+    for number, part in _played(partial(play, spec, saving, fault_source(spec)), batches, spec.simulation.workers):
         parts[number] = part
         done += len(part.finish_s)
         if progress is not None:
@@ -73,9 +73,9 @@ def _played(
 
 def story(spec: RunSpec, run: int = 0) -> tuple[RunEvent, ...]:
     """What happens in one of the runs, event by event (or in the replay of the fault log)."""
-    from simulator.run.engine import play_one
+    from simulator.run.event_player import play_one
 
-    return play_one(spec, saving_of(spec), chances_of(spec), run)[1]
+    return play_one(spec, saving_of(spec), fault_source(spec), run)[1]
 
 
 def saving_every(spec: RunSpec, every_s: float) -> RunSpec:

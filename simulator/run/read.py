@@ -16,7 +16,7 @@ from simulator.run.fault_log import LogRow, model_of, read_log
 from simulator.run.faults import FailureModel
 from simulator.run.read_failures import NO_FAILURES, failure_model, preset
 from simulator.run.spares import spares_needed
-from simulator.run.specs import Power, Prices, Recovery, Restart, RunSpec, Segment, Simulation
+from simulator.run.specs import Power, Recovery, Restart, RunPrices, RunSpec, Segment, Simulation
 
 KEYS = (
     "phases", "checkpoint", "failures", "fault_log", "spares", "recovery", "restart", "maintenance", "prices",
@@ -28,7 +28,7 @@ MOST, MOST_WORKERS = 1_000_000, 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class RunPhase:
     """A stretch of the run with its own batch or sequence length; `tokens` None: all that the other phases leave."""
 
     name: str
@@ -45,14 +45,14 @@ class RunPolicies:
     save paths, which the cluster does not describe. `place` is where the section stands, for messages.
     """
 
-    phases: tuple[Phase, ...]
+    phases: tuple[RunPhase, ...]
     checkpoint: CheckpointPolicy
     failures: FailureModel
     fault_log: tuple[LogRow, ...]
     recovery: Recovery
     auto_spares: bool
     restart: Restart
-    prices: Prices | None
+    prices: RunPrices | None
     simulation: Simulation
     local_bytes_per_s: float
     writer_bytes_per_s: float
@@ -145,7 +145,7 @@ def run_spec(policies: RunPolicies, facts: JobFacts) -> RunSpec:
     failures = replace(failures, classes=tuple(replace(c, speed=slow.get(c.name, c.speed)) for c in failures.classes))
     prices = policies.prices
     if prices is None and facts.price_usd_per_gpu_hour is not None:
-        prices = Prices(gpu_hour_usd=facts.price_usd_per_gpu_hour)
+        prices = RunPrices(gpu_hour_usd=facts.price_usd_per_gpu_hour)
     return RunSpec(
         segments=facts.segments,
         job_nodes=facts.job_nodes,
@@ -181,7 +181,7 @@ def _check_fit(policies: RunPolicies, facts: JobFacts, recovery: Recovery) -> No
 
 
 def segments(
-    phases: tuple[Phase, ...], tokens: float, batch: int, seq_length: int, step_time_s: Callable[[int, int], float]
+    phases: tuple[RunPhase, ...], tokens: float, batch: int, seq_length: int, step_time_s: Callable[[int, int], float]
 ) -> tuple[Segment, ...]:
     """The phases with their tokens and step times; `step_time_s` maps (global_batch_size, seq_length) to seconds.
 
@@ -190,21 +190,21 @@ def segments(
     rest = tokens - sum(phase.tokens or 0.0 for phase in phases)
     price = cache(step_time_s)
     found = []
-    for phase in phases or (Phase("main"),):
+    for phase in phases or (RunPhase("main"),):
         size, length = phase.global_batch_size or batch, phase.seq_length or seq_length
         share = rest if phase.tokens is None else phase.tokens
         found.append(Segment(phase.name, share, size * length, price(size, length)))
     return tuple(found)
 
 
-def _phases(top: Section, tokens: object) -> tuple[Phase, ...]:
+def _phases(top: Section, tokens: object) -> tuple[RunPhase, ...]:
     """The phases in order; exactly one of them takes the tokens that the others leave."""
     if "phases" not in top.data:
         return ()
     found = []
     for part in top.sections("phases"):
         found.append(
-            Phase(part.text("name"), part.quantity("tokens", "tokens", None), part.count("global_batch_size", None),
+            RunPhase(part.text("name"), part.quantity("tokens", "tokens", None), part.count("global_batch_size", None),
                   part.count("seq_length", None))
         )  # fmt: skip
         part.done()
@@ -336,10 +336,10 @@ def _restart(part: Section) -> Restart:
     return restart
 
 
-def _prices(part: Section) -> Prices:
-    default = Prices()
+def _prices(part: Section) -> RunPrices:
+    default = RunPrices()
     carbon = part.take("carbon", None)
-    prices = Prices(
+    prices = RunPrices(
         gpu_hour_usd=part.quantity("gpu_hour", "usd_per_hour", None),
         capital_usd_per_gpu=part.quantity("capital_per_gpu", "usd", 0.0, zero=True),
         life_s=part.quantity("life", "s", default.life_s),

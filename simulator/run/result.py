@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from simulator.run.chances import component_names
+from simulator.run.checkpoint_interval import best_interval_s, every, first_order
 from simulator.run.checkpoints import Saving
+from simulator.run.fault_source import component_names
 from simulator.run.faults import mean_time_between_s
-from simulator.run.interval import best_interval_s, every, first_order
 from simulator.run.money import carbon_kg, cost_usd, energy_j
 from simulator.run.outcome import Outcome
 from simulator.run.spares import spares_needed

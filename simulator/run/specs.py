@@ -80,7 +80,7 @@ class Recovery:
 
 
 @dataclass(frozen=True, slots=True)
-class Prices:
+class RunPrices:
     """What time and energy cost. Rented: `gpu_hour_usd` covers everything. Owned: capital over its life, and power.
 
     `network_usd_per_gpu_hour` and `storage_usd_per_hour` come on top of either. `carbon_kg_per_kwh` is the grid's.
@@ -138,7 +138,7 @@ class RunSpec:
     failures: FailureModel
     recovery: Recovery = Recovery()
     restart: Restart = Restart()
-    prices: Prices | None = None
+    prices: RunPrices | None = None
     power: Power | None = None
     simulation: Simulation = Simulation()
     replica_speed: Sequence[float] | None = None

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from hardware.problems import InputError
-from simulator.run.chances import chances_of
-from simulator.run.engine import play_one
+from simulator.run.event_player import play_one
 from simulator.run.fault_log import model_of, read_log, timeline_of
+from simulator.run.fault_source import fault_source
 from simulator.run.montecarlo import outcomes, saving_of, simulate
 from simulator.run.specs import Recovery
 from tests.simulator.run_specs import DAY, quiet
@@ -36,7 +36,7 @@ def test_replay_event_by_event(tmp_path: Path) -> None:
     log = read_log(write(tmp_path, HEADER + ROWS))
     spec = quiet(days=10, every_s=600.0)
     spec = replace(spec, fault_log=log, failures=model_of(log, 260, 8), recovery=Recovery(hot_spares=4, hot_swap_s=0.0))
-    _, story = play_one(spec, saving_of(spec), chances_of(spec))
+    _, story = play_one(spec, saving_of(spec), fault_source(spec))
     faults = [(e.time_s / DAY, e.node, e.component, e.effect) for e in story if e.what == "crash"]
     assert faults == [
         (0.5, 3, "GPU", "stopped"),
@@ -80,7 +80,7 @@ def test_both_players_replay_alike(tmp_path: Path) -> None:
     spec = replace(
         quiet(days=10), fault_log=log, failures=model_of(log, 260, 8), recovery=Recovery(hot_spares=1, cold_spares=3)
     )
-    one, _ = play_one(spec, saving_of(spec), chances_of(spec))
+    one, _ = play_one(spec, saving_of(spec), fault_source(spec))
     many = outcomes(spec, saving_of(spec))
     assert one.elapsed_s[0] == pytest.approx(many.elapsed_s[0], abs=1e-3)
 

@@ -8,20 +8,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from simulator.run.fault_log import timeline_of
-from simulator.run.faults import JOB, PLANNED, FailureModel, Machines, Timeline, draw, draw_lemons, mean_rate_per_s
+from simulator.run.faults import JOB, PLANNED, FailureModel, FaultTimeline, Machines, draw, draw_lemons, mean_rate_per_s
 from simulator.run.specs import RunSpec
 
 FAULTS_PER_WINDOW = 1024  # bounds the work between two looks at the pace of a run
-Chances = Callable[[int, tuple[float, float]], Timeline]  # (run, window in seconds) -> its faults
+FaultSource = Callable[[int, tuple[float, float]], FaultTimeline]  # (run, window in seconds) -> its faults
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class DrawnFaults:
     """Faults drawn from the failure model, and planned maintenance among them."""
 
     spec: RunSpec
 
-    def __call__(self, run: int, window_s: tuple[float, float]) -> Timeline:
+    def __call__(self, run: int, window_s: tuple[float, float]) -> FaultTimeline:
         spec, model, machines = self.spec, self.spec.failures, self.spec.drawn_machines
         number = round(window_s[0] / (window_s[1] - window_s[0]))
         first = [spec.simulation.seed, run]
@@ -38,29 +38,29 @@ class Drawn:
 
 def _drawn(
     model: FailureModel, machines: Machines, window_s: tuple[float, float], lemon_seed: list[int], seed: list[int]
-) -> Timeline:
+) -> FaultTimeline:
     lemons = draw_lemons(model, machines, np.random.default_rng(lemon_seed))
     return draw(model, machines, window_s, lemons, np.random.default_rng(seed))
 
 
 @dataclass(frozen=True, slots=True)
-class Logged:
+class LoggedFaults:
     """Faults taken from a log: every run sees the same, and none after the log ends."""
 
-    timeline: Timeline
+    timeline: FaultTimeline
     spec: RunSpec
 
-    def __call__(self, run: int, window_s: tuple[float, float]) -> Timeline:
+    def __call__(self, run: int, window_s: tuple[float, float]) -> FaultTimeline:
         low, high = np.searchsorted(self.timeline.time_s, window_s)
         return with_maintenance(self.timeline.take(np.arange(low, high)), self.spec, window_s)
 
 
-def chances_of(spec: RunSpec) -> Chances:
+def fault_source(spec: RunSpec) -> FaultSource:
     """The log's faults where the run has a log, else faults drawn from its failure model."""
-    return Logged(timeline_of(spec.fault_log, spec.machines.nodes), spec) if spec.fault_log else Drawn(spec)
+    return LoggedFaults(timeline_of(spec.fault_log, spec.machines.nodes), spec) if spec.fault_log else DrawnFaults(spec)
 
 
-def with_maintenance(timeline: Timeline, spec: RunSpec, window_s: tuple[float, float]) -> Timeline:
+def with_maintenance(timeline: FaultTimeline, spec: RunSpec, window_s: tuple[float, float]) -> FaultTimeline:
     """Planned stops at whole multiples of the maintenance period; their component is one past the model's classes."""
     every, start, end = spec.recovery.maintenance_every_s, *window_s
     if every is None:
@@ -68,15 +68,15 @@ def with_maintenance(timeline: Timeline, spec: RunSpec, window_s: tuple[float, f
     time = np.arange(np.floor(start / every) + 1, np.ceil(end / every)) * every
     count = len(time)
     whole, zero = np.full(count, len(spec.failures.classes)), np.zeros(count)
-    stops = Timeline(time, whole, np.full(count, PLANNED), np.full(count, JOB), np.zeros(count, int),
+    stops = FaultTimeline(time, whole, np.full(count, PLANNED), np.full(count, JOB), np.zeros(count, int),
                      zero, zero, np.full(count, spec.recovery.maintenance_s), zero, np.ones(count))  # fmt: skip
     return merged(timeline, stops)
 
 
-def merged(first: Timeline, second: Timeline) -> Timeline:
+def merged(first: FaultTimeline, second: FaultTimeline) -> FaultTimeline:
     """Faults of both, in order of time."""
-    names = Timeline.__dataclass_fields__
-    joined = Timeline(*(np.concatenate([getattr(first, n), getattr(second, n)]) for n in names))
+    names = FaultTimeline.__dataclass_fields__
+    joined = FaultTimeline(*(np.concatenate([getattr(first, n), getattr(second, n)]) for n in names))
     return joined.take(np.argsort(joined.time_s, kind="stable"))
 
 

@@ -10,10 +10,10 @@ SNAP = 1e-6  # of an interval: work that close below a checkpoint point counts a
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class SaveGrid:
     """Points of work at which a job stops to save.
 
-    Tier i saves every `every_s[i]` seconds of work and stops the job for `stall_s[i]`. Finest tier first, and each
+    CheckpointTier i saves every `every_s[i]` seconds of work and stops the job for `stall_s[i]`. Finest tier first, and each
     interval a whole multiple of the one before, so that coarse points are fine points too. Work is measured in
     seconds at full speed. An infinite interval never saves.
     """
@@ -33,7 +33,7 @@ def before(every_s: float, work_s: np.ndarray | float) -> np.ndarray:
 
 
 def wall_to_end_s(
-    grid: Grid, work_s: np.ndarray, stall_left_s: np.ndarray, end_s: np.ndarray | float, speed: np.ndarray | float
+    grid: SaveGrid, work_s: np.ndarray, stall_left_s: np.ndarray, end_s: np.ndarray | float, speed: np.ndarray | float
 ) -> np.ndarray:
     """Wall seconds from a state (work done, stall still to sit out) to `end_s` of work at `speed`."""
     stalls = sum(
@@ -43,7 +43,7 @@ def wall_to_end_s(
     return stall_left_s + (end_s - work_s) / speed + stalls
 
 
-def stalls_between(grid: Grid, low_s: np.ndarray, high_s: np.ndarray) -> np.ndarray:
+def stalls_between(grid: SaveGrid, low_s: np.ndarray, high_s: np.ndarray) -> np.ndarray:
     """Stall seconds of all points in (low, high]."""
     total = np.zeros(np.broadcast(low_s, high_s).shape)
     for every, stall in zip(grid.every_s, grid.stall_s, strict=True):
@@ -52,7 +52,7 @@ def stalls_between(grid: Grid, low_s: np.ndarray, high_s: np.ndarray) -> np.ndar
 
 
 def advance(
-    grid: Grid, work_s: np.ndarray, stall_left_s: np.ndarray, wall_s: np.ndarray, speed: np.ndarray
+    grid: SaveGrid, work_s: np.ndarray, stall_left_s: np.ndarray, wall_s: np.ndarray, speed: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """State after `wall_s` seconds at `speed`: (work done, stall still to sit out); shapes broadcast.
 
@@ -69,7 +69,7 @@ def advance(
         every = grid.every_s[level]
         if not np.isfinite(every):
             continue
-        fine = Grid(grid.every_s[: level + 1], grid.stall_s[: level + 1])
+        fine = SaveGrid(grid.every_s[: level + 1], grid.stall_s[: level + 1])
         first = (points(every, work) + 1) * every
         to_first = (first - work) / speed + stalls_between(fine, work, first)
         cycle = every / speed + sum(s * round(every / e) for e, s in zip(fine.every_s, fine.stall_s, strict=True))
@@ -85,7 +85,7 @@ def advance(
 
 
 def _towards_point(
-    grid: Grid, work: np.ndarray, left: np.ndarray, rest: np.ndarray, speed: np.ndarray
+    grid: SaveGrid, work: np.ndarray, left: np.ndarray, rest: np.ndarray, speed: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The last stretch: less than one interval of the finest tier, and perhaps a part of the stall at its end."""
     finest = grid.every_s[0]

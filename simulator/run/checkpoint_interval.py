@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from simulator.run.checkpoints import POLICIES, CheckpointPolicy, SavePaths, Saving, Tier, sharded_write_s
+from simulator.run.checkpoints import POLICIES, CheckpointPolicy, CheckpointTier, SavePaths, Saving, sharded_write_s
 
 IDLE_WRITES = 10.0  # assumed: shared storage also feeds the data
 
@@ -60,12 +60,12 @@ def first_order(
     return FirstOrder(stalls, lost, down_s / mtbf_s, planned_fraction)
 
 
-def every(tier: Tier) -> float:
+def every(tier: CheckpointTier) -> float:
     """The tier's interval, infinite if it never saves."""
     return math.inf if tier.every_s is None else tier.every_s
 
 
-def best_interval_s(tier: Tier, mtbf_s: float, total_s: float, step_s: float) -> float:
+def best_interval_s(tier: CheckpointTier, mtbf_s: float, total_s: float, step_s: float) -> float:
     """Daly's interval for the tier's stall, at least the time the last save needs to be written, whole steps.
 
     A tier that stops nothing, storage behind a faster one, is kept from writing more than a tenth of the time.
@@ -88,7 +88,7 @@ def settle_intervals(
     Intervals that had to be stretched are told in the warnings.
     """
     warnings = []
-    settled: list[Tier] = []
+    settled: list[CheckpointTier] = []
     unit = step_s
     for tier in POLICIES[policy.policy](policy, paths):
         if tier.every_s is None:

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import simpy
 
-from simulator.run.chances import Chances, component_names, window_s
+from simulator.run.batch_player import SETTLED_FAULTS
 from simulator.run.checkpoints import Saving
-from simulator.run.crew import Crew
-from simulator.run.faults import JOB, KINDS, Timeline
+from simulator.run.fault_source import FaultSource, component_names, window_s
+from simulator.run.faults import JOB, KINDS, FaultTimeline
+from simulator.run.node_pool import NodePool
 from simulator.run.outcome import Outcome, RunEvent
 from simulator.run.specs import LOSSES, RunSpec
-from simulator.run.sweep import SETTLED_FAULTS
 
 Process = Generator[simpy.Event, Any, None]
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class FaultEvent:
     """One entry of a timeline, as plain numbers."""
 
     time_s: float
@@ -37,7 +37,7 @@ class Fault:
     speed: float
 
 
-def play_one(spec: RunSpec, saving: Saving, chances: Chances, run: int = 0) -> tuple[Outcome, tuple[RunEvent, ...]]:
+def play_one(spec: RunSpec, saving: Saving, chances: FaultSource, run: int = 0) -> tuple[Outcome, tuple[RunEvent, ...]]:
     """Plays run number `run` and tells its story."""
     env = simpy.Environment()
     job = _Job(env, spec, saving)
@@ -54,7 +54,7 @@ class _Job:
         self.env, self.spec, self.saving = env, spec, saving
         self.over = env.event()
         self.life: simpy.Process | None = None
-        self.crew = Crew(spec)
+        self.crew = NodePool(spec)
         self.names = component_names(spec)
         self.work = self.stall_left = 0.0
         self.saves: list[list[tuple[float, float]]] = [[] for _ in saving.tiers]  # (work, safe at)
@@ -145,7 +145,7 @@ class _Job:
 
     # -- suffering ----------------------------------------------------------------------------------------------
 
-    def suffer(self, chances: Chances, run: int) -> Process:
+    def suffer(self, chances: FaultSource, run: int) -> Process:
         """Lets the faults of the run happen, window by window, until the run is over or hopeless."""
         length, start = window_s(self.spec), 0.0
         while not self.stuck:
@@ -163,7 +163,7 @@ class _Job:
         patient = self.faults < SETTLED_FAULTS and self.env.now < self.spec.work_s / give_up
         return self.resume_at == math.inf or (not patient and self.work < give_up * self.env.now)
 
-    def happen(self, fault: Fault) -> None:
+    def happen(self, fault: FaultEvent) -> None:
         """Applies one fault to the machines and, where it concerns it, to the job."""
         self.account()
         self.faults += 1
@@ -175,7 +175,7 @@ class _Job:
                 if what in ("crash", "hang") and fault.repair_s > 0:
                     self.crew.send_to_repair(fault.node, self.env.now + fault.detect_s, fault.repair_s)
                 return self.tell(what, fault.component, fault.node, "spare")
-        effects: dict[str, Callable[[Fault], None]] = {
+        effects: dict[str, Callable[[FaultEvent], None]] = {
             "crash": self.crash,
             "hang": self.crash,
             "slow": self.slow_down,
@@ -191,7 +191,7 @@ class _Job:
         if self.life is not None and self.life.is_alive:
             self.life.interrupt()
 
-    def crash(self, fault: Fault, limit: float = math.inf) -> None:
+    def crash(self, fault: FaultEvent, limit: float = math.inf) -> None:
         """Back to the newest checkpoint that survives and lies at or below `limit`; then nodes, then restart."""
         self.component = fault.component if limit == math.inf else self.component
         self.stops_by[self.component] += limit == math.inf
@@ -220,13 +220,13 @@ class _Job:
         if not self.saves[-1]:
             self.saves[-1] = [(work, self.env.now)]
 
-    def announce(self, fault: Fault) -> None:
+    def announce(self, fault: FaultEvent) -> None:
         """A stop that lets the job save first."""
         self.component = fault.component
         self.stops_by[fault.component] += 1
         self.stop_cleanly(fault)
 
-    def stop_cleanly(self, fault: Fault) -> None:
+    def stop_cleanly(self, fault: FaultEvent) -> None:
         save = 0.0
         if self.resume_at <= self.env.now:
             save = self.saving.final_save_s
@@ -235,7 +235,7 @@ class _Job:
         self.saves = [[s for s in saves if s[1] <= self.env.now] for saves in self.saves]
         self.come_back(fault, save, save + fault.outage_s, self.saving.tiers[-1].restore_s)
 
-    def come_back(self, fault: Fault, decided_after_s: float, outage_s: float, restore_s: float) -> None:
+    def come_back(self, fault: FaultEvent, decided_after_s: float, outage_s: float, restore_s: float) -> None:
         """Nodes in place, then process start, communicators, loading and warm-up."""
         now = self.env.now
         decided = now + decided_after_s
@@ -261,7 +261,7 @@ class _Job:
 
         self.env.process(wait())
 
-    def slow_down(self, fault: Fault) -> None:
+    def slow_down(self, fault: FaultEvent) -> None:
         """The worst slow part governs until the last is over or replaced."""
         now = self.env.now
         replaced = self.spec.recovery.evict_slow and fault.detect_s < fault.lasts_s and not self.evicting
@@ -274,14 +274,14 @@ class _Job:
             self.evicting = True
             self.later(until, lambda: self.evict(fault))
 
-    def evict(self, fault: Fault) -> None:
+    def evict(self, fault: FaultEvent) -> None:
         self.evicting = False
         if fault.node != JOB and self.crew.is_down(fault.node, self.env.now):
             return
         self.announce(_instead(fault, fault.node))
         self.tell("replaced", fault.component, fault.node, "stopped")
 
-    def spoil(self, fault: Fault) -> None:
+    def spoil(self, fault: FaultEvent) -> None:
         """Silent corruption: found later, and then everything since the last checkpoint before it is worthless."""
         if self.spoiled:
             return
@@ -289,7 +289,7 @@ class _Job:
         clean = self.safe(len(self.saves) - 1) or 0.0
         self.later(self.env.now + fault.detect_s, lambda: self.roll_back(fault, clean))
 
-    def roll_back(self, fault: Fault, clean: float) -> None:
+    def roll_back(self, fault: FaultEvent, clean: float) -> None:
         self.spoiled = False
         gone = fault.node != JOB and self.crew.is_down(fault.node, self.env.now)
         self.component = fault.component
@@ -306,7 +306,7 @@ class _Job:
     def regrow(self, number: int) -> None:
         if number != self.regrowth:
             return
-        none = Fault(self.env.now, self.component, KINDS.index("planned"), JOB, 0, 0.0, 0.0, 0.0, 0.0, 1.0)
+        none = FaultEvent(self.env.now, self.component, KINDS.index("planned"), JOB, 0, 0.0, 0.0, 0.0, 0.0, 1.0)
         self.stop_cleanly(none)
         self.tell("regrown", self.component, JOB, "stopped")
 
@@ -330,11 +330,11 @@ class _Job:
         )
 
 
-def _instead(fault: Fault, node: int) -> Fault:
+def _instead(fault: FaultEvent, node: int) -> FaultEvent:
     """The stop that follows a fault which had gone on unseen: found already, one node to exchange."""
-    return Fault(fault.time_s, fault.component, fault.kind, node, 0, 0.0, fault.repair_s, 0.0, 0.0, 1.0)
+    return FaultEvent(fault.time_s, fault.component, fault.kind, node, 0, 0.0, fault.repair_s, 0.0, 0.0, 1.0)
 
 
-def _entries(timeline: Timeline) -> list[Fault]:
-    names = Fault.__slots__
-    return [Fault(*row) for row in zip(*(getattr(timeline, n).tolist() for n in names), strict=True)]
+def _entries(timeline: FaultTimeline) -> list[FaultEvent]:
+    names = FaultEvent.__slots__
+    return [FaultEvent(*row) for row in zip(*(getattr(timeline, n).tolist() for n in names), strict=True)]

@@ -6,22 +6,22 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from simulator.run.chances import Chances, component_names, window_s
 from simulator.run.checkpoints import Saving
-from simulator.run.faults import CORRUPTION, PLANNED, SLOW, Timeline
+from simulator.run.fault_source import FaultSource, component_names, window_s
+from simulator.run.faults import CORRUPTION, PLANNED, SLOW, FaultTimeline
 from simulator.run.outcome import Outcome
-from simulator.run.progress import advance, points, stalls_between, wall_to_end_s
 from simulator.run.specs import LOSSES, RunSpec
+from simulator.run.work_clock import advance, points, stalls_between, wall_to_end_s
 
 SETTLED_FAULTS = 256  # after so many faults the pace of a run is no longer a matter of luck
 NONE = -1.0  # work of a checkpoint that does not exist
-TIMELINE_COLUMNS = tuple(f.name for f in fields(Timeline))
+TIMELINE_COLUMNS = tuple(f.name for f in fields(FaultTimeline))
 WHOLE_COLUMNS = ("component", "kind", "node", "breadth")
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """One fault for each of some runs; the columns mean what `Timeline`'s do."""
+    """One fault for each of some runs; the columns mean what `FaultTimeline`'s do."""
 
     component: np.ndarray
     kind: np.ndarray
@@ -34,7 +34,7 @@ class Faults:
     speed: np.ndarray
 
 
-def play(spec: RunSpec, saving: Saving, chances: Chances, runs: np.ndarray) -> Outcome:
+def play(spec: RunSpec, saving: Saving, chances: FaultSource, runs: np.ndarray) -> Outcome:
     """Plays the given runs (their numbers decide their luck) to their ends, all at once."""
     sweep = Sweep(spec, saving, runs)
     length, start = window_s(spec), 0.0
@@ -46,7 +46,7 @@ def play(spec: RunSpec, saving: Saving, chances: Chances, runs: np.ndarray) -> O
     return sweep.outcome()
 
 
-def _play_window(sweep: Sweep, chances: Chances, window: tuple[float, float]) -> None:
+def _play_window(sweep: Sweep, chances: FaultSource, window: tuple[float, float]) -> None:
     """Plays all live runs to the end of the window, in rounds: each run moves on to its own next event."""
     live = np.flatnonzero(~(sweep.done | sweep.stuck))
     timelines = {int(i): chances(int(sweep.runs[i]), window) for i in live}

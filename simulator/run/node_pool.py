@@ -7,7 +7,7 @@ import math
 from simulator.run.specs import RunSpec
 
 
-class Crew:
+class NodePool:
     """Nodes of one run. A node is usable from `ready[node]` on; `slot[node]` is None while it is on the bench."""
 
     def __init__(self, spec: RunSpec) -> None:
