@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import simpy
 
-from simulator.run.batch_player import SETTLED_FAULTS
+from simulator.run.outcome import SETTLED_FAULTS
 from simulator.run.checkpoints import Saving
 from simulator.run.fault_source import FaultSource, component_names, window_s
 from simulator.run.faults import JOB, KINDS, FaultTimeline

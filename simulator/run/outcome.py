@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from simulator.run.specs import RunSpec
+
+SETTLED_FAULTS = 256  # after so many faults the pace of a run is no longer a matter of luck
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -41,6 +45,15 @@ class RunEvent:
     node: int
     effect: str
     work_s: float
+
+
+def is_hopeless(
+    spec: RunSpec, faults: np.ndarray | int, now_s: np.ndarray | float, work_s: np.ndarray | float
+) -> np.ndarray:
+    """Whether a run's pace is below what is given up, and no longer a matter of luck; shapes broadcast."""
+    give_up = spec.simulation.give_up_fraction
+    is_early = np.less(faults, SETTLED_FAULTS) & np.less(now_s, spec.work_s / give_up)
+    return ~is_early & np.less(work_s, np.multiply(give_up, now_s))
 
 
 def joined(parts: Sequence[Outcome]) -> Outcome:

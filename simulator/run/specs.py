@@ -11,6 +11,8 @@ from simulator.run.checkpoints import CheckpointPolicy, SavePaths
 from simulator.run.fault_log import LogRow
 from simulator.run.faults import FailureModel, Machines
 
+# Causes of time down, in the order in which a stop goes through them.
+DOWN = ("detection", "planned", "waiting", "restart")
 LOSSES = ("lost_work", "detection", "waiting", "restart", "checkpoint", "slow", "shrunk", "planned")
 
 
@@ -77,6 +79,11 @@ class Recovery:
     @property
     def spares(self) -> int:
         return self.hot_spares + self.cold_spares
+
+    @property
+    def wait_before_shrinking_s(self) -> float:
+        """How long a job that can shrink waits for a node: its patience, and a hot swap in any case."""
+        return max(self.patience_s, self.hot_swap_s)
 
 
 @dataclass(frozen=True, slots=True)
