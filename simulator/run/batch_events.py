@@ -203,9 +203,7 @@ def _stop(
     _come_back(batch, r, node, times, restore_s)
 
 
-def _planned_stop(
-    batch: Batch, r: np.ndarray, node: np.ndarray, repair_s: np.ndarray, outage_s: np.ndarray
-) -> None:
+def _planned_stop(batch: Batch, r: np.ndarray, node: np.ndarray, repair_s: np.ndarray, outage_s: np.ndarray) -> None:
     """Announced stop: the state is saved to storage first, unless the job is down; nothing is lost."""
     job, safe_s = batch.job, batch.saves.safe_s
     working = job.resume_at_s[r] <= job.now_s[r]

@@ -3,90 +3,123 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from simulator.run.specs import RunSpec
 
 
+class SpareOffer(NamedTuple):
+    """When a spare could be in place, and its place on the bench; the smallest offer is the best."""
+
+    in_place_s: float
+    place: int
+
+
+class ReplicaFit(NamedTuple):
+    """Replicas that are whole, when all their nodes are in place, and when the job grows again (infinity: not by
+    itself)."""
+
+    replicas: int
+    in_place_s: float
+    regrow_at_s: float
+
+
 class NodePool:
-    """Nodes of one run. A node is usable from `ready[node]` on; `slot[node]` is None while it is on the bench."""
+    """Nodes of one run.
+
+    A node is usable from `ready_s[node]` on; `slot[node]` is None while it is on the bench, whose first places are
+    those of hot spares.
+    """
 
     def __init__(self, spec: RunSpec) -> None:
         self.spec, self.recovery = spec, spec.recovery
         nodes = range(spec.machines.nodes)
-        self.ready = dict.fromkeys(nodes, 0.0)
-        self.slot: dict[int, int | None] = {n: n if n < spec.job_nodes else None for n in nodes}
-        self.bench = [n for n in nodes if n >= spec.job_nodes]  # hot places first
+        self.ready_s = dict.fromkeys(nodes, 0.0)
+        self.slot: dict[int, int | None] = {node: node if node < spec.job_nodes else None for node in nodes}
+        self.bench = [node for node in nodes if node >= spec.job_nodes]
         self.failures = dict.fromkeys(nodes, 0)
 
-    def is_down(self, node: int, now: float) -> bool:
-        return self.ready[node] > now
+    def is_down(self, node: int, now_s: float) -> bool:
+        return self.ready_s[node] > now_s
 
     def is_working(self, node: int, replicas: int) -> bool:
         """In a slot of one of the replicas that run; the slots of missing replicas come last."""
         slot = self.slot[node]
         return slot is not None and slot < replicas * self.spec.nodes_per_replica
 
-    def send_to_repair(self, node: int, decided: float, repair_s: float) -> float:
+    def send_to_repair(self, node: int, decided_s: float, repair_s: float) -> float:
         """When the node is back: never, if it has failed too often."""
         self.failures[node] += 1
         limit = self.recovery.evict_after
-        self.ready[node] = math.inf if limit is not None and self.failures[node] >= limit else decided + repair_s
-        return self.ready[node]
+        too_often = limit is not None and self.failures[node] >= limit
+        self.ready_s[node] = math.inf if too_often else decided_s + repair_s
+        return self.ready_s[node]
 
-    def replace(self, node: int, decided: float, repair_s: float) -> float:
+    def replace(self, node: int, decided_s: float, repair_s: float) -> float:
         """Fills the node's slot with the soonest of the spares and the node itself; says when it is in place."""
-        back = self.send_to_repair(node, decided, repair_s)
-        found = self.soonest_spare(decided)
-        shrink = self.recovery.when_short == "shrink"
-        if found is not None:
-            in_place, place = found
-            if in_place <= back and not (shrink and in_place > self.latest(decided)):
-                self.swap(node, place, in_place, decided)
-                return in_place
-        return decided if shrink else back
+        back_s = self.send_to_repair(node, decided_s, repair_s)
+        offer = self.soonest_spare(decided_s)
+        shrinks = self.recovery.when_short == "shrink"
+        if offer is not None and offer.in_place_s <= back_s:
+            is_late = shrinks and offer.in_place_s > self._latest_s(decided_s)
+            if not is_late:
+                self._swap(node, offer, decided_s)
+                return offer.in_place_s
+        return decided_s if shrinks else back_s
 
-    def latest(self, decided: float) -> float:
+    def _latest_s(self, decided_s: float) -> float:
         """Until when a job that can shrink waits for a node."""
-        return decided + max(self.recovery.patience_s, self.recovery.hot_swap_s)
+        return decided_s + self.recovery.wait_before_shrinking_s
 
-    def soonest_spare(self, decided: float) -> tuple[float, int] | None:
-        """(time in place, bench place) of the spare that is in place first."""
-        if not self.bench:
-            return None
-        hot = self.recovery.hot_spares
-        offers = []
-        for place, node in enumerate(self.bench):
-            takes = self.recovery.hot_swap_s if place < hot else self.recovery.cold_start_s
-            offers.append((max(self.ready[node], decided) + takes, place))
-        return min(offers)
+    def soonest_spare(self, decided_s: float) -> SpareOffer | None:
+        """The spare that can be in place first."""
+        return min((self._offer(place, decided_s) for place in range(len(self.bench))), default=None)
 
-    def swap(self, node: int, place: int, in_place: float, decided: float) -> None:
+    def _offer(self, place: int, decided_s: float) -> SpareOffer:
+        is_hot = place < self.recovery.hot_spares
+        swap_s = self.recovery.hot_swap_s if is_hot else self.recovery.cold_start_s
+        start_s = max(self.ready_s[self.bench[place]], decided_s)
+        return SpareOffer(start_s + swap_s, place)
+
+    def _swap(self, node: int, offer: SpareOffer, decided_s: float) -> None:
         """The spare takes the node's slot; a cold spare starts to warm up where a hot one left."""
-        spare, hot = self.bench[place], self.recovery.hot_spares
+        spare, vacated = self.bench[offer.place], offer.place
         self.slot[spare], self.slot[node] = self.slot[node], None
-        self.ready[spare] = in_place
-        if place < hot < len(self.bench):
-            cold = min(range(hot, len(self.bench)), key=lambda p: self.ready[self.bench[p]])
-            warming = self.bench[cold]
-            self.bench[place] = warming
-            self.ready[warming] = max(self.ready[warming], decided) + self.recovery.cold_start_s
-            place = cold
-        self.bench[place] = node
+        self.ready_s[spare] = offer.in_place_s
+        hot = self.recovery.hot_spares
+        if vacated < hot < len(self.bench):
+            vacated = self._warm_up(vacated, decided_s)
+        self.bench[vacated] = node
 
-    def fit_replicas(self, decided: float) -> tuple[int, float, float]:
-        """Fills empty slots, then (replicas that are whole, when their nodes are in place, when to grow again)."""
-        spec, late = self.spec, self.latest(decided)
-        while True:
-            holes = [n for n in self.ready if self.slot[n] is not None and self.ready[n] > late]
-            found = self.soonest_spare(decided)
-            if not holes or found is None or found[0] > late:
-                break
-            self.swap(holes[0], found[1], found[0], decided)
-        ordered = sorted(ready for node, ready in self.ready.items() if self.slot[node] is not None)
+    def _warm_up(self, hot_place: int, decided_s: float) -> int:
+        """The cold spare that is ready first moves to the hot place; gives the place it leaves."""
+        cold_places = range(self.recovery.hot_spares, len(self.bench))
+        cold = min(cold_places, key=lambda place: self.ready_s[self.bench[place]])
+        warming = self.bench[cold]
+        self.bench[hot_place] = warming
+        self.ready_s[warming] = max(self.ready_s[warming], decided_s) + self.recovery.cold_start_s
+        return cold
+
+    def fit_replicas(self, decided_s: float) -> ReplicaFit:
+        """Fills empty slots, then counts the replicas that are whole, at least the fewest allowed."""
+        spec, recovery = self.spec, self.recovery
         each = spec.nodes_per_replica
-        whole = (spec.job_nodes - len(holes)) // each
-        replicas = max(whole, self.recovery.min_replicas)
-        regrow_at = math.inf
-        if self.recovery.regrow == "at-once" and replicas < spec.replicas:
-            regrow_at = ordered[(replicas + 1) * each - 1]
-        return replicas, max(ordered[replicas * each - 1], decided), regrow_at
+        empty = self._fill_slots(decided_s)
+        whole = (spec.job_nodes - len(empty)) // each
+        replicas = max(whole, recovery.min_replicas)
+        ready_s = sorted(ready_s for node, ready_s in self.ready_s.items() if self.slot[node] is not None)
+        regrow_at_s = math.inf
+        if recovery.regrow == "at-once" and replicas < spec.replicas:
+            regrow_at_s = ready_s[(replicas + 1) * each - 1]
+        in_place_s = max(ready_s[replicas * each - 1], decided_s)
+        return ReplicaFit(replicas, in_place_s, regrow_at_s)
+
+    def _fill_slots(self, decided_s: float) -> list[int]:
+        """Puts spares that come in time into empty slots; gives the nodes that are still missing."""
+        latest_s = self._latest_s(decided_s)
+        while True:
+            missing = [node for node, slot in self.slot.items() if slot is not None and self.ready_s[node] > latest_s]
+            offer = self.soonest_spare(decided_s)
+            if not missing or offer is None or offer.in_place_s > latest_s:
+                return missing
+            self._swap(missing[0], offer, decided_s)
