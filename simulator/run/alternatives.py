@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from simulator.run.arrays import Floats
 from simulator.run.checkpoint_interval import best_interval_s, every
 from simulator.run.checkpoints import POLICIES
 from simulator.run.faults import mean_time_between_s
@@ -93,7 +94,7 @@ def alternatives(spec: RunSpec, progress: Progress | None = None) -> tuple[Alter
     return tuple(rows)
 
 
-def _played(trial: Trial, planned: tuple[Alternative, np.ndarray] | None) -> tuple[Alternative, np.ndarray]:
+def _played(trial: Trial, planned: tuple[Alternative, Floats] | None) -> tuple[Alternative, Floats]:
     """The trial's figures and how they differ from the planned run's; and when each of its runs ends."""
     saving = saving_of(trial.spec)
     outcome = outcomes(trial.spec, saving)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from simulator.run.arrays import Bools, Floats, Ints
 from simulator.run.batch_nodes import fit_replicas, is_down, is_idle, replace_nodes, send_to_repair
 from simulator.run.batch_state import NO_CHECKPOINT, NO_NODE, Batch, ScheduledStop
 from simulator.run.faults import CORRUPTION, PLANNED, SLOW
@@ -18,17 +19,17 @@ from simulator.run.faults import CORRUPTION, PLANNED, SLOW
 class FaultColumns:
     """One fault for each of some runs; the columns mean what those of `FaultTimeline` do, shape (k,) each."""
 
-    component: np.ndarray
-    kind: np.ndarray
-    node: np.ndarray
-    breadth: np.ndarray
-    detect_s: np.ndarray
-    repair_s: np.ndarray
-    outage_s: np.ndarray
-    lasts_s: np.ndarray
-    speed: np.ndarray
+    component: Ints
+    kind: Ints
+    node: Ints
+    breadth: Ints
+    detect_s: Floats
+    repair_s: Floats
+    outage_s: Floats
+    lasts_s: Floats
+    speed: Floats
 
-    def take(self, index: np.ndarray) -> FaultColumns:
+    def take(self, index: Ints) -> FaultColumns:
         return FaultColumns(*(getattr(self, name)[index] for name in self.__slots__))
 
 
@@ -37,12 +38,12 @@ class StopTimes:
     """From a stop to the decision to replace its node, the node's repair, and how long the job is held up at least;
     shape (k,) each."""
 
-    decide_s: np.ndarray
-    repair_s: np.ndarray
-    outage_s: np.ndarray
+    decide_s: Floats
+    repair_s: Floats
+    outage_s: Floats
 
 
-def strike(batch: Batch, r: np.ndarray, faults: FaultColumns) -> None:
+def strike(batch: Batch, r: Ints, faults: FaultColumns) -> None:
     """One fault for each of the runs `r`: those on working nodes, and those on no node, reach the job."""
     batch.losses.faults[r] += 1
     down = is_down(batch, r, faults.node)
@@ -56,7 +57,7 @@ def strike(batch: Batch, r: np.ndarray, faults: FaultColumns) -> None:
     _corrupt(batch, r, faults, reaches & (faults.kind == CORRUPTION))
 
 
-def _lose_spares(batch: Batch, r: np.ndarray, faults: FaultColumns, chosen: np.ndarray) -> None:
+def _lose_spares(batch: Batch, r: Ints, faults: FaultColumns, chosen: Bools) -> None:
     """Spares that break go to repair; the job does not notice."""
     index = np.flatnonzero(chosen)
     if not len(index):
@@ -65,7 +66,7 @@ def _lose_spares(batch: Batch, r: np.ndarray, faults: FaultColumns, chosen: np.n
     send_to_repair(batch, r[index], faults.node[index], decided_s, faults.repair_s[index])
 
 
-def _crash(batch: Batch, r: np.ndarray, faults: FaultColumns, chosen: np.ndarray) -> None:
+def _crash(batch: Batch, r: Ints, faults: FaultColumns, chosen: Bools) -> None:
     """Crashes and hangs stop the job."""
     index = np.flatnonzero(chosen)
     if not len(index):
@@ -76,7 +77,7 @@ def _crash(batch: Batch, r: np.ndarray, faults: FaultColumns, chosen: np.ndarray
     _stop(batch, r, hit.node, hit.breadth, times, np.full(len(r), np.inf))
 
 
-def _announce(batch: Batch, r: np.ndarray, faults: FaultColumns, chosen: np.ndarray) -> None:
+def _announce(batch: Batch, r: Ints, faults: FaultColumns, chosen: Bools) -> None:
     """Planned stops let the job save first."""
     index = np.flatnonzero(chosen)
     if not len(index):
@@ -86,7 +87,7 @@ def _announce(batch: Batch, r: np.ndarray, faults: FaultColumns, chosen: np.ndar
     _planned_stop(batch, r, hit.node, hit.repair_s, hit.outage_s)
 
 
-def _slow_down(batch: Batch, r: np.ndarray, faults: FaultColumns, chosen: np.ndarray) -> None:
+def _slow_down(batch: Batch, r: Ints, faults: FaultColumns, chosen: Bools) -> None:
     """A slow part: the worst of those present governs, until the last is over or replaced."""
     index = np.flatnonzero(chosen)
     if not len(index):
@@ -102,7 +103,7 @@ def _slow_down(batch: Batch, r: np.ndarray, faults: FaultColumns, chosen: np.nda
     _schedule(eviction, r[replaced], until_s[replaced], hit.take(replaced))
 
 
-def _corrupt(batch: Batch, r: np.ndarray, faults: FaultColumns, chosen: np.ndarray) -> None:
+def _corrupt(batch: Batch, r: Ints, faults: FaultColumns, chosen: Bools) -> None:
     """Silent corruption: found later, and then all since the last checkpoint before it is worthless."""
     none_scheduled = ~np.isfinite(batch.corruption.at_s[r])
     index = np.flatnonzero(chosen & none_scheduled)
@@ -113,7 +114,7 @@ def _corrupt(batch: Batch, r: np.ndarray, faults: FaultColumns, chosen: np.ndarr
     batch.corruption.clean_work_s[r] = batch.saves.safe_s[-1, r]
 
 
-def _schedule(stop: ScheduledStop, r: np.ndarray, at_s: np.ndarray, faults: FaultColumns) -> None:
+def _schedule(stop: ScheduledStop, r: Ints, at_s: Floats, faults: FaultColumns) -> None:
     stop.at_s[r] = at_s
     stop.node[r] = faults.node
     stop.repair_s[r] = faults.repair_s
@@ -123,7 +124,7 @@ def _schedule(stop: ScheduledStop, r: np.ndarray, at_s: np.ndarray, faults: Faul
 # -- what happens by itself ---------------------------------------------------------------------------------------
 
 
-def next_timer_s(batch: Batch) -> np.ndarray:
+def next_timer_s(batch: Batch) -> Floats:
     """When the next thing happens by itself, (runs,): a slow part recovers, a finding is acted on, replicas return."""
     until_s = batch.slow.until_s
     recovery_s = np.where(until_s > batch.job.now_s, until_s, np.inf)
@@ -131,7 +132,7 @@ def next_timer_s(batch: Batch) -> np.ndarray:
     return np.minimum(np.minimum(recovery_s, finding_s), batch.regrow_at_s)
 
 
-def fire_timers(batch: Batch, live: np.ndarray) -> None:
+def fire_timers(batch: Batch, live: Bools) -> None:
     """Acts on what is due now in the `live` (runs,) runs: evictions, then roll-backs, then regrowth."""
     now_s = batch.job.now_s
     _evict(batch, np.flatnonzero(live & (batch.eviction.at_s <= now_s)))
@@ -139,7 +140,7 @@ def fire_timers(batch: Batch, live: np.ndarray) -> None:
     _regrow(batch, np.flatnonzero(live & (batch.regrow_at_s <= now_s)))
 
 
-def _evict(batch: Batch, r: np.ndarray) -> None:
+def _evict(batch: Batch, r: Ints) -> None:
     """Replaces slow nodes that were found, unless they broke meanwhile."""
     if not len(r):
         return
@@ -150,7 +151,7 @@ def _evict(batch: Batch, r: np.ndarray) -> None:
     _planned_stop(batch, r, eviction.node[r], eviction.repair_s[r], np.zeros(len(r)))
 
 
-def _roll_back(batch: Batch, r: np.ndarray) -> None:
+def _roll_back(batch: Batch, r: Ints) -> None:
     """Returns to the checkpoint from before a corruption, and replaces its node unless it broke meanwhile."""
     if not len(r):
         return
@@ -162,7 +163,7 @@ def _roll_back(batch: Batch, r: np.ndarray) -> None:
     _stop(batch, r, node, np.zeros(len(r), int), times, corruption.clean_work_s[r])
 
 
-def _regrow(batch: Batch, r: np.ndarray) -> None:
+def _regrow(batch: Batch, r: Ints) -> None:
     """Stops jobs whose missing nodes are back, to go on with more replicas."""
     if not len(r):
         return
@@ -174,14 +175,12 @@ def _regrow(batch: Batch, r: np.ndarray) -> None:
 # -- stops ----------------------------------------------------------------------------------------------------------
 
 
-def _count_stop(batch: Batch, r: np.ndarray, component: np.ndarray) -> None:
+def _count_stop(batch: Batch, r: Ints, component: Ints) -> None:
     batch.job.component[r] = component
     batch.losses.stops_by_component[r, component] += 1
 
 
-def _stop(
-    batch: Batch, r: np.ndarray, node: np.ndarray, breadth: np.ndarray, times: StopTimes, limit_s: np.ndarray
-) -> None:
+def _stop(batch: Batch, r: Ints, node: Ints, breadth: Ints, times: StopTimes, limit_s: Floats) -> None:
     """Unannounced stop: back to the newest checkpoint that survives the loss of `breadth` nodes, and holds at most
     `limit_s` of work; then up again."""
     job, saves, losses, tiers = batch.job, batch.saves, batch.losses, batch.saving.tiers
@@ -203,7 +202,7 @@ def _stop(
     _come_back(batch, r, node, times, restore_s)
 
 
-def _planned_stop(batch: Batch, r: np.ndarray, node: np.ndarray, repair_s: np.ndarray, outage_s: np.ndarray) -> None:
+def _planned_stop(batch: Batch, r: Ints, node: Ints, repair_s: Floats, outage_s: Floats) -> None:
     """Announced stop: the state is saved to storage first, unless the job is down; nothing is lost."""
     job, safe_s = batch.job, batch.saves.safe_s
     working = job.resume_at_s[r] <= job.now_s[r]
@@ -216,7 +215,7 @@ def _planned_stop(batch: Batch, r: np.ndarray, node: np.ndarray, repair_s: np.nd
     _come_back(batch, r, node, StopTimes(save_s, repair_s, save_s + outage_s), restore_s)
 
 
-def _come_back(batch: Batch, r: np.ndarray, node: np.ndarray, times: StopTimes, restore_s: np.ndarray) -> None:
+def _come_back(batch: Batch, r: Ints, node: Ints, times: StopTimes, restore_s: Floats) -> None:
     """Nodes in place, then restart: sets when runs `r` resume."""
     job, saves = batch.job, batch.saves
     decided_s = job.now_s[r] + times.decide_s

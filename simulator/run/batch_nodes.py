@@ -7,38 +7,38 @@ from __future__ import annotations
 
 import numpy as np
 
+from simulator.run.arrays import Bools, Floats, Ints
 from simulator.run.batch_state import Batch
 
 
-def send_to_repair(
-    batch: Batch, r: np.ndarray, node: np.ndarray, decided_s: np.ndarray, repair_s: np.ndarray
-) -> np.ndarray:
+def send_to_repair(batch: Batch, r: Ints, node: Ints, decided_s: Floats, repair_s: Floats) -> Floats:
     """Marks nodes unusable and says until when, (k,): for ever if they failed too often."""
     nodes = batch.nodes
     back_s = decided_s + repair_s
-    if nodes.failures is not None:
+    limit = batch.spec.recovery.evict_after
+    if limit is not None:
         nodes.failures[r, node] += 1
-        too_often = nodes.failures[r, node] >= batch.spec.recovery.evict_after
+        too_often = nodes.failures[r, node] >= limit
         back_s = np.where(too_often, np.inf, back_s)
     nodes.ready_s[r, node] = back_s
     return back_s
 
 
-def is_down(batch: Batch, r: np.ndarray, node: np.ndarray) -> np.ndarray:
+def is_down(batch: Batch, r: Ints, node: Ints) -> Bools:
     """Whether each node is in repair, (k,); never where there is none."""
     named = node >= 0
     here = np.maximum(node, 0)
     return named & (batch.nodes.ready_s[r, here] > batch.job.now_s[r])
 
 
-def is_idle(batch: Batch, r: np.ndarray, node: np.ndarray) -> np.ndarray:
+def is_idle(batch: Batch, r: Ints, node: Ints) -> Bools:
     """Whether each node stands on the bench or in a replica that does not run, (k,)."""
     slot = batch.nodes.place[r, np.maximum(node, 0)]
     used_slots = batch.job.replicas[r] * batch.spec.nodes_per_replica
     return (node >= 0) & ((slot < 0) | (slot >= used_slots))
 
 
-def soonest_spare(batch: Batch, r: np.ndarray, decided_s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def soonest_spare(batch: Batch, r: Ints, decided_s: Floats) -> tuple[Ints, Floats]:
     """The place on the bench of the spare that can be in place first, and when, (k,) each; needs a bench."""
     nodes = batch.nodes
     ready_s = nodes.ready_s[r[:, None], nodes.bench[r]]
@@ -47,9 +47,7 @@ def soonest_spare(batch: Batch, r: np.ndarray, decided_s: np.ndarray) -> tuple[n
     return chosen, in_place_s[np.arange(len(r)), chosen]
 
 
-def replace_nodes(
-    batch: Batch, r: np.ndarray, node: np.ndarray, decided_s: np.ndarray, repair_s: np.ndarray
-) -> np.ndarray:
+def replace_nodes(batch: Batch, r: Ints, node: Ints, decided_s: Floats, repair_s: Floats) -> Floats:
     """Puts the soonest of the spares and the node itself into each node's slot; says when it is in place, (k,)."""
     nodes, recovery = batch.nodes, batch.spec.recovery
     back_s = send_to_repair(batch, r, node, decided_s, repair_s)
@@ -67,9 +65,7 @@ def replace_nodes(
     return np.where(better, in_place_s, without_spare_s)
 
 
-def _swap(
-    batch: Batch, r: np.ndarray, node: np.ndarray, chosen: np.ndarray, in_place_s: np.ndarray, decided_s: np.ndarray
-) -> None:
+def _swap(batch: Batch, r: Ints, node: Ints, chosen: Ints, in_place_s: Floats, decided_s: Floats) -> None:
     """Spare and failed node change places; where a hot spare left and cold ones exist, one of them warms up."""
     nodes, hot = batch.nodes, batch.spec.recovery.hot_spares
     spare = nodes.bench[r, chosen]
@@ -83,7 +79,7 @@ def _swap(
     nodes.place[r, node] = -1 - vacated
 
 
-def _warm_up(batch: Batch, r: np.ndarray, hot_place: np.ndarray, decided_s: np.ndarray) -> np.ndarray:
+def _warm_up(batch: Batch, r: Ints, hot_place: Ints, decided_s: Floats) -> Ints:
     """The cold spare that is ready first moves to the hot place; gives the place it leaves, (k,)."""
     nodes, recovery = batch.nodes, batch.spec.recovery
     hot = recovery.hot_spares
@@ -97,7 +93,7 @@ def _warm_up(batch: Batch, r: np.ndarray, hot_place: np.ndarray, decided_s: np.n
     return cold_place
 
 
-def fit_replicas(batch: Batch, r: np.ndarray, decided_s: np.ndarray) -> np.ndarray:
+def fit_replicas(batch: Batch, r: Ints, decided_s: Floats) -> Floats:
     """Fills empty slots from the bench and sets how many replicas are whole; says when their nodes are in place, (k,).
 
     Sets when the job grows again, where it does so at once.
@@ -116,11 +112,11 @@ def fit_replicas(batch: Batch, r: np.ndarray, decided_s: np.ndarray) -> np.ndarr
         next_slots = np.minimum((job.replicas[r] + 1) * slots, spec.job_nodes)
         is_smaller = job.replicas[r] < spec.replicas
         batch.regrow_at_s[r] = np.where(is_smaller, ready_s[k, next_slots - 1], np.inf)
-    last_ready_s = ready_s[k, job.replicas[r] * slots - 1]
+    last_ready_s: Floats = ready_s[k, job.replicas[r] * slots - 1]
     return np.maximum(last_ready_s, decided_s)
 
 
-def _fill_slots(batch: Batch, r: np.ndarray, decided_s: np.ndarray) -> np.ndarray:
+def _fill_slots(batch: Batch, r: Ints, decided_s: Floats) -> Bools:
     """Puts spares that come in time into empty slots; gives the slots' nodes still missing, (k, nodes)."""
     nodes = batch.nodes
     latest_s = decided_s + batch.spec.recovery.wait_before_shrinking_s
@@ -136,7 +132,7 @@ def _fill_slots(batch: Batch, r: np.ndarray, decided_s: np.ndarray) -> np.ndarra
         _swap(batch, r[fill], missing, chosen[fill], in_place_s[fill], decided_s[fill])
 
 
-def _learn_speeds(batch: Batch, replicas: np.ndarray) -> None:
+def _learn_speeds(batch: Batch, replicas: Ints) -> None:
     """Asks for the speed of replica counts that occur for the first time: each may be a simulation of its own."""
     for count in set(replicas.tolist()) - batch.known_replicas:
         batch.replica_speed[count] = batch.spec.speeds()[count]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
+from simulator.run.arrays import Floats, Ints
 from simulator.run.batch_events import FaultColumns, fire_timers, next_timer_s, strike
 from simulator.run.batch_state import NO_CHECKPOINT, Batch, new_batch
 from simulator.run.checkpoints import Saving
@@ -25,15 +27,15 @@ class FaultTable:
     """The faults of all runs in one window, padded: `time_s` (runs, faults), infinite where a run has no more, and
     each column of `FaultColumns` in the same shape."""
 
-    time_s: np.ndarray
-    columns: Mapping[str, np.ndarray]
+    time_s: Floats
+    columns: Mapping[str, Any]
 
-    def faults(self, r: np.ndarray, at: np.ndarray) -> FaultColumns:
+    def faults(self, r: Ints, at: Ints) -> FaultColumns:
         """Fault number `at` of each of the runs `r`, (k,)."""
         return FaultColumns(*(self.columns[name][r, at] for name in COLUMNS))
 
 
-def play(spec: RunSpec, saving: Saving, source: FaultSource, runs: np.ndarray) -> Outcome:
+def play(spec: RunSpec, saving: Saving, source: FaultSource, runs: Ints) -> Outcome:
     """Plays the given runs (their numbers decide their faults) to their ends, all at once."""
     batch = new_batch(spec, saving, runs)
     length_s, start_s = window_s(spec), 0.0
@@ -78,7 +80,7 @@ def _fault_table(timelines: Mapping[int, FaultTimeline], runs: int) -> FaultTabl
     return FaultTable(time_s, columns)
 
 
-def _settle(batch: Batch, until_s: np.ndarray) -> None:
+def _settle(batch: Batch, until_s: Floats) -> None:
     """Lets time pass to `until_s` (at most the next event): down first, then at work, perhaps to the end."""
     _settle_down(batch, until_s)
     spec, job, grid, by_cause = batch.spec, batch.job, batch.saving.grid, batch.losses.by_cause
@@ -102,7 +104,7 @@ def _settle(batch: Batch, until_s: np.ndarray) -> None:
     job.done |= ends
 
 
-def _settle_down(batch: Batch, until_s: np.ndarray) -> None:
+def _settle_down(batch: Batch, until_s: Floats) -> None:
     """Shares the time down among detection, planned stop, waiting and restart, in that order."""
     job, losses = batch.job, batch.losses
     mark_s = job.now_s
@@ -114,9 +116,7 @@ def _settle_down(batch: Batch, until_s: np.ndarray) -> None:
     losses.by_component_s[np.arange(len(mark_s)), job.component] += mark_s - job.now_s
 
 
-def _settle_saves(
-    batch: Batch, until_s: np.ndarray, work_s: np.ndarray, stall_left_s: np.ndarray, speed: np.ndarray
-) -> None:
+def _settle_saves(batch: Batch, until_s: Floats, work_s: Floats, stall_left_s: Floats, speed: Floats) -> None:
     """Moves each tier's newest safe checkpoint up to what was completed and written by `until_s`."""
     saves, grid = batch.saves, batch.saving.grid
     half_s = grid.every_s[0] / 2  # a job inside a stall has not completed the save at its point of work

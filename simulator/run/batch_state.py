@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from simulator.run.arrays import Bools, Floats, Ints
 from simulator.run.checkpoints import Saving
 from simulator.run.fault_source import component_names
 from simulator.run.specs import LOSSES, RunSpec
@@ -23,17 +24,17 @@ class JobState:
     `component` is what failed last. A job that is `stuck` was given up.
     """
 
-    now_s: np.ndarray
-    work_s: np.ndarray
-    stall_left_s: np.ndarray
-    detect_until_s: np.ndarray
-    planned_until_s: np.ndarray
-    available_at_s: np.ndarray
-    resume_at_s: np.ndarray
-    replicas: np.ndarray
-    component: np.ndarray
-    done: np.ndarray
-    stuck: np.ndarray
+    now_s: Floats
+    work_s: Floats
+    stall_left_s: Floats
+    detect_until_s: Floats
+    planned_until_s: Floats
+    available_at_s: Floats
+    resume_at_s: Floats
+    replicas: Ints
+    component: Ints
+    done: Bools
+    stuck: Bools
 
 
 @dataclass(slots=True)
@@ -44,17 +45,17 @@ class SaveState:
     `pending_at_s` when it will be; NO_CHECKPOINT and infinity where there is none.
     """
 
-    safe_s: np.ndarray
-    pending_s: np.ndarray
-    pending_at_s: np.ndarray
+    safe_s: Floats
+    pending_s: Floats
+    pending_at_s: Floats
 
 
 @dataclass(slots=True)
 class SlowState:
     """The slow parts of each job together: the worst `speed` governs until `until_s`; shape (runs,) each."""
 
-    until_s: np.ndarray
-    speed: np.ndarray
+    until_s: Floats
+    speed: Floats
 
 
 @dataclass(slots=True)
@@ -64,11 +65,11 @@ class ScheduledStop:
     `clean_work_s` is the work of the newest checkpoint from before a corruption; evictions lose none.
     """
 
-    at_s: np.ndarray
-    node: np.ndarray
-    repair_s: np.ndarray
-    component: np.ndarray
-    clean_work_s: np.ndarray
+    at_s: Floats
+    node: Ints
+    repair_s: Floats
+    component: Ints
+    clean_work_s: Floats
 
 
 @dataclass(slots=True)
@@ -77,26 +78,27 @@ class NodeState:
 
     A node is usable from `ready_s` on. `place` is its slot in the job (0 and up), or its place b on the bench as
     -1 - b. `bench` (runs, spares) names the node at each place of the bench, hot places first, and `swap_s` (spares,)
-    is what a spare there needs to be in place. `failures` counts how often each node failed (None: no limit is set).
+    is what a spare there needs to be in place. `failures` counts how often each node failed, where
+    `evict_after` limits it.
     `short` (runs,) marks jobs with an empty slot.
     """
 
-    ready_s: np.ndarray
-    place: np.ndarray
-    bench: np.ndarray
-    swap_s: np.ndarray
-    failures: np.ndarray | None
-    short: np.ndarray
+    ready_s: Floats
+    place: Ints
+    bench: Ints
+    swap_s: Floats
+    failures: Ints
+    short: Bools
 
 
 @dataclass(slots=True)
 class Losses:
     """What was lost to what: `by_cause` maps causes to (runs,), the others are (runs, components); `faults` (runs,)."""
 
-    by_cause: dict[str, np.ndarray]
-    by_component_s: np.ndarray
-    stops_by_component: np.ndarray
-    faults: np.ndarray
+    by_cause: dict[str, Floats]
+    by_component_s: Floats
+    stops_by_component: Ints
+    faults: Ints
 
 
 @dataclass(slots=True)
@@ -108,30 +110,30 @@ class Batch:
 
     spec: RunSpec
     saving: Saving
-    runs: np.ndarray
+    runs: Ints
     job: JobState
     saves: SaveState
     slow: SlowState
     eviction: ScheduledStop
     corruption: ScheduledStop
-    regrow_at_s: np.ndarray
+    regrow_at_s: Floats
     nodes: NodeState
     losses: Losses
-    replica_speed: np.ndarray
+    replica_speed: Floats
     known_replicas: set[int]
 
     @property
-    def halted(self) -> np.ndarray:
+    def halted(self) -> Bools:
         """Runs that play no further."""
         return self.job.done | self.job.stuck
 
-    def speeds(self) -> tuple[np.ndarray, np.ndarray]:
+    def speeds(self) -> tuple[Floats, Floats]:
         """Speed left by missing replicas and by slow parts, (runs,) each; the job runs at their product."""
         is_slow = self.slow.until_s > self.job.now_s
         return self.replica_speed[self.job.replicas], np.where(is_slow, self.slow.speed, 1.0)
 
 
-def new_batch(spec: RunSpec, saving: Saving, runs: np.ndarray) -> Batch:
+def new_batch(spec: RunSpec, saving: Saving, runs: Ints) -> Batch:
     """The given runs at their start: whole, nothing done, an empty checkpoint in storage."""
     count = len(runs)
     return Batch(
@@ -192,13 +194,14 @@ def _new_nodes(spec: RunSpec, count: int) -> NodeState:
     machines, recovery = spec.machines, spec.recovery
     spares = np.arange(machines.spare_nodes)
     slots = np.arange(machines.job_nodes)
+    counted = (count, machines.nodes) if recovery.evict_after is not None else (0, 0)
     places = np.concatenate([slots, -1 - spares]).astype(np.int32)
     return NodeState(
         ready_s=np.zeros((count, machines.nodes)),
         place=np.tile(places, (count, 1)),
         bench=np.tile(machines.job_nodes + spares, (count, 1)),
         swap_s=np.where(spares < recovery.hot_spares, recovery.hot_swap_s, recovery.cold_start_s),
-        failures=np.zeros((count, machines.nodes), np.int16) if recovery.evict_after else None,
+        failures=np.zeros(counted, np.int16),
         short=np.zeros(count, bool),
     )
 

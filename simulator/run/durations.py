@@ -9,6 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from simulator.run.arrays import Floats
+
 DurationKind = Literal["fixed", "exponential", "lognormal", "quantiles"]
 
 
@@ -39,7 +41,7 @@ class Duration:
         points = tuple((q, seconds * factor) for q, seconds in self.points)
         return replace(self, scale_s=self.scale_s * factor, points=points)
 
-    def sample_s(self, count: int, rng: np.random.Generator) -> np.ndarray:
+    def sample_s(self, count: int, rng: np.random.Generator) -> Floats:
         """`count` independent draws, in seconds."""
         if self.kind == "lognormal":
             return self.scale_s * np.exp(self.sigma * rng.standard_normal(count))

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from simulator.run.arrays import Floats, Ints
 from simulator.run.durations import Duration
 
 FaultKind = Literal["crash", "hang", "slow", "corruption", "planned"]
@@ -92,21 +93,21 @@ class FaultTimeline:
     one rack or pod event follow each other at the same time. `outage_s`, `lasts_s`, `repair_s` are 0 where absent.
     """
 
-    time_s: np.ndarray
-    component: np.ndarray
-    kind: np.ndarray
-    node: np.ndarray
-    breadth: np.ndarray
-    detect_s: np.ndarray
-    repair_s: np.ndarray
-    outage_s: np.ndarray
-    lasts_s: np.ndarray
-    speed: np.ndarray
+    time_s: Floats
+    component: Ints
+    kind: Ints
+    node: Ints
+    breadth: Ints
+    detect_s: Floats
+    repair_s: Floats
+    outage_s: Floats
+    lasts_s: Floats
+    speed: Floats
 
     def __len__(self) -> int:
         return len(self.time_s)
 
-    def take(self, index: np.ndarray) -> FaultTimeline:
+    def take(self, index: Ints) -> FaultTimeline:
         return FaultTimeline(*(getattr(self, f.name)[index] for f in fields(self)))
 
 
@@ -116,7 +117,7 @@ def mean_rate_per_s(fault: FaultClass, gpus: int, start_s: float, end_s: float, 
     return gpus * float(total) / (end_s - start_s)
 
 
-def cumulative_hazard(fault: FaultClass, age_s: float | np.ndarray) -> float | np.ndarray:
+def cumulative_hazard(fault: FaultClass, age_s: float | Floats) -> float | Floats:
     """Expected events per GPU up to an age: rate ref / k (age / ref)^k."""
     reference = fault.reference_age_s
     return fault.rate_per_gpu_s * reference / fault.shape * (age_s / reference) ** fault.shape
@@ -138,7 +139,7 @@ def scaled(model: FailureModel, factor: float) -> FailureModel:
     return replace(model, classes=classes)
 
 
-def draw_lemons(model: FailureModel, machines: Machines, rng: np.random.Generator) -> np.ndarray:
+def draw_lemons(model: FailureModel, machines: Machines, rng: np.random.Generator) -> Floats:
     """The nodes that fail more often, in this run."""
     count = round(model.lemon_fraction * machines.nodes)
     return rng.choice(machines.nodes, count, replace=False) if count else np.empty(0, int)
@@ -148,7 +149,7 @@ def draw(
     model: FailureModel,
     machines: Machines,
     window_s: tuple[float, float],
-    lemons: np.ndarray,
+    lemons: Ints,
     rng: np.random.Generator,
 ) -> FaultTimeline:
     """Faults of all machines within `window_s` = (start, end) of the run, in order of time."""
@@ -172,7 +173,7 @@ def draw(
 
 def _times(
     model: FailureModel, machines: Machines, window_s: tuple[float, float], rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Floats, Floats]:
     """Times and classes of all events: Poisson counts per class and swing period, bursts added, sorted."""
     start, end = window_s
     periods = max(1, int(np.ceil((end - start) / model.swing_period_s))) if model.swing_variance > 0 else 1
@@ -200,9 +201,7 @@ def _times(
     return time[keep][order], component[keep][order]
 
 
-def _nodes(
-    model: FailureModel, machines: Machines, count: int, lemons: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
+def _nodes(model: FailureModel, machines: Machines, count: int, lemons: Ints, rng: np.random.Generator) -> Floats:
     """The node each event starts from: uniform, but lemons `lemon_multiplier` times as likely as the others."""
     node = rng.integers(0, machines.nodes, count)
     if len(lemons) in (0, machines.nodes):
@@ -215,7 +214,7 @@ def _nodes(
     return np.where(rng.random(count) < excess, lemons[rng.integers(0, len(lemons), count)], node)
 
 
-def _durations(given: list[Duration | None], component: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _durations(given: list[Duration | None], component: Ints, rng: np.random.Generator) -> Floats:
     """One draw per event from its class's duration; each distinct duration is sampled once."""
     drawn = np.zeros(len(component))
     for duration in dict.fromkeys(d for d in given if d is not None):

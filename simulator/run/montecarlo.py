@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 
+from simulator.run.arrays import Floats
 from simulator.run.batch_player import play
 from simulator.run.checkpoint_interval import best_by_simulation_s, settle_intervals, whole
 from simulator.run.checkpoints import Saving
@@ -57,7 +58,7 @@ def outcomes(spec: RunSpec, saving: Saving, progress: Progress | None = None) ->
 
 
 def _played(
-    play_batch: Callable[[np.ndarray], Outcome], batches: list[np.ndarray], workers: int
+    play_batch: Callable[[Floats], Outcome], batches: list[Floats], workers: int
 ) -> Iterator[tuple[int, Outcome]]:
     """Batches as they finish. Processes are spawned: safe beside threads, and the same on every system."""
     if min(workers, len(batches)) <= 1:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from simulator.run.arrays import Floats
 from simulator.run.checkpoint_interval import best_interval_s, every, first_order
 from simulator.run.checkpoints import Saving
 from simulator.run.fault_source import component_names
@@ -142,7 +143,7 @@ def summarise(spec: RunSpec, saving: Saving, outcome: Outcome) -> RunResult:
     )
 
 
-def quantiles(values: np.ndarray) -> Quantiles:
+def quantiles(values: Floats) -> Quantiles:
     """10th, 50th and 90th percentile, each a value that occurred (so that an endless run stays endless)."""
     return Quantiles(*(float(v) for v in np.quantile(values, (0.1, 0.5, 0.9), method="inverted_cdf")))
 
@@ -199,16 +200,16 @@ def _money(
     return energy, cost, costs, None if energy is None else carbon_kg(energy, spec.prices)
 
 
-def _per_trillion(cost: float | None, spec: RunSpec, finished: np.ndarray) -> float | None:
+def _per_trillion(cost: float | None, spec: RunSpec, finished: Floats) -> float | None:
     return None if cost is None or not finished.all() else cost / (spec.tokens / 1e12)
 
 
-def _by_name(names: tuple[str, ...], table: np.ndarray) -> dict[str, float]:
+def _by_name(names: tuple[str, ...], table: Floats) -> dict[str, float]:
     """Means by component, those that never occurred left out."""
     return {name: float(mean) for name, mean in zip(names, table.mean(axis=0), strict=True) if mean > 0}
 
 
-def _reason(spec: RunSpec, outcome: Outcome, finished: np.ndarray) -> str | None:
+def _reason(spec: RunSpec, outcome: Outcome, finished: Floats) -> str | None:
     if finished.all():
         return None
     failed = ~finished

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from simulator.run.arrays import Floats
+
 SNAP = 1e-6  # of an interval: work that close below a checkpoint point counts as having reached it
 
 
@@ -22,19 +24,19 @@ class SaveGrid:
     stall_s: tuple[float, ...]
 
 
-def points(every_s: float, work_s: np.ndarray | float) -> np.ndarray:
+def points(every_s: float, work_s: Floats | float) -> Floats:
     """How many points k every_s, k >= 1, lie at or before `work_s`."""
     return np.floor(np.asarray(work_s) / every_s + SNAP)
 
 
-def before(every_s: float, work_s: np.ndarray | float) -> np.ndarray:
+def before(every_s: float, work_s: Floats | float) -> Floats:
     """How many points lie strictly before `work_s`: a run that ends on a point does not wait for that save."""
     return np.maximum(np.ceil(np.asarray(work_s) / every_s - SNAP) - 1, 0)
 
 
 def wall_to_end_s(
-    grid: SaveGrid, work_s: np.ndarray, stall_left_s: np.ndarray, end_s: np.ndarray | float, speed: np.ndarray | float
-) -> np.ndarray:
+    grid: SaveGrid, work_s: Floats, stall_left_s: Floats, end_s: Floats | float, speed: Floats | float
+) -> Floats:
     """Wall seconds from a state (work done, stall still to sit out) to `end_s` of work at `speed`."""
     stalls = sum(
         stall * np.maximum(before(every, end_s) - points(every, work_s), 0)
@@ -43,7 +45,7 @@ def wall_to_end_s(
     return stall_left_s + (end_s - work_s) / speed + stalls
 
 
-def stalls_between(grid: SaveGrid, low_s: np.ndarray, high_s: np.ndarray) -> np.ndarray:
+def stalls_between(grid: SaveGrid, low_s: Floats, high_s: Floats) -> Floats:
     """Stall seconds of all points in (low, high]."""
     total = np.zeros(np.broadcast(low_s, high_s).shape)
     for every, stall in zip(grid.every_s, grid.stall_s, strict=True):
@@ -52,8 +54,8 @@ def stalls_between(grid: SaveGrid, low_s: np.ndarray, high_s: np.ndarray) -> np.
 
 
 def advance(
-    grid: SaveGrid, work_s: np.ndarray, stall_left_s: np.ndarray, wall_s: np.ndarray, speed: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+    grid: SaveGrid, work_s: Floats, stall_left_s: Floats, wall_s: Floats, speed: Floats
+) -> tuple[Floats, Floats]:
     """State after `wall_s` seconds at `speed`: (work done, stall still to sit out); shapes broadcast.
 
     Coarse to fine, whole intervals are jumped over: first those of the coarsest tier, then those of the next tier up
@@ -64,7 +66,7 @@ def advance(
     left = np.where(stalled, -rest, 0.0)
     rest = np.maximum(rest, 0.0)
     work = work_s
-    room: np.ndarray | float = np.inf
+    room: Floats | float = np.inf
     for level in reversed(range(len(grid.every_s))):
         every = grid.every_s[level]
         if not np.isfinite(every):
@@ -84,9 +86,7 @@ def advance(
     return _towards_point(grid, work, left, rest, speed)
 
 
-def _towards_point(
-    grid: SaveGrid, work: np.ndarray, left: np.ndarray, rest: np.ndarray, speed: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _towards_point(grid: SaveGrid, work: Floats, left: Floats, rest: Floats, speed: Floats) -> tuple[Floats, Floats]:
     """The last stretch: less than one interval of the finest tier, and perhaps a part of the stall at its end."""
     finest = grid.every_s[0]
     if not np.isfinite(finest):
