@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from hardware.profile import profile_folder
-from simulator.scenario.fields import as_written
+from simulator.fields import as_written
 from simulator.scenario.schema import Scenario
 from simulator.scenario.stack_section import written_stack
 

@@ -27,7 +27,7 @@ from simulator.plan.rules import check, without_effect
 from simulator.plan.spec import Plan, Precision
 from simulator.run.read import KEYS as POLICIES
 from simulator.run.read import RunPolicies, read_run
-from simulator.scenario.fields import json_schema, read_fields
+from simulator.fields import json_schema, read_fields
 from simulator.scenario.outer_sections import (
     NOTHING_AROUND,
     Surroundings,

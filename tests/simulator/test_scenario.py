@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hardware.problems import InputError, Problem
-from simulator.scenario.fields import json_schema
+from simulator.fields import json_schema
 from simulator.scenario.resolved import scenario_yaml
 from simulator.scenario.schema import Scenario, load_scenario, scenario_schema
 
