@@ -74,10 +74,14 @@ def read_fields(cls: type[T], section: Section, known: Mapping[str, Any] = NOTHI
     return cls(**values, **known)
 
 
-def read_values(cls: type, section: Section, names: Collection[str]) -> dict[str, Any]:
-    """The values of some fields of `cls` from a section, which stays open for other keys."""
+def read_values(cls: type, section: Section, names: Collection[str] | None = None) -> dict[str, Any]:
+    """The values of the named fields of `cls` (None: all) from a section, which stays open for other keys."""
     known = hints(cls)
-    return {spec.name: _read_field(spec, known[spec.name], section) for spec in fields(cls) if spec.name in names}
+    return {spec.name: _read_field(spec, known[spec.name], section) for spec in _chosen(cls, names)}
+
+
+def _chosen(cls: type, names: Collection[str] | None) -> list[Field[Any]]:
+    return [spec for spec in fields(cls) if names is None or spec.name in names]
 
 
 def _read_field(spec: Field[Any], hint: Any, section: Section) -> Any:
@@ -264,7 +268,7 @@ def json_schema(hint: Any, name: str = "", dimension: str | None = None) -> dict
 def object_schema(cls: type, names: Collection[str] | None = None, description: str | None = None) -> dict[str, Any]:
     """The JSON Schema of the section that holds the named fields of `cls` (None: all of them)."""
     known = hints(cls)
-    chosen = [spec for spec in fields(cls) if names is None or spec.name in names]
+    chosen = _chosen(cls, names)
     keys = {spec.name: key_of_field(spec, known[spec.name]) for spec in chosen}
     return {
         "type": "object",

@@ -15,7 +15,8 @@ import numpy as np
 from hardware.problems import InputError, Problem
 from simulator.run.checkpoints import CheckpointPolicy, SavePaths
 from simulator.run.durations import fixed
-from simulator.run.faults import Machines, FaultTimeline, draw, draw_lemons, mean_time_between_s
+from simulator.run.fault_timeline import FaultTimeline, draw, draw_lemons
+from simulator.run.faults import Machines, mean_time_between_s
 from simulator.run.montecarlo import simulate
 from simulator.run.read_failures import failure_model, preset
 from simulator.run.result import RunResult

@@ -84,7 +84,7 @@ def _warm_up(batch: Batch, r: Ints, hot_place: Ints, decided_s: Floats) -> Ints:
     nodes, recovery = batch.nodes, batch.spec.recovery
     hot = recovery.hot_spares
     cold_ready_s = nodes.ready_s[r[:, None], nodes.bench[r, hot:]]
-    cold_place = hot + np.argmin(cold_ready_s, axis=1)
+    cold_place: Ints = hot + np.argmin(cold_ready_s, axis=1)
     warming = nodes.bench[r, cold_place]
     nodes.bench[r, hot_place] = warming
     nodes.place[r, warming] = -1 - hot_place

@@ -13,7 +13,7 @@ from simulator.run.batch_events import FaultColumns, fire_timers, next_timer_s, 
 from simulator.run.batch_state import NO_CHECKPOINT, Batch, new_batch
 from simulator.run.checkpoints import Saving
 from simulator.run.fault_source import FaultSource, window_s
-from simulator.run.faults import FaultTimeline
+from simulator.run.fault_timeline import FaultTimeline
 from simulator.run.outcome import Outcome, is_hopeless
 from simulator.run.specs import DOWN, RunSpec
 from simulator.run.work_clock import advance, points, stalls_between, wall_to_end_s

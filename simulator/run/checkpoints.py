@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from simulator.fields import Setting, setting
 from simulator.run.work_clock import SaveGrid
 
 PolicyName = Literal["none", "sync", "sharded", "async", "in-memory", "tiered"]
@@ -15,25 +16,71 @@ PolicyName = Literal["none", "sync", "sharded", "async", "in-memory", "tiered"]
 # every step at 0.01 to 0.04 s.
 ASYNC_OVERHEAD_S = 0.5
 MEMORY_OVERHEAD_S = 0.02
+# One NVMe drive of a node shared by its GPUs would be less, one each more; assumed.
+LOCAL_BYTES_PER_S = 3e9
+# torch.save is bound by one process's serialisation; assumed.
+WRITER_BYTES_PER_S = 2e9
+POLICY_HELP = (
+    "How the training state is saved. none: never; sync: the ranks of one replica write while all wait; sharded: all "
+    "write their share while all wait; async: all wait for the copy to host memory only; in-memory: copies on a peer "
+    "node before asynchronous storage; tiered: local drives before asynchronous storage."
+)
 EVERYTHING = 10**9  # nodes: a tier outside the cluster survives any loss within it
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointPolicy:
-    """What the user chooses.
+    """How the training state is saved.
 
     `every_s` is the interval to storage in seconds of work (None: the best one for the failure rate, see
-    `checkpoint_interval.best_interval_s`); `fast_every_s` that of copies in host memory or on local drives (None: the same
-    rule with their cost). `peer_distance_nodes` is how far the peer of an in-memory copy is: it survives events
-    of at most so many neighbouring nodes. `overhead_s` is what an asynchronous or in-memory save stops beside its copy
-    to host memory (None: as measured elsewhere).
+    `checkpoint_interval.best_interval_s`); `fast_every_s` that of copies in host memory or on local drives (None: the
+    same rule with their cost). `peer_distance_nodes` is how far the peer of an in-memory copy is: it survives events
+    of at most so many neighbouring nodes. `overhead_s` is what an asynchronous or in-memory save stops beside its
+    copy to host memory (None: as measured elsewhere). The bandwidths are of save paths that no cluster describes.
     """
 
-    policy: PolicyName = "async"
-    every_s: float | None = None
-    fast_every_s: float | None = None
-    peer_distance_nodes: int = 1
-    overhead_s: float | None = None
+    policy: PolicyName = setting("async", Setting(POLICY_HELP, "in-memory"))
+    every_s: float | None = setting(
+        None,
+        Setting(
+            "Work between two saves to storage; auto: Daly's interval for the failure rate.", "30 min", auto="auto"
+        ),
+    )
+    fast_every_s: float | None = setting(
+        None,
+        Setting(
+            "Work between two copies in host memory or on local drives, of policies in-memory and tiered; auto: "
+            "Daly's interval for what they cost.",
+            "1 min",
+            auto="auto",
+        ),
+    )
+    peer_distance_nodes: int = setting(
+        1,
+        Setting(
+            "Nodes between a node and the peer that holds its in-memory copy: the copy survives the loss of so many "
+            "neighbours at once.",
+            8,
+            key="peer_distance",
+            most=10_000_000,
+        ),
+    )
+    overhead_s: float | None = setting(
+        None,
+        Setting(
+            "What a save of policy async, in-memory or tiered stops beside its copy to host memory; without it, what "
+            "was measured elsewhere (0.5 s; in-memory 0.02 s).",
+            "0.2 s",
+            least=0,
+        ),
+    )
+    local_bandwidth_bytes_per_s: float = setting(
+        LOCAL_BYTES_PER_S, Setting("A GPU's share of its node's local drives, for policy tiered.", "6 GB/s")
+    )
+    writer_bandwidth_bytes_per_s: float = setting(
+        WRITER_BYTES_PER_S,
+        Setting("What one writing rank pushes to storage by policy sync, at most its NIC's bandwidth.", "1 GB/s"),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from simulator.run.event_job import Job
-from simulator.run.faults import JOB, KINDS, FaultKind, FaultTimeline
+from simulator.run.fault_timeline import FaultTimeline
+from simulator.run.faults import JOB, KINDS, FaultKind
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,19 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from simulator.run.fault_log import timeline_of
-from simulator.run.faults import JOB, PLANNED, FailureModel, FaultTimeline, Machines, draw, draw_lemons, mean_rate_per_s
+from simulator.run.fault_log import observed_s, timeline_of
+from simulator.run.fault_timeline import FaultTimeline, draw, draw_lemons, merged
+from simulator.run.faults import JOB, PLANNED, FailureModel, Machines, mean_rate_per_s
 from simulator.run.specs import RunSpec
 
 FAULTS_PER_WINDOW = 1024  # bounds the work between two looks at the pace of a run
+WINDOW = 1.15  # of the ideal run: most runs end within one window
 FaultSource = Callable[[int, tuple[float, float]], FaultTimeline]  # (run, window in seconds) -> its faults
 
 
 @dataclass(frozen=True, slots=True)
 class DrawnFaults:
-    """Faults drawn from the failure model, and planned maintenance among them."""
+    """Faults drawn from the failure model."""
 
     spec: RunSpec
 
@@ -25,15 +27,15 @@ class DrawnFaults:
         spec, model, machines = self.spec, self.spec.failures, self.spec.drawn_machines
         number = round(window_s[0] / (window_s[1] - window_s[0]))
         first = [spec.simulation.seed, run]
-        found = _drawn(model, machines, window_s, first, [*first, number + 1])
+        timeline = _drawn(model, machines, window_s, first, [*first, number + 1])
         missing = spec.machines.nodes - machines.nodes
         if missing < 0:
-            found = found.take(np.flatnonzero(found.node < spec.machines.nodes))
+            timeline = timeline.take(np.flatnonzero(timeline.node < spec.machines.nodes))
         if missing > 0:  # spares beyond those drawn first: from streams of their own, so that the others keep theirs
             more = replace(machines, job_nodes=0, spare_nodes=missing)
             late = _drawn(model, more, window_s, [*first, 0, 1], [*first, number + 1, 1])
-            found = merged(found, replace(late, node=late.node + machines.nodes))
-        return with_maintenance(found, spec, window_s)
+            timeline = merged(timeline, replace(late, node=late.node + machines.nodes))
+        return timeline
 
 
 def _drawn(
@@ -45,52 +47,78 @@ def _drawn(
 
 @dataclass(frozen=True, slots=True)
 class LoggedFaults:
-    """Faults taken from a log: every run sees the same, and none after the log ends."""
+    """Faults of a log as long as it goes, the same in every run; beyond its end, drawn at its own rates."""
 
     timeline: FaultTimeline
-    spec: RunSpec
+    ends_s: float
+    beyond: DrawnFaults
 
     def __call__(self, run: int, window_s: tuple[float, float]) -> FaultTimeline:
         low, high = np.searchsorted(self.timeline.time_s, window_s)
-        return with_maintenance(self.timeline.take(np.arange(low, high)), self.spec, window_s)
+        logged = self.timeline.take(np.arange(low, high))
+        if window_s[1] <= self.ends_s:
+            return logged
+        drawn = self.beyond(run, window_s)
+        return merged(logged, drawn.take(np.flatnonzero(drawn.time_s >= self.ends_s)))
+
+
+@dataclass(frozen=True, slots=True)
+class WithMaintenance:
+    """Faults of another source, and planned stops at whole multiples of the maintenance period among them."""
+
+    source: FaultSource
+    spec: RunSpec
+
+    def __call__(self, run: int, window_s: tuple[float, float]) -> FaultTimeline:
+        timeline = self.source(run, window_s)
+        every_s = self.spec.recovery.maintenance_every_s
+        return timeline if every_s is None else merged(timeline, _maintenance(self.spec, every_s, window_s))
+
+
+def _maintenance(spec: RunSpec, every_s: float, window_s: tuple[float, float]) -> FaultTimeline:
+    """The planned stops in a window; their component is one past the failure model's classes."""
+    start_s, end_s = window_s
+    time_s = np.arange(np.floor(start_s / every_s) + 1, np.ceil(end_s / every_s)) * every_s
+    count = len(time_s)
+    return FaultTimeline(
+        time_s=time_s,
+        component=np.full(count, len(spec.failures.classes)),
+        kind=np.full(count, PLANNED),
+        node=np.full(count, JOB),
+        breadth=np.zeros(count, int),
+        detect_s=np.zeros(count),
+        repair_s=np.zeros(count),
+        outage_s=np.full(count, spec.recovery.maintenance_s),
+        lasts_s=np.zeros(count),
+        speed=np.ones(count),
+    )
 
 
 def fault_source(spec: RunSpec) -> FaultSource:
-    """The log's faults where the run has a log, else faults drawn from its failure model."""
-    return LoggedFaults(timeline_of(spec.fault_log, spec.machines.nodes), spec) if spec.fault_log else DrawnFaults(spec)
+    """The log's faults where the run has a log, else faults drawn from its failure model; and its maintenance."""
+    source: FaultSource = DrawnFaults(spec)
+    if spec.fault_log:
+        timeline = timeline_of(spec.fault_log, spec.machines.nodes)
+        source = LoggedFaults(timeline, log_ends_s(spec), DrawnFaults(spec))
+    return WithMaintenance(source, spec)
 
 
-def with_maintenance(timeline: FaultTimeline, spec: RunSpec, window_s: tuple[float, float]) -> FaultTimeline:
-    """Planned stops at whole multiples of the maintenance period; their component is one past the model's classes."""
-    every, start, end = spec.recovery.maintenance_every_s, *window_s
-    if every is None:
-        return timeline
-    time = np.arange(np.floor(start / every) + 1, np.ceil(end / every)) * every
-    count = len(time)
-    whole, zero = np.full(count, len(spec.failures.classes)), np.zeros(count)
-    stops = FaultTimeline(time, whole, np.full(count, PLANNED), np.full(count, JOB), np.zeros(count, int),
-                     zero, zero, np.full(count, spec.recovery.maintenance_s), zero, np.ones(count))  # fmt: skip
-    return merged(timeline, stops)
-
-
-def merged(first: FaultTimeline, second: FaultTimeline) -> FaultTimeline:
-    """Faults of both, in order of time."""
-    names = FaultTimeline.__dataclass_fields__
-    joined = FaultTimeline(*(np.concatenate([getattr(first, n), getattr(second, n)]) for n in names))
-    return joined.take(np.argsort(joined.time_s, kind="stable"))
+def log_ends_s(spec: RunSpec) -> float:
+    """Until when the run's log covers: as given, or as far as it was seen to."""
+    return spec.fault_log_s if spec.fault_log_s is not None else observed_s(spec.fault_log)
 
 
 def window_s(spec: RunSpec) -> float:
     """Length of one window: a little over the ideal run, unless that holds more faults than a window should."""
-    longest = 1.15 * spec.work_s
-    machines = spec.drawn_machines
+    longest_s = WINDOW * spec.work_s
+    machines, model = spec.drawn_machines, spec.failures
     gpus = machines.nodes * machines.gpus_per_node
-    model = spec.failures
-    rate = sum(mean_rate_per_s(c, gpus, 0.0, longest, model.age_s) for c in model.classes)
+    rate_per_s = sum(mean_rate_per_s(fault, gpus, 0.0, longest_s, model.age_s) for fault in model.classes)
     if spec.recovery.maintenance_every_s is not None:
-        rate += 1 / spec.recovery.maintenance_every_s
-    return min(longest, FAULTS_PER_WINDOW / rate) if rate > 0 else longest
+        rate_per_s += 1 / spec.recovery.maintenance_every_s
+    return min(longest_s, FAULTS_PER_WINDOW / rate_per_s) if rate_per_s > 0 else longest_s
 
 
 def component_names(spec: RunSpec) -> tuple[str, ...]:
-    return (*(c.name for c in spec.failures.classes), "maintenance")
+    """What can fail: the classes of the failure model, and maintenance."""
+    return (*(fault.name for fault in spec.failures.classes), "maintenance")

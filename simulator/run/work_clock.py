@@ -15,7 +15,7 @@ SNAP = 1e-6  # of an interval: work that close below a checkpoint point counts a
 class SaveGrid:
     """Points of work at which a job stops to save.
 
-    CheckpointTier i saves every `every_s[i]` seconds of work and stops the job for `stall_s[i]`. Finest tier first, and each
+    Tier i saves every `every_s[i]` seconds of work and stops the job for `stall_s[i]`. Finest tier first, and each
     interval a whole multiple of the one before, so that coarse points are fine points too. Work is measured in
     seconds at full speed. An infinite interval never saves.
     """

@@ -32,6 +32,7 @@ def resolved(scenario: Scenario) -> dict[str, Any]:
         data["hardware"] = {"profile": str(profile_folder(data["hardware"]["profile"], scenario.file))}
     if "spread" in data:
         data["spread"] = _anchored(data["spread"], folder)
+    data["run"] = _anchored(data["run"], folder)
     data["plan"] = {**as_written(scenario.plan), "stack": written_stack(scenario.plan.stack)}
     return {"name": data.pop("name"), **data}
 

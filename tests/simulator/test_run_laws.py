@@ -183,7 +183,8 @@ def test_the_waterfall_adds_up() -> None:
 
 
 def test_weibull_and_bursts_keep_the_mean_rate() -> None:
-    from simulator.run.faults import Machines, cumulative_hazard, draw
+    from simulator.run.fault_timeline import draw
+    from simulator.run.faults import Machines, cumulative_hazard
 
     rng = np.random.default_rng(1)
     machines = Machines(512, 0, 8)

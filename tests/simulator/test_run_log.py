@@ -9,10 +9,10 @@ import pytest
 
 from hardware.problems import InputError
 from simulator.run.event_player import play_one
-from simulator.run.fault_log import model_of, read_log, timeline_of
+from simulator.run.fault_log import LogRow, model_of, read_log, timeline_of
 from simulator.run.fault_source import fault_source
 from simulator.run.montecarlo import outcomes, saving_of, simulate
-from simulator.run.specs import Recovery
+from simulator.run.specs import Recovery, RunSpec
 from tests.simulator.run_specs import DAY, quiet
 
 HEADER = "start_day,end_day,node,level,class,description\n"
@@ -32,10 +32,15 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
+def covered(spec: RunSpec, log: tuple[LogRow, ...]) -> RunSpec:
+    """The run under a log that covers all of it: nothing is left to chance."""
+    return replace(spec, fault_log=log, fault_log_s=100 * DAY, failures=model_of(log, 260, 8))
+
+
 def test_replay_event_by_event(tmp_path: Path) -> None:
     log = read_log(write(tmp_path, HEADER + ROWS))
     spec = quiet(days=10, every_s=600.0)
-    spec = replace(spec, fault_log=log, failures=model_of(log, 260, 8), recovery=Recovery(hot_spares=4, hot_swap_s=0.0))
+    spec = covered(replace(spec, recovery=Recovery(hot_spares=4, hot_swap_s=0.0)), log)
     _, story = play_one(spec, saving_of(spec), fault_source(spec))
     faults = [(e.time_s / DAY, e.node, e.component, e.effect) for e in story if e.what == "crash"]
     assert faults == [
@@ -70,8 +75,7 @@ def lost_by_hand(days: list[float]) -> float:
 def test_waiting_lasts_until_the_log_says(tmp_path: Path) -> None:
     log = read_log(write(tmp_path, HEADER + "1.0,1.5,7,Hardware Failure,GPU,GPU Lost\n"))
     spec = quiet(days=4, every_s=600.0)
-    spec = replace(spec, fault_log=log, failures=model_of(log, 256, 8))
-    result = simulate(spec)
+    result = simulate(covered(spec, log))
     assert result.lost_s["detection"] + result.lost_s["waiting"] == pytest.approx(0.5 * DAY)
 
 
@@ -86,7 +90,7 @@ def test_both_players_replay_alike(tmp_path: Path) -> None:
 
 
 def test_all_problems_at_once(tmp_path: Path) -> None:
-    text = HEADER + "1,2,3,a,b,c\nx,2,3,a,b,c\n5,4,1,a,b,c\n1,2,2.5,a,b,c\n-1,2,3,a,b,c\n"
+    text = HEADER + "1,2,3,Other,b,c\nx,2,3,Other,b,c\n5,4,1,,b,c\n1,2,2.5,,b,c\n-1,2,3,,b,c\n"
     with pytest.raises(InputError) as error:
         read_log(write(tmp_path, text))
     lines = [(p.line, p.key) for p in error.value.problems]

@@ -8,9 +8,11 @@ import pytest
 
 from hardware.problems import InputError, Place
 from simulator.run.durations import Duration
-from simulator.run.faults import CRASH, Machines, draw, mean_time_between_s
+from simulator.run.fault_timeline import draw
+from simulator.run.faults import CRASH, Machines, mean_time_between_s
 from simulator.run.montecarlo import simulate
-from simulator.run.read import JobFacts, read_run, run_spec, segments
+from simulator.run.job_facts import JobFacts, run_spec, segments
+from simulator.run.read import read_run
 from simulator.run.read_failures import failure_model, preset, presets
 from simulator.run.spares import nodes_away, spares_needed
 from simulator.run.specs import Power, Segment
@@ -215,7 +217,7 @@ def test_speeds_that_were_simulated_replace_the_models() -> None:
 
 
 def test_what_only_shows_with_the_job_is_told_with_its_key(tmp_path: Path) -> None:
-    (tmp_path / "log.csv").write_text("start_day,end_day,node,level,class,description\n1,2,500,a,GPU,x\n")
+    (tmp_path / "log.csv").write_text("start_day,end_day,node,level,class,description\n1,2,500,Hardware Failure,GPU,x\n")
     at = Place(str(tmp_path / "scenario.yaml"), "run")
     data = {"fault_log": "log.csv", "recovery": {"min_replicas": 17}, "spares": {"hot": 2}}
     with pytest.raises(InputError) as error:
