@@ -154,15 +154,19 @@ def _within_range(value: Any, given: Setting, section: Section, key: str) -> Any
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
         return value
     if given.least is not None and value < given.least:
-        section.report(key, f"must be at least {given.least:,g}, not {value:g}")
+        section.report(key, f"must be at least {_shown(given.least)}, not {value:g}")
         return type(value)(given.least)
     if given.most is not None and value > given.most:
-        section.report(key, f"must be at most {given.most:,g}, not {value:g}")
+        section.report(key, f"must be at most {_shown(given.most)}, not {value:g}")
         return type(value)(given.most)
     if given.below is not None and value >= given.below:
-        section.report(key, f"must be below {given.below:,g}, not {value:g}")
+        section.report(key, f"must be below {_shown(given.below)}, not {value:g}")
         return type(value)(given.below)
     return value
+
+
+def _shown(bound: float) -> str:
+    return f"{int(bound):,}" if bound == int(bound) else f"{bound:g}"
 
 
 TAKERS: dict[Any, Callable[[Section, str], Any]] = {int: Section.count, bool: Section.flag, str: Section.text}

@@ -21,12 +21,14 @@ DURATION_SCHEMA: dict[str, Any] = {
                 "mean": {
                     **QUANTITY,
                     "description": "Mean of an exponential time; beside median, of a lognormal.",
+                    "examples": ["5 d"],
                 },
-                "median": {**QUANTITY, "description": "Median of a lognormal time."},
+                "median": {**QUANTITY, "description": "Median of a lognormal time.", "examples": ["20 h"]},
                 "quantiles": {
                     "type": "object",
                     "description": "Times by probability from 0 to 1, straight in between.",
                     "additionalProperties": QUANTITY,
+                    "examples": [{"0": "1 min", "0.5": "1 h", "1": "2 d"}],
                 },
             },
             "additionalProperties": False,

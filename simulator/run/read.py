@@ -156,9 +156,7 @@ def _section(top: Section, key: str) -> Section:
 
 def _read_checkpoint(top: Section) -> CheckpointPolicy:
     policy = CheckpointPolicy(**_read_part(top, "checkpoint"))
-    written = top.data.get("checkpoint")
-    has_fast_interval = isinstance(written, Mapping) and written.get("fast_every") is not None
-    if has_fast_interval and policy.policy not in WITH_COPIES:
+    if policy.fast_every_s is not None and policy.policy not in WITH_COPIES:
         message = f"belongs to policy in-memory or tiered; {policy.policy} writes to storage only"
         top.report("checkpoint.fast_every", message)
     if policy.overhead_s is not None and policy.policy in STALLING:

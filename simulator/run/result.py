@@ -12,7 +12,7 @@ import numpy as np
 from simulator.run.arrays import Floats
 from simulator.run.checkpoint_interval import best_interval_s, every, first_order
 from simulator.run.checkpoints import Saving
-from simulator.run.fault_source import component_names
+from simulator.run.fault_source import component_names, log_ends_s
 from simulator.run.faults import mean_time_between_s
 from simulator.run.money import carbon_kg, cost_usd, energy_j
 from simulator.run.outcome import Outcome
@@ -136,7 +136,7 @@ def summarise(spec: RunSpec, saving: Saving, outcome: Outcome) -> RunResult:
         lost_cost_usd=costs,
         cost_usd_per_trillion_tokens=_per_trillion(cost, spec, finished),
         carbon_kg=carbon,
-        warnings=(*spec.assumptions, *saving.warnings, *_warnings(spec, saving)),
+        warnings=(*spec.assumptions, *saving.warnings, *_warnings(spec, saving, float(outcome.elapsed_s.max()))),
         best_every_s=_best_every_s(spec, saving),
         spares=spec.recovery.spares,
         spares_needed=spares_needed(spec.failures, spec.job_gpus),
@@ -227,8 +227,14 @@ def _reason(spec: RunSpec, outcome: Outcome, finished: Floats) -> str | None:
     )
 
 
-def _warnings(spec: RunSpec, saving: Saving) -> list[str]:
+def _warnings(spec: RunSpec, saving: Saving, longest_s: float) -> list[str]:
+    """What a reader must know; `longest_s` is how long the longest run took."""
     found = []
+    if spec.fault_log and longest_s > log_ends_s(spec):
+        found.append(
+            f"the fault log covers {log_ends_s(spec) / SECONDS_PER_DAY:.4g} days, the run takes longer: beyond, faults "
+            "are drawn at the log's own rates by class, evenly over nodes, with its own repair times"
+        )
     if any(c.kind == "slow" for c in spec.failures.classes) and spec.recovery.evict_slow and not spec.recovery.spares:
         found.append("slow nodes are replaced, but there are no spares: the job waits for their repair each time")
     if not math.isfinite(every(saving.tiers[-1])) and spec.failures.classes:

@@ -77,8 +77,8 @@ def test_only_states_that_occur_are_simulated() -> None:
 
 
 def test_both_players_ask_for_the_same_speeds() -> None:
-    from simulator.run.fault_source import fault_source
     from simulator.run.event_player import play_one
+    from simulator.run.fault_source import fault_source
     from simulator.run.montecarlo import outcomes, saving_of
 
     spec = run_spec(ELASTIC)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import random
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from hardware.problems import InputError
+from hardware.problems import InputError, Place
 from simulator.run.event_player import play_one
-from simulator.run.fault_log import LogRow, model_of, read_log, timeline_of
+from simulator.run.fault_log import LogRow, model_of, observed_s, read_log, timeline_of
 from simulator.run.fault_source import fault_source
 from simulator.run.montecarlo import outcomes, saving_of, simulate
+from simulator.run.read import read_run
 from simulator.run.specs import Recovery, RunSpec
 from tests.simulator.run_specs import DAY, quiet
 
@@ -117,3 +121,143 @@ def test_missing_file_and_missing_nodes(tmp_path: Path) -> None:
     log = read_log(write(tmp_path, HEADER + ROWS))
     with pytest.raises(ValueError, match="names node 256"):
         timeline_of(log, 256)
+
+
+# -- a log that is shorter than the run ---------------------------------------------------------------------------
+
+
+def short_log(days: float = 20.0) -> tuple[LogRow, ...]:
+    """A fault every half a day on another of 256 nodes, each away for 4.8 hours."""
+    count = int(days * 2)
+    return tuple(
+        LogRow((i + 0.5) * DAY / 2, (i + 0.5) * DAY / 2 + DAY / 5, (7 * i) % 256, "", "GPU", "") for i in range(count)
+    )
+
+
+def under_log(log: tuple[LogRow, ...], days: float) -> RunSpec:
+    spec = quiet(days=days, every_s=600.0)
+    return replace(
+        spec,
+        fault_log=log,
+        failures=model_of(log, 256, 8),
+        recovery=Recovery(hot_spares=0),
+        simulation=replace(spec.simulation, runs=40),
+    )
+
+
+def test_faults_go_on_at_the_logs_rate_beyond_its_end() -> None:
+    """A run eight times as long as the log loses as large a share as one that the log covers."""
+    within = simulate(replace(under_log(short_log(160.0), 40.0)))
+    beyond = simulate(under_log(short_log(20.0), 40.0))
+    assert within.goodput_fraction < 0.8
+    assert beyond.goodput_fraction == pytest.approx(within.goodput_fraction, abs=0.1)
+    assert beyond.interruptions["GPU"] > 40
+    assert beyond.finish_s.p10 < beyond.finish_s.p50 < beyond.finish_s.p90
+    assert any("log covers" in warning for warning in beyond.warnings)
+
+
+def test_a_log_that_covers_the_run_leaves_nothing_to_chance() -> None:
+    result = simulate(under_log(short_log(160.0), 20.0))
+    assert result.runs == 1
+    assert not any("log covers" in warning for warning in result.warnings)
+
+
+def test_the_part_that_the_log_covers_is_the_same_in_every_run() -> None:
+    spec = under_log(short_log(), 40.0)
+    source, window = fault_source(spec), (0.0, 40 * DAY)
+    first, second = source(0, window), source(1, window)
+    logged = int((first.time_s < 20 * DAY).sum())
+    assert logged == 40
+    np.testing.assert_array_equal(first.time_s[:logged], second.time_s[:logged])
+    assert len(first) > logged
+    assert first.time_s[logged:].tolist() != second.time_s[logged : len(first)].tolist()
+
+
+def test_the_logs_rates_are_its_counts_over_what_it_covers() -> None:
+    model = model_of(short_log(), 256, 8, covers_s=100 * DAY)
+    assert model.classes[0].rate_per_gpu_s == pytest.approx(40 / (100 * DAY * 2048))
+    repair = model.classes[0].repair
+    assert repair is not None
+    assert repair.mean_s() == pytest.approx(DAY / 5 - 30.0)
+
+
+def test_a_class_without_a_finished_repair_takes_those_of_all() -> None:
+    rows = (LogRow(DAY, 3 * DAY, 1, "", "GPU", ""), LogRow(2 * DAY, math.inf, 2, "", "NIC", ""))
+    gpu, nic = model_of(rows, 10, 8).classes
+    assert nic.repair == gpu.repair
+
+
+@pytest.mark.parametrize(
+    ("level", "known"),
+    [
+        ("Hardware Failure", "Hardware Failure"),
+        ("software", "Software Failure"),
+        ("", ""),
+        (" OTHER FAILURE ", "Other Failure"),
+    ],
+)
+def test_levels_in_any_case_with_or_without_failure(tmp_path: Path, level: str, known: str) -> None:
+    (row,) = read_log(write(tmp_path, f"{HEADER}1,2,3,{level},GPU,x\n"))
+    assert row.level == known
+
+
+def test_an_unknown_level_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="choose from Hardware Failure, Other Failure, Software Failure"):
+        read_log(write(tmp_path, HEADER + "1,2,3,foo,GPU,x\n"))
+
+
+@pytest.mark.parametrize(
+    ("row", "column"),
+    [
+        ("1e308,,3,Other,GPU,x", "start_day"),
+        ("1,1e300,3,Other,GPU,x", "end_day"),
+        ("1,2,1e300,Other,GPU,x", "node"),
+        ("1,2,nan,Other,GPU,x", "node"),
+        ("inf,2,3,Other,GPU,x", "start_day"),
+        ("true,2,3,Other,GPU,x", "start_day"),
+        ("1", "node"),
+    ],
+)
+def test_numbers_that_no_log_holds_are_named(tmp_path: Path, row: str, column: str) -> None:
+    with pytest.raises(InputError) as error:
+        read_log(write(tmp_path, f"{HEADER}{row}\n"))
+    assert column in {problem.key for problem in error.value.problems}
+
+
+def test_a_log_of_the_first_day_alone_needs_to_say_what_it_covers(tmp_path: Path) -> None:
+    write(tmp_path, HEADER + "0,,3,Other,GPU,x\n")
+    at = Place(str(tmp_path / "scenario.yaml"), "run")
+    with pytest.raises(InputError, match="Say how long it covers"):
+        read_run({"fault_log": "log.csv"}, at)
+    policies = read_run({"fault_log": {"file": "log.csv", "covers": "90 d"}}, at)
+    assert policies.fault_log_s == 90 * DAY
+    write(tmp_path, HEADER + "100,,3,Other,GPU,x\n")
+    with pytest.raises(InputError, match="is less than"):
+        read_run({"fault_log": {"file": "log.csv", "covers": "90 d"}}, at)
+
+
+def test_no_broken_log_traces_back(tmp_path: Path) -> None:
+    """Logs with characters cut, swapped and put in at random are read or refused, and those read are played."""
+    luck = random.Random(1)
+    good = HEADER + ROWS
+    parts = ["", ",", "\n", '"', "-", "1e999", "9" * 400, "x", "\0", "é", "end_day", "0"]
+    played = 0
+    for _ in range(300):
+        text = good
+        for _ in range(luck.randint(1, 4)):
+            low = luck.randrange(len(text) + 1)
+            high = min(low + luck.choice([0, 1, 5, 40]), len(text))
+            text = text[:low] + luck.choice(parts) + text[high:]
+        try:
+            log = read_log(write(tmp_path, text))
+        except InputError:
+            continue
+        nodes = max(256, 1 + max(row.node for row in log))
+        if observed_s(log) > 0 and nodes < 2000:
+            model = model_of(log, nodes, 8)
+            spec = replace(quiet(days=2), job_nodes=nodes, replicas=1, fault_log=log, failures=model)
+            assert (
+                outcomes(replace(spec, simulation=replace(spec.simulation, runs=2)), saving_of(spec)).elapsed_s[0] > 0
+            )
+            played += 1
+    assert played > 5
