@@ -47,13 +47,13 @@ class Duration:
     def sample_s(self, count: int, rng: np.random.Generator) -> Floats:
         """`count` independent draws, in seconds."""
         if self.kind == "lognormal":
-            factors: Floats = np.exp(self.sigma * rng.standard_normal(count))
-            return self.scale_s * factors
+            return self.scale_s * np.exp(self.sigma * rng.standard_normal(count))
         if self.kind == "exponential":
             return rng.exponential(self.scale_s, count)
         if self.kind == "quantiles":
             probability, seconds = zip(*self.points, strict=True)
-            return np.interp(rng.random(count), probability, seconds)
+            drawn: Floats = np.interp(rng.random(count), probability, seconds)
+            return drawn
         return np.full(count, self.scale_s)
 
 

@@ -98,9 +98,15 @@ def fault_source(spec: RunSpec) -> FaultSource:
     """The log's faults where the run has a log, else faults drawn from its failure model; and its maintenance."""
     source: FaultSource = DrawnFaults(spec)
     if spec.fault_log:
-        timeline = timeline_of(spec.fault_log, spec.machines.nodes)
-        source = LoggedFaults(timeline, log_ends_s(spec), DrawnFaults(spec))
+        source = LoggedFaults(_logged(spec), log_ends_s(spec), DrawnFaults(spec))
     return WithMaintenance(source, spec)
+
+
+def _logged(spec: RunSpec) -> FaultTimeline:
+    """The log's faults of the machines that the run has; those of spares that an alternative leaves out do not occur."""
+    nodes = spec.machines.nodes
+    timeline = timeline_of(spec.fault_log, max(nodes, spec.drawn_machines.nodes))
+    return timeline.take(np.flatnonzero(timeline.node < nodes))
 
 
 def log_ends_s(spec: RunSpec) -> float:

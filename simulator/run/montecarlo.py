@@ -16,8 +16,9 @@ from simulator.run.checkpoints import Saving
 from simulator.run.fault_source import fault_source, log_ends_s
 from simulator.run.faults import mean_time_between_s
 from simulator.run.outcome import Outcome, RunEvent, joined
-from simulator.run.result import RunResult, summarise
+from simulator.run.result import RunResult
 from simulator.run.specs import RunSpec
+from simulator.run.summary import summarise
 
 BATCH = 500  # runs at once: a round costs nearly the same for one run as for hundreds
 NODES_AT_ONCE = 4_000_000  # over all runs of a batch: bounds its memory to some 50 MB

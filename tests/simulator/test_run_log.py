@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from hardware.problems import InputError, Place
+from simulator.run.alternatives import alternatives
 from simulator.run.event_player import play_one
 from simulator.run.fault_log import LogRow, model_of, observed_s, read_log, timeline_of
 from simulator.run.fault_source import fault_source
@@ -185,6 +186,19 @@ def test_a_class_without_a_finished_repair_takes_those_of_all() -> None:
     rows = (LogRow(DAY, 3 * DAY, 1, "", "GPU", ""), LogRow(2 * DAY, math.inf, 2, "", "NIC", ""))
     gpu, nic = model_of(rows, 10, 8).classes
     assert nic.repair == gpu.repair
+
+
+def test_alternatives_under_a_log_that_names_spares_and_covers_the_planned_run_alone() -> None:
+    """Without its spares the run outlasts the log, and meets chance; with them it does not."""
+    log = short_log(25.0)
+    names_spare = LogRow(DAY, 2 * DAY, 257, "", "GPU", "")
+    spec = replace(under_log((*log, names_spare), 20.0), recovery=Recovery(hot_spares=2), replicas=1)
+    rows = {row.change: row for row in alternatives(replace(spec, failures=model_of(log, 258, 8)))}
+    assert rows["as planned"].result.runs == 1
+    without = rows["0 spare nodes"]
+    assert without.result.runs == 40
+    assert without.later_s is not None
+    assert without.later_s > DAY
 
 
 @pytest.mark.parametrize(
