@@ -103,7 +103,7 @@ def fault_source(spec: RunSpec) -> FaultSource:
 
 
 def _logged(spec: RunSpec) -> FaultTimeline:
-    """The log's faults of the machines that the run has; those of spares that an alternative leaves out do not occur."""
+    """The log's faults of the machines that the run has; an alternative may leave spares out."""
     nodes = spec.machines.nodes
     timeline = timeline_of(spec.fault_log, max(nodes, spec.drawn_machines.nodes))
     return timeline.take(np.flatnonzero(timeline.node < nodes))

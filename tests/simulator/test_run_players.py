@@ -1,4 +1,4 @@
-"""The sweep over many runs and the SimPy player of one run tell the same story, whatever happens in it."""
+"""The batch player of many runs and the SimPy player of one run tell the same story, whatever happens in it."""
 
 from __future__ import annotations
 
