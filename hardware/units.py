@@ -8,6 +8,7 @@ import re
 _K = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _KI = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
 _BYTES = {f"{p}B": f for p, f in (_K | _KI).items()} | {f"{p}b": f / 8 for p, f in _K.items()}
+YEAR_S = 365.25 * 86400.0  # Julian
 _FLOPS = {f"{p}{unit}": f for unit in ("FLOP", "FLOPs") for p, f in _K.items()}
 
 # Dimension -> unit -> factor to SI. The dimension's name is the suffix that such a value carries in the code.
@@ -15,7 +16,7 @@ UNITS: dict[str, dict[str, float]] = {
     "bytes": _BYTES,
     "bytes_per_s": {f"{unit}/s": f for unit, f in _BYTES.items()} | {f"{p}bps": f / 8 for p, f in _K.items()},
     "s": {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-    | {"hours": 3600.0, "days": 86400.0},
+    | {"hours": 3600.0, "days": 86400.0, "year": YEAR_S, "years": YEAR_S},
     "flops": _FLOPS,
     "flops_per_s": {f"{unit}/s": f for unit, f in _FLOPS.items()} | {f"{p}FLOPS": f for p, f in _K.items()},
     "w": {f"{p}W": f for p, f in (_K | {"m": 1e-3}).items()},
@@ -23,6 +24,7 @@ UNITS: dict[str, dict[str, float]] = {
     "usd": {"USD": 1.0, "kUSD": 1e3, "MUSD": 1e6, "$": 1.0},
     "usd_per_hour": {"USD/h": 1.0, "$/h": 1.0},
     "usd_per_kwh": {"USD/kWh": 1.0, "USD/MWh": 1e-3},
+    "kg_per_kwh": {"kg/kWh": 1.0, "g/kWh": 1e-3},
     "tokens": {"": 1.0, "tokens": 1.0} | {f"{p}{t}": f for t in ("", " tokens") for p, f in
                                            {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}.items()},
     "fraction": {"": 1.0, "%": 0.01},
@@ -39,6 +41,7 @@ EXAMPLES = {
     "usd": "4390 USD",
     "usd_per_hour": "2.5 USD/h",
     "usd_per_kwh": "0.08 USD/kWh",
+    "kg_per_kwh": "380 g/kWh",
     "tokens": "14.8T or 1e12",
     "fraction": "0.45 or 45%",
     "count": "a plain number",

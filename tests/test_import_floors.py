@@ -23,6 +23,7 @@ FLOORS: list[list[str]] = [
     ["simulator.plan"],
     ["simulator.optimizers", "simulator.schedules", "simulator.stack"],
     ["simulator.model"],
+    ["simulator.executor", "simulator.fields"],
     ["hardware"],
 ]
 HARDWARE = ["hardware.collectives", "hardware.flows", "hardware.routing", "hardware.topology", "hardware.catalogue",

@@ -15,7 +15,8 @@ import numpy as np
 from hardware.problems import InputError, Problem
 from simulator.run.checkpoints import CheckpointPolicy, SavePaths
 from simulator.run.durations import fixed
-from simulator.run.faults import Machines, Timeline, draw, draw_lemons, mean_time_between_s
+from simulator.run.fault_timeline import FaultTimeline, draw, draw_lemons
+from simulator.run.faults import Machines, mean_time_between_s
 from simulator.run.montecarlo import simulate
 from simulator.run.read_failures import failure_model, preset
 from simulator.run.result import RunResult
@@ -231,7 +232,7 @@ def _stepfun_rows(figures: Figures, runs: int, seed: int) -> list[Row]:
     model, machines, window = preset("stepfun"), Machines(400, 0, 8), (0.0, 348 * DAY_S)
     rng = np.random.default_rng(seed)
     drawn = [draw(model, machines, window, draw_lemons(model, machines, rng), rng) for _ in range(runs)]
-    measures: dict[str, tuple[float, Callable[[Timeline], float]]] = {
+    measures: dict[str, tuple[float, Callable[[FaultTimeline], float]]] = {
         "faults": (figures.number(*faults), lambda t: float(len(t))),
         "nodes-hit": (figures.number(*faults, 2, "conditions"), lambda t: float(len(np.unique(t.node)))),
         "repair-mean-days": (figures.number(*repair), lambda t: float(t.repair_s.mean()) / DAY_S),

@@ -10,7 +10,8 @@ from hardware.units import format_rate
 from simulator.model.parameters import model_parameters
 from simulator.predict.degraded import ReplicaSpeeds, speed_with_links
 from simulator.predict.simulate import Simulated, step_time_s
-from simulator.run.read import JobFacts, RunPolicies, run_spec, segments
+from simulator.run.job_facts import JobFacts, run_spec, segments
+from simulator.run.read import RunPolicies
 from simulator.run.specs import Power, RunSpec
 from simulator.scenario.schema import Scenario
 from simulator.workload.states import optimizer_bytes, parameter_bytes

@@ -74,6 +74,8 @@ def simulate(scenario: Scenario) -> Simulated:
     scenario = replace(scenario, cluster=allocated(scenario.plan, scenario.cluster))
     workload = scenario_workload(scenario)
     step = simulate_step(scenario, workload)
+    run = scenario.run.with_step_time(scenario.plan.global_batch_size, step.step_time_s)
+    scenario = replace(scenario, run=run)
     return Simulated(scenario, workload, step, memory_report(workload, step.schedule.ranks))
 
 

@@ -13,11 +13,11 @@ from rich.text import Text
 
 from hardware import catalogue as parts
 from hardware.units import format_bytes, format_count, format_flops_rate, format_power, format_rate
+from simulator.fields import dimension_of
 from simulator.model import catalogue as known_models
 from simulator.model.parameters import active_parameters, total_parameters
 from simulator.model.spec import Model
 from simulator.report.document import plain
-from simulator.scenario.fields import dimension_of
 
 READ: dict[parts.Kind, Any] = {"accelerators": parts.accelerator, "nodes": parts.node, "fabrics": parts.fabric}
 

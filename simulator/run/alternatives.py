@@ -1,27 +1,24 @@
-"""What another checkpoint interval, spare count or recovery policy would change: one thing at a time, same luck."""
+"""What another checkpoint interval, spare count or recovery policy would change, under the same faults."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from simulator.run.checkpoints import POLICIES
-from simulator.run.faults import mean_time_between_s
-from simulator.run.interval import best_interval_s, every
-from simulator.run.montecarlo import best_interval_by_simulation_s, outcomes, saving_every, saving_of
-from simulator.run.result import RunResult, summarise
-from simulator.run.spares import spares_needed
+from simulator.run.arrays import Floats
+from simulator.run.montecarlo import outcomes, saving_of
+from simulator.run.outcome import Outcome
+from simulator.run.result import RunResult
 from simulator.run.specs import RunSpec
+from simulator.run.summary import summarise
+from simulator.run.trials import Kind, Trial, together, trials
 
-Kind = Literal["planned", "interval", "spares", "policy", "shortage", "restart", "together"]
 CHOSEN: tuple[Kind, ...] = ("interval", "spares", "policy", "shortage")  # a user's choices; a faster restart is a wish
 MOST_RUNS = 200  # of each alternative: differences between equal seeds need fewer runs than quantiles do
-SEARCH = 4.0  # the interval is sought between Daly's divided and multiplied by this
-TOLERANCE = 0.05  # of the interval: the curve is flat around its best
 # (alternatives done, alternatives in all)
 Progress = Callable[[int, int], None]
 
@@ -61,12 +58,11 @@ class Alternative:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """A change and the run that has it."""
+class Planned:
+    """The run as planned, with which the others are compared: its result, and when each of its runs ends, (runs,)."""
 
-    kind: Kind
-    change: str
-    spec: RunSpec
+    result: RunResult
+    finish_s: Floats
 
 
 def alternatives(spec: RunSpec, progress: Progress | None = None) -> tuple[Alternative, ...]:
@@ -76,134 +72,70 @@ def alternatives(spec: RunSpec, progress: Progress | None = None) -> tuple[Alter
     """
     runs = min(spec.simulation.runs, MOST_RUNS)
     spec = replace(spec, simulation=replace(spec.simulation, runs=runs), drawn_spares=spec.recovery.spares)
-    trials = list(_trials(spec))
-    planned, planned_finish = _played(Trial("planned", "as planned", spec), None)
-    found = [planned]
-    for number, trial in enumerate(trials):
-        found.append(_played(trial, (planned, planned_finish))[0])
-        if progress is not None:
-            progress(number + 1, len(trials) + 1)
-    best = {kind: _best(found, kind) for kind in CHOSEN}
-    together = _together(spec, {found[i].kind: trials[i - 1].spec for i in best.values() if i})
-    rows = [replace(row, best=i in best.values() and i > 0) for i, row in enumerate(found)]
-    if together is not None:
-        rows.append(_played(together, (planned, planned_finish))[0])
-    if progress is not None:
-        progress(len(trials) + 1, len(trials) + 1)
-    return tuple(rows)
+    tried = list(trials(spec))
+    tell = progress or _silent
+    outcome, result = _play(spec)
+    planned = Planned(result, outcome.finish_s)
+    rows = [Alternative("planned", "as planned", result, extra_cost_usd=_extra_cost_usd(result, result))]
+    for number, trial in enumerate(tried):
+        rows.append(_compared(trial, planned))
+        tell(number + 1, len(tried) + 1)
+    best = {kind: _best(rows, kind) for kind in CHOSEN}
+    combined = together(spec, {kind: tried[i - 1].spec for kind, i in best.items() if i})
+    marked = [replace(row, best=i in best.values() and i > 0) for i, row in enumerate(rows)]
+    if combined is not None:
+        marked.append(_compared(combined, planned))
+    tell(len(tried) + 1, len(tried) + 1)
+    return tuple(marked)
 
 
-def _played(trial: Trial, planned: tuple[Alternative, np.ndarray] | None) -> tuple[Alternative, np.ndarray]:
-    """The trial's figures and how they differ from the planned run's; and when each of its runs ends."""
-    saving = saving_of(trial.spec)
-    outcome = outcomes(trial.spec, saving)
-    result = summarise(trial.spec, saving, outcome)
-    if planned is None:
-        return Alternative(
-            trial.kind, trial.change, result, extra_cost_usd=_difference(result, result)
-        ), outcome.finish_s
-    base, finish = planned
-    both = np.isfinite(finish) & np.isfinite(outcome.finish_s)
-    later = outcome.finish_s[both] - finish[both]
-    ends = result.finishes and base.result.finishes and len(later) > 0
-    mean = float(later.mean()) if ends else None
-    error = float(later.std(ddof=1) / math.sqrt(len(later))) if ends and len(later) > 1 else None
-    extra = _difference(result, base.result)
-    return Alternative(trial.kind, trial.change, result, mean, error, extra), outcome.finish_s
+def _silent(done: int, total: int) -> None:
+    """Progress that nobody watches."""
 
 
-def _difference(result: RunResult, base: RunResult) -> float | None:
+def _play(spec: RunSpec) -> tuple[Outcome, RunResult]:
+    saving = saving_of(spec)
+    outcome = outcomes(spec, saving)
+    return outcome, summarise(spec, saving, outcome)
+
+
+def _compared(trial: Trial, planned: Planned) -> Alternative:
+    """The trial's figures and how they differ from the planned run's."""
+    outcome, result = _play(trial.spec)
+    later_s, error_s = _later_s(outcome.finish_s, planned.finish_s)
+    if not (result.finishes and planned.result.finishes):
+        later_s, error_s = None, None
+    extra = _extra_cost_usd(result, planned.result)
+    return Alternative(trial.kind, trial.change, result, later_s, error_s, extra)
+
+
+def _later_s(finish_s: Floats, planned_s: Floats) -> tuple[float | None, float | None]:
+    """Mean difference over the runs that end in both, and its standard error; None where too few do."""
+    # A run that a fault log covers is played once, and ends alike under every seed.
+    finish_s, planned_s = np.broadcast_arrays(finish_s, planned_s)
+    both = np.isfinite(planned_s) & np.isfinite(finish_s)
+    later_s = finish_s[both] - planned_s[both]
+    count = len(later_s)
+    if count == 0:
+        return None, None
+    error_s = float(later_s.std(ddof=1) / math.sqrt(count)) if count > 1 else None
+    return float(later_s.mean()), error_s
+
+
+def _extra_cost_usd(result: RunResult, base: RunResult) -> float | None:
     """Dollars more than the planned run; None where one of them is not known or does not finish."""
     if result.cost_usd is None or base.cost_usd is None or not (result.finishes and base.finishes):
         return None
     return result.cost_usd - base.cost_usd
 
 
-def _best(found: list[Alternative], kind: Kind) -> int:
+def _best(rows: list[Alternative], kind: Kind) -> int:
     """Index of the best of a kind; 0, the plan, where nothing is better."""
-    candidates = [i for i, row in enumerate(found) if row.kind in ("planned", kind)]
-    return min(candidates, key=lambda i: _price(found[i].result))
+    candidates = [i for i, row in enumerate(rows) if row.kind in ("planned", kind)]
+    return min(candidates, key=lambda i: _price(rows[i].result))
 
 
 def _price(result: RunResult) -> tuple[float, float]:
     """What is to be small: runs that never end, then money, or time where there are no prices."""
-    spent = result.ideal_s / result.goodput_fraction if result.goodput_fraction else math.inf
-    return (-result.finishing_fraction, spent if result.cost_usd is None else result.cost_usd)
-
-
-def _together(spec: RunSpec, best: dict[Kind, RunSpec]) -> Trial | None:
-    """The best choices in one run; the interval found belongs to the plan's policy, another one settles its own."""
-    if len(best) < 2 or (len(best) == 2 and {"interval", "policy"} <= set(best)):
-        return None
-    saves = best.get("policy", best.get("interval", spec)).checkpoint
-    spares, short = best.get("spares", spec).recovery, best.get("shortage", spec).recovery
-    recovery = replace(short, hot_spares=spares.hot_spares, cold_spares=spares.cold_spares)
-    if short.spares != spec.recovery.spares:  # shrinking took the place of spares
-        recovery = short
-    return Trial("together", "all marked together", replace(spec, checkpoint=saves, recovery=recovery))
-
-
-# -- what is tried ----------------------------------------------------------------------------------------------
-
-
-def _trials(spec: RunSpec) -> Iterator[Trial]:
-    yield from _intervals(spec)
-    yield from _spare_counts(spec)
-    for name in POLICIES:
-        if name not in ("none", spec.checkpoint.policy):  # each at the interval that is best for it
-            policy = replace(spec.checkpoint, policy=name, every_s=None, fast_every_s=None)  # type: ignore[arg-type]
-            yield Trial("policy", f"{name} checkpoints", replace(spec, checkpoint=policy))
-    yield from _shortages(spec)
-    yield Trial("restart", "half detection and restart", _faster(spec, 0.5))
-
-
-def _intervals(spec: RunSpec) -> Iterator[Trial]:
-    """Half, twice, and the best by simulation, of the interval of the tier that saves most often."""
-    tier = saving_of(spec).tiers[0]
-    now = every(tier)
-    if math.isfinite(now):
-        for factor, word in ((0.5, "halved"), (2.0, "doubled")):
-            yield Trial("interval", f"interval {word}", saving_every(spec, now * factor))
-    mtbf = mean_time_between_s(spec.failures, spec.job_gpus)
-    if spec.checkpoint.policy == "none" or not math.isfinite(mtbf):
-        return
-    step = max(segment.step_time_s for segment in spec.segments)
-    daly = best_interval_s(tier, mtbf, spec.work_s, step)
-    best = best_interval_by_simulation_s(spec, max(step, daly / SEARCH), min(spec.work_s, daly * SEARCH), TOLERANCE)
-    yield Trial("interval", "best interval", saving_every(spec, best))
-
-
-def _spare_counts(spec: RunSpec) -> Iterator[Trial]:
-    """No spares, a quarter, half, as many as are needed, twice as many."""
-    planned = spec.recovery.spares
-    needed = min(spares_needed(spec.failures, spec.job_gpus), spec.job_nodes)
-    counts = {0, planned // 4, planned // 2, needed, 2 * max(planned, needed, 1)}
-    for count in sorted(counts - {planned}):
-        hot = round(count * spec.recovery.hot_spares / planned) if planned else count
-        recovery = replace(spec.recovery, hot_spares=hot, cold_spares=count - hot)
-        yield Trial("spares", f"{count} spare node{'' if count == 1 else 's'}", replace(spec, recovery=recovery))
-
-
-def _shortages(spec: RunSpec) -> Iterator[Trial]:
-    """What the job does without enough nodes: wait, or go on with fewer replicas and grow at once or at a restart."""
-    now = spec.recovery
-    if now.when_short == "shrink":
-        yield Trial("shortage", "wait if short", replace(spec, recovery=replace(now, when_short="wait")))
-    if spec.replicas == 1:
-        return
-    for regrow, word in (("at-restart", "at a restart"), ("at-once", "at once")):
-        if (now.when_short, now.regrow) != ("shrink", regrow):
-            recovery = replace(now, when_short="shrink", regrow=regrow)  # type: ignore[arg-type]
-            yield Trial("shortage", f"shrink, regrow {word}", replace(spec, recovery=recovery))
-    if now.spares:
-        recovery = replace(now, when_short="shrink", regrow="at-once", hot_spares=0, cold_spares=0)
-        yield Trial("shortage", "shrink instead of spares", replace(spec, recovery=recovery))
-
-
-def _faster(spec: RunSpec, factor: float) -> RunSpec:
-    """Detection and restart by this factor."""
-    classes = tuple(replace(c, detect=c.detect.scaled(factor)) for c in spec.failures.classes)
-    restart = spec.restart
-    quick = replace(restart, process_start_s=restart.process_start_s * factor,
-                    init_s_per_gpu=restart.init_s_per_gpu * factor, warm_up_s=restart.warm_up_s * factor)  # fmt: skip
-    return replace(spec, failures=replace(spec.failures, classes=classes), restart=quick)
+    mean_s = result.ideal_s / result.goodput_fraction if result.goodput_fraction else math.inf
+    return -result.finishing_fraction, mean_s if result.cost_usd is None else result.cost_usd

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from simulator.run.progress import Grid
+from simulator.fields import Setting, setting
+from simulator.run.work_clock import SaveGrid
 
 PolicyName = Literal["none", "sync", "sharded", "async", "in-memory", "tiered"]
 # What a save stops beside its copy to host memory (planning, agreeing, launching). Asynchronous: DCP left under 0.5 s
@@ -15,25 +16,71 @@ PolicyName = Literal["none", "sync", "sharded", "async", "in-memory", "tiered"]
 # every step at 0.01 to 0.04 s.
 ASYNC_OVERHEAD_S = 0.5
 MEMORY_OVERHEAD_S = 0.02
+# One NVMe drive of a node shared by its GPUs would be less, one each more; assumed.
+LOCAL_BYTES_PER_S = 3e9
+# torch.save is bound by one process's serialisation; assumed.
+WRITER_BYTES_PER_S = 2e9
+POLICY_HELP = (
+    "How the training state is saved. none: never; sync: the ranks of one replica write while all wait; sharded: all "
+    "write their share while all wait; async: all wait for the copy to host memory only; in-memory: copies on a peer "
+    "node before asynchronous storage; tiered: local drives before asynchronous storage."
+)
 EVERYTHING = 10**9  # nodes: a tier outside the cluster survives any loss within it
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointPolicy:
-    """What the user chooses.
+    """How the training state is saved.
 
     `every_s` is the interval to storage in seconds of work (None: the best one for the failure rate, see
-    `interval.best_interval_s`); `fast_every_s` that of copies in host memory or on local drives (None: the same
-    rule with their cost). `peer_distance_nodes` is how far the peer of an in-memory copy is: it survives events
-    of at most so many neighbouring nodes. `overhead_s` is what an asynchronous or in-memory save stops beside its copy
-    to host memory (None: as measured elsewhere).
+    `checkpoint_interval.best_interval_s`); `fast_every_s` that of copies in host memory or on local drives (None: the
+    same rule with their cost). `peer_distance_nodes` is how far the peer of an in-memory copy is: it survives events
+    of at most so many neighbouring nodes. `overhead_s` is what an asynchronous or in-memory save stops beside its
+    copy to host memory (None: as measured elsewhere). The bandwidths are of save paths that no cluster describes.
     """
 
-    policy: PolicyName = "async"
-    every_s: float | None = None
-    fast_every_s: float | None = None
-    peer_distance_nodes: int = 1
-    overhead_s: float | None = None
+    policy: PolicyName = setting("async", Setting(POLICY_HELP, "in-memory"))
+    every_s: float | None = setting(
+        None,
+        Setting(
+            "Work between two saves to storage; auto: Daly's interval for the failure rate.", "30 min", auto="auto"
+        ),
+    )
+    fast_every_s: float | None = setting(
+        None,
+        Setting(
+            "Work between two copies in host memory or on local drives, of policies in-memory and tiered; auto: "
+            "Daly's interval for what they cost.",
+            "1 min",
+            auto="auto",
+        ),
+    )
+    peer_distance_nodes: int = setting(
+        1,
+        Setting(
+            "Nodes between a node and the peer that holds its in-memory copy: the copy survives the loss of so many "
+            "neighbours at once.",
+            8,
+            key="peer_distance",
+            most=10_000_000,
+        ),
+    )
+    overhead_s: float | None = setting(
+        None,
+        Setting(
+            "What a save of policy async, in-memory or tiered stops beside its copy to host memory; without it, what "
+            "was measured elsewhere (0.5 s; in-memory 0.02 s).",
+            "0.2 s",
+            least=0,
+        ),
+    )
+    local_bandwidth_bytes_per_s: float = setting(
+        LOCAL_BYTES_PER_S, Setting("A GPU's share of its node's local drives, for policy tiered.", "6 GB/s")
+    )
+    writer_bandwidth_bytes_per_s: float = setting(
+        WRITER_BYTES_PER_S,
+        Setting("What one writing rank pushes to storage by policy sync, at most its NIC's bandwidth.", "1 GB/s"),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +105,7 @@ class SavePaths:
 
 
 @dataclass(frozen=True, slots=True)
-class Tier:
+class CheckpointTier:
     """One place where checkpoints go.
 
     A save stops the job for `stall_s`, is safe `lag_s` later, takes `restore_s` to load, and survives events that
@@ -78,13 +125,13 @@ class Saving:
     """The tiers of a run with their final intervals (finest first, the last is storage), and the stall of a save
     on demand, before a planned stop."""
 
-    tiers: tuple[Tier, ...]
+    tiers: tuple[CheckpointTier, ...]
     final_save_s: float
     warnings: tuple[str, ...] = ()
 
     @property
-    def grid(self) -> Grid:
-        return Grid(tuple(t.every_s or math.inf for t in self.tiers), tuple(t.stall_s for t in self.tiers))
+    def grid(self) -> SaveGrid:
+        return SaveGrid(tuple(t.every_s or math.inf for t in self.tiers), tuple(t.stall_s for t in self.tiers))
 
 
 def sharded_write_s(paths: SavePaths) -> float:
@@ -103,53 +150,55 @@ def snapshot_s(policy: CheckpointPolicy, paths: SavePaths, overhead_s: float) ->
     return overhead + paths.state_bytes / paths.gpus / paths.host_bytes_per_s
 
 
-def _none(policy: CheckpointPolicy, paths: SavePaths) -> tuple[Tier, ...]:
-    return (Tier("storage", math.inf, 0.0, 0.0, sharded_read_s(paths), EVERYTHING),)
+def _none(policy: CheckpointPolicy, paths: SavePaths) -> tuple[CheckpointTier, ...]:
+    return (CheckpointTier("storage", math.inf, 0.0, 0.0, sharded_read_s(paths), EVERYTHING),)
 
 
-def _sync(policy: CheckpointPolicy, paths: SavePaths) -> tuple[Tier, ...]:
+def _sync(policy: CheckpointPolicy, paths: SavePaths) -> tuple[CheckpointTier, ...]:
     """One replica writes while all wait (torch.save from the ranks of the first replica)."""
     writers = paths.writers * paths.writer_bytes_per_s
     write_s = paths.state_bytes / min(paths.storage_write_bytes_per_s, writers)
-    return (Tier("storage", policy.every_s, write_s, 0.0, sharded_read_s(paths), EVERYTHING),)
+    return (CheckpointTier("storage", policy.every_s, write_s, 0.0, sharded_read_s(paths), EVERYTHING),)
 
 
-def _sharded(policy: CheckpointPolicy, paths: SavePaths) -> tuple[Tier, ...]:
+def _sharded(policy: CheckpointPolicy, paths: SavePaths) -> tuple[CheckpointTier, ...]:
     """All write their shard while all wait."""
-    return (Tier("storage", policy.every_s, sharded_write_s(paths), 0.0, sharded_read_s(paths), EVERYTHING),)
+    return (CheckpointTier("storage", policy.every_s, sharded_write_s(paths), 0.0, sharded_read_s(paths), EVERYTHING),)
 
 
-def _async(policy: CheckpointPolicy, paths: SavePaths) -> tuple[Tier, ...]:
+def _async(policy: CheckpointPolicy, paths: SavePaths) -> tuple[CheckpointTier, ...]:
     """The job waits for the copy to host memory only; the shards are written behind its back."""
     stall = snapshot_s(policy, paths, ASYNC_OVERHEAD_S)
-    return (Tier("storage", policy.every_s, stall, sharded_write_s(paths), sharded_read_s(paths), EVERYTHING),)
+    return (
+        CheckpointTier("storage", policy.every_s, stall, sharded_write_s(paths), sharded_read_s(paths), EVERYTHING),
+    )
 
 
-def _in_memory(policy: CheckpointPolicy, paths: SavePaths) -> tuple[Tier, ...]:
+def _in_memory(policy: CheckpointPolicy, paths: SavePaths) -> tuple[CheckpointTier, ...]:
     """Host-memory copies, replicated to a peer node over the fabric, in front of asynchronous storage (GEMINI)."""
     share = paths.state_bytes / paths.gpus
     exchange = share / paths.nic_bytes_per_s
     load = exchange + share / paths.host_bytes_per_s
     stall = snapshot_s(policy, paths, MEMORY_OVERHEAD_S)
-    fast = Tier("memory", policy.fast_every_s, stall, exchange, load, policy.peer_distance_nodes)
+    fast = CheckpointTier("memory", policy.fast_every_s, stall, exchange, load, policy.peer_distance_nodes)
     return (fast, *_behind_memory(policy, paths))
 
 
-def _tiered(policy: CheckpointPolicy, paths: SavePaths) -> tuple[Tier, ...]:
+def _tiered(policy: CheckpointPolicy, paths: SavePaths) -> tuple[CheckpointTier, ...]:
     """Local drives, which outlive the process but not the node, then storage."""
     share = paths.state_bytes / paths.gpus
     load = share / min(paths.local_bytes_per_s, paths.host_bytes_per_s)
     stall = snapshot_s(policy, paths, ASYNC_OVERHEAD_S)
-    fast = Tier("local", policy.fast_every_s, stall, share / paths.local_bytes_per_s, load, 0)
+    fast = CheckpointTier("local", policy.fast_every_s, stall, share / paths.local_bytes_per_s, load, 0)
     return (fast, *_behind_memory(policy, paths))
 
 
-def _behind_memory(policy: CheckpointPolicy, paths: SavePaths) -> tuple[Tier, ...]:
+def _behind_memory(policy: CheckpointPolicy, paths: SavePaths) -> tuple[CheckpointTier, ...]:
     """Storage fed from the copy that the fast tier has already taken: no stall of its own."""
-    return (Tier("storage", policy.every_s, 0.0, sharded_write_s(paths), sharded_read_s(paths), EVERYTHING),)
+    return (CheckpointTier("storage", policy.every_s, 0.0, sharded_write_s(paths), sharded_read_s(paths), EVERYTHING),)
 
 
-POLICIES: Mapping[str, Callable[[CheckpointPolicy, SavePaths], tuple[Tier, ...]]] = {
+POLICIES: Mapping[str, Callable[[CheckpointPolicy, SavePaths], tuple[CheckpointTier, ...]]] = {
     "none": _none,
     "sync": _sync,
     "sharded": _sharded,

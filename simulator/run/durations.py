@@ -9,6 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from simulator.run.arrays import Floats
+
 DurationKind = Literal["fixed", "exponential", "lognormal", "quantiles"]
 
 
@@ -31,15 +33,18 @@ class Duration:
         if self.kind == "lognormal":
             return self.scale_s * math.exp(self.sigma**2 / 2)
         if self.kind == "quantiles":
-            return sum((q1 - q0) * (s0 + s1) / 2 for (q0, s0), (q1, s1) in pairwise(self.points))
+            return sum(
+                (probability_1 - probability_0) * (seconds_0 + seconds_1) / 2
+                for (probability_0, seconds_0), (probability_1, seconds_1) in pairwise(self.points)
+            )
         return self.scale_s
 
     def scaled(self, factor: float) -> Duration:
         """The same law, every time multiplied by `factor`."""
-        points = tuple((q, seconds * factor) for q, seconds in self.points)
+        points = tuple((probability, seconds * factor) for probability, seconds in self.points)
         return replace(self, scale_s=self.scale_s * factor, points=points)
 
-    def sample_s(self, count: int, rng: np.random.Generator) -> np.ndarray:
+    def sample_s(self, count: int, rng: np.random.Generator) -> Floats:
         """`count` independent draws, in seconds."""
         if self.kind == "lognormal":
             return self.scale_s * np.exp(self.sigma * rng.standard_normal(count))
@@ -47,7 +52,8 @@ class Duration:
             return rng.exponential(self.scale_s, count)
         if self.kind == "quantiles":
             probability, seconds = zip(*self.points, strict=True)
-            return np.interp(rng.random(count), probability, seconds)
+            drawn: Floats = np.interp(rng.random(count), probability, seconds)
+            return drawn
         return np.full(count, self.scale_s)
 
 
@@ -60,7 +66,18 @@ def exponential(mean_s: float) -> Duration:
 
 
 def lognormal(median_s: float, mean_s: float) -> Duration:
-    """The lognormal with this median and mean; mean / median = exp(sigma^2 / 2)."""
+    """The lognormal with this median and mean; mean / median = exp(sigma^2 / 2).
+
+    Raises ValueError where the mean is below the median.
+    """
     if mean_s < median_s:
         raise ValueError(f"a lognormal time has a mean ({mean_s} s) of at least its median ({median_s} s)")
     return Duration("lognormal", median_s, math.sqrt(2 * math.log(mean_s / median_s)))
+
+
+def empirical(seconds: list[float]) -> Duration:
+    """The law of observed times: quantiles straight between the sorted observations; needs at least one."""
+    if len(seconds) == 1:
+        return fixed(seconds[0])
+    last = len(seconds) - 1
+    return Duration("quantiles", points=tuple((i / last, value) for i, value in enumerate(sorted(seconds))))

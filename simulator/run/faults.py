@@ -1,21 +1,28 @@
-"""What breaks, how often and how it shows: a failure model, and the timeline of faults that one run draws from it."""
+"""What breaks, how often and how it shows: the classes of faults, the failure model, and its rates."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, replace
 from typing import Literal
 
-import numpy as np
-
+from simulator.fields import Setting, setting
+from simulator.run.arrays import Floats
+from simulator.run.duration_section import DURATION
 from simulator.run.durations import Duration
 
 FaultKind = Literal["crash", "hang", "slow", "corruption", "planned"]
 Scope = Literal["job", "gpu", "node", "rack", "pod"]
 KINDS: tuple[FaultKind, ...] = ("crash", "hang", "slow", "corruption", "planned")
 CRASH, HANG, SLOW, CORRUPTION, PLANNED = range(len(KINDS))
+STOPPING: tuple[FaultKind, ...] = ("crash", "hang")  # what counts as a failure of the job in a mean time between them
+DAY_S = 86400.0
 AT_ONCE = Duration("fixed")
 JOB = -1  # the node of a fault that hits the job and no node in particular
+# Beyond these no cluster is described any more, and the numbers of faults run away.
+MOST_VARIANCE, MOST_FOLLOWERS, MOST_MULTIPLIER = 10.0, 10.0, 1e6
+FLATTEST, STEEPEST = 0.1, 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +40,67 @@ class FaultClass:
     """
 
     name: str
-    kind: FaultKind
-    rate_per_gpu_s: float
-    scope: Scope = "node"
-    detect: Duration = AT_ONCE
-    repair: Duration | None = None
-    outage: Duration | None = None
-    lasts: Duration | None = None
-    speed: float = 1.0
-    shape: float = 1.0
-    reference_age_s: float = 30 * 86400.0
-    link_fraction: float | None = None
+    kind: FaultKind = setting(
+        MISSING,
+        Setting(
+            "How it shows. crash: the job stops; hang: it stands still until noticed; slow: it runs slower; "
+            "corruption: it goes on with wrong values until noticed; planned: it saves first, then stops.",
+            "crash",
+        ),
+    )
+    rate_per_gpu_s: float = setting(
+        MISSING,
+        Setting("How many of them occurred in the exposure.", 148, key="count", dimension="count", least=0),
+    )
+    scope: Scope = setting(
+        "node",
+        Setting("What goes down. job: no node; gpu or node: one server; rack or pod: all servers of one.", "rack"),
+    )
+    detect: Duration = setting(
+        AT_ONCE,
+        Setting(
+            "From the fault to the moment the job knows; by default 30 s for a crash, 10 min for a hang, a slow part "
+            "or corruption.",
+            "10 min",
+            form=DURATION,
+        ),
+    )
+    repair: Duration | None = setting(
+        None,
+        Setting(
+            "How long its nodes stay away; none: they restart in place.",
+            {"median": "20 h", "mean": "5 d"},
+            form=DURATION,
+        ),
+    )
+    outage: Duration | None = setting(
+        None, Setting("How long it holds the whole job up, whatever the spares.", "30 min", form=DURATION)
+    )
+    lasts: Duration | None = setting(
+        None, Setting("After how long a slow part recovers by itself.", {"mean": "72 min"}, form=DURATION)
+    )
+    speed: float = setting(
+        1.0, Setting("The job's speed while a slow part lasts; excludes links.", "75%", dimension="fraction", most=1.0)
+    )
+    shape: float = setting(
+        1.0,
+        Setting(
+            "Exponent of the Weibull law of the cluster's age: below 1 rates fall with age.",
+            0.7,
+            least=FLATTEST,
+            most=STEEPEST,
+        ),
+    )
+    reference_age_s: float = setting(30 * DAY_S, Setting("The cluster's age at which the count was taken.", "60 d"))
+    link_fraction: float | None = setting(
+        None,
+        Setting(
+            "What a slow fault leaves of its node's link bandwidth: the speed follows from the step simulated with it.",
+            "50%",
+            key="links",
+            dimension="fraction",
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +110,64 @@ class FailureModel:
     `lemon_fraction` of the nodes fail `lemon_multiplier` times as often as the others. Every `swing_period_s` the
     whole rate is multiplied by a gamma factor of mean 1 and variance `swing_variance`. Each fault is followed by
     `burst_mean` others of its class on average, after exponential times of mean `burst_window_s`. None of the three
-    changes the mean rate. `age_s` is the age of the cluster when the run begins.
+    changes the mean rate. `age_s` is the age of the cluster when the run begins. `mtbf_s` (of the whole job) or
+    `node_mtbf_s` sets the mean time between crashes and hangs once the job is known, see `settled`.
     """
 
     name: str
     classes: tuple[FaultClass, ...]
-    lemon_fraction: float = 0.0
-    lemon_multiplier: float = 1.0
-    swing_variance: float = 0.0
-    swing_period_s: float = 7 * 86400.0
-    burst_mean: float = 0.0
-    burst_window_s: float = 3600.0
-    age_s: float = 30 * 86400.0
+    lemon_fraction: float = setting(
+        0.0,
+        Setting(
+            "Share of the nodes that fail more often.",
+            "1%",
+            key="fraction",
+            dimension="fraction",
+            below=1.0,
+            required=True,
+        ),
+    )
+    lemon_multiplier: float = setting(
+        1.0,
+        Setting("How much more often they fail.", 20, key="multiplier", most=MOST_MULTIPLIER, required=True),
+    )
+    swing_variance: float = setting(
+        0.0,
+        Setting(
+            "Variance of the factor of mean 1 on the whole rate.",
+            0.4,
+            key="variance",
+            least=0,
+            most=MOST_VARIANCE,
+            required=True,
+        ),
+    )
+    swing_period_s: float = setting(7 * DAY_S, Setting("How long a factor holds.", "7 d", key="period", required=True))
+    burst_mean: float = setting(
+        0.0,
+        Setting(
+            "How many faults follow each on average.", 0.1, key="mean", least=0, most=MOST_FOLLOWERS, required=True
+        ),
+    )
+    burst_window_s: float = setting(
+        3600.0, Setting("Mean time after which they follow.", "1 h", key="window", required=True)
+    )
+    age_s: float = setting(30 * DAY_S, Setting("The cluster's age when the run begins.", "0.5 years"))
+    mtbf_s: float | None = setting(
+        None,
+        Setting(
+            "Mean time between the job's crashes and hangs, all GPUs together: scales all rates. Excludes "
+            "node_mtbf and rate_multiplier.",
+            "3 h",
+        ),
+    )
+    node_mtbf_s: float | None = setting(
+        None,
+        Setting(
+            "Mean time between the crashes and hangs of one node: scales all rates. Excludes mtbf and rate_multiplier.",
+            "5 years",
+        ),
+    )
     source: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
 
@@ -83,31 +186,22 @@ class Machines:
     def nodes(self) -> int:
         return self.job_nodes + self.spare_nodes
 
+    def breadth(self, scope: Scope) -> int:
+        """How many nodes a fault of this scope takes at once."""
+        nodes: dict[Scope, int] = {
+            "job": 0,
+            "gpu": 1,
+            "node": 1,
+            "rack": self.nodes_per_rack,
+            "pod": self.nodes_per_pod,
+        }
+        return nodes[scope]
 
-@dataclass(frozen=True, slots=True)
-class Timeline:
-    """Faults in order of time, one array element per node hit; shape (faults,) each.
 
-    `node` is JOB where no node goes down. `breadth` is how many nodes the event takes at once (0: none). Entries of
-    one rack or pod event follow each other at the same time. `outage_s`, `lasts_s`, `repair_s` are 0 where absent.
-    """
-
-    time_s: np.ndarray
-    component: np.ndarray
-    kind: np.ndarray
-    node: np.ndarray
-    breadth: np.ndarray
-    detect_s: np.ndarray
-    repair_s: np.ndarray
-    outage_s: np.ndarray
-    lasts_s: np.ndarray
-    speed: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.time_s)
-
-    def take(self, index: np.ndarray) -> Timeline:
-        return Timeline(*(getattr(self, f.name)[index] for f in fields(self)))
+def cumulative_hazard(fault: FaultClass, age_s: float | Floats) -> float | Floats:
+    """Expected events per GPU up to an age: rate ref / k (age / ref)^k."""
+    reference_s = fault.reference_age_s
+    return fault.rate_per_gpu_s * reference_s / fault.shape * (age_s / reference_s) ** fault.shape
 
 
 def mean_rate_per_s(fault: FaultClass, gpus: int, start_s: float, end_s: float, age_s: float) -> float:
@@ -116,124 +210,39 @@ def mean_rate_per_s(fault: FaultClass, gpus: int, start_s: float, end_s: float, 
     return gpus * float(total) / (end_s - start_s)
 
 
-def cumulative_hazard(fault: FaultClass, age_s: float | np.ndarray) -> float | np.ndarray:
-    """Expected events per GPU up to an age: rate ref / k (age / ref)^k."""
-    reference = fault.reference_age_s
-    return fault.rate_per_gpu_s * reference / fault.shape * (age_s / reference) ** fault.shape
+def rate_at_age_per_s(fault: FaultClass, gpus: int, age_s: float) -> float:
+    """Events per second on `gpus` GPUs at a cluster age: GPUs x rate (age / ref)^(k - 1)."""
+    aging = (age_s / fault.reference_age_s) ** (fault.shape - 1)
+    return float(gpus * fault.rate_per_gpu_s * aging)
 
 
-def mean_time_between_s(model: FailureModel, gpus: int, kinds: tuple[FaultKind, ...] = ("crash", "hang")) -> float:
+def mean_time_between_s(model: FailureModel, gpus: int, kinds: tuple[FaultKind, ...] = STOPPING) -> float:
     """Mean time between the faults of these kinds on `gpus` GPUs at the model's age, infinite if there are none."""
-    rate = sum(
-        gpus * fault.rate_per_gpu_s * (model.age_s / fault.reference_age_s) ** (fault.shape - 1)
-        for fault in model.classes
-        if fault.kind in kinds
-    )
-    return 1 / rate if rate > 0 else float("inf")
+    stopping = [fault for fault in model.classes if fault.kind in kinds]
+    rate_per_s = sum(rate_at_age_per_s(fault, gpus, model.age_s) for fault in stopping)
+    return 1 / rate_per_s if rate_per_s > 0 else float("inf")
 
 
 def scaled(model: FailureModel, factor: float) -> FailureModel:
-    """The same model with every rate multiplied by `factor`."""
-    classes = tuple(replace(c, rate_per_gpu_s=c.rate_per_gpu_s * factor) for c in model.classes)
-    return replace(model, classes=classes)
+    """The same model with every rate multiplied by `factor`, zero or above."""
+    classes = tuple(replace(fault, rate_per_gpu_s=fault.rate_per_gpu_s * factor) for fault in model.classes)
+    mtbf_s, node_mtbf_s = (_divided(time_s, factor) for time_s in (model.mtbf_s, model.node_mtbf_s))
+    return replace(model, classes=classes, mtbf_s=mtbf_s, node_mtbf_s=node_mtbf_s)
 
 
-def draw_lemons(model: FailureModel, machines: Machines, rng: np.random.Generator) -> np.ndarray:
-    """The nodes that fail more often, in this run."""
-    count = round(model.lemon_fraction * machines.nodes)
-    return rng.choice(machines.nodes, count, replace=False) if count else np.empty(0, int)
+def _divided(time_s: float | None, factor: float) -> float | None:
+    if time_s is None:
+        return None
+    return time_s / factor if factor > 0 else math.inf
 
 
-def draw(
-    model: FailureModel,
-    machines: Machines,
-    window_s: tuple[float, float],
-    lemons: np.ndarray,
-    rng: np.random.Generator,
-) -> Timeline:
-    """Faults of all machines within `window_s` = (start, end) of the run, in order of time."""
-    time, component = _times(model, machines, window_s, rng)
-    scope = [c.scope for c in model.classes]
-    node = _nodes(model, machines, len(time), lemons, rng)
-    breadth = np.array([_breadth(s, machines) for s in scope], int)[component]
-    columns = {
-        name: _durations([getattr(c, name) for c in model.classes], component, rng)
-        for name in ("detect", "repair", "outage", "lasts")
-    }
-    kind = np.array([KINDS.index(c.kind) for c in model.classes], int)[component]
-    speed = np.array([c.speed for c in model.classes])[component]
-    node = np.where(breadth == 0, JOB, node - node % np.maximum(breadth, 1))
-    timeline = Timeline(
-        time, component, kind, node, breadth,
-        columns["detect"], columns["repair"], columns["outage"], columns["lasts"], speed,
-    )  # fmt: skip
-    return _spread(timeline, machines)
-
-
-def _times(
-    model: FailureModel, machines: Machines, window_s: tuple[float, float], rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Times and classes of all events: Poisson counts per class and swing period, bursts added, sorted."""
-    start, end = window_s
-    periods = max(1, int(np.ceil((end - start) / model.swing_period_s))) if model.swing_variance > 0 else 1
-    edges = model.age_s + np.minimum(start + np.arange(periods + 1) * ((end - start) / periods), end)
-    swing = np.ones(periods)
-    if model.swing_variance > 0:
-        swing = rng.gamma(1 / model.swing_variance, model.swing_variance, periods)
-    gpus = np.array([machines.gpus_per_node * (machines.job_nodes if c.scope == "job" else machines.nodes)
-                     for c in model.classes], float)  # fmt: skip
-    hazard = np.array([cumulative_hazard(c, edges) for c in model.classes]).reshape(len(model.classes), len(edges))
-    mass = gpus[:, None] * np.diff(hazard, axis=1) * swing / (1 + model.burst_mean)
-    counts = rng.poisson(mass)
-    component, period = (i.repeat(counts.ravel()) for i in np.indices(counts.shape).reshape(2, -1))
-    level = hazard[component, period] + rng.random(len(component)) * np.diff(hazard, axis=1)[component, period]
-    shape = np.array([c.shape for c in model.classes])[component]
-    reference = np.array([c.reference_age_s for c in model.classes])[component]
-    rate = np.array([c.rate_per_gpu_s for c in model.classes])[component]
-    time = reference * (level * shape / (rate * reference)) ** (1 / shape) - model.age_s
-    if model.burst_mean > 0:
-        children = rng.poisson(model.burst_mean, len(time))
-        later = time.repeat(children) + rng.exponential(model.burst_window_s, children.sum())
-        time, component = np.concatenate([time, later]), np.concatenate([component, component.repeat(children)])
-    keep = time < end
-    order = np.argsort(time[keep], kind="stable")
-    return time[keep][order], component[keep][order]
-
-
-def _nodes(
-    model: FailureModel, machines: Machines, count: int, lemons: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """The node each event starts from: uniform, but lemons `lemon_multiplier` times as likely as the others."""
-    node = rng.integers(0, machines.nodes, count)
-    if len(lemons) in (0, machines.nodes):
-        return node
-    weight = len(lemons) * model.lemon_multiplier
-    share = weight / (weight + machines.nodes - len(lemons))
-    # Uniform over all nodes already gives the lemons their plain share; only the excess is drawn again.
-    plain = len(lemons) / machines.nodes
-    excess = (share - plain) / (1 - plain)
-    return np.where(rng.random(count) < excess, lemons[rng.integers(0, len(lemons), count)], node)
-
-
-def _durations(given: list[Duration | None], component: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One draw per event from its class's duration; each distinct duration is sampled once."""
-    drawn = np.zeros(len(component))
-    for duration in dict.fromkeys(d for d in given if d is not None):
-        chosen = np.isin(component, [i for i, d in enumerate(given) if d == duration])
-        drawn[chosen] = duration.sample_s(int(chosen.sum()), rng)
-    return drawn
-
-
-def _breadth(scope: Scope, machines: Machines) -> int:
-    return {"job": 0, "gpu": 1, "node": 1, "rack": machines.nodes_per_rack, "pod": machines.nodes_per_pod}[scope]
-
-
-def _spread(timeline: Timeline, machines: Machines) -> Timeline:
-    """One entry per node: a rack of four nodes becomes four entries at the same time."""
-    if not (timeline.breadth > 1).any():
-        return timeline
-    copies = np.maximum(timeline.breadth, 1)
-    first = np.repeat(np.cumsum(copies) - copies, copies)
-    spread = timeline.take(np.repeat(np.arange(len(timeline)), copies))
-    node = np.where(spread.breadth > 0, spread.node + np.arange(len(spread)) - first, JOB)
-    return replace(spread, node=node).take(np.flatnonzero(node < machines.nodes))
+def settled(model: FailureModel, job_nodes: int, gpus_per_node: int) -> FailureModel:
+    """The model with its rates scaled to the mean time between failures that it names, if it names one."""
+    if model.mtbf_s is not None:
+        wanted_s, gpus = model.mtbf_s, job_nodes * gpus_per_node
+    elif model.node_mtbf_s is not None:
+        wanted_s, gpus = model.node_mtbf_s, gpus_per_node
+    else:
+        return model
+    factor = mean_time_between_s(model, gpus) / wanted_s
+    return replace(scaled(model, factor), mtbf_s=None, node_mtbf_s=None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simulator.run.specs import Power, Prices
+from simulator.run.specs import Power, RunPrices
 
 HOUR_S = 3600.0
 KWH_J = 3.6e6
@@ -21,7 +21,7 @@ def energy_j(seconds: dict[str, float], job_gpus: int, gpus: int, power: Power) 
     return power.pue * (job + spares)
 
 
-def cost_usd(wall_s: float, energy: float | None, gpus: int, prices: Prices) -> float:
+def cost_usd(wall_s: float, energy: float | None, gpus: int, prices: RunPrices) -> float:
     """Dollars for `wall_s` on `gpus` GPUs: rent, or capital by the share of its life plus electricity, plus extras."""
     hours = wall_s / HOUR_S
     extras = hours * (gpus * prices.network_usd_per_gpu_hour + prices.storage_usd_per_hour)
@@ -32,6 +32,6 @@ def cost_usd(wall_s: float, energy: float | None, gpus: int, prices: Prices) -> 
     return capital + electricity + extras
 
 
-def carbon_kg(energy: float, prices: Prices) -> float | None:
+def carbon_kg(energy: float, prices: RunPrices) -> float | None:
     """Carbon of the electricity, where the grid's intensity is known."""
     return None if prices.carbon_kg_per_kwh is None else energy / KWH_J * prices.carbon_kg_per_kwh

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from simulator.run.arrays import Bools, Floats, Ints
+from simulator.run.specs import RunSpec
+
+SETTLED_FAULTS = 256  # after so many faults the pace of a run is no longer a matter of luck
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -17,14 +22,14 @@ class Outcome:
     `stops_by_component` are (n, components): time down and work lost, and job stops, by what had failed.
     """
 
-    finish_s: np.ndarray
-    elapsed_s: np.ndarray
-    work_s: np.ndarray
-    lost_s: Mapping[str, np.ndarray]
-    lost_by_component_s: np.ndarray
-    stops_by_component: np.ndarray
-    faults: np.ndarray
-    waits_for_ever: np.ndarray
+    finish_s: Floats
+    elapsed_s: Floats
+    work_s: Floats
+    lost_s: Mapping[str, Floats]
+    lost_by_component_s: Floats
+    stops_by_component: Ints
+    faults: Ints
+    waits_for_ever: Bools
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,14 @@ class RunEvent:
     node: int
     effect: str
     work_s: float
+
+
+def is_hopeless(spec: RunSpec, faults: Ints | int, now_s: Floats | float, work_s: Floats | float) -> Bools:
+    """Whether a run's pace is below what is given up, and no longer a matter of luck; shapes broadcast."""
+    give_up = spec.simulation.give_up_fraction
+    is_early = np.less(faults, SETTLED_FAULTS) & np.less(now_s, spec.work_s / give_up)
+    hopeless: Bools = ~is_early & np.less(work_s, np.multiply(give_up, now_s))
+    return hopeless
 
 
 def joined(parts: Sequence[Outcome]) -> Outcome:

@@ -1,388 +1,268 @@
-"""The policies in a scenario's `run` section: checkpoints, failures, spares, recovery, restart, prices, simulation."""
+"""The policies in a scenario's `run` section, and its JSON Schema: both from the fields of the dataclasses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hardware import units
 from hardware.problems import InputError, Place
 from hardware.sections import Section
-from simulator.run.checkpoints import POLICIES, CheckpointPolicy, PolicyName, SavePaths
-from simulator.run.fault_log import LogRow, model_of, read_log
+from simulator.fields import Setting, object_schema, read_fields, read_values, setting
+from simulator.run.budget import AMOUNTS, Budget
+from simulator.run.checkpoints import CheckpointPolicy
+from simulator.run.fault_log import LogRow, observed_s, read_log
 from simulator.run.faults import FailureModel
-from simulator.run.read_failures import NO_FAILURES, failure_model, preset
-from simulator.run.spares import spares_needed
-from simulator.run.specs import Power, Prices, Recovery, Restart, RunSpec, Segment, Simulation
+from simulator.run.read_failures import DEFAULT_FAILURES, NO_FAILURES, failure_model, failures_schema, preset
+from simulator.run.specs import Recovery, Restart, RunPrices, Simulation
 
-KEYS = (
-    "phases", "checkpoint", "failures", "fault_log", "spares", "recovery", "restart", "maintenance", "prices",
-    "simulation",
-)  # fmt: skip
-DEFAULT_FAILURES = "llama-3"
 INLINE = Place("inline")
-MOST, MOST_WORKERS = 1_000_000, 1024
+STALLING = ("none", "sync", "sharded")  # policies whose saves stop the job for as long as they are written
+WITH_COPIES = ("in-memory", "tiered")
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class RunPhase:
     """A stretch of the run with its own batch or sequence length; `tokens` None: all that the other phases leave."""
 
-    name: str
-    tokens: float | None = None
-    global_batch_size: int | None = None
-    seq_length: int | None = None
+    name: str = setting(MISSING, Setting("What the phase is called.", "long context"))
+    tokens: float | None = setting(
+        None, Setting("Its tokens; exactly one phase leaves them out, and takes what the others leave.", "800B")
+    )
+    global_batch_size: int | None = setting(None, Setting("Its batch in sequences; without it, the plan's.", 512))
+    seq_length: int | None = setting(None, Setting("Its tokens of a sequence; without it, the run's.", 32768))
+
+
+@dataclass(frozen=True, slots=True)
+class LogFile:
+    """A fault log of the user's own, replayed as far as it goes; beyond, faults are drawn at its rates."""
+
+    file: str = setting(
+        MISSING,
+        Setting("CSV file with columns start_day, end_day, node, level, class and description.", "incidents.csv"),
+    )
+    covers_s: float | None = setting(
+        None, Setting("How long the log covers; without it, to its last fault or finished repair.", "90 d")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A section of `run`: the fields of a class that it holds (None: all of them)."""
+
+    cls: type
+    fields: tuple[str, ...] | None
+    description: str
+    example: Any
+
+
+PARTS: Mapping[str, Part] = {
+    "checkpoint": Part(
+        CheckpointPolicy, None, "How the training state is saved.", {"policy": "in-memory", "every": "30 min"}
+    ),
+    "spares": Part(
+        Recovery,
+        ("hot_spares", "cold_spares", "hot_swap_s", "cold_start_s"),
+        "Nodes that stand by for those that fail.",
+        {"hot": 16, "cold": 32},
+    ),
+    "recovery": Part(
+        Recovery,
+        ("when_short", "patience_s", "min_replicas", "regrow", "evict_after", "evict_slow"),
+        "What the job does when nodes fail or slow down.",
+        {"when_short": "shrink", "regrow": "at-once"},
+    ),
+    "restart": Part(
+        Restart,
+        None,
+        "From nodes in place to the first useful step, without loading.",
+        {"warm_up": "30 s"},
+    ),
+    "maintenance": Part(
+        Recovery,
+        ("maintenance_every_s", "maintenance_s"),
+        "Planned stops at regular times.",
+        {"every": "7 d", "lasts": "1 h"},
+    ),
+    "prices": Part(RunPrices, None, "What machines, network, storage and electricity cost.", {"gpu_hour": "2.5 USD/h"}),
+    "simulation": Part(Simulation, None, "How many runs are drawn and played.", {"runs": 1000, "seed": 7}),
+}
+KEYS = ("phases", "failures", "fault_log", *PARTS)
 
 
 @dataclass(frozen=True, slots=True)
 class RunPolicies:
-    """What a user decides about a run; `recovery.hot_spares` None (auto) is settled when the job is known.
+    """What a user decides about a run; with `auto_spares` the hot spares are settled when the job is known.
 
-    `fault_log` rows replace the failure model where given. `local_bytes_per_s` and `writer_bytes_per_s` belong to the
-    save paths, which the cluster does not describe. `place` is where the section stands, for messages.
+    `fault_log` rows replace the failure model where given, and cover `fault_log_s` (None: as far as they were seen
+    to). `place` is where the section stands, for messages.
     """
 
-    phases: tuple[Phase, ...]
+    phases: tuple[RunPhase, ...]
     checkpoint: CheckpointPolicy
     failures: FailureModel
     fault_log: tuple[LogRow, ...]
+    fault_log_s: float | None
     recovery: Recovery
     auto_spares: bool
     restart: Restart
-    prices: Prices | None
+    prices: RunPrices | None
     simulation: Simulation
-    local_bytes_per_s: float
-    writer_bytes_per_s: float
     place: Place = field(default=INLINE, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class JobFacts:
-    """What the model, the cluster and the plan say about the run: its segments, its machines, its state and its paths.
-
-    `replicas` counts what a shrinking job can drop (with experts, whole expert-data-parallel groups); bandwidths are
-    per GPU and direction except storage's. `power` is per GPU with its share of node and fabric.
-    `slow_speed` gives the speed of the job under slow faults of a class by name, where the step was simulated with it.
-    `assumptions` name inputs that nobody gave; the result warns of them.
-    """
-
-    segments: tuple[Segment, ...]
-    job_nodes: int
-    gpus_per_node: int
-    replicas: int
-    dp: int
-    state_bytes: float
-    storage_write_bytes_per_s: float
-    storage_read_bytes_per_s: float
-    host_bytes_per_s: float
-    nic_bytes_per_s: float
-    power: Power | None = None
-    replica_speed: Sequence[float] | None = None
-    nodes_per_rack: int = 1
-    nodes_per_pod: int = 1
-    price_usd_per_gpu_hour: float | None = None
-    slow_speed: Mapping[str, float] = field(default_factory=dict)
-    assumptions: tuple[str, ...] = ()
-
-
 def read_run(data: Mapping[str, Any], at: Place = INLINE) -> RunPolicies:
-    """The policies of a `run` section; keys that are not of this room (tokens, seq_length) are left to others.
+    """The policies of a `run` section; the keys of its budget (tokens, seq_length ...) are left to others.
 
     Every part may be left out; the defaults are those of the specs, failures those of Llama 3. Raises InputError
     with every problem found.
     """
     top = Section({key: data[key] for key in KEYS if key in data}, at)
-    checkpoint, local, writer = _checkpoint(_part(top, "checkpoint"))
-    failures, log = _failures(top, at)
-    spares = _part(top, "spares")
-    recovery, auto = _spares(spares)
-    recovery = _recovery(_part(top, "recovery"), recovery)
-    recovery = _maintenance(top, recovery)
+    log, log_s = _read_fault_log(top, at)
+    recovery, auto_spares = _read_recovery(top)
     policies = RunPolicies(
-        phases=_phases(top, data.get("tokens")),
-        checkpoint=checkpoint,
-        failures=failures,
+        phases=_read_phases(top, data.get("tokens")),
+        checkpoint=_read_checkpoint(top),
+        failures=NO_FAILURES if "fault_log" in top.data else _read_failures(top),
         fault_log=log,
+        fault_log_s=log_s,
         recovery=recovery,
-        auto_spares=auto,
-        restart=_restart(_part(top, "restart")),
-        prices=_prices(top.section("prices")) if "prices" in top.data else None,
-        simulation=_simulation(_part(top, "simulation")),
-        local_bytes_per_s=local,
-        writer_bytes_per_s=writer,
+        auto_spares=auto_spares,
+        restart=Restart(**_read_part(top, "restart")),
+        prices=_read_prices(top) if "prices" in top.data else None,
+        simulation=Simulation(**_read_part(top, "simulation")),
         place=at,
     )
+    top.seen.update(KEYS)
     top.done()
     top.raise_problems()
     return policies
 
 
-def run_spec(policies: RunPolicies, facts: JobFacts) -> RunSpec:
-    """Policies and facts together: a run that can be simulated. Raises InputError where they do not fit."""
-    gpus = facts.job_nodes * facts.gpus_per_node
-    paths = SavePaths(
-        state_bytes=facts.state_bytes,
-        gpus=gpus,
-        writers=max(1, gpus // facts.dp),
-        storage_write_bytes_per_s=facts.storage_write_bytes_per_s,
-        storage_read_bytes_per_s=facts.storage_read_bytes_per_s,
-        writer_bytes_per_s=min(policies.writer_bytes_per_s, facts.nic_bytes_per_s),
-        host_bytes_per_s=facts.host_bytes_per_s,
-        nic_bytes_per_s=facts.nic_bytes_per_s,
-        local_bytes_per_s=policies.local_bytes_per_s,
-    )
-    failures, recovery, log = policies.failures, policies.recovery, policies.fault_log
-    if log:
-        nodes = max(facts.job_nodes + recovery.spares, 1 + max(row.node for row in log))
-        failures = model_of(log, nodes, facts.gpus_per_node)
-    if policies.auto_spares:  # a cluster that needs more spares than it has nodes will not be saved by them
-        recovery = replace(recovery, hot_spares=min(spares_needed(failures, gpus), facts.job_nodes))
-    _check_fit(policies, facts, recovery)
-    slow = facts.slow_speed
-    failures = replace(failures, classes=tuple(replace(c, speed=slow.get(c.name, c.speed)) for c in failures.classes))
-    prices = policies.prices
-    if prices is None and facts.price_usd_per_gpu_hour is not None:
-        prices = Prices(gpu_hour_usd=facts.price_usd_per_gpu_hour)
-    return RunSpec(
-        segments=facts.segments,
-        job_nodes=facts.job_nodes,
-        gpus_per_node=facts.gpus_per_node,
-        replicas=facts.replicas,
-        checkpoint=policies.checkpoint,
-        paths=paths,
-        failures=failures,
-        fault_log=log,
-        recovery=recovery,
-        restart=policies.restart,
-        prices=prices,
-        power=facts.power,
-        simulation=policies.simulation,
-        replica_speed=facts.replica_speed,
-        nodes_per_rack=facts.nodes_per_rack,
-        nodes_per_pod=facts.nodes_per_pod,
-        assumptions=facts.assumptions,
-    )
+def _read_part(top: Section, key: str) -> dict[str, Any]:
+    """The fields of a part of the section, by name; their defaults where it is left out."""
+    section, part = _section(top, key), PARTS[key]
+    values = read_values(part.cls, section, part.fields)
+    section.done()
+    return values
 
 
-def _check_fit(policies: RunPolicies, facts: JobFacts, recovery: Recovery) -> None:
-    problems, nodes = [], facts.job_nodes + recovery.spares
-    if recovery.min_replicas > facts.replicas:
-        message = f"is {recovery.min_replicas}; the job has {facts.replicas} replicas that it could drop"
-        problems.append(policies.place.under("recovery.min_replicas").problem(message))
-    last = max((row.node for row in policies.fault_log), default=0)
-    if last >= nodes:
-        message = f"names node {last}; the job and its spares have nodes 0 to {nodes - 1}: give more spares"
-        problems.append(policies.place.under("fault_log").problem(message))
-    if problems:
-        raise InputError(problems)
-
-
-def segments(
-    phases: tuple[Phase, ...], tokens: float, batch: int, seq_length: int, step_time_s: Callable[[int, int], float]
-) -> tuple[Segment, ...]:
-    """The phases with their tokens and step times; `step_time_s` maps (global_batch_size, seq_length) to seconds.
-
-    `batch` and `seq_length` are the plan's, for phases that do not say. Equal phases are priced once.
-    """
-    rest = tokens - sum(phase.tokens or 0.0 for phase in phases)
-    price = cache(step_time_s)
-    found = []
-    for phase in phases or (Phase("main"),):
-        size, length = phase.global_batch_size or batch, phase.seq_length or seq_length
-        share = rest if phase.tokens is None else phase.tokens
-        found.append(Segment(phase.name, share, size * length, price(size, length)))
-    return tuple(found)
-
-
-def _phases(top: Section, tokens: object) -> tuple[Phase, ...]:
-    """The phases in order; exactly one of them takes the tokens that the others leave."""
-    if "phases" not in top.data:
-        return ()
-    found = []
-    for part in top.sections("phases"):
-        found.append(
-            Phase(part.text("name"), part.quantity("tokens", "tokens", None), part.count("global_batch_size", None),
-                  part.count("seq_length", None))
-        )  # fmt: skip
-        part.done()
-    if sum(phase.tokens is None for phase in found) != 1:
-        top.report("phases", "need exactly one without tokens: it takes what the others leave")
-    given = sum(phase.tokens or 0.0 for phase in found)
-    try:
-        if given >= units.parse(tokens, "tokens"):
-            top.report("phases", f"hold {given:.4g} tokens, the run has {tokens}: nothing is left for the main phase")
-    except units.QuantityError:
-        pass  # whoever reads the tokens reports them
-    return tuple(found)
-
-
-def _part(top: Section, key: str) -> Section:
+def _section(top: Section, key: str) -> Section:
     """A section that may be left out."""
-    if key in top.data:
-        return top.section(key)
-    top.seen.add(key)
-    return Section({}, top.place.under(key), top, key)
+    return top.section(key) if key in top.data else Section({}, top.place.under(key), top, key)
 
 
-def _checkpoint(part: Section) -> tuple[CheckpointPolicy, float, float]:
-    default = CheckpointPolicy()
-    policy = CheckpointPolicy(
-        policy=cast(PolicyName, part.choice("policy", POLICIES, default.policy)),
-        every_s=_seconds_or(part, "every", "auto", None),
-        fast_every_s=_seconds_or(part, "fast_every", "auto", None),
-        peer_distance_nodes=part.count("peer_distance", default.peer_distance_nodes) or 1,
-        overhead_s=part.quantity("overhead", "s", None, zero=True),
-    )
-    if part.data.get("fast_every") is not None and policy.policy not in ("in-memory", "tiered"):
-        part.report("fast_every", f"belongs to policy in-memory or tiered; {policy.policy} writes to storage only")
-    if policy.overhead_s is not None and policy.policy in ("none", "sync", "sharded"):
-        part.report(
-            "overhead", f"belongs to policy async, in-memory or tiered; {policy.policy} waits for the whole write"
-        )
-    # 3 GB/s: one NVMe drive of a node shared by its GPUs would be less, one each more; assumed.
-    local = part.quantity("local_bandwidth", "bytes_per_s", 3e9)
-    # 2 GB/s: torch.save is bound by one process's serialisation; assumed.
-    writer = part.quantity("writer_bandwidth", "bytes_per_s", 2e9)
-    part.done()
-    return policy, local, writer
+def _read_checkpoint(top: Section) -> CheckpointPolicy:
+    policy = CheckpointPolicy(**_read_part(top, "checkpoint"))
+    if policy.fast_every_s is not None and policy.policy not in WITH_COPIES:
+        message = f"belongs to policy in-memory or tiered; {policy.policy} writes to storage only"
+        top.report("checkpoint.fast_every", message)
+    if policy.overhead_s is not None and policy.policy in STALLING:
+        message = f"belongs to policy async, in-memory or tiered; {policy.policy} waits for the whole write"
+        top.report("checkpoint.overhead", message)
+    return policy
 
 
-def _seconds_or(part: Section, key: str, word: str, default: float | None) -> float | None:
-    """A time, or a word that leaves the choice to the program."""
-    if part.data.get(key, word) == word:
-        part.seen.add(key)
-        return default
-    return cast("float | None", part.quantity(key, "s"))
+def _read_recovery(top: Section) -> tuple[Recovery, bool]:
+    """The recovery from three sections, and whether the number of hot spares was left open."""
+    values = _read_part(top, "spares") | _read_part(top, "recovery")
+    if "maintenance" in top.data:
+        values |= _read_part(top, "maintenance")
+    auto_spares = values["hot_spares"] is None
+    hot_spares = values.pop("hot_spares") or 0
+    min_replicas = values.pop("min_replicas") or 1
+    return Recovery(hot_spares=hot_spares, min_replicas=min_replicas, **values), auto_spares
 
 
-def _failures(top: Section, at: Place) -> tuple[FailureModel, tuple[LogRow, ...]]:
-    what = top.take("failures", DEFAULT_FAILURES)
-    path = top.text("fault_log", None)
-    try:
-        model = failure_model(what, top.place.under("failures"))
-    except InputError as error:
-        top.problems += error.problems
-        model = preset(DEFAULT_FAILURES)
-    if path is None:
-        return model, ()
-    if "failures" in top.data:
-        top.report("fault_log", "and failures exclude each other: a log is replayed as it is")
-    try:
-        return NO_FAILURES, read_log(Path(at.file).parent / path)
-    except InputError as error:
-        top.problems += error.problems
-        return NO_FAILURES, ()
-
-
-def _spares(part: Section) -> tuple[Recovery, bool]:
-    default = Recovery()
-    auto = part.data.get("hot", "auto") == "auto"
-    part.seen.add("hot")
-    recovery = replace(
-        default,
-        hot_spares=0 if auto else _whole(part, "hot"),
-        cold_spares=_whole(part, "cold") if "cold" in part.data else 0,
-        hot_swap_s=part.quantity("hot_swap", "s", default.hot_swap_s, zero=True),
-        cold_start_s=part.quantity("cold_start", "s", default.cold_start_s, zero=True),
-    )
-    part.done()
-    return recovery, auto
-
-
-def _whole(part: Section, key: str) -> int:
-    """A whole number, zero included, of at most a million."""
-    value = part.quantity(key, "count", 0, zero=True)
-    if not value <= MOST or value != int(value):
-        part.report(key, f"must be a whole number of at most {MOST:,}")
-        return 0
-    return int(value)
-
-
-def _recovery(part: Section, recovery: Recovery) -> Recovery:
-    found = replace(
-        recovery,
-        when_short=part.choice("when_short", ("wait", "shrink"), recovery.when_short),
-        patience_s=part.quantity("patience", "s", recovery.patience_s, zero=True),
-        min_replicas=part.count("min_replicas", recovery.min_replicas) or 1,
-        regrow=part.choice("regrow", ("at-once", "at-restart"), recovery.regrow),
-        evict_after=part.count("evict_after", None),
-        evict_slow=part.flag("evict_slow", recovery.evict_slow),
-    )
-    part.done()
-    return found
-
-
-def _maintenance(top: Section, recovery: Recovery) -> Recovery:
-    if "maintenance" not in top.data:
-        return recovery
-    part = top.section("maintenance")
-    every, lasts = part.quantity("every", "s"), part.quantity("lasts", "s")
-    found = replace(recovery, maintenance_every_s=every, maintenance_s=lasts)
-    part.done()
-    return found
-
-
-def _restart(part: Section) -> Restart:
-    default = Restart()
-    restart = Restart(
-        process_start_s=part.quantity("process_start", "s", default.process_start_s, zero=True),
-        init_s_per_gpu=part.quantity("init_per_gpu", "s", default.init_s_per_gpu, zero=True),
-        warm_up_s=part.quantity("warm_up", "s", default.warm_up_s, zero=True),
-    )
-    part.done()
-    return restart
-
-
-def _prices(part: Section) -> Prices:
-    default = Prices()
-    carbon = part.take("carbon", None)
-    prices = Prices(
-        gpu_hour_usd=part.quantity("gpu_hour", "usd_per_hour", None),
-        capital_usd_per_gpu=part.quantity("capital_per_gpu", "usd", 0.0, zero=True),
-        life_s=part.quantity("life", "s", default.life_s),
-        electricity_usd_per_kwh=part.quantity("electricity", "usd_per_kwh", 0.0, zero=True),
-        network_usd_per_gpu_hour=part.quantity("network_per_gpu", "usd_per_hour", 0.0, zero=True),
-        storage_usd_per_hour=part.quantity("storage", "usd_per_hour", 0.0, zero=True),
-        carbon_kg_per_kwh=None if carbon is None else _carbon(part, carbon),
-    )
+def _read_prices(top: Section) -> RunPrices:
+    prices = RunPrices(**_read_part(top, "prices"))
     if prices.gpu_hour_usd is None and not prices.capital_usd_per_gpu:
-        part.report("gpu_hour", "is missing: give the rent, or capital_per_gpu, life and electricity")
+        top.report("prices.gpu_hour", "is missing: give the rent, or capital_per_gpu, life and electricity")
     if prices.gpu_hour_usd is not None and prices.capital_usd_per_gpu:
-        part.report("gpu_hour", "and capital_per_gpu exclude each other: machines are rented or owned")
-    part.done()
+        top.report("prices.gpu_hour", "and capital_per_gpu exclude each other: machines are rented or owned")
     return prices
 
 
-def _carbon(part: Section, given: object) -> float | None:
-    """Grams or kilograms of CO2 per kWh."""
-    number, _, unit = str(given).strip().partition(" ")
-    factor = {"g/kWh": 1e-3, "kg/kWh": 1.0}.get(unit.strip())
+def _read_failures(top: Section) -> FailureModel:
+    """The failure model; the default stands in for one that cannot be read."""
     try:
-        value = float(number)
-    except ValueError:
-        value = -1.0
-    if factor is None or not 0 <= value < float("inf"):
-        part.report("carbon", f"{given!r} is not a carbon intensity; write e.g. 380 g/kWh")
-        return None
-    return value * factor
+        return failure_model(top.take("failures", DEFAULT_FAILURES), top.place.under("failures"))
+    except InputError as error:
+        top.problems += error.problems
+        return preset(DEFAULT_FAILURES)
 
 
-def _simulation(part: Section) -> Simulation:
-    default = Simulation()
-    simulation = Simulation(
-        runs=part.count("runs", default.runs) or 1,
-        seed=_whole(part, "seed") if "seed" in part.data else default.seed,
-        workers=part.count("workers", default.workers) or 1,
-        give_up_fraction=part.quantity("give_up_below", "fraction", default.give_up_fraction),
-    )
-    if simulation.runs > MOST or simulation.workers > MOST_WORKERS:
-        part.report(
-            "runs", f"at most {MOST:,} runs on {MOST_WORKERS} workers, not {simulation.runs} on {simulation.workers}"
-        )
-    if not 0 < simulation.give_up_fraction < 1:
-        part.report("give_up_below", "must be between 0 and 1: the share of useful time below which a run is given up")
-    part.done()
-    return simulation
+def _read_fault_log(top: Section, at: Place) -> tuple[tuple[LogRow, ...], float | None]:
+    """The rows of the log and how long they cover; a text is the file's name alone."""
+    written = top.take("fault_log", None)
+    if written is None:
+        return (), None
+    if "failures" in top.data:
+        top.report("fault_log", "and failures exclude each other: a log is replayed as it is")
+    section = Section({"file": written}, top.place, top) if isinstance(written, str) else top.section("fault_log")
+    given = read_fields(LogFile, section)
+    if top.problems or not given.file:
+        return (), None
+    try:
+        rows = read_log(Path(at.file).parent / given.file)
+    except InputError as error:
+        top.problems += error.problems
+        return (), None
+    _check_coverage(top, rows, given.covers_s)
+    return rows, given.covers_s
+
+
+def _check_coverage(top: Section, rows: tuple[LogRow, ...], covers_s: float | None) -> None:
+    seen_s = observed_s(rows)
+    if covers_s is not None and covers_s < max(row.start_s for row in rows):
+        message = f"is less than the {seen_s / 86400:.4g} d to the log's last fault"
+        top.report("fault_log.covers", message)
+    if covers_s is None and seen_s == 0:
+        message = "has no rate: all faults start at day 0. Say how long it covers: {file: log.csv, covers: 90 d}"
+        top.report("fault_log", message)
+
+
+def _read_phases(top: Section, tokens: object) -> tuple[RunPhase, ...]:
+    """The phases in order; exactly one of them takes the tokens that the others leave."""
+    if "phases" not in top.data:
+        return ()
+    phases = tuple(read_fields(RunPhase, section) for section in top.sections("phases"))
+    if sum(phase.tokens is None for phase in phases) != 1:
+        top.report("phases", "need exactly one without tokens: it takes what the others leave")
+    given = sum(phase.tokens or 0.0 for phase in phases)
+    try:
+        in_all = units.parse(tokens, "tokens")
+    except units.QuantityError:
+        return phases  # whoever reads the tokens reports them
+    if given >= in_all:
+        top.report("phases", f"hold {given:.4g} tokens, the run has {tokens}: nothing is left for the main phase")
+    return phases
+
+
+# -- JSON Schema ----------------------------------------------------------------------------------------------------
+
+
+def run_schema() -> dict[str, Any]:
+    """The JSON Schema of the `run` section."""
+    schema = object_schema(Budget)
+    schema["description"] = "How much is trained, and how the run is kept up."
+    schema["oneOf"] = [{"required": [amount]} for amount in AMOUNTS]
+    for key, part in PARTS.items():
+        section = object_schema(part.cls, part.fields, part.description)
+        schema["properties"][key] = {**section, "examples": [part.example]}
+    schema["properties"]["phases"] = {
+        "type": "array",
+        "items": object_schema(RunPhase),
+        "description": "Stretches of the run with a batch or sequence length of their own, in order.",
+        "examples": [[{"name": "main"}, {"name": "long context", "tokens": "800B", "seq_length": 32768}]],
+    }
+    schema["properties"]["failures"] = failures_schema()
+    log = object_schema(LogFile)
+    schema["properties"]["fault_log"] = {
+        "anyOf": [{"type": "string"}, log],
+        "description": log["description"],
+        "examples": ["incidents.csv", {"file": "incidents.csv", "covers": "90 d"}],
+    }
+    return schema

@@ -3,25 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
-from hardware import units
 from hardware.documents import Document, read_document
 from hardware.problems import InputError, Place, one_of
 from hardware.sections import Section
-from simulator.run.durations import Duration, exponential, fixed, lognormal
-from simulator.run.faults import FailureModel, FaultClass, FaultKind, Scope, scaled
+from simulator.fields import object_schema, read_values
+from simulator.run.durations import Duration, fixed
+from simulator.run.faults import FailureModel, FaultClass, FaultKind, mean_time_between_s, scaled
 
 DATA = Path(__file__).parent / "data" / "failures"
 INLINE = Place("inline")
 NO_FAILURES = FailureModel("none", ())
-DAY_S = 86400.0
-# Beyond these no cluster is described any more, and the numbers of faults run away.
-MOST_VARIANCE, MOST_FOLLOWERS, SHAPES = 10.0, 10.0, (0.1, 10.0)
+DEFAULT_FAILURES = "llama-3"
+# Until a fault without `detect` is noticed. Crash: 10 s to a lost GPU, 30 s to a crashed NIC; hang: the default timeout
+# (both ByteRobust, arXiv 2509.16293). Slow: detection and diagnosis under 10 min (MegaScale, arXiv 2402.15627).
+# Corruption: assumed, NaN is seen at the next logged step. A planned stop announces itself.
+DETECT_S: Mapping[FaultKind, float] = {
+    "crash": 30.0,
+    "hang": 600.0,
+    "slow": 600.0,
+    "corruption": 600.0,
+    "planned": 0.0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Correlation:
+    """A section of a failure model that says what makes faults come together."""
+
+    fields: tuple[str, ...]
+    description: str
+    example: Mapping[str, Any]
+
+
+CORRELATIONS: Mapping[str, Correlation] = {
+    "lemons": Correlation(
+        ("lemon_fraction", "lemon_multiplier"),
+        "Nodes that fail more often than others.",
+        {"fraction": "1%", "multiplier": 20},
+    ),
+    "swings": Correlation(
+        ("swing_variance", "swing_period_s"),
+        "A factor on the whole rate, drawn anew for each period.",
+        {"variance": 0.4, "period": "7 d"},
+    ),
+    "bursts": Correlation(
+        ("burst_mean", "burst_window_s"),
+        "Faults that follow others of their class.",
+        {"mean": 0.1, "window": "1 h"},
+    ),
+}
+# Fields that stand at the top of a failure model.
+TOP_FIELDS = ("age_s", "mtbf_s", "node_mtbf_s")
+RATE_KEYS = ("rate_multiplier", "mtbf", "node_mtbf")  # one at most
+CLASS_FIELDS = tuple(name for name in FaultClass.__slots__ if name != "name")
 
 
 def presets() -> list[str]:
@@ -38,64 +77,81 @@ def preset(name: str) -> FailureModel:
 
 
 def failure_model(what: str | Mapping[str, Any], at: Place = INLINE) -> FailureModel:
-    """A preset's name, "none", a YAML file, or a mapping: a whole model, or {base: llama-3, rate_multiplier: 2}.
+    """A preset's name, "none", a YAML file, or a mapping: a whole model, {base: llama-3, rate_multiplier: 2}, or the
+    mean time between failures of the job, {mtbf: 3 h}, or of a node, {node_mtbf: 5 years}, in the mix of the base.
 
-    A base may be changed in `rate_multiplier`, `age`, `lemons`, `swings` and `bursts`.
-    Raises InputError with every problem.
+    A base may be changed in its rate, `age`, `lemons`, `swings` and `bursts`. Raises InputError with every problem.
     """
     if isinstance(what, str):
-        if what == "none":
-            return NO_FAILURES
-        if what.endswith((".yaml", ".yml", ".json")):
-            path = Path(at.file).parent / what
-            return _from_document(read_document(path), path.stem)
-        if what not in presets():
-            raise InputError([at.problem(f"failure model {one_of(what, [*presets(), 'none'])}, or a file in .yaml")])
-        return preset(what)
+        return _named(what, at)
     return _from_document(Document(what, at), "own")
+
+
+def _named(what: str, at: Place) -> FailureModel:
+    if what == "none":
+        return NO_FAILURES
+    if what.endswith((".yaml", ".yml", ".json")):
+        path = Path(at.file).parent / what
+        return _from_document(read_document(path), path.stem)
+    if what not in presets():
+        raise InputError([at.problem(f"failure model {one_of(what, [*presets(), 'none'])}, or a file in .yaml")])
+    return preset(what)
 
 
 def _from_document(document: Document, name: str) -> FailureModel:
     top = Section(document.data, document.place)
     top.text("about", None)
-    base = top.text("base", None)
-    model = NO_FAILURES
-    if base is not None:
-        try:
-            model = failure_model(base, document.place.under("base"))
-        except InputError as error:
-            top.problems += error.problems
-    else:
-        model = replace(model, name=top.text("name", name), classes=_classes(top))
+    model = _base(top, name)
     model = replace(model, source=top.text("source", model.source))
-    model = _together(top, model)
+    for key, correlation in CORRELATIONS.items():
+        model = _with_correlation(top, key, correlation, model)
+    model = _with_age_and_rate(top, model)
     factor = top.quantity("rate_multiplier", "count", 1.0, zero=True)
+    _check_rate(top, model)
     top.done()
     top.raise_problems()
     return replace(scaled(model, factor), sources={**model.sources, **top.sources})
 
 
-def _together(top: Section, model: FailureModel) -> FailureModel:
-    """What makes faults come together: lemon nodes, swings of the rate, bursts, and the age of the cluster."""
-    if "lemons" in top.data:
-        lemons = top.section("lemons")
-        fraction = lemons.quantity("fraction", "fraction") or 0.0
-        if fraction >= 1:
-            lemons.report("fraction", f"must be below 1, not {fraction:g}")
-        multiplier = lemons.quantity("multiplier", "count") or 1.0
-        model = replace(model, lemon_fraction=fraction, lemon_multiplier=multiplier)
-        lemons.done()
-    if "swings" in top.data:
-        swings = top.section("swings")
-        variance = _at_most(swings, "variance", MOST_VARIANCE)
-        model = replace(model, swing_variance=variance, swing_period_s=swings.quantity("period", "s") or DAY_S)
-        swings.done()
-    if "bursts" in top.data:
-        bursts = top.section("bursts")
-        followers = _at_most(bursts, "mean", MOST_FOLLOWERS)
-        model = replace(model, burst_mean=followers, burst_window_s=bursts.quantity("window", "s") or DAY_S)
-        bursts.done()
-    return replace(model, age_s=top.quantity("age", "s", model.age_s))
+def _base(top: Section, name: str) -> FailureModel:
+    """The model that the rest changes: a base, classes written out, or the default's mix under a given MTBF."""
+    only_mtbf = ("mtbf" in top.data or "node_mtbf" in top.data) and "classes" not in top.data
+    base = top.text("base", DEFAULT_FAILURES if only_mtbf else None)
+    if base is None:
+        return replace(NO_FAILURES, name=top.text("name", name), classes=_classes(top))
+    try:
+        return failure_model(base, top.place.under("base"))
+    except InputError as error:
+        top.problems += error.problems
+        return NO_FAILURES
+
+
+def _with_correlation(top: Section, key: str, correlation: Correlation, model: FailureModel) -> FailureModel:
+    if key not in top.data:
+        return model
+    section = top.section(key)
+    values = read_values(FailureModel, section, correlation.fields)
+    section.done()
+    return replace(model, **values)
+
+
+def _with_age_and_rate(top: Section, model: FailureModel) -> FailureModel:
+    """The cluster's age, and a mean time between failures, which takes the place of the base's."""
+    given = read_values(FailureModel, top, TOP_FIELDS)
+    if "age" in top.data:
+        model = replace(model, age_s=given["age_s"])
+    if "mtbf" in top.data or "node_mtbf" in top.data:
+        model = replace(model, mtbf_s=given["mtbf_s"], node_mtbf_s=given["node_mtbf_s"])
+    return model
+
+
+def _check_rate(top: Section, model: FailureModel) -> None:
+    given = [key for key in RATE_KEYS if key in top.data]
+    if len(given) > 1:
+        top.report(given[0], f"and {' and '.join(given[1:])} exclude each other: each sets the rate")
+    is_mtbf = model.mtbf_s is not None or model.node_mtbf_s is not None
+    if is_mtbf and not top.problems and mean_time_between_s(model, 1) == float("inf"):
+        top.report(given[0], "needs a class of kind crash or hang, whose rate it sets")
 
 
 def _classes(top: Section) -> tuple[FaultClass, ...]:
@@ -113,40 +169,37 @@ def _classes(top: Section) -> tuple[FaultClass, ...]:
     for name, data in given.items():
         merged = {**defaults, **data} if isinstance(data, Mapping) else data
         section = Section(merged, place.under(name), top, f"classes.{name}")
-        classes.append(_class(str(name), section, gpu_seconds))
+        classes.append(_read_class(str(name), section, gpu_seconds))
         section.done()
     return tuple(classes)
 
 
-def _class(name: str, section: Section, gpu_seconds: float) -> FaultClass:
-    kind = cast(FaultKind, section.choice("kind", get_args(FaultKind)))
-    fault = FaultClass(
-        name=name,
-        kind=kind,
-        rate_per_gpu_s=(section.quantity("count", "count", zero=True) or 0.0) / gpu_seconds,
-        scope=cast(Scope, section.choice("scope", get_args(Scope), "node")),
-        detect=read_duration(section, "detect", None) or fixed(0.0),
-        repair=read_duration(section, "repair", None),
-        outage=read_duration(section, "outage", None),
-        lasts=read_duration(section, "lasts", None),
-        speed=section.quantity("speed", "fraction", 1.0),
-        link_fraction=section.quantity("links", "fraction", None),
-        shape=section.quantity("shape", "count", 1.0),
-        reference_age_s=section.quantity("reference_age", "s", 30 * DAY_S),
-    )
-    if not SHAPES[0] <= fault.shape <= SHAPES[1]:
-        section.report("shape", f"must be between {SHAPES[0]} and {SHAPES[1]}, not {fault.shape:g}")
-    if kind == "slow" and fault.lasts is None:
-        section.report("lasts", "is missing: a slow fault passes by itself after some time, e.g. {mean: 72 min}")
+def _read_class(name: str, section: Section, gpu_seconds: float) -> FaultClass:
+    values = read_values(FaultClass, section, CLASS_FIELDS)
+    count = values.pop("rate_per_gpu_s") or 0.0
+    values["detect"] = _detection(section, values["kind"], values["detect"])
+    fault = FaultClass(name=name, rate_per_gpu_s=count / gpu_seconds, **values)
     _check_slowness(section, fault)
     if fault.scope == "job" and fault.repair is not None:
         section.report("repair", "belongs to nodes; a fault of scope job takes none away: write none, or an outage")
     return fault
 
 
+def _detection(section: Section, kind: FaultKind, given: Duration | None) -> Duration:
+    """The time to detection given, or the default of the kind: only a planned stop is known at once."""
+    written = section.take("detect", None)
+    if given is not None and written is not None:
+        return given
+    if written == "none" and kind != "planned":
+        section.report("detect", "must be a time; leave it out for the default of its kind")
+    return fixed(DETECT_S.get(kind, 0.0))
+
+
 def _check_slowness(section: Section, fault: FaultClass) -> None:
-    """A slow fault has either a speed or what it leaves of a node's links; no other has links."""
+    """A slow fault passes, and has either a speed or what it leaves of a node's links; no other has links."""
     links = fault.link_fraction
+    if fault.kind == "slow" and fault.lasts is None:
+        section.report("lasts", "is missing: a slow fault passes by itself after some time, e.g. {mean: 72 min}")
     if links is not None and fault.kind != "slow":
         section.report("links", f"belongs to kind slow, not {fault.kind}")
     elif links is not None and not 0 < links < 1:
@@ -157,54 +210,60 @@ def _check_slowness(section: Section, fault: FaultClass) -> None:
         section.report("speed", "must be between 0 and 1: the job's speed while the fault lasts")
 
 
-def _at_most(section: Section, key: str, most: float) -> float:
-    """A number from zero to `most`."""
-    value = float(section.quantity(key, "count", zero=True) or 0.0)
-    if value > most:
-        section.report(key, f"must be at most {most:g}, not {value:g}")
-        return most
-    return value
+# -- JSON Schema ----------------------------------------------------------------------------------------------------
 
 
-def read_duration(section: Section, key: str, default: Duration | None) -> Duration | None:
-    """A time: "30 s", {mean: 30 s} (exponential), {median: 1 h, mean: 2 h} (lognormal), {quantiles: {0: ..., 1: ...}},
-    or "none"."""
-    value = section.take(key, None)
-    if value is None:
-        return default
-    if value == "none":
-        return None
-    if not isinstance(value, Mapping):
-        return fixed(_seconds(section, key, value))
-    if set(value) == {"mean"}:
-        return exponential(_seconds(section, key, value["mean"]))
-    if set(value) == {"median", "mean"}:
-        median, mean = (_seconds(section, key, value[k]) for k in ("median", "mean"))
-        if not 0 < median <= mean:
-            section.report(key, "a lognormal time has a median above zero and a mean no smaller")
-            return default
-        return lognormal(median, mean)
-    if set(value) == {"quantiles"} and isinstance(value["quantiles"], Mapping):
-        return _quantiles(section, key, value["quantiles"])
-    section.report(key, "must be a time, {mean}, {median, mean}, {quantiles} or none")
-    return default
+def failures_schema() -> dict[str, Any]:
+    """The JSON Schema of what `failure_model` takes."""
+    model = object_schema(FailureModel, TOP_FIELDS, "A failure model: a base that is changed, or classes written out.")
+    fault = object_schema(FaultClass, CLASS_FIELDS, "One way to fail.")
+    defaults = {**fault, "description": "What holds for every class that does not say otherwise.", "required": []}
+    model["properties"] |= {
+        "base": _text("The failure model that is changed; with mtbf or node_mtbf alone, llama-3's mix.", "llama-3"),
+        "name": _text("Name of a model written out.", "our cluster"),
+        "about": _text("What the model describes.", "Our cluster in 2025"),
+        "source": _text("Where the figures come from.", "https://example.org/incidents"),
+        "rate_multiplier": {
+            "type": "number",
+            "minimum": 0,
+            "default": 1,
+            "description": "Factor on all rates. Excludes mtbf and node_mtbf.",
+            "examples": [2],
+        },
+        "exposure": _exposure_schema(),
+        "defaults": {**defaults, "examples": [{"kind": "crash", "detect": "30 s"}]},
+        "classes": {
+            "type": "object",
+            "description": "The ways to fail, by name.",
+            "additionalProperties": {**fault, "required": []},  # a key may stand among the defaults
+            "examples": [{"GPU": {"kind": "crash", "count": 148}}],
+        },
+    }
+    for key, correlation in CORRELATIONS.items():
+        section = object_schema(FailureModel, correlation.fields, correlation.description)
+        model["properties"][key] = {**section, "examples": [dict(correlation.example)]}
+    named = {"type": "string", "examples": [*presets(), "none", "model.yaml"]}
+    return {
+        "anyOf": [named, model],
+        "description": "What fails how often: a shipped model, none, a YAML file, or a mapping.",
+        "default": DEFAULT_FAILURES,
+        "examples": ["rsc-1", {"mtbf": "3 h"}, {"base": "llama-3", "rate_multiplier": 2}],
+    }
 
 
-def _quantiles(section: Section, key: str, given: Mapping[Any, Any]) -> Duration | None:
-    try:
-        points = tuple((float(q), _seconds(section, key, s)) for q, s in given.items())
-    except ValueError:
-        points = ()
-    rising = all(a[0] < b[0] and a[1] <= b[1] for a, b in pairwise(points))
-    if len(points) < 2 or not rising or points[0][0] != 0 or points[-1][0] != 1:
-        section.report(key, "quantiles must rise from probability 0 to 1, e.g. {0: 1 min, 0.5: 1 h, 1: 2 d}")
-        return None
-    return Duration("quantiles", points=points)
+def _text(description: str, example: str) -> dict[str, Any]:
+    return {"type": "string", "description": description, "examples": [example]}
 
 
-def _seconds(section: Section, key: str, value: object) -> float:
-    try:
-        return units.parse(value, "s", bare=False)
-    except units.QuantityError as error:
-        section.report(key, str(error))
-        return 1.0
+def _exposure_schema() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "description": "The GPUs and the time in which the classes' counts were taken.",
+        "properties": {
+            "gpus": {"type": "integer", "minimum": 1, "description": "Number of GPUs.", "examples": [16384]},
+            "time": {"type": ["number", "string"], "description": "Time they were watched.", "examples": ["54 d"]},
+        },
+        "required": ["gpus", "time"],
+        "additionalProperties": False,
+        "examples": [{"gpus": 16384, "time": "54 d"}],
+    }

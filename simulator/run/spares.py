@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 
-from simulator.run.faults import FailureModel
+from simulator.run.faults import FailureModel, FaultKind
+
+REPAIRED: tuple[FaultKind, ...] = ("crash", "hang", "corruption", "slow")
+ROUNDING = 1e-9  # of the wanted probability
 
 
 def nodes_away(model: FailureModel, gpus: int) -> float:
@@ -12,24 +15,29 @@ def nodes_away(model: FailureModel, gpus: int) -> float:
 
     A GPU or node fault takes one node; racks and pods take theirs only where `nodes_per_*` say so and are not counted.
     """
-    return sum(
-        gpus * c.rate_per_gpu_s * (c.repair.mean_s() + c.detect.mean_s())
-        for c in model.classes
-        if c.repair is not None and c.scope in ("gpu", "node") and c.kind in ("crash", "hang", "corruption", "slow")
-    )
+    away = 0.0
+    for fault in model.classes:
+        takes_one = fault.scope in ("gpu", "node") and fault.kind in REPAIRED
+        if takes_one and fault.repair is not None:
+            seconds_away = fault.repair.mean_s() + fault.detect.mean_s()
+            away += gpus * fault.rate_per_gpu_s * seconds_away
+    return away
 
 
-def spares_needed(model: FailureModel, gpus: int, confidence: float = 0.99) -> int:
-    """The fewest spares that are enough with this probability at any time.
+def spares_needed(model: FailureModel, gpus: int, confidence: float = 0.99, most: int | None = None) -> int:
+    """The fewest spares that are enough with this probability at any time, at most `most` (None: one per GPU).
 
     Exact for memoryless failures whatever the law of repair (M/G/infinity); bursts and swings need more.
     """
+    from scipy.special import pdtr, pdtrik  # late: it takes 0.1 s to load
+
+    most = gpus if most is None else most
     mean = nodes_away(model, gpus)
     if mean == 0:
         return 0
-    count, total = 0, 0.0
-    while True:
-        total += math.exp(count * math.log(mean) - mean - math.lgamma(count + 1))
-        if total >= confidence:
-            return count
-        count += 1
+    if not mean < most:  # also where rates are beyond all numbers
+        return most
+    count: int = max(math.ceil(pdtrik(confidence, mean)), 0)
+    if count > 0 and pdtr(count - 1, mean) >= confidence * (1 - ROUNDING):
+        count -= 1  # the inverse may lie just above a whole number
+    return min(count, most)

@@ -7,10 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from simulator.fields import Setting, setting
 from simulator.run.checkpoints import CheckpointPolicy, SavePaths
 from simulator.run.fault_log import LogRow
 from simulator.run.faults import FailureModel, Machines
 
+MOST_NODES, MOST_RUNS, MOST_WORKERS = 1_000_000, 1_000_000, 1024
+# Causes of time down, in the order in which a stop goes through them.
+DOWN = ("detection", "planned", "waiting", "restart")
 LOSSES = ("lost_work", "detection", "waiting", "restart", "checkpoint", "slow", "shrunk", "planned")
 
 
@@ -42,9 +46,22 @@ class Restart:
     3.7 min median that OLMo Hybrid reports (its mean, 38.9 min, has a tail of manual repairs that is not modelled).
     """
 
-    process_start_s: float = 60.0
-    init_s_per_gpu: float = 0.003
-    warm_up_s: float = 60.0
+    process_start_s: float = setting(
+        60.0, Setting("From nodes in place to Python running on all of them; assumed.", "2 min", least=0)
+    )
+    init_s_per_gpu: float = setting(
+        0.003,
+        Setting(
+            "What communicators take to initialise, per GPU of the job (MegaScale: under 30 s above 10,000 GPUs).",
+            "3 ms",
+            key="init_per_gpu",
+            dimension="s",
+            least=0,
+        ),
+    )
+    warm_up_s: float = setting(
+        60.0, Setting("From communicators to steps at full speed: compilation, caches; assumed.", "30 s", least=0)
+    )
 
     def seconds(self, gpus: int) -> float:
         return self.process_start_s + self.init_s_per_gpu * gpus + self.warm_up_s
@@ -61,38 +78,101 @@ class Recovery:
     once detected if `evict_slow`. `maintenance_every_s` stops everything for `maintenance_s` (None: never).
     """
 
-    hot_spares: int = 0
-    cold_spares: int = 0
-    hot_swap_s: float = 60.0
-    cold_start_s: float = 1800.0
-    when_short: Literal["wait", "shrink"] = "wait"
-    patience_s: float = 0.0
-    min_replicas: int = 1
-    regrow: Literal["at-once", "at-restart"] = "at-restart"
-    evict_after: int | None = None
-    evict_slow: bool = True
-    maintenance_every_s: float | None = None
-    maintenance_s: float = 0.0
+    hot_spares: int = setting(
+        0,
+        Setting(
+            "Spare nodes that run and wait; auto: as many as suffice 99 % of the time, at most as many as the job has.",
+            16,
+            key="hot",
+            least=0,
+            most=MOST_NODES,
+            auto="auto",
+        ),
+    )
+    cold_spares: int = setting(
+        0, Setting("Spare nodes that must start first.", 32, key="cold", least=0, most=MOST_NODES)
+    )
+    hot_swap_s: float = setting(60.0, Setting("Until a hot spare is in a lost node's place.", "90 s", least=0))
+    cold_start_s: float = setting(1800.0, Setting("Until a cold spare is in a lost node's place.", "20 min", least=0))
+    when_short: Literal["wait", "shrink"] = setting(
+        "wait", Setting("Without enough nodes: wait for one, or go on with fewer data-parallel replicas.", "shrink")
+    )
+    patience_s: float = setting(
+        0.0, Setting("How long a job that can shrink waits for a node first, at least a hot swap.", "10 min", least=0)
+    )
+    min_replicas: int = setting(
+        1, Setting("The fewest replicas that a job that can shrink goes on with.", 8, most=MOST_NODES)
+    )
+    regrow: Literal["at-once", "at-restart"] = setting(
+        "at-restart",
+        Setting("When a job that shrank takes nodes back: when they return, or at the next restart.", "at-once"),
+    )
+    evict_after: int | None = setting(
+        None, Setting("A node that failed so often is not taken back; without it, every node is.", 3, most=MOST_NODES)
+    )
+    evict_slow: bool = setting(True, Setting("Whether slow nodes are replaced once they are detected.", False))
+    maintenance_every_s: float | None = setting(
+        None,
+        Setting("From the start of one maintenance to that of the next.", "7 d", key="every", required=True),
+    )
+    maintenance_s: float = setting(
+        0.0, Setting("How long a maintenance stops everything.", "1 h", key="lasts", required=True)
+    )
 
     @property
     def spares(self) -> int:
         return self.hot_spares + self.cold_spares
 
+    @property
+    def wait_before_shrinking_s(self) -> float:
+        """How long a job that can shrink waits for a node: its patience, and a hot swap in any case."""
+        return max(self.patience_s, self.hot_swap_s)
+
 
 @dataclass(frozen=True, slots=True)
-class Prices:
+class RunPrices:
     """What time and energy cost. Rented: `gpu_hour_usd` covers everything. Owned: capital over its life, and power.
 
     `network_usd_per_gpu_hour` and `storage_usd_per_hour` come on top of either. `carbon_kg_per_kwh` is the grid's.
     """
 
-    gpu_hour_usd: float | None = None
-    capital_usd_per_gpu: float = 0.0
-    life_s: float = 4 * 365.25 * 86400.0
-    electricity_usd_per_kwh: float = 0.0
-    network_usd_per_gpu_hour: float = 0.0
-    storage_usd_per_hour: float = 0.0
-    carbon_kg_per_kwh: float | None = None
+    gpu_hour_usd: float | None = setting(
+        None,
+        Setting(
+            "Rent of a GPU, which covers everything; excludes capital_per_gpu.",
+            "2.5 USD/h",
+            key="gpu_hour",
+            dimension="usd_per_hour",
+        ),
+    )
+    capital_usd_per_gpu: float = setting(
+        0.0,
+        Setting(
+            "Price of an owned GPU with its share of everything; excludes gpu_hour.",
+            "30 kUSD",
+            key="capital_per_gpu",
+            dimension="usd",
+            least=0,
+        ),
+    )
+    life_s: float = setting(4 * 365.25 * 86400.0, Setting("Over which the capital is written off; assumed.", "4 years"))
+    electricity_usd_per_kwh: float = setting(
+        0.0, Setting("Price of electricity at the meter, for owned machines.", "80 USD/MWh", least=0)
+    )
+    network_usd_per_gpu_hour: float = setting(
+        0.0,
+        Setting(
+            "Price of the network on top, per GPU.",
+            "0.05 USD/h",
+            key="network_per_gpu",
+            dimension="usd_per_hour",
+            least=0,
+        ),
+    )
+    storage_usd_per_hour: float = setting(
+        0.0, Setting("Price of the shared storage on top, as a whole.", "40 USD/h", least=0)
+    )
+    carbon_kg_per_kwh: float | None = setting(None, Setting("CO2 of the grid's electricity.", "380 g/kWh", least=0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +191,19 @@ class Simulation:
     A run whose work stays below `give_up_fraction` of its wall time is answered with "does not finish".
     """
 
-    runs: int = 200
-    seed: int = 0
-    workers: int = 1
-    give_up_fraction: float = 0.1
+    runs: int = setting(200, Setting("How many runs are drawn and played.", 1000, most=MOST_RUNS))
+    seed: int = setting(0, Setting("Where the random numbers start.", 7, least=0, most=MOST_RUNS))
+    workers: int = setting(1, Setting("Processes that share the runs; the result is the same.", 4, most=MOST_WORKERS))
+    give_up_fraction: float = setting(
+        0.1,
+        Setting(
+            "A run whose useful time stays below this share is answered with 'does not finish'.",
+            "5%",
+            key="give_up_below",
+            dimension="fraction",
+            below=1.0,
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +212,8 @@ class RunSpec:
 
     `replicas` data-parallel replicas share `job_nodes`; `replica_speed[r]` is the speed with r of them as a fraction
     of full speed, r = 0 ... replicas (None: r / replicas, the global batch being kept), asked only for counts that
-    occur. Rows of a `fault_log` are replayed instead of drawing from the failure model. `drawn_spares` (None: its own)
+    occur. Rows of a `fault_log` are replayed for the `fault_log_s` that it covers (None: as far as it was seen to);
+    only beyond are faults drawn from the failure model, then the log's own. `drawn_spares` (None: its own)
     is the number of spares for which faults are drawn first: runs that agree in it meet the same faults, however many
     spares each has.
     `assumptions` name inputs that nobody gave.
@@ -138,13 +228,14 @@ class RunSpec:
     failures: FailureModel
     recovery: Recovery = Recovery()
     restart: Restart = Restart()
-    prices: Prices | None = None
+    prices: RunPrices | None = None
     power: Power | None = None
     simulation: Simulation = Simulation()
     replica_speed: Sequence[float] | None = None
     nodes_per_rack: int = 1
     nodes_per_pod: int = 1
     fault_log: tuple[LogRow, ...] = ()
+    fault_log_s: float | None = None
     drawn_spares: int | None = None
     assumptions: tuple[str, ...] = ()
 
@@ -180,6 +271,10 @@ class RunSpec:
     @property
     def tokens(self) -> float:
         return sum(segment.tokens for segment in self.segments)
+
+    @property
+    def longest_step_s(self) -> float:
+        return max(segment.step_time_s for segment in self.segments)
 
     @property
     def job_gpus(self) -> int:

@@ -12,12 +12,12 @@ from typing import Any
 
 from hardware.sections import Section
 from hardware.specs import Cluster
+from simulator.fields import hints, json_schema, key_of, read_fields
 from simulator.outer_loop.input_pipeline import InputPipeline
 from simulator.outer_loop.local_sgd import LocalSgd
 from simulator.outer_loop.parameter_server import ParameterServer
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.spec import Plan
-from simulator.scenario.fields import hints, json_schema, key_of, read_fields
 
 # Fields that no file gives, by section, and what stands in them until they are known.
 STAND_IN: dict[str, dict[str, Any]] = {

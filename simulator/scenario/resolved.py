@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from hardware.profile import profile_folder
-from simulator.scenario.fields import as_written
+from simulator.fields import as_written
 from simulator.scenario.schema import Scenario
 from simulator.scenario.stack_section import written_stack
 
@@ -32,6 +32,7 @@ def resolved(scenario: Scenario) -> dict[str, Any]:
         data["hardware"] = {"profile": str(profile_folder(data["hardware"]["profile"], scenario.file))}
     if "spread" in data:
         data["spread"] = _anchored(data["spread"], folder)
+    data["run"] = _anchored(data["run"], folder)
     data["plan"] = {**as_written(scenario.plan), "stack": written_stack(scenario.plan.stack)}
     return {"name": data.pop("name"), **data}
 

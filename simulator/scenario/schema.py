@@ -17,6 +17,7 @@ from hardware.problems import InputError, Place, Problem, one_of
 from hardware.profile import applied, profile_folder, read_profile
 from hardware.sections import Section
 from hardware.specs import Cluster
+from simulator.fields import json_schema, read_fields
 from simulator.model.catalogue import load
 from simulator.model.catalogue import names as model_names
 from simulator.model.flops import CONVENTIONS
@@ -27,9 +28,9 @@ from simulator.optimizers import OPTIMIZERS
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.rules import check, without_effect
 from simulator.plan.spec import Plan
+from simulator.run.budget import Budget, read_budget
 from simulator.run.read import KEYS as POLICIES
-from simulator.run.read import RunPolicies, read_run
-from simulator.scenario.fields import json_schema, read_fields
+from simulator.run.read import RunPolicies, read_run, run_schema
 from simulator.scenario.outer_sections import (
     NOTHING_AROUND,
     Surroundings,
@@ -65,11 +66,21 @@ NOT_MODELLED = (
 @dataclass(frozen=True, slots=True)
 class Run:
     """What is trained on: sequences of `seq_length` tokens, `tokens` in all; `policies` say how the run is kept up
-    (None: nothing ever breaks, and the whole run is not simulated)."""
+    (None: nothing ever breaks, and the whole run is not simulated).
+
+    `tokens` is nan for a `budget` in days (None: `tokens` is all that was said) until the step has been simulated.
+    """
 
     seq_length: int
     tokens: float
     policies: RunPolicies | None = None
+    budget: Budget | None = None
+
+    def with_step_time(self, global_batch_size: int, step_time_s: float) -> Run:
+        """The run with the tokens that its days leave time for."""
+        if self.budget is None or self.budget.days is None:
+            return self
+        return replace(self, tokens=self.budget.tokens_in_all(global_batch_size, step_time_s))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +157,7 @@ def read_scenario(document: Document, name: str) -> Scenario:
     chosen = _whole(top, lambda: _read_stack(top))
     settings: dict[str, Any] = {}
     plan = _whole(top, lambda: _read_plan(top.section("plan"), _gpus(top), model, chosen, settings))
-    run = _whole(top, lambda: _read_run(top.section("run")))
+    run = _whole(top, lambda: _read_run(top.section("run"), plan))
     published = _whole(top, lambda: _read_published(top.section("published"))) if "published" in top.data else None
     spread = _whole(top, lambda: read_spread(top.section("spread"))) if "spread" in top.data else None
     around = _whole(top, lambda: read_surroundings(top))
@@ -244,11 +255,15 @@ def _with_profile(cluster: Cluster | None, section: Section) -> Cluster | None:
     return applied(cluster, profile, at) if cluster else None
 
 
-def _read_run(section: Section) -> Run:
-    seq_length, tokens = section.count("seq_length"), section.quantity("tokens", "tokens")
+def _read_run(section: Section, plan: Plan | None) -> Run:
+    """The run; `plan` None where it could not be read: the run is then checked, but comes to nothing."""
+    budget = read_budget(section)
     section.seen.update(POLICIES)
     section.done()
-    return Run(seq_length, tokens, read_run(section.data, section.place))
+    policies = read_run(section.data, section.place)
+    sound = plan is not None and not section.problems
+    tokens = budget.tokens_in_all(plan.global_batch_size) if plan is not None and sound else math.nan
+    return Run(budget.seq_length, tokens, policies, budget)
 
 
 def _read_published(section: Section) -> Published:
@@ -385,9 +400,9 @@ def _beyond(plan: Plan, run: Run) -> list[tuple[str, str]]:
     found = [(key, f"{value:g} is beyond {most:g}, the most that is modelled") for key, (value, most) in limits.items()
              if value > most]  # fmt: skip
     if run.tokens < plan.global_batch_size * run.seq_length:
-        found.append(
-            ("run.tokens", f"{run.tokens:g} is less than one step: {plan.global_batch_size} x {run.seq_length}")
-        )
+        key = "run.samples" if run.budget is not None and run.budget.samples is not None else "run.tokens"
+        amount = f"{run.tokens:g} is" if key == "run.tokens" else f"{run.tokens:g} tokens are"
+        found.append((key, f"{amount} less than one step: {plan.global_batch_size} x {run.seq_length}"))
     if slots > MOST_SLOTS:
         what = f"{plan.microbatches} micro-batches per replica make {slots} slots; at most {MOST_SLOTS} are simulated"
         found.append(("plan.global_batch_size", f"{what}, take a larger micro_batch_size"))
@@ -428,16 +443,7 @@ def scenario_schema() -> dict[str, Any]:
                 "additionalProperties": False,
             },
             "plan": plan,
-            "run": {
-                "type": "object",
-                "properties": {
-                    "seq_length": json_schema(int),
-                    "tokens": json_schema(float, "tokens"),
-                    **{name: {} for name in POLICIES},
-                },
-                "required": ["seq_length", "tokens"],
-                "additionalProperties": False,
-            },
+            "run": run_schema(),
             "published": json_schema(Published),
             "spread": spread_schema(),
             **surroundings_schema(),

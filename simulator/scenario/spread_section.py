@@ -10,9 +10,9 @@ from typing import Any
 from hardware.problems import one_of
 from hardware.sections import Section
 from hardware.specs import Cluster
+from simulator.fields import json_schema, read_fields
 from simulator.model.spec import Model, MoE
 from simulator.plan.spec import Plan
-from simulator.scenario.fields import json_schema, read_fields
 from simulator.step.spread import KERNEL_CLASSES, ExpertLoad, Spread, read_histogram
 
 DEFAULT_ORDER = Plan(1, 1, 1).rank_order

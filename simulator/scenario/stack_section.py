@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 from hardware.problems import InputError, Place, one_of
 from hardware.sections import Section
+from simulator.fields import json_schema, read_fields
 from simulator.plan.choices import GRANULARITIES
-from simulator.scenario.fields import json_schema, read_fields
 from simulator.stack import DEFAULT, Release, Stack, names, newest, release
 from simulator.stack.spec import Framework
 

@@ -1,7 +1,7 @@
 """How fast whole runs are: `python tests/benchmarks/run_speed.py` prints one line per measurement.
 
 90 days of work on 16,384 GPUs under the Llama 3 and RSC-1 failure models with enough spares: one run in SimPy, save by
-save; a hundred and a thousand in the sweep on one process; a thousand on two.
+save; a hundred and a thousand in batches on one process; a thousand on two.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
         measure(f"{failures}: 1 run, SimPy", lambda f=failures: story(ninety_days(f, 1)))
         for runs, workers in ((100, 1), (1000, 1), (1000, 2)):
             spec = ninety_days(failures, runs, workers)
-            measure(f"{failures}: {runs} runs, sweep, {workers} processes", lambda s=spec: simulate(s))
+            measure(f"{failures}: {runs} runs, batches, {workers} processes", lambda s=spec: simulate(s))
 
 
 if __name__ == "__main__":

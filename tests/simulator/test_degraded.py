@@ -77,12 +77,12 @@ def test_only_states_that_occur_are_simulated() -> None:
 
 
 def test_both_players_ask_for_the_same_speeds() -> None:
-    from simulator.run.chances import chances_of
-    from simulator.run.engine import play_one
+    from simulator.run.event_player import play_one
+    from simulator.run.fault_source import fault_source
     from simulator.run.montecarlo import outcomes, saving_of
 
     spec = run_spec(ELASTIC)
-    one, _ = play_one(spec, saving_of(spec), chances_of(spec), 0)
+    one, _ = play_one(spec, saving_of(spec), fault_source(spec), 0)
     assert outcomes(spec, saving_of(spec)).finish_s[0] == pytest.approx(one.finish_s[0], rel=1e-9)
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from simulator.run.alternatives import Alternative, alternatives
-from simulator.run.chances import chances_of
+from simulator.run.fault_source import fault_source
 from simulator.run.montecarlo import simulate
-from simulator.run.specs import Prices, Recovery, RunSpec, Simulation
+from simulator.run.specs import Recovery, RunPrices, RunSpec, Simulation
 from tests.simulator.run_specs import DAY, crashes, quiet, stormy
 
 
@@ -22,7 +22,7 @@ def struck() -> RunSpec:
         spec,
         failures=crashes(5 * 3600.0, spec.job_gpus, DAY, 30.0),
         recovery=Recovery(hot_spares=3),
-        prices=Prices(gpu_hour_usd=2.0),
+        prices=RunPrices(gpu_hour_usd=2.0),
         simulation=Simulation(runs=40),
     )
 
@@ -86,7 +86,7 @@ def test_the_same_faults_whatever_the_spares(spares: int) -> None:
     spec = replace(stormy(hot_spares=8, cold_spares=0), drawn_spares=8)
     other = replace(spec, recovery=replace(spec.recovery, hot_spares=spares))
     window = (0.0, 10 * DAY)
-    first, second = chances_of(spec)(0, window), chances_of(other)(0, window)
+    first, second = fault_source(spec)(0, window), fault_source(other)(0, window)
     common = min(spec.machines.nodes, other.machines.nodes)
     kept = first.take(np.flatnonzero(first.node < common)), second.take(np.flatnonzero(second.node < common))
     assert len(kept[0]) > 30
@@ -100,7 +100,7 @@ def test_added_spares_fail_as_often_as_others() -> None:
     spec = replace(struck(), failures=crashes(600.0, 2048, DAY), drawn_spares=3)
     spec = replace(spec, recovery=Recovery(hot_spares=103))
     window = (0.0, 20 * DAY)
-    nodes = np.concatenate([chances_of(spec)(run, window).node for run in range(20)])
+    nodes = np.concatenate([fault_source(spec)(run, window).node for run in range(20)])
     added = (nodes >= 259).sum()
     expected = 100 * 20 * 20 * DAY / (600.0 * 256)
     assert added == pytest.approx(expected, abs=4 * math.sqrt(expected))

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from simulator.run.checkpoint_interval import settle_intervals
 from simulator.run.checkpoints import EVERYTHING, POLICIES, CheckpointPolicy, PolicyName, sharded_write_s
-from simulator.run.interval import settle_intervals
 from tests.simulator.run_specs import STATE_BYTES, paths
 
 MTBF_S = 3 * 3600.0

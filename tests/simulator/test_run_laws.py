@@ -9,9 +9,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from simulator.run.checkpoint_interval import daly_s, exact_wall_s, first_order, young_s
 from simulator.run.checkpoints import POLICIES, CheckpointPolicy
 from simulator.run.durations import exponential
-from simulator.run.interval import daly_s, exact_wall_s, first_order, young_s
 from simulator.run.montecarlo import best_interval_by_simulation_s, outcomes, saving_of, simulate
 from simulator.run.specs import Recovery, Restart, RunSpec, Simulation
 from tests.simulator.run_specs import DAY, crashes, paths, quiet
@@ -140,10 +140,10 @@ def log_of_one(at_day: float, end_day: float) -> tuple:
 
 
 def test_cost_and_energy_follow_from_the_hours() -> None:
-    from simulator.run.specs import Power, Prices
+    from simulator.run.specs import Power, RunPrices
 
     spec = replace(
-        quiet(days=2, policy="none", every_s=None), prices=Prices(gpu_hour_usd=2.0), power=Power(1000.0, 300.0, 1.2)
+        quiet(days=2, policy="none", every_s=None), prices=RunPrices(gpu_hour_usd=2.0), power=Power(1000.0, 300.0, 1.2)
     )
     result = simulate(spec)
     hours = spec.work_s / 3600
@@ -151,7 +151,7 @@ def test_cost_and_energy_follow_from_the_hours() -> None:
     assert result.energy_j == pytest.approx(1.2 * 2048 * 1000.0 * spec.work_s)
     assert result.cost_usd_per_trillion_tokens == pytest.approx(2048 * 2.0 * hours / (spec.tokens / 1e12))
     owned = replace(
-        spec, prices=Prices(capital_usd_per_gpu=30000.0, life_s=4 * 365.25 * DAY, electricity_usd_per_kwh=0.08)
+        spec, prices=RunPrices(capital_usd_per_gpu=30000.0, life_s=4 * 365.25 * DAY, electricity_usd_per_kwh=0.08)
     )
     cost = simulate(owned).cost_usd
     assert cost == pytest.approx(2048 * 30000 * 2 / (4 * 365.25) + result.energy_j / 3.6e6 * 0.08)
@@ -183,7 +183,8 @@ def test_the_waterfall_adds_up() -> None:
 
 
 def test_weibull_and_bursts_keep_the_mean_rate() -> None:
-    from simulator.run.faults import Machines, cumulative_hazard, draw
+    from simulator.run.fault_timeline import draw
+    from simulator.run.faults import Machines, cumulative_hazard
 
     rng = np.random.default_rng(1)
     machines = Machines(512, 0, 8)

@@ -1,4 +1,4 @@
-"""The sweep over many runs and the SimPy player of one run tell the same story, whatever happens in it."""
+"""The batch player of many runs and the SimPy player of one run tell the same story, whatever happens in it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simulator.run.chances import chances_of
 from simulator.run.checkpoints import POLICIES
-from simulator.run.engine import play_one
+from simulator.run.event_player import play_one
+from simulator.run.fault_source import fault_source
 from simulator.run.faults import scaled
 from simulator.run.montecarlo import outcomes, saving_of
 from simulator.run.specs import RunSpec
@@ -36,7 +36,7 @@ def check_same(spec: RunSpec) -> None:
     saving = saving_of(spec)
     many = outcomes(spec, saving)
     for run in range(spec.simulation.runs):
-        one, story = play_one(spec, saving, chances_of(spec), run)
+        one, story = play_one(spec, saving, fault_source(spec), run)
         assert one.elapsed_s[0] == pytest.approx(many.elapsed_s[run], abs=1e-3)
         assert np.isfinite(one.finish_s[0]) == np.isfinite(many.finish_s[run])
         for cause, lost in many.lost_s.items():

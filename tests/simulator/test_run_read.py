@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
 
 from hardware.problems import InputError, Place
+from hardware.sections import Section
+from simulator.run.budget import Budget, read_budget
 from simulator.run.durations import Duration
-from simulator.run.faults import CRASH, Machines, draw, mean_time_between_s
+from simulator.run.fault_timeline import draw
+from simulator.run.faults import CRASH, FailureModel, FaultClass, Machines, mean_time_between_s, settled
+from simulator.run.job_facts import JobFacts, run_spec, segments
 from simulator.run.montecarlo import simulate
-from simulator.run.read import JobFacts, read_run, run_spec, segments
+from simulator.run.read import KEYS, PARTS, read_run, run_schema
 from simulator.run.read_failures import failure_model, preset, presets
 from simulator.run.spares import nodes_away, spares_needed
 from simulator.run.specs import Power, Segment
@@ -215,9 +223,194 @@ def test_speeds_that_were_simulated_replace_the_models() -> None:
 
 
 def test_what_only_shows_with_the_job_is_told_with_its_key(tmp_path: Path) -> None:
-    (tmp_path / "log.csv").write_text("start_day,end_day,node,level,class,description\n1,2,500,a,GPU,x\n")
+    (tmp_path / "log.csv").write_text(
+        "start_day,end_day,node,level,class,description\n1,2,500,Hardware Failure,GPU,x\n"
+    )
     at = Place(str(tmp_path / "scenario.yaml"), "run")
     data = {"fault_log": "log.csv", "recovery": {"min_replicas": 17}, "spares": {"hot": 2}}
     with pytest.raises(InputError) as error:
         run_spec(read_run(data, at), FACTS)
     assert [p.key for p in error.value.problems] == ["run.recovery.min_replicas", "run.fault_log"]
+
+
+# -- the table of keys -------------------------------------------------------------------------------------------
+
+
+def properties(schema: object, path: str = "run") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every key of a JSON Schema with its own schema, below `anyOf`, `items` and free names too."""
+    if not isinstance(schema, dict):
+        return
+    for key, below in schema.get("properties", {}).items():
+        yield f"{path}.{key}", below
+        yield from properties(below, f"{path}.{key}")
+    for below in (*schema.get("anyOf", ()), schema.get("items"), schema.get("additionalProperties")):
+        yield from properties(below, path)
+
+
+def test_every_key_of_the_run_has_a_type_a_description_and_an_example() -> None:
+    keys = dict(properties(run_schema()))
+    assert {"run.tokens", "run.checkpoint.every", "run.failures.mtbf", "run.failures.classes.kind"} <= set(keys)
+    assert len(keys) > 100
+    for key, schema in keys.items():
+        assert set(schema) & {"type", "enum", "anyOf"}, key
+        assert len(schema["description"].split()) > 1, key
+        assert schema["examples"], key
+
+
+def test_the_schema_knows_every_key_that_is_read() -> None:
+    assert set(run_schema()["properties"]) == {*KEYS, *Budget.__slots__}
+    jsonschema.Draft202012Validator.check_schema(run_schema())
+
+
+@pytest.mark.parametrize("key", sorted(PARTS))
+def test_examples_and_defaults_of_the_schema_are_read(key: str) -> None:
+    """Each example alone, and all defaults together, give no problem and pass the schema."""
+    schema = run_schema()["properties"][key]
+    defaults = {name: each["default"] for name, each in schema["properties"].items() if "default" in each}
+    needed = {name: schema["properties"][name]["examples"][0] for name in schema["required"]}
+    priced = {"gpu_hour": "2 USD/h"} if key == "prices" else {}
+    cases = [*schema["examples"], {**defaults, **needed, **priced}]
+    for name, each in schema["properties"].items():
+        policy = {"fast_every": "tiered"}.get(name)
+        rest = {"policy": policy} if policy else {}
+        owned = {"capital_per_gpu": "1 USD"} if key == "prices" and name not in ("gpu_hour", "capital_per_gpu") else {}
+        cases.append({**needed, **rest, **owned, name: each["examples"][0]})
+    for case in cases:
+        jsonschema.validate({"seq_length": 1, "tokens": 1, key: case}, run_schema())
+        read_run({key: case})
+
+
+@pytest.mark.parametrize("what", run_schema()["properties"]["failures"]["examples"])
+def test_examples_of_failures_are_read(what: Any) -> None:
+    jsonschema.validate({"seq_length": 1, "tokens": 1, "failures": what}, run_schema())
+    assert failure_model(what).classes
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        ({"spares": {"hot": 2_000_000}}, "must be at most 1,000,000, not 2e"),
+        ({"spares": {"hot": 1.5}}, "must be a whole number, not 1.5"),
+        ({"simulation": {"workers": 5000}}, "must be at most 1,024"),
+        ({"simulation": {"give_up_below": "100%"}}, "must be below 1, not 1"),
+        ({"failures": {"base": "rsc-1", "bursts": {"mean": 11, "window": "1 h"}}}, "must be at most 10, not 11"),
+        ({"failures": {"mtbf": "3 h", "rate_multiplier": 2}}, "exclude each other"),
+        ({"failures": {"base": "none", "mtbf": "3 h"}}, "needs a class of kind crash or hang"),
+        ({"recovery": {"when_short": "shirnk"}}, "did you mean shrink"),
+        ({"checkpoint": {"policy": "sometimes"}}, "not known"),
+        ({"checkpoint": {"policy": "sync", "overhead": "1 s"}}, "waits for the whole write"),
+        (
+            {"failures": {"exposure": {"gpus": 8, "time": "1 d"}, "classes": {"a": {"kind": "crush", "count": 1}}}},
+            "crash",
+        ),
+    ],
+)
+def test_values_out_of_range_and_unknown_words(run: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        read_run(run)
+
+
+# -- rates from a mean time between failures ----------------------------------------------------------------------
+
+
+def test_the_mtbf_of_the_job_sets_all_rates() -> None:
+    spec = run_spec(read_run({"failures": {"mtbf": "3 h"}}), FACTS)
+    assert mean_time_between_s(spec.failures, 1024) == pytest.approx(3 * 3600.0)
+    assert {fault.name for fault in spec.failures.classes} == {fault.name for fault in preset("llama-3").classes}
+
+
+def test_the_mtbf_of_a_node_is_shared_by_the_job() -> None:
+    spec = run_spec(read_run({"failures": {"base": "rsc-1", "node_mtbf": "5 years"}}), FACTS)
+    assert mean_time_between_s(spec.failures, 1024) == pytest.approx(5 * 365.25 * 86400 / 128)
+
+
+def test_a_multiplier_on_a_base_with_an_mtbf_divides_it(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("base: rsc-1\nmtbf: 4 h\n")
+    model = failure_model({"base": str(path), "rate_multiplier": 2})
+    assert mean_time_between_s(settled(model, 128, 8), 1024) == pytest.approx(2 * 3600.0)
+
+
+# -- detection ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "seconds"), [("crash", 30.0), ("hang", 600.0), ("slow", 600.0), ("corruption", 600.0), ("planned", 0.0)]
+)
+def test_faults_take_time_to_be_noticed(kind: str, seconds: float) -> None:
+    slow = {"speed": 0.5, "lasts": "1 d"} if kind == "slow" else {}
+    data = {"exposure": {"gpus": 8, "time": "1 d"}, "classes": {"a": {"kind": kind, "count": 1, **slow}}}
+    assert failure_model(data).classes[0].detect == Duration("fixed", seconds)
+
+
+def test_a_slow_part_without_detection_slows_the_job_before_it_is_evicted() -> None:
+    """Ten minutes at half speed for each eviction, which then costs a restart."""
+    fault = {"kind": "slow", "count": 10, "speed": 0.5, "lasts": "2 d", "repair": "1 min"}
+    data = {"failures": {"exposure": {"gpus": 1024, "time": "1 d"}, "classes": {"slow": fault}}, "spares": {"hot": 8}}
+    result = simulate(run_spec(read_run(data), FACTS))
+    evictions = result.interruptions["slow"]
+    assert evictions > 5
+    assert result.lost_s["slow"] > 0.3 * evictions * 600.0 / 2
+
+
+def test_no_fault_is_known_for_nothing() -> None:
+    data = {"exposure": {"gpus": 8, "time": "1 d"}, "classes": {"a": {"kind": "hang", "count": 1, "detect": "none"}}}
+    with pytest.raises(InputError, match="leave it out for the default"):
+        failure_model(data)
+
+
+# -- spares -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mean", [0.01, 1.0, 37.5, 4000.0])
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.99, 0.9999])
+def test_spares_are_the_quantile_of_poisson(mean: float, confidence: float) -> None:
+    from scipy.stats import poisson
+
+    assert spares_needed(away(mean), 16384, confidence) == poisson.ppf(confidence, mean)
+
+
+@pytest.mark.parametrize("mean", [1e6, 1e18, math.inf])
+def test_spares_are_found_at_once_and_no_more_than_there_are_nodes(mean: float) -> None:
+    assert spares_needed(away(mean), 1024) == 1024
+    assert spares_needed(away(mean), 1024, most=128) == 128
+
+
+def away(mean: float) -> FailureModel:
+    """Failures that keep so many nodes of 16,384 GPUs in repair."""
+    fault = FaultClass("a", "crash", mean / 16384, "node", detect=Duration("fixed", 0.5), repair=Duration("fixed", 0.5))
+    return FailureModel("away", (fault,))
+
+
+# -- how much is trained ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("amount", "tokens"),
+    [({"tokens": "1T"}, 1e12), ({"steps": 1000}, 1000 * 64 * 2048), ({"samples": 1000}, 1000 * 2048)],
+)
+def test_the_amount_in_tokens(amount: dict[str, Any], tokens: float) -> None:
+    budget = read_budget(Section({"seq_length": 2048, **amount}, Place("s.yaml", "run")))
+    assert budget.tokens_in_all(64) == tokens
+
+
+def test_days_hold_whole_steps_at_full_speed() -> None:
+    budget = Budget(2048, days=2.0)
+    assert math.isnan(budget.tokens_in_all(64))
+    assert budget.tokens_in_all(64, 7.0) == math.floor(2 * 86400 / 7) * 64 * 2048
+
+
+@pytest.mark.parametrize(
+    ("amount", "words"),
+    [
+        ({}, "tokens, steps, samples or days"),
+        ({"tokens": "1T", "days": 3}, "exclude each other"),
+        ({"steps": 5, "phases": []}, "cannot be shared out among phases"),
+        ({"steps": 0.5}, "must be a whole number"),
+    ],
+)
+def test_one_amount_and_one_only(amount: dict[str, Any], words: str) -> None:
+    section = Section({"seq_length": 2048, **amount}, Place("s.yaml", "run"))
+    read_budget(section)
+    with pytest.raises(InputError, match=words):
+        section.raise_problems()

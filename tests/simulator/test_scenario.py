@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from hardware.problems import InputError, Problem
-from simulator.scenario.fields import json_schema
+from simulator.fields import json_schema
+from simulator.predict.simulate import simulate
 from simulator.scenario.resolved import scenario_yaml
 from simulator.scenario.schema import Scenario, load_scenario, scenario_schema
 
@@ -38,6 +40,25 @@ run:
   seq_length: 2048
   tokens: 1e9
 """
+
+
+def test_days_become_tokens_once_the_step_is_known(tmp_path: Path) -> None:
+    scenario = load(tmp_path, changed("tokens: 1e9", "days: 2"))
+    assert math.isnan(scenario.run.tokens)
+    simulated = simulate(scenario)
+    steps = math.floor(2 * 86400 / simulated.step.step_time_s)
+    assert simulated.scenario.run.tokens == steps * 64 * 2048
+    assert load(tmp_path, changed("tokens: 1e9", "steps: 10")).run.tokens == 10 * 64 * 2048
+
+
+def test_a_resolved_scenario_finds_the_files_of_its_run(tmp_path: Path) -> None:
+    log = "start_day,end_day,node,level,class,description\n1,2,0,Hardware Failure,GPU,x\n"
+    (tmp_path / "log.csv").write_text(log)
+    resolved = scenario_yaml(load(tmp_path, GOOD + "  fault_log: {file: log.csv, covers: 90 d}\n"))
+    (tmp_path / "elsewhere").mkdir()
+    policies = load(tmp_path / "elsewhere", resolved).run.policies
+    assert policies is not None
+    assert [row.start_s for row in policies.fault_log] == [86400.0]
 
 
 def write(tmp_path: Path, text: str | bytes) -> Path:

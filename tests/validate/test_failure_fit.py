@@ -11,7 +11,8 @@ import pytest
 
 from simulator.run.durations import lognormal
 from simulator.run.fault_log import LogRow
-from simulator.run.faults import FailureModel, FaultClass, Machines, draw, draw_lemons, mean_time_between_s
+from simulator.run.fault_timeline import draw, draw_lemons
+from simulator.run.faults import FailureModel, FaultClass, Machines, mean_time_between_s
 from simulator.run.read_failures import failure_model
 from validate.failure_fit import as_document, fit, fit_bursts, fit_lemons, main
 

@@ -6,8 +6,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from simulator.run.checkpoints import POLICIES, CheckpointPolicy, SavePaths, Saving, Tier, sharded_write_s
+from simulator.run.checkpoints import POLICIES, CheckpointPolicy, CheckpointTier, SavePaths, Saving, sharded_write_s
 
+GOLDEN = (math.sqrt(5) - 1) / 2
+NOTICED = 1.05  # an interval stretched by less is not worth a warning
 IDLE_WRITES = 10.0  # assumed: shared storage also feeds the data
 
 
@@ -53,19 +55,24 @@ def first_order(
     `down_s` is detection, replacement and restart per failure; `fast_share` the share of failures that the finest
     tier survives, the others falling back to the coarsest.
     """
-    fast, slow = saving.tiers[0], saving.tiers[-1]
-    stalls = sum(tier.stall_s / every(tier) for tier in saving.tiers)
-    rework = fast_share * (every(fast) / 2 + fast.lag_s) + (1 - fast_share) * (every(slow) / 2 + slow.lag_s)
-    lost = rework / mtbf_s if math.isfinite(mtbf_s) else 0.0
-    return FirstOrder(stalls, lost, down_s / mtbf_s, planned_fraction)
+    fast, storage = saving.tiers[0], saving.tiers[-1]
+    fast_rework_s = every(fast) / 2 + fast.lag_s
+    storage_rework_s = every(storage) / 2 + storage.lag_s
+    rework_s = fast_share * fast_rework_s + (1 - fast_share) * storage_rework_s
+    return FirstOrder(
+        checkpoint_fraction=sum(tier.stall_s / every(tier) for tier in saving.tiers),
+        lost_work_fraction=rework_s / mtbf_s if math.isfinite(mtbf_s) else 0.0,
+        down_fraction=down_s / mtbf_s,
+        planned_fraction=planned_fraction,
+    )
 
 
-def every(tier: Tier) -> float:
+def every(tier: CheckpointTier) -> float:
     """The tier's interval, infinite if it never saves."""
     return math.inf if tier.every_s is None else tier.every_s
 
 
-def best_interval_s(tier: Tier, mtbf_s: float, total_s: float, step_s: float) -> float:
+def best_interval_s(tier: CheckpointTier, mtbf_s: float, total_s: float, step_s: float) -> float:
     """Daly's interval for the tier's stall, at least the time the last save needs to be written, whole steps.
 
     A tier that stops nothing, storage behind a faster one, is kept from writing more than a tenth of the time.
@@ -87,29 +94,44 @@ def settle_intervals(
 
     Intervals that had to be stretched are told in the warnings.
     """
-    warnings = []
-    settled: list[Tier] = []
-    unit = step_s
+    warnings: list[str] = []
+    settled: list[CheckpointTier] = []
+    unit_s = step_s
     for tier in POLICIES[policy.policy](policy, paths):
-        if tier.every_s is None:
-            chosen = best_interval_s(tier, mtbf_s, total_s, unit)
-        elif math.isinf(tier.every_s):
-            chosen = tier.every_s
-        else:
-            chosen = whole(max(tier.every_s, tier.lag_s), unit)
-            if chosen > 1.05 * whole(max(tier.every_s, tier.lag_s), step_s):
-                warnings.append(
-                    f"a {tier.name} checkpoint is taken every {chosen:.0f} s of work, a multiple of the faster tier's "
-                    f"{unit:.0f} s, not every {tier.every_s:.0f} s"
-                )
-            if tier.lag_s > tier.every_s:
-                warnings.append(
-                    f"a {tier.name} checkpoint takes {tier.lag_s:.0f} s to write: it is taken every {chosen:.0f} s of "
-                    f"work, not every {tier.every_s:.0f} s"
-                )
-        settled.append(replace(tier, every_s=chosen))
-        unit = chosen if math.isfinite(chosen) else unit
+        chosen_s = _settled_s(tier, mtbf_s, total_s, unit_s)
+        warnings += _stretched(tier, chosen_s, unit_s, step_s)
+        settled.append(replace(tier, every_s=chosen_s))
+        if math.isfinite(chosen_s):
+            unit_s = chosen_s
     return Saving(tuple(settled), sharded_write_s(paths), tuple(warnings))
+
+
+def _settled_s(tier: CheckpointTier, mtbf_s: float, total_s: float, unit_s: float) -> float:
+    """The tier's own interval in whole units, or the best one where it has none."""
+    if tier.every_s is None:
+        return best_interval_s(tier, mtbf_s, total_s, unit_s)
+    if math.isinf(tier.every_s):
+        return tier.every_s
+    return whole(max(tier.every_s, tier.lag_s), unit_s)
+
+
+def _stretched(tier: CheckpointTier, chosen_s: float, unit_s: float, step_s: float) -> list[str]:
+    """Warnings of an interval that is longer than was asked for, by more than rounding to steps explains."""
+    if tier.every_s is None or math.isinf(tier.every_s):
+        return []
+    warnings = []
+    in_steps_s = whole(max(tier.every_s, tier.lag_s), step_s)
+    if chosen_s > NOTICED * in_steps_s:
+        warnings.append(
+            f"a {tier.name} checkpoint is taken every {chosen_s:.0f} s of work, a multiple of the faster tier's "
+            f"{unit_s:.0f} s, not every {tier.every_s:.0f} s"
+        )
+    if tier.lag_s > tier.every_s:
+        warnings.append(
+            f"a {tier.name} checkpoint takes {tier.lag_s:.0f} s to write: it is taken every {chosen_s:.0f} s of work, "
+            f"not every {tier.every_s:.0f} s"
+        )
+    return warnings
 
 
 def best_by_simulation_s(
@@ -119,17 +141,17 @@ def best_by_simulation_s(
 
     `goodput_at` must use the same seeds for every interval, so that the curve is as smooth as the law.
     """
-    golden = (math.sqrt(5) - 1) / 2
     low, high = math.log(low_s), math.log(high_s)
-    a, b = high - golden * (high - low), low + golden * (high - low)
-    at_a, at_b = goodput_at(math.exp(a)), goodput_at(math.exp(b))
+    left = high - GOLDEN * (high - low)
+    right = low + GOLDEN * (high - low)
+    left_goodput, right_goodput = goodput_at(math.exp(left)), goodput_at(math.exp(right))
     while high - low > tolerance:
-        if at_a >= at_b:
-            high, b, at_b = b, a, at_a
-            a = high - golden * (high - low)
-            at_a = goodput_at(math.exp(a))
+        if left_goodput >= right_goodput:
+            high, right, right_goodput = right, left, left_goodput
+            left = high - GOLDEN * (high - low)
+            left_goodput = goodput_at(math.exp(left))
         else:
-            low, a, at_a = a, b, at_b
-            b = low + golden * (high - low)
-            at_b = goodput_at(math.exp(b))
+            low, left, left_goodput = left, right, right_goodput
+            right = low + GOLDEN * (high - low)
+            right_goodput = goodput_at(math.exp(right))
     return math.exp((low + high) / 2)

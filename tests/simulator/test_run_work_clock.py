@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.run.progress import Grid, advance, wall_to_end_s
+from simulator.run.work_clock import SaveGrid, advance, wall_to_end_s
 
 
-def walk(grid: Grid, work: float, left: float, wall: float, speed: float) -> tuple[float, float]:
+def walk(grid: SaveGrid, work: float, left: float, wall: float, speed: float) -> tuple[float, float]:
     """One point after the other."""
     finest = grid.every_s[0]
     while wall > 0:
@@ -30,7 +30,7 @@ def walk(grid: Grid, work: float, left: float, wall: float, speed: float) -> tup
 
 
 grids = st.builds(
-    lambda finest, m1, m2, stalls: Grid((finest, finest * m1, finest * m1 * m2), stalls),
+    lambda finest, m1, m2, stalls: SaveGrid((finest, finest * m1, finest * m1 * m2), stalls),
     st.sampled_from([1.0, 7.25, 64.0]),
     st.integers(1, 5),
     st.integers(1, 4),
@@ -39,14 +39,14 @@ grids = st.builds(
 
 
 @given(grids, st.integers(0, 500), st.integers(0, 4000), st.sampled_from([1.0, 0.5, 0.125]))
-def test_advance_is_walking(grid: Grid, start: int, quarters: int, speed: float) -> None:
+def test_advance_is_walking(grid: SaveGrid, start: int, quarters: int, speed: float) -> None:
     work, wall = start / 4, quarters / 4  # binary fractions: nothing is rounded, so the two are equal
     there, left = advance(grid, np.array([work]), np.array([0.0]), np.array([wall]), np.array([speed]))
     assert (there[0], left[0]) == walk(grid, work, 0.0, wall, speed)
 
 
 @given(grids, st.integers(0, 300), st.integers(0, 900), st.integers(0, 900), st.sampled_from([1.0, 0.5]))
-def test_two_advances_are_one(grid: Grid, start: int, first: int, second: int, speed: float) -> None:
+def test_two_advances_are_one(grid: SaveGrid, start: int, first: int, second: int, speed: float) -> None:
     work, none, pace = np.array([start / 4]), np.array([0.0]), np.array([speed])
     middle = advance(grid, work, none, np.array([first / 4]), pace)
     end = advance(grid, *middle, np.array([second / 4]), pace)
@@ -55,7 +55,7 @@ def test_two_advances_are_one(grid: Grid, start: int, first: int, second: int, s
 
 
 def test_partial_stall_and_its_rest() -> None:
-    grid = Grid((10.0,), (4.0,))
+    grid = SaveGrid((10.0,), (4.0,))
     work, left = advance(grid, np.array([0.0]), np.array([0.0]), np.array([11.0]), np.array([1.0]))
     assert (work[0], left[0]) == (10.0, 3.0)
     work, left = advance(grid, work, left, np.array([5.0]), np.array([1.0]))
@@ -63,6 +63,6 @@ def test_partial_stall_and_its_rest() -> None:
 
 
 def test_wall_to_end_counts_every_stall_but_the_last() -> None:
-    grid = Grid((10.0, 50.0), (1.0, 5.0))
+    grid = SaveGrid((10.0, 50.0), (1.0, 5.0))
     wall = wall_to_end_s(grid, np.array([0.0]), np.array([0.0]), 100.0, np.array([0.5]))
     assert wall[0] == pytest.approx(100 / 0.5 + 9 * 1.0 + 1 * 5.0)

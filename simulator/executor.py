@@ -1,0 +1,87 @@
+"""Chunks of work on one process or several, with the same results either way.
+
+Processes are spawned: safe beside threads, and the same on every system. The caller must be importable
+(`if __name__ == "__main__"`), and work, chunks and results must be picklable.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
+from typing import TypeVar
+
+Chunk = TypeVar("Chunk")
+Result = TypeVar("Result")
+MOST_LOSSES = 3  # of workers in a row, without a chunk done in between: the work itself kills them
+
+
+class WorkerLost(RuntimeError):
+    """Worker processes end again and again before any chunk is done."""
+
+
+def map_chunks(
+    work: Callable[[Chunk], Result], chunks: Sequence[Chunk], workers: int = 1
+) -> Iterator[tuple[int, Result]]:
+    """(number, result) of each chunk as it is done, in any order.
+
+    One worker: in this process. Several: a worker that ends early, killed for want of memory for instance, is
+    replaced and its chunk done again; when this process ends, however it does, so do the workers. Raises WorkerLost
+    after MOST_LOSSES losses in a row, and whatever `work` raises.
+    """
+    workers = min(workers, len(chunks))
+    if workers <= 1:
+        return ((number, work(chunk)) for number, chunk in enumerate(chunks))
+    return _map_in_processes(work, dict(enumerate(chunks)), workers)
+
+
+def _map_in_processes(
+    work: Callable[[Chunk], Result], waiting: dict[int, Chunk], workers: int
+) -> Iterator[tuple[int, Result]]:
+    """Starts a new pool for what is left whenever one loses a worker."""
+    losses = 0
+    while waiting:
+        try:
+            for number, result in _map_in_pool(work, waiting, workers):
+                del waiting[number]
+                losses = 0
+                yield number, result
+        except BrokenProcessPool:
+            losses += 1
+            if losses == MOST_LOSSES:
+                raise WorkerLost(
+                    f"{losses} times in a row a worker process ended before its work was done; memory may be too "
+                    f"small for {workers} workers. Use fewer."
+                ) from None
+
+
+def _map_in_pool(
+    work: Callable[[Chunk], Result], chunks: Mapping[int, Chunk], workers: int
+) -> Iterator[tuple[int, Result]]:
+    """Raises BrokenProcessPool when a worker is lost."""
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context, initializer=_start_worker)
+    try:
+        jobs = {pool.submit(work, chunk): number for number, chunk in chunks.items()}
+        for job in as_completed(jobs):
+            yield jobs[job], job.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """An interrupt from the keyboard is the parent's to handle; a worker without a parent ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

@@ -1,0 +1,151 @@
+"""What the job says about the run, and policies and facts joined to a run that can be simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+
+from hardware.problems import InputError, Problem
+from simulator.run.checkpoints import SavePaths
+from simulator.run.fault_log import model_of
+from simulator.run.faults import FailureModel, settled
+from simulator.run.read import RunPhase, RunPolicies
+from simulator.run.spares import spares_needed
+from simulator.run.specs import Power, Recovery, RunPrices, RunSpec, Segment
+
+
+@dataclass(frozen=True, slots=True)
+class JobFacts:
+    """What the model, the cluster and the plan say about the run: its segments, its machines, its state and its paths.
+
+    `replicas` counts what a shrinking job can drop (with experts, whole expert-data-parallel groups); bandwidths are
+    per GPU and direction except storage's. `power` is per GPU with its share of node and fabric.
+    `slow_speed` gives the speed of the job under slow faults of a class by name, where the step was simulated with it.
+    `assumptions` name inputs that nobody gave; the result warns of them.
+    """
+
+    segments: tuple[Segment, ...]
+    job_nodes: int
+    gpus_per_node: int
+    replicas: int
+    dp: int
+    state_bytes: float
+    storage_write_bytes_per_s: float
+    storage_read_bytes_per_s: float
+    host_bytes_per_s: float
+    nic_bytes_per_s: float
+    power: Power | None = None
+    replica_speed: Sequence[float] | None = None
+    nodes_per_rack: int = 1
+    nodes_per_pod: int = 1
+    price_usd_per_gpu_hour: float | None = None
+    slow_speed: Mapping[str, float] = field(default_factory=dict)
+    assumptions: tuple[str, ...] = ()
+
+    @property
+    def gpus(self) -> int:
+        return self.job_nodes * self.gpus_per_node
+
+
+def run_spec(policies: RunPolicies, facts: JobFacts) -> RunSpec:
+    """Policies and facts together: a run that can be simulated. Raises InputError where they do not fit."""
+    failures = _failures(policies, facts)
+    recovery = _recovery(policies, facts, failures)
+    _check_fit(policies, facts, recovery)
+    return RunSpec(
+        segments=facts.segments,
+        job_nodes=facts.job_nodes,
+        gpus_per_node=facts.gpus_per_node,
+        replicas=facts.replicas,
+        checkpoint=policies.checkpoint,
+        paths=_paths(policies, facts),
+        failures=_with_simulated_speeds(failures, facts.slow_speed),
+        fault_log=policies.fault_log,
+        fault_log_s=policies.fault_log_s,
+        recovery=recovery,
+        restart=policies.restart,
+        prices=_prices(policies, facts),
+        power=facts.power,
+        simulation=policies.simulation,
+        replica_speed=facts.replica_speed,
+        nodes_per_rack=facts.nodes_per_rack,
+        nodes_per_pod=facts.nodes_per_pod,
+        assumptions=facts.assumptions,
+    )
+
+
+def _paths(policies: RunPolicies, facts: JobFacts) -> SavePaths:
+    return SavePaths(
+        state_bytes=facts.state_bytes,
+        gpus=facts.gpus,
+        writers=max(1, facts.gpus // facts.dp),
+        storage_write_bytes_per_s=facts.storage_write_bytes_per_s,
+        storage_read_bytes_per_s=facts.storage_read_bytes_per_s,
+        writer_bytes_per_s=min(policies.checkpoint.writer_bandwidth_bytes_per_s, facts.nic_bytes_per_s),
+        host_bytes_per_s=facts.host_bytes_per_s,
+        nic_bytes_per_s=facts.nic_bytes_per_s,
+        local_bytes_per_s=policies.checkpoint.local_bandwidth_bytes_per_s,
+    )
+
+
+def _failures(policies: RunPolicies, facts: JobFacts) -> FailureModel:
+    """The model in rates of this job, or that of the log on the machines that it names."""
+    log = policies.fault_log
+    if not log:
+        return settled(policies.failures, facts.job_nodes, facts.gpus_per_node)
+    nodes = max(facts.job_nodes + policies.recovery.spares, 1 + max(row.node for row in log))
+    return model_of(log, nodes, facts.gpus_per_node, policies.fault_log_s)
+
+
+def _recovery(policies: RunPolicies, facts: JobFacts, failures: FailureModel) -> Recovery:
+    """The recovery with as many spares as are needed, where the scenario leaves it open: at most as many as the job
+    has nodes, for a cluster that needs more will not be saved by them."""
+    if not policies.auto_spares:
+        return policies.recovery
+    return replace(policies.recovery, hot_spares=spares_needed(failures, facts.gpus, most=facts.job_nodes))
+
+
+def _with_simulated_speeds(failures: FailureModel, speeds: Mapping[str, float]) -> FailureModel:
+    classes = tuple(replace(fault, speed=speeds.get(fault.name, fault.speed)) for fault in failures.classes)
+    return replace(failures, classes=classes)
+
+
+def _prices(policies: RunPolicies, facts: JobFacts) -> RunPrices | None:
+    """The scenario's prices, or the rent that the catalogue knows."""
+    if policies.prices is not None or facts.price_usd_per_gpu_hour is None:
+        return policies.prices
+    return RunPrices(gpu_hour_usd=facts.price_usd_per_gpu_hour)
+
+
+def _check_fit(policies: RunPolicies, facts: JobFacts, recovery: Recovery) -> None:
+    """Raises InputError for what only shows with the job."""
+    problems: list[Problem] = []
+    if recovery.min_replicas > facts.replicas:
+        message = f"is {recovery.min_replicas}; the job has {facts.replicas} replicas that it could drop"
+        problems.append(policies.place.under("recovery.min_replicas").problem(message))
+    nodes = facts.job_nodes + recovery.spares
+    last = max((row.node for row in policies.fault_log), default=0)
+    if last >= nodes:
+        message = f"names node {last}; the job and its spares have nodes 0 to {nodes - 1}: give more spares"
+        problems.append(policies.place.under("fault_log").problem(message))
+    if problems:
+        raise InputError(problems)
+
+
+def segments(
+    phases: tuple[RunPhase, ...], tokens: float, batch: int, seq_length: int, step_time_s: Callable[[int, int], float]
+) -> tuple[Segment, ...]:
+    """The phases with their tokens and step times; `step_time_s` maps (global_batch_size, seq_length) to seconds.
+
+    `batch` and `seq_length` are the plan's, for phases that do not say. Equal phases are priced once.
+    """
+    rest = tokens - sum(phase.tokens or 0.0 for phase in phases)
+    priced_once = cache(step_time_s)
+    stretches = []
+    for phase in phases or (RunPhase("main"),):
+        size = phase.global_batch_size or batch
+        length = phase.seq_length or seq_length
+        share = rest if phase.tokens is None else phase.tokens
+        stretches.append(Segment(phase.name, share, size * length, priced_once(size, length)))
+    return tuple(stretches)
