@@ -11,8 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-
 from hardware.documents import Document
 from hardware.problems import Place
 from simulator.cost.constants import constants_for
@@ -26,27 +24,21 @@ from simulator.scenario.schema import Scenario, read_scenario
 from simulator.workload.derive import workload_of
 from simulator.workload.operators import CoreAttention, Exchange, Matmul, Pass, Routing
 from simulator.workload.shape import padded_vocab
-from validate.calibrate.classes import by_class
+from validate.calibrate.logs.traces import seconds_by_class, trace_classes
+from validate.calibrate.measuring.products import first_line
+from validate.calibrate.measuring.session import is_out_of_memory
+from validate.calibrate.measuring.timing import Clock, summary
 from validate.calibrate.points import OUT_OF_MEMORY
-from validate.calibrate.products import first_line
-from validate.calibrate.traces import trace_classes
+
+MICRO_BATCHES = {"cuda": (1, 4), "cpu": (2,)}
+OUTSIDE_LAYERS = ("embedding", "final_norm", "head", "cross_entropy")  # never recomputed
+
+
+# ---- what is trained
 
 
 @dataclass(frozen=True, slots=True)
-class StepMeasured:
-    """Median seconds of a step with its spread, seconds by kernel class of one step, peak bytes allocated."""
-
-    seconds: float
-    low_s: float
-    high_s: float
-    steps: int
-    classes_s: Mapping[str, float]
-    peak_bytes: float
-    losses: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
+class ModelSize:
     """One model to train: sizes of attention and feed-forward; experts 0 for a dense one."""
 
     name: str
@@ -63,60 +55,93 @@ class Size:
 
 SIZES = {
     "cuda": (
-        Size("dense-0.5b", 1536, 16, 12, 4, 4096, 0, 0, 4096, 32000),
-        Size("dense-2b", 2560, 24, 20, 4, 6912, 0, 0, 4096, 32000),
-        Size("moe-16x0.1b", 1024, 12, 16, 4, 1024, 16, 2, 4096, 32000),
-        Size("moe-64x2b", 2048, 8, 16, 4, 1024, 64, 6, 4096, 32000),
+        ModelSize("dense-0.5b", 1536, 16, 12, 4, 4096, 0, 0, 4096, 32000),
+        ModelSize("dense-2b", 2560, 24, 20, 4, 6912, 0, 0, 4096, 32000),
+        ModelSize("moe-16x0.1b", 1024, 12, 16, 4, 1024, 16, 2, 4096, 32000),
+        ModelSize("moe-64x2b", 2048, 8, 16, 4, 1024, 64, 6, 4096, 32000),
     ),
     "cpu": (
-        Size("dense-tiny", 128, 2, 4, 2, 256, 0, 0, 128, 512),
-        Size("moe-tiny", 128, 2, 4, 2, 128, 4, 2, 128, 512),
+        ModelSize("dense-tiny", 128, 2, 4, 2, 256, 0, 0, 128, 512),
+        ModelSize("moe-tiny", 128, 2, 4, 2, 128, 4, 2, 128, 512),
     ),
 }
-MICRO_BATCHES = {"cuda": (1, 4), "cpu": (2,)}
 
 
 def scenarios(kind: str, node: str | Mapping[str, Any], profile: Path) -> list[Scenario]:
     """The configurations trained on a kind of device: every size, with and without recomputation, two micro-batches."""
-    found = []
+    place = Place(str(Path.cwd() / "step.yaml"))
+    configurations = []
     for size in SIZES[kind]:
-        for micro in MICRO_BATCHES[kind]:
+        for micro_batch_size in MICRO_BATCHES[kind]:
             for recompute in ("none", "full"):
-                data = document(size, micro, recompute, node, profile)
-                found.append(read_scenario(Document(data, Place(str(Path.cwd() / "step.yaml"))), data["name"]))
-    return found
+                data = scenario_data(size, micro_batch_size, recompute, node, profile)
+                configurations.append(read_scenario(Document(data, place), data["name"]))
+    return configurations
 
 
-def document(size: Size, micro: int, recompute: str, node: str | Mapping[str, Any], profile: Path) -> dict[str, Any]:
+def scenario_data(
+    size: ModelSize, micro_batch_size: int, recompute: str, node: str | Mapping[str, Any], profile: Path
+) -> dict[str, Any]:
     """One configuration as a scenario file would have it."""
-    ffn: dict[str, Any] = {"kind": "dense", "width": size.width}
-    if size.experts:
-        ffn = {
-            "kind": "moe",
-            "experts": size.experts,
-            "top_k": size.top_k,
-            "width": size.width,
-            "shared_width": size.width,
-        }
-    mixer = {"kind": "attention", "heads": size.heads, "kv_heads": size.kv_heads, "head_dim": size.hidden // size.heads}
+    layer = {"repeat": size.layers, "mixer": mixer_data(size), "ffn": ffn_data(size)}
     return {
-        "name": f"{size.name}, micro-batch {micro}, recompute {recompute}",
-        "model": {"name": size.name, "hidden": size.hidden, "vocab": size.vocab,
-                  "layers": [{"repeat": size.layers, "mixer": mixer, "ffn": ffn}]},
+        "name": f"{size.name}, micro-batch {micro_batch_size}, recompute {recompute}",
+        "model": {"name": size.name, "hidden": size.hidden, "vocab": size.vocab, "layers": [layer]},
         "cluster": {"gpus": 1, "node": node, "fabric": "none"},
         "hardware": {"profile": str(profile.resolve())},
-        "plan": {"micro_batch_size": micro, "global_batch_size": 2 * micro, "sharding": "none",
-                 "recompute": {"granularity": recompute}},
+        "plan": {
+            "micro_batch_size": micro_batch_size,
+            "global_batch_size": 2 * micro_batch_size,
+            "sharding": "none",
+            "recompute": {"granularity": recompute},
+        },
         "run": {"seq_length": size.seq_length, "tokens": 1e9},
-    }  # fmt: skip
+    }
 
 
-def measure_step(scenario: Scenario, device: Any, steps: int = 5, warmup: int = 2) -> StepMeasured:
+def mixer_data(size: ModelSize) -> dict[str, Any]:
+    head_dim = size.hidden // size.heads
+    return {"kind": "attention", "heads": size.heads, "kv_heads": size.kv_heads, "head_dim": head_dim}
+
+
+def ffn_data(size: ModelSize) -> dict[str, Any]:
+    if not size.experts:
+        return {"kind": "dense", "width": size.width}
+    return {
+        "kind": "moe",
+        "experts": size.experts,
+        "top_k": size.top_k,
+        "width": size.width,
+        "shared_width": size.width,
+    }
+
+
+# ---- measured
+
+
+@dataclass(frozen=True, slots=True)
+class StepMeasured:
+    """Median seconds of a step with its spread; of one more step under the profiler its seconds, and those of each
+    kernel class; peak bytes allocated."""
+
+    seconds: float
+    low_s: float
+    high_s: float
+    steps: int
+    profiled_s: float
+    classes_s: Mapping[str, float]
+    peak_bytes: float
+    losses: tuple[float, ...]
+
+
+def measure_step(
+    scenario: Scenario, device: Any, steps: int = 5, warmup: int = 2, clock: Clock = time.perf_counter
+) -> StepMeasured:
     """Trains the scenario's model on random tokens. Raises InputError for what the torch model does not have."""
     import torch
 
-    from validate.calibrate.model import Transformer, check
-    from validate.calibrate.optimizer import MainAdam
+    from validate.calibrate.measuring.fused import MainAdam
+    from validate.calibrate.transformer import Transformer, check
 
     model, plan = scenario.model, scenario.plan
     check(model, plan, scenario.file)
@@ -126,65 +151,89 @@ def measure_step(scenario: Scenario, device: Any, steps: int = 5, warmup: int = 
     optimizer = MainAdam(network.parameters())
     optimizer.collect()
     tokens = torch.randint(model.vocab, (plan.microbatches, plan.micro_batch_size, length + 1), device=device)
+    losses: list[float] = []
 
-    def step() -> float:
-        losses = []
+    def step() -> None:
+        micro_losses = []
         for batch in tokens:
             loss = network(batch[:, :-1], batch[:, 1:].contiguous())
             (loss / plan.microbatches).backward()
-            losses.append(loss.detach())
+            micro_losses.append(loss.detach())
         optimizer.step()
-        return float(sum(losses)) / plan.microbatches
+        losses.append(float(sum(micro_losses)) / plan.microbatches)
 
-    losses = [step() for _ in range(warmup)]
+    for _ in range(warmup):
+        step()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    seconds = []
-    for _ in range(steps):
-        seconds.append(timed(step, device, losses))
-    classes, cpu_peak = profiled(step, device)
-    peak = (
-        float(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else optimizer.held_bytes() + cpu_peak
+    timing = summary([step_seconds(step, device, clock) for _ in range(steps)])
+    trained = tuple(losses)
+    profiled = profiled_step(step, device, clock)
+    if device.type == "cuda":
+        peak_bytes = float(torch.cuda.max_memory_allocated(device))
+    else:
+        peak_bytes = optimizer.state_bytes() + profiled.cpu_peak_bytes
+    return StepMeasured(
+        timing.seconds,
+        timing.low_s,
+        timing.high_s,
+        steps,
+        profiled.seconds,
+        profiled.classes_s,
+        peak_bytes,
+        trained,
     )
-    low, middle, high = (float(each) for each in np.quantile(seconds, [0.1, 0.5, 0.9]))
-    return StepMeasured(middle, low, high, steps, classes, peak, tuple(losses))
 
 
-def timed(step: Any, device: Any, losses: list[float]) -> float:
+def step_seconds(step: Callable[[], None], device: Any, clock: Clock) -> float:
     """Wall seconds of one step, the device idle before and after."""
     import torch
 
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    begun = time.perf_counter()
-    losses.append(step())
+    begun_s = clock()
+    step()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - begun
+    return clock() - begun_s
 
 
-def profiled(step: Any, device: Any) -> tuple[dict[str, float], float]:
-    """Seconds by kernel class of one step, and (on a CPU) the peak of allocated bytes."""
+@dataclass(frozen=True, slots=True)
+class ProfiledStep:
+    """One step under torch's profiler: wall seconds, seconds by kernel class, and on a CPU the peak of allocated
+    bytes above what was there before."""
+
+    seconds: float
+    classes_s: Mapping[str, float]
+    cpu_peak_bytes: float
+
+
+def profiled_step(step: Callable[[], None], device: Any, clock: Clock) -> ProfiledStep:
+    """Runs one step under the profiler."""
     # Kineto prints its own marks on stderr, which nothing here can stop.
     from torch.profiler import ProfilerActivity, profile
 
-    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
-    with profile(activities=activities, profile_memory=device.type == "cpu", acc_events=True) as run:
-        step()
+    on_gpu = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with profile(activities=activities, profile_memory=not on_gpu, acc_events=True) as run:
+        seconds = step_seconds(step, device, clock)
     with TemporaryDirectory() as folder:
         file = Path(folder) / "trace.json"
         run.export_chrome_trace(str(file))
-        document = json.loads(file.read_text(encoding="utf-8"))
-    if device.type == "cuda":
-        return trace_classes(document), 0.0
+        trace = json.loads(file.read_text(encoding="utf-8"))
+    if on_gpu:
+        return ProfiledStep(seconds, trace_classes(trace), 0.0)
     spent = [(event.key, event.self_cpu_time_total * 1e-6) for event in run.key_averages()]
-    return by_class(spent), peak_of(document)
+    return ProfiledStep(seconds, seconds_by_class(spent), cpu_peak_bytes(trace))
 
 
-def peak_of(document: Mapping[str, Any]) -> float:
+def cpu_peak_bytes(trace: Mapping[str, Any]) -> float:
     """Most bytes allocated on the CPU above what was there when the trace began, as torch's profiler counts them."""
-    live = [event["args"]["Total Allocated"] for event in document["traceEvents"] if event.get("name") == "[memory]"]
-    return float(max(live, default=0))
+    memory_events = [event for event in trace["traceEvents"] if event.get("name") == "[memory]"]
+    return float(max((event["args"]["Total Allocated"] for event in memory_events), default=0))
+
+
+# ---- predicted
 
 
 def predicted_classes(scenario: Scenario) -> dict[str, float]:
@@ -192,22 +241,20 @@ def predicted_classes(scenario: Scenario) -> dict[str, float]:
     plan, cluster = scenario.plan, scenario.cluster
     constants = constants_for(cluster.accelerator, plan)
     prices = Prices(cluster, plan, plan_groups(plan, cluster), constants=constants)
-    again = recomputed_modules(plan, True)
-    found: dict[str, float] = defaultdict(float)
+    modules = recomputed_modules(plan, True)
+    seconds: dict[str, float] = defaultdict(float)
     workload = workload_of(scenario.model, plan, scenario.run.seq_length)
     for op, count in operators(workload).items():
         if isinstance(op, Routing | Exchange):
             continue
         cost = price(op, prices)
-        repeated = cost.forward_s if is_recomputed(op.modules, again) and op.name not in ENDS else 0.0
-        spent = cost.forward_s + cost.input_s + cost.weight_s + repeated
-        found[predicted_class(op)] += float(count * plan.microbatches * spent)
+        recomputed = is_recomputed(op.modules, modules) and op.name not in OUTSIDE_LAYERS
+        forward_s = cost.forward_s * (2 if recomputed else 1)
+        once_s = forward_s + cost.input_s + cost.weight_s
+        seconds[predicted_class(op)] += float(count * plan.microbatches * once_s)
     updates = update_times(workload, cluster)
-    found["optimizer"] += updates.optimizer_s[0]
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
-
-
-ENDS = ("embedding", "final_norm", "head", "cross_entropy")  # outside the layers, never recomputed
+    seconds["optimizer"] += updates.optimizer_s[0]
+    return dict(sorted(seconds.items(), key=lambda item: -item[1]))
 
 
 def predicted_class(op: Any) -> str:
@@ -218,9 +265,12 @@ def predicted_class(op: Any) -> str:
     return op.kind if isinstance(op, Pass) else "other"
 
 
+# ---- side by side
+
+
 def row_of(scenario: Scenario, measured: StepMeasured, predicted: Prediction) -> dict[str, Any]:
     """Measured beside predicted, with errors relative to the measurement."""
-    found = {
+    row = {
         "name": scenario.name,
         "step_time_measured_s": measured.seconds,
         "step_time_spread_s": [measured.low_s, measured.high_s],
@@ -233,16 +283,14 @@ def row_of(scenario: Scenario, measured: StepMeasured, predicted: Prediction) ->
         "loss_last": measured.losses[-1],
     }
     if measured.peak_bytes:
-        found["peak_memory_measured_bytes"] = measured.peak_bytes
-        found["peak_memory_error_fraction"] = predicted.peak_memory_bytes / measured.peak_bytes - 1
-    return found
+        row["peak_memory_measured_bytes"] = measured.peak_bytes
+        row["peak_memory_error_fraction"] = predicted.peak_memory_bytes / measured.peak_bytes - 1
+    return row
 
 
 def compare(scenarios: Iterable[Scenario], device: Any, tick: Callable[[str], None]) -> list[dict[str, Any]]:
     """One row per scenario; one that fails (does not fit in memory, say) tells so and the next is trained."""
     import torch
-
-    from validate.calibrate.measure import is_out_of_memory
 
     rows = []
     for scenario in scenarios:
