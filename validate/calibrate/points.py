@@ -175,7 +175,7 @@ def parse_line(line: str) -> tuple[MeasuredPoint | None, str]:
         if name not in FIELDS:
             return None, f"{name}: is no field of a point"
         if not isinstance(value, FIELDS[name]) or isinstance(value, bool):
-            return None, f"{name}: {value!r} is of the wrong kind"
+            return None, f"{name}: {repr(value)[:20]} is of the wrong kind"
     if not {"family", "dtype", "shape"} <= raw.keys():
         return None, "lacks family, dtype or shape"
     point = MeasuredPoint(**raw)
@@ -192,18 +192,18 @@ def problem_of(point: MeasuredPoint) -> str:
     for name in ("seconds", "low_s", "high_s"):
         seconds = getattr(point, name)
         if seconds == seconds and not 0 <= seconds <= LONGEST_S:
-            return f"{name}: {seconds:.6g} s is no time; write one of 0 to {LONGEST_S:g} s"
+            return f"{name}: {repr(seconds)[:20]} is no time; write one of 0 to {LONGEST_S:g} s"
     if point.family not in DIMENSIONS:
-        return f"family: {point.family!r} is not known; write one of {', '.join(DIMENSIONS)}"
+        return f"family: {point.family[:20]!r} is not known; write one of {', '.join(DIMENSIONS)}"
     numbers, words = DIMENSIONS[point.family]
     for name in numbers:
         value = point.shape.get(name)
         lowest = 0 if name in FROM_ZERO else 1
         if not isinstance(value, int | float) or not lowest <= value <= LARGEST:
-            return f"shape.{name}: must be a number of {lowest} to {LARGEST:.2g}, not {value!r}"
+            return f"shape.{name}: must be a number of {lowest} to {LARGEST:.2g}, not {repr(value)[:20]}"
     for name in words:
         if not isinstance(point.shape.get(name), str):
-            return f"shape.{name}: must be a word, not {point.shape.get(name)!r}"
+            return f"shape.{name}: must be a word, not {repr(point.shape.get(name))[:20]}"
     return ""
 
 

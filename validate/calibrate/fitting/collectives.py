@@ -81,25 +81,45 @@ def table_of(points: Iterable[MeasuredPoint]) -> pd.DataFrame:
 
 
 def fit_scale_up(table: pd.DataFrame, links: Links, notes: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(generation -> operation -> pair -> coefficients, held-out errors and intervals by name)."""
+    """(generation -> operation -> pair -> coefficients, held-out errors and intervals by name).
+
+    A pair has a curve of its own from FEWEST points on. Where no pair of an algorithm has so many, but all of them
+    together do, they share one.
+    """
     curves: dict[str, Any] = {}
     quality: dict[str, Any] = {"held_out": {}, "interval": {}}
+    by_algorithm: dict[tuple[str, str, str], dict[str, pd.DataFrame]] = {}
     for generation, operation, pair, rows in scale_up_sweeps(table, links, fewest=1):
-        name = f"{generation} {operation} {pair}"
-        if len(rows) < FEWEST:
-            notes.append(f"{name}: {len(rows)} points, {FEWEST} are the fewest to fit")
-            continue
-        rows = rows.reset_index(drop=True)
-        fit, predict = fit_of(operation, pair.split("/")[0])
-        folds = folds_of(rows)
-        if folds is None:
-            curve = fit(rows)
-        else:
-            curve, errors = with_intervals(rows, folds, fit, predict)
-            quality["held_out"][name] = errors["held_out"]["fit"]
-            quality["interval"][name] = errors["interval"]
-        curves.setdefault(generation, {}).setdefault(operation, {})[pair] = curve
+        algorithm = pair.split("/")[0]
+        by_algorithm.setdefault((generation, operation, algorithm), {})[pair] = rows
+    for (generation, operation, algorithm), rows_of in by_algorithm.items():
+        fit, predict = fit_of(operation, algorithm)
+        for pairs, rows in shared_rows(rows_of):
+            name = f"{generation} {operation} {' and '.join(pairs)}"
+            if len(rows) < FEWEST:
+                notes.append(f"{name}: {len(rows)} points, {FEWEST} are the fewest to fit")
+                continue
+            if len(pairs) > 1:
+                notes.append(f"{name}: {len(rows)} points fitted together, too few for a curve each")
+            folds = folds_of(rows)
+            if folds is None:
+                curve = fit(rows)
+            else:
+                curve, errors = with_intervals(rows, folds, fit, predict)
+                quality["held_out"][name] = errors["held_out"]["fit"]
+                quality["interval"][name] = errors["interval"]
+            of_operation = curves.setdefault(generation, {}).setdefault(operation, {})
+            of_operation |= dict.fromkeys(pairs, curve)
     return curves, quality
+
+
+def shared_rows(rows_of: dict[str, pd.DataFrame]) -> list[tuple[list[str], pd.DataFrame]]:
+    """(pairs, rows) of every curve of one algorithm: a pair each, or all together where none has enough."""
+    together = pd.concat(rows_of.values(), ignore_index=True)
+    enough_apart = any(len(rows) >= FEWEST for rows in rows_of.values())
+    if enough_apart or len(together) < FEWEST:
+        return [([pair], rows.reset_index(drop=True)) for pair, rows in rows_of.items()]
+    return [(list(rows_of), together)]
 
 
 def fit_of(operation: str, algorithm: str) -> tuple[Callable[..., list[float]], Callable[..., np.ndarray]]:

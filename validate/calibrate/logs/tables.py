@@ -28,6 +28,7 @@ def rows_of(text: str, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """(line, values by column) of every row. Raises InputError where the file breaks CSV's rules."""
     reader = csv.DictReader(StringIO(text.lstrip()), restval="")
     try:
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
         for row in reader:
             if None in row:
                 raise refusal(path, "has more values than the first line has columns", reader.line_num)

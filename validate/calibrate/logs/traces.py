@@ -110,6 +110,10 @@ def events_of(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     return mappings_in(document.get("traceEvents"))
 
 
+def name_of(event: Event) -> str:
+    return str(event.get("name", ""))
+
+
 def category(event: Event) -> str:
     """cpu_op, kernel, ...; torch before 1.13 wrote them with capitals, and operators as Operator."""
     name = str(event.get("cat", "")).lower()
@@ -159,9 +163,9 @@ def operator_points(events: list[dict[str, Any]], name: str, where: Mapping[str,
     for event in events:
         if category(event) != "cpu_op":
             continue
-        if event.get("name") in PRODUCTS:
+        if name_of(event) in PRODUCTS:
             case = product_case(event, backward.hold(event))
-        elif event.get("name") in ATTENTION:
+        elif name_of(event) in ATTENTION:
             case = attention_case(event)
         else:
             continue
@@ -181,7 +185,7 @@ class BackwardSpans:
     def __init__(self, events: Iterable[Event]) -> None:
         self.spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for event in events:
-            if str(event.get("name", "")).startswith("autograd::engine::evaluate_function"):
+            if name_of(event).startswith("autograd::engine::evaluate_function"):
                 start = number_in(event.get("ts"))
                 if start == start:
                     self.spans[str(event.get("tid"))].append((start, start + 1e6 * seconds_of(event)))
@@ -199,7 +203,7 @@ class BackwardSpans:
 def product_case(event: Event, in_backward: bool) -> BenchCase | str:
     """m, n, k of a matrix product and its role by the layout of the operands; or why it cannot be used."""
     given = arguments(event)
-    first = PRODUCTS[event["name"]]
+    first = PRODUCTS[name_of(event)]
     operands = list_in(given.get("Input Dims"))[first : first + 2]
     if not any(list_in(operand) for operand in operands):
         return "matrix products without shapes, profile with record_shapes=True"
@@ -212,7 +216,7 @@ def product_case(event: Event, in_backward: bool) -> BenchCase | str:
     strides = list_in(given.get("Input Strides"))[first : first + 2]
     if strides:
         role = role_of(*(sizes_in(each) for each in (*strides, None)[:2]))
-    elif event["name"] == "aten::addmm" or not in_backward:
+    elif name_of(event) == "aten::addmm" or not in_backward:
         role = "forward"
     else:
         return "backward matrix products without strides, so of unknown role, profile with a newer torch"
@@ -252,7 +256,7 @@ def role_of(left: list[int], right: list[int]) -> str | None:
 
 def attention_case(event: Event) -> BenchCase | str:
     """Causal self-attention by its [batch, heads, length, head_dim] operands; or why it cannot be used."""
-    role = ATTENTION[event["name"]]
+    role = ATTENTION[name_of(event)]
     given = arguments(event)
     first = 1 if role == "backward" else 0  # backward has the gradient before the operands
     operands = [sizes_in(operand) for operand in list_in(given.get("Input Dims"))]
@@ -291,9 +295,9 @@ def collective_points(
 
     In a training step a kernel's time holds the wait for late ranks: such points are upper bounds.
     """
-    told_by_launch = {launch_id(event): arguments(event) for event in events if event.get("name") == COMMS}
+    told_by_launch = {launch_id(event): arguments(event) for event in events if name_of(event) == COMMS}
     for event in events:
-        if category(event) != "kernel" or not COLLECTIVE_KERNEL.search(str(event.get("name", ""))):
+        if category(event) != "kernel" or not COLLECTIVE_KERNEL.search(name_of(event)):
             continue
         given = arguments(event)
         if "Collective name" not in given:
@@ -370,4 +374,4 @@ def trace_classes(document: Mapping[str, Any]) -> dict[str, float]:
     kernels = [event for event in complete if category(event) in ON_GPU]
     if not kernels:
         kernels = [event for event in complete if category(event) == "cpu_op"]
-    return seconds_by_class((str(event.get("name", "")), seconds_of(event)) for event in kernels)
+    return seconds_by_class((name_of(event), seconds_of(event)) for event in kernels)
