@@ -363,7 +363,9 @@ def test_every_reason_is_told_with_how_often(tmp_path: Path) -> None:
 
 
 def test_a_trace_without_any_such_event_says_so(tmp_path: Path) -> None:
-    assert "without a matrix product" in refusal_of(tmp_path, "rank0.json", {"traceEvents": []})
+    assert "no matrix product, attention or collective among them" in refusal_of(
+        tmp_path, "rank0.json", {"traceEvents": []}
+    )
 
 
 @pytest.mark.parametrize(("dtype", "element_bytes"), [("Float", 4), ("Half", 2), ("Float8_e5m2", 1), ("Long", 8)])

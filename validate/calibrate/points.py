@@ -14,8 +14,6 @@ from hardware.problems import InputError, Problem
 if TYPE_CHECKING:
     import pandas as pd
 
-    from validate.calibrate.measuring.timing import Timing
-
 Shape = Mapping[str, Any]
 OUT_OF_MEMORY = "out of memory"
 LARGEST = 2**60  # of any dimension or size: an exbibyte
@@ -51,6 +49,16 @@ class BenchCase:
         """What tells one case from another, whatever the order of its dimensions."""
         dimensions = [f"{name}={self.shape[name]}" for name in sorted(self.shape)]
         return " ".join([self.family, self.dtype, *dimensions])
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Median and 10th and 90th percentile of the repetitions, seconds."""
+
+    seconds: float
+    low_s: float
+    high_s: float
+    repetitions: int
 
 
 @dataclass(frozen=True, slots=True)

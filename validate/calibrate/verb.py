@@ -55,7 +55,7 @@ def check(options: VerbOptions) -> None:
         try:
             catalogue.accelerator(options.part)
         except InputError as error:
-            problems += error.problems
+            problems += [Problem("--part", None, "", problem.message) for problem in error.problems]
     if problems:
         raise InputError(problems)
 

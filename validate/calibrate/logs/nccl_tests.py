@@ -56,7 +56,7 @@ def nccl_text(text: str, path: Path) -> Reading:
             size, time_us = int(fields[0]), number_in(fields[OUT_OF_PLACE])
             add_row(reading, of_row, size, time_us, path)
     if not reading.points and not reading.left_out:
-        reading.leave_out("tables without rows")
+        reading.leave_out("lines, no row of a table among them", len(text.splitlines()))
     return reading
 
 
@@ -102,7 +102,7 @@ def nccl_json(text: str, path: Path) -> Reading:
         time_us = number_in(timed.get("time")) if isinstance(timed, dict) else number_in(None)
         add_row(reading, head, size, time_us, path)
     if not results:
-        reading.leave_out("results without rows")
+        reading.leave_out("rows under results", 0)
     return reading
 
 

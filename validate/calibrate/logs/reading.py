@@ -34,8 +34,8 @@ class Reading:
         else:
             self.points[point.key] = point
 
-    def leave_out(self, reason: str) -> None:
-        self.left_out[reason] += 1
+    def leave_out(self, reason: str, count: int = 1) -> None:
+        self.left_out[reason] += count
 
     @property
     def reasons(self) -> str:

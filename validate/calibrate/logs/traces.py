@@ -86,7 +86,7 @@ def trace(text: str, path: Path) -> Reading:
     for points in by_key.values():
         reading.add(pooled(points))
     if not found:
-        reading.leave_out("events without a matrix product, attention or collective among them")
+        reading.leave_out("events, no matrix product, attention or collective among them", len(events))
     return reading
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from validate.calibrate.measuring.group_sweep import ELEMENT_BYTES, GroupSweep, operation
 from validate.calibrate.measuring.products import Run, first_line, gemm
-from validate.calibrate.measuring.timing import Clock, Stopwatch, Timing, gpu_event, summary
-from validate.calibrate.points import BenchCase, MeasuredPoint
+from validate.calibrate.measuring.timing import Clock, Stopwatch, gpu_event, summary
+from validate.calibrate.points import BenchCase, MeasuredPoint, Timing
 from validate.calibrate.ranks import PeerLost
 
 SIZE_BYTES = {"cuda": 256 * 2**20, "cpu": 2**20}

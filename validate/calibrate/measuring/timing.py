@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from validate.calibrate.points import Timing
+
 if TYPE_CHECKING:
     import torch
 
@@ -35,16 +37,6 @@ class Method:
     tolerance: float = 0.01
     budget_s: float = 0.5
     least_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Median and 10th and 90th percentile of the repetitions, seconds."""
-
-    seconds: float
-    low_s: float
-    high_s: float
-    repetitions: int
 
 
 @dataclass(frozen=True, slots=True)
