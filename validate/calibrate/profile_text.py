@@ -31,20 +31,31 @@ def page(documents: Mapping[str, Any], points: Points) -> str:
     kernels = documents.get("kernels.json", {})
     collectives = documents.get("collectives.json", {})
     machine = {name: head["machine"].get(name, "unknown") for name in ("gpu", "torch", "driver")}
-    lines = [HEAD.format(name=head["name"], part=head["part"], made=head["made"], points=head["points"], **machine)]
+    identity = {name: head[name] for name in ("name", "part", "made", "points")}
+    lines = [HEAD.format(**identity, **machine)]
     lines += [error_row(name, error) for name, error in head["summary"]["held_out"].items()]
     lines.append("")
     if kernels.get("borrowed"):
         lines.append(f"- not measured here, taken from elsewhere: {', '.join(kernels['borrowed'])}")
-    lines += [f"- {note}" for note in [*kernels.get("notes", []), *collectives.get("notes", [])]]
-    lines += [f"- {count} x {name}" for name, count in head["summary"]["failed"].items()]
-    lines += [f"- {line}" for line in machine_lines(points.usable())]
+    notes = [
+        *kernels.get("notes", []),
+        *collectives.get("notes", []),
+        *(f"{count} x {name}" for name, count in head["summary"]["failed"].items()),
+        *machine_lines(points.usable()),
+    ]
+    lines += [f"- {note}" for note in notes]
     return "\n".join(lines) + "\n"
 
 
 def error_row(name: str, error: Mapping[str, Any]) -> str:
-    figures = f"{error['median']:.1%} | {error['p90']:.1%} | {error['bias']:+.1%}"
-    return f"| {name} | {error['rows']} | {figures} |"
+    cells = [
+        name,
+        str(error["rows"]),
+        f"{error['median']:.1%}",
+        f"{error['p90']:.1%}",
+        f"{error['bias']:+.1%}",
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def machine_lines(points: list[MeasuredPoint]) -> Iterator[str]:
@@ -122,8 +133,14 @@ def step_line(row: Mapping[str, Any]) -> str:
     measured, predicted = row["step_time_measured_s"], row["step_time_predicted_s"]
     error = row["step_time_error_fraction"]
     memory_error = row.get("peak_memory_error_fraction")
-    memory = f"{memory_error:+13.1%}" if memory_error is not None else f"{'not read':>13}"
-    return f"  {row['name']:44} {measured:9.4g}s {predicted:9.4g}s {error:+8.1%} {memory}"
+    cells = [
+        f"  {row['name']:44}",
+        f"{measured:9.4g}s",
+        f"{predicted:9.4g}s",
+        f"{error:+8.1%}",
+        f"{memory_error:+13.1%}" if memory_error is not None else f"{'not read':>13}",
+    ]
+    return " ".join(cells)
 
 
 def prediction_lines(change: Mapping[str, Any] | None) -> list[str]:
@@ -131,7 +148,13 @@ def prediction_lines(change: Mapping[str, Any] | None) -> list[str]:
     if not change:
         return []
     before, after = change["step_time_before_s"], change["step_time_after_s"]
-    step = f"step time {before:.4g} s as the scenario has it, {after:.4g} s by this profile ({after / before - 1:+.1%})"
+    change_fraction = after / before - 1
+    step = f"step time {before:.4g} s as the scenario has it, {after:.4g} s by this profile ({change_fraction:+.1%})"
     shares = ", ".join(f"{name} {share:.0%}" for name, share in change["evidence_after"].items())
     warnings = [f"  warning: {warning}" for warning in change["warnings"]]
-    return ["", f"{change['scenario']}: {step}", f"  busy time rests on: {shares}", *warnings]
+    return [
+        "",
+        f"{change['scenario']}: {step}",
+        f"  busy time rests on: {shares}",
+        *warnings,
+    ]

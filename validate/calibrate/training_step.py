@@ -140,39 +140,18 @@ def measure_step(
     """Trains the scenario's model on random tokens. Raises InputError for what the torch model does not have."""
     import torch
 
-    from validate.calibrate.measuring.fused import MainAdam
-    from validate.calibrate.transformer import Transformer, check
-
-    model, plan = scenario.model, scenario.plan
-    check(model, plan, scenario.file)
-    torch.manual_seed(0)
-    vocab, length = int(padded_vocab(model.vocab, plan)), scenario.run.seq_length
-    network = Transformer(model, plan, vocab, length, device)
-    optimizer = MainAdam(network.parameters())
-    optimizer.collect()
-    tokens = torch.randint(model.vocab, (plan.microbatches, plan.micro_batch_size, length + 1), device=device)
-    losses: list[float] = []
-
-    def step() -> None:
-        micro_losses = []
-        for batch in tokens:
-            loss = network(batch[:, :-1], batch[:, 1:].contiguous())
-            (loss / plan.microbatches).backward()
-            micro_losses.append(loss.detach())
-        optimizer.step()
-        losses.append(float(sum(micro_losses)) / plan.microbatches)
-
+    training = Training(scenario, device)
     for _ in range(warmup):
-        step()
+        training.step()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    timing = summary([step_seconds(step, device, clock) for _ in range(steps)])
-    trained = tuple(losses)
-    profiled = profiled_step(step, device, clock)
+    timing = summary([step_seconds(training.step, device, clock) for _ in range(steps)])
+    losses = tuple(training.losses)
+    profiled = profiled_step(training.step, device, clock)
     if device.type == "cuda":
         peak_bytes = float(torch.cuda.max_memory_allocated(device))
     else:
-        peak_bytes = optimizer.state_bytes() + profiled.cpu_peak_bytes
+        peak_bytes = training.optimizer.state_bytes() + profiled.cpu_peak_bytes
     return StepMeasured(
         timing.seconds,
         timing.low_s,
@@ -181,8 +160,40 @@ def measure_step(
         profiled.seconds,
         profiled.classes_s,
         peak_bytes,
-        trained,
+        losses,
     )
+
+
+class Training:
+    """The scenario's model with its optimizer and random tokens. Raises InputError for what the model does not have."""
+
+    def __init__(self, scenario: Scenario, device: Any) -> None:
+        import torch
+
+        from validate.calibrate.measuring.fused import MainAdam
+        from validate.calibrate.transformer import Transformer, check
+
+        model, plan = scenario.model, scenario.plan
+        length = scenario.run.seq_length
+        check(model, plan, scenario.file)
+        torch.manual_seed(0)
+        self.microbatches = plan.microbatches
+        self.losses: list[float] = []
+        self.network = Transformer(model, plan, int(padded_vocab(model.vocab, plan)), length, device)
+        self.optimizer = MainAdam(self.network.parameters())
+        self.optimizer.collect()
+        sizes = (plan.microbatches, plan.micro_batch_size, length + 1)
+        self.tokens = torch.randint(model.vocab, sizes, device=device)
+
+    def step(self) -> None:
+        """One step over all micro-batches; adds its mean loss to `losses`."""
+        losses = []
+        for batch in self.tokens:
+            loss = self.network(batch[:, :-1], batch[:, 1:].contiguous())
+            (loss / self.microbatches).backward()
+            losses.append(loss.detach())
+        self.optimizer.step()
+        self.losses.append(float(sum(losses)) / self.microbatches)
 
 
 def step_seconds(step: Callable[[], None], device: Any, clock: Clock) -> float:

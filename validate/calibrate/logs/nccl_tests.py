@@ -116,6 +116,9 @@ def add_row(reading: Reading, head: RunHead, size: int, time_us: float, path: Pa
         raise refusal(path, "does not tell which collective it ran: name the file after it, as all_reduce.log")
     if not head.devices:
         raise refusal(path, "does not tell its devices: keep the lines from `# Using devices` on")
+    if size == 0:
+        reading.leave_out("rows of no bytes")
+        return
     if len(head.devices) == 1:
         reading.leave_out("rows of one rank alone, where nothing is sent")
         return

@@ -75,8 +75,10 @@ def trace(text: str, path: Path) -> Reading:
     by_key: dict[str, list[MeasuredPoint]] = defaultdict(list)
     events = events_of(document)
     where = device_of(document, events)
-    found = [*operator_points(events, path.name, where), *collective_points(events, path.name, where)]
-    for point in found:
+    operators = operator_points(events, path.name, where)
+    collectives = collective_points(events, path.name, where)
+    outcomes = [*operators, *collectives]
+    for point in outcomes:
         if isinstance(point, str):
             reading.leave_out(point)
         elif problem_of(point):
@@ -85,7 +87,7 @@ def trace(text: str, path: Path) -> Reading:
             by_key[point.key].append(point)
     for points in by_key.values():
         reading.add(pooled(points))
-    if not found:
+    if not outcomes:
         reading.leave_out("events, no matrix product, attention or collective among them", len(events))
     return reading
 

@@ -65,8 +65,8 @@ def alone_and_together(sweep: GroupSweep, product: Run, collective: Run) -> tupl
     products = int(np.clip(2 * ratio, 2, MOST_BESIDE))
     collectives = int(np.clip(2 / ratio, 2, MOST_BESIDE))
     together = {
-        "compute": [timer.beside(product, collective, collectives) for _ in range(REPEATS)],
-        "communication": [timer.beside(collective, product, products) for _ in range(REPEATS)],
+        "compute": [timer.timed_with(product, collective, collectives) for _ in range(REPEATS)],
+        "communication": [timer.timed_with(collective, product, products) for _ in range(REPEATS)],
     }
     return alone, {slowed: sweep.share_largest(seconds) for slowed, seconds in together.items()}
 
@@ -95,10 +95,10 @@ class OverlapTimer:
         self.torch.cuda.synchronize(self.device)
         return float(start.elapsed_time(stop)) * 1e-3
 
-    def beside(self, work: Run, other: Run, count: int) -> float:
+    def timed_with(self, work: Run, other: Run, count: int) -> float:
         """Seconds of `work` while `other` runs `count` times, begun a little before it."""
         if self.side is None:
-            return self._beside_thread(work, other, count)
+            return self._timed_with_thread(work, other, count)
         with self.torch.cuda.stream(self.side):
             for _ in range(count):
                 other()
@@ -106,7 +106,7 @@ class OverlapTimer:
         self.torch.cuda.synchronize(self.device)
         return seconds
 
-    def _beside_thread(self, work: Run, other: Run, count: int) -> float:
+    def _timed_with_thread(self, work: Run, other: Run, count: int) -> float:
         thread = Thread(target=lambda: [other() for _ in range(count)])
         thread.start()
         seconds = self.timed(work)
