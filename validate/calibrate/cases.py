@@ -119,7 +119,8 @@ def product_cases(op: Matmul, low: str, high: str) -> Iterator[BenchCase]:
     else:
         family, dtype, groups = "gemm", low if op.quantized else high, {}
     for role, m, n, k in products(op):
-        yield BenchCase(family, dtype, {"m": round(m), "n": round(n), "k": round(k), "role": role, **groups})
+        shape = {"m": round(m), "n": round(n), "k": round(k), "role": role}
+        yield BenchCase(family, dtype, {**shape, **groups})
 
 
 def attention_cases(op: CoreAttention, dtype: str) -> Iterator[BenchCase]:

@@ -121,7 +121,9 @@ def parts_alike(device: str) -> list[str]:
     sizes = {word for word in words if re.fullmatch(r"[0-9]+gb", word)}
     if not sizes:
         return alike
-    return [name for name in alike if name.rsplit("-", 1)[-1] in sizes or not name.endswith("gb")]
+    of_no_size = [name for name in alike if not name.endswith("gb")]
+    of_size = [name for name in alike if name.rsplit("-", 1)[-1] in sizes]
+    return [*of_no_size, *of_size]
 
 
 def may_be(device: str, part: str) -> bool:

@@ -167,8 +167,9 @@ class Points:
 
 def line_of(point: MeasuredPoint) -> str:
     """One JSON object on one line; what is not a number is left out."""
-    values = {key: value for key, value in asdict(point).items() if value == value and value not in ("", {})}
-    return json.dumps(values, allow_nan=False, ensure_ascii=False) + "\n"
+    values = asdict(point)
+    stated = {key: value for key, value in values.items() if value == value and value not in ("", {})}
+    return json.dumps(stated, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def parse_line(line: str) -> tuple[MeasuredPoint | None, str]:

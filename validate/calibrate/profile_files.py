@@ -197,7 +197,8 @@ def kernel_errors(kernels: Mapping[str, Any]) -> dict[str, Any]:
     errors: dict[str, Any] = {}
     for family in ("gemm", "grouped_gemm", "attention"):
         if family in kernels and family not in kernels["borrowed"]:
-            errors |= {f"{family} {dtype}": entry["held_out"]["fit"] for dtype, entry in kernels[family].items()}
+            for dtype, entry in kernels[family].items():
+                errors[f"{family} {dtype}"] = entry["held_out"]["fit"]
     for kind, entry in kernels.get("streaming", {}).items():
         if "held_out" in entry:
             errors[f"streaming {kind}"] = entry["held_out"]["fit"]

@@ -63,15 +63,18 @@ def machine_lines(points: list[MeasuredPoint]) -> Iterator[str]:
     for point in points:
         if point.family == "transfer":
             size_bytes, direction = point.shape["size_bytes"], point.shape["direction"]
-            rate = size_bytes / point.seconds
-            yield f"{direction} {size_bytes / 2**20:g} MiB: {rate / 1e9:.1f} GB/s"
+            size_mib = size_bytes / 2**20
+            rate_gb = size_bytes / point.seconds / 1e9
+            yield f"{direction} {size_mib:g} MiB: {rate_gb:.1f} GB/s"
         elif point.family == "launch":
-            yield f"launch, {point.shape['mode']}: {point.seconds * 1e6:.1f} us for {LAUNCHES} kernels"
+            mode, microseconds = point.shape["mode"], point.seconds * 1e6
+            yield f"launch, {mode}: {microseconds:.1f} us for {LAUNCHES} kernels"
     yield from spread_lines(points)
     for name, unit in (("sm_clock_mhz", "MHz"), ("power_w", "W"), ("temperature_c", "C")):
         values = [point.where[name] for point in points if isinstance(point.where.get(name), int | float)]
         if values:
-            yield f"{name.rsplit('_', 1)[0]} while measuring: {min(values):g} to {max(values):g} {unit}"
+            what = name.rsplit("_", 1)[0]
+            yield f"{what} while measuring: {min(values):g} to {max(values):g} {unit}"
 
 
 def spread_lines(points: list[MeasuredPoint]) -> Iterator[str]:
@@ -112,11 +115,21 @@ def told(result: Mapping[str, Any], out: Path) -> str:
     lines = [f"Profile of {profile['part']} in {out}: {profile['points']} points.", ""]
     lines.append(f"  {'held out':42} {'points':>6} {'median':>8} {'p90':>8}")
     for name, error in profile["summary"]["held_out"].items():
-        lines.append(f"  {name:42} {error['rows']:6d} {error['median']:8.1%} {error['p90']:8.1%}")
+        lines.append(error_line(name, error))
     lines += prediction_lines(result.get("prediction"))
     lines += step_lines(result.get("step") or [])
     lines += ["", f"Use it in a scenario: hardware: {{profile: {out}}}"]
     return "\n".join(lines) + "\n"
+
+
+def error_line(name: str, error: Mapping[str, Any]) -> str:
+    cells = [
+        f"  {name:42}",
+        f"{error['rows']:6d}",
+        f"{error['median']:8.1%}",
+        f"{error['p90']:8.1%}",
+    ]
+    return " ".join(cells)
 
 
 def step_lines(rows: list[Mapping[str, Any]]) -> list[str]:

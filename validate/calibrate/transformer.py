@@ -59,7 +59,8 @@ class SelfAttention(nn.Module):
         batch, length, _ = x.shape
         qkv = self.qkv(x).view(batch, length, heads + 2 * kv_heads, self.spec.head_dim)
         qkv = rope(qkv, heads + kv_heads, *angles)
-        q, k, v = (each.transpose(1, 2) for each in torch.split(qkv, [heads, kv_heads, kv_heads], 2))
+        parts = torch.split(qkv, [heads, kv_heads, kv_heads], 2)
+        q, k, v = (part.transpose(1, 2) for part in parts)
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=heads != kv_heads)
         return self.out(out.transpose(1, 2).reshape(batch, length, -1))
 

@@ -17,7 +17,7 @@ from hardware.specs import Accelerator
 from validate.calibrate.fitting.collectives import bandwidth_reached
 from validate.calibrate.fitting.held_out import TooFew
 from validate.calibrate.machine import MeasuredMachine
-from validate.calibrate.measuring.passes import OPS, moved_bytes
+from validate.calibrate.measuring.passes import moved_bytes
 from validate.calibrate.points import MeasuredPoint
 from validate.kernels.inference import COPY_FRACTION
 
@@ -78,7 +78,7 @@ def best_copy(points: Iterable[MeasuredPoint]) -> float:
     """The most bytes/s that a copy moved; 0 where none was measured."""
     best = 0.0
     for point in points:
-        if point.usable and point.family == "streaming" and point.shape["op"] in COPIES and point.shape["op"] in OPS:
+        if point.usable and point.family == "streaming" and point.shape["op"] in COPIES:
             best = max(best, moved_bytes(point.shape) / point.seconds)
     return best
 

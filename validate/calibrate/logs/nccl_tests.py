@@ -69,7 +69,8 @@ def read_head(line: str, head: RunHead) -> None:
     if match := VERSION.search(line):
         head.version = match.group(1)
     if match := RANK.match(line):
-        head.devices[int(match.group(1)[:9])] = (match.group(2), match.group(3).strip())
+        rank, host, device = match.groups()
+        head.devices[int(rank[:9])] = (host, device.strip())
 
 
 def is_row(fields: Sequence[str]) -> bool:
@@ -92,7 +93,8 @@ def nccl_json(text: str, path: Path) -> Reading:
     named = Path(program).name if operation_of(Path(program).name) else path.stem
     head = RunHead(named, str(raw.get("nccl_version", "")))
     for rank, device in enumerate(mappings_in(devices)):
-        head.devices[rank] = (str(device.get("hostname", "")), str(device.get("device_info", "")).strip())
+        host, name = str(device.get("hostname", "")), str(device.get("device_info", ""))
+        head.devices[rank] = (host, name.strip())
     reading = Reading()
     for row in results:
         size = whole_in(row["size"])

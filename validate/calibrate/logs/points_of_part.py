@@ -36,7 +36,8 @@ def points_of_part(path: Path, part: str) -> tuple[list[MeasuredPoint], str]:
         device = CPU if named == CPU else "cuda"
         points.append(replace(point, where={**point.where, "part": named, "device": device}))
     if not points:
-        raise refusal(path, f"is of {listed(sorted(set(others)))}, not of {wanted}: {advice(others)}")
+        other_parts = listed(sorted(set(others)))
+        raise refusal(path, f"is of {other_parts}, not of {wanted}: {advice(others)}")
     notes = [f"{len(others)} of other parts left out"] if others else []
     if reading.left_out:
         notes.append(f"not used: {reading.reasons}")

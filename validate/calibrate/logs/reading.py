@@ -110,5 +110,7 @@ def list_in(value: Any) -> list[Any]:
 
 def listed(names: Iterable[str]) -> str:
     """Names as people list them: "a, b or c"."""
-    words = list(names)
-    return " or ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
+    *first, last = names
+    if not first:
+        return last
+    return f"{', '.join(first)} or {last}"

@@ -68,7 +68,8 @@ def collective_table(text: str, path: Path) -> Reading:
         }
         where = {"gpu": str(row["gpu"]), "fabric": str(row["fabric"])}
         case = BenchCase("collective", "fp32", shape)
-        reading.add(MeasuredPoint.logged(case, float(row["measured_s"]), str(row["source"]), where))
+        seconds, source = float(row["measured_s"]), str(row["source"])
+        reading.add(MeasuredPoint.logged(case, seconds, source, where))
     return reading
 
 
@@ -78,12 +79,16 @@ def check_numbers(text: str, path: Path) -> None:
     for line, row in rows_of(text, path):
         for name in ("n_gpus", "n_nodes"):
             if name in row and whole_in(row[name]) < 1:
-                problems.append(Problem(str(path), line, name, f"{row[name][:40]!r} is no number of at least 1"))
+                problems.append(cell_problem(path, line, name, row, "no number of at least 1"))
         for name in COLLECTIVE_NUMBERS:
             if row.get(name) and number_in(row[name]) != number_in(row[name]):
-                problems.append(Problem(str(path), line, name, f"{row[name][:40]!r} is no number; leave it empty"))
+                problems.append(cell_problem(path, line, name, row, "no number; leave it empty"))
     if problems:
         raise InputError(problems[:MOST_PROBLEMS])
+
+
+def cell_problem(path: Path, line: int, column: str, row: Mapping[str, str], wrong: str) -> Problem:
+    return Problem(str(path), line, column, f"{row[column][:40]!r} is {wrong}")
 
 
 def product_table(text: str, path: Path) -> Reading:
@@ -98,7 +103,7 @@ def product_table(text: str, path: Path) -> Reading:
         wrong = [name for name in ("m", "n", "k") if whole_in(row[name]) < 1]
         if not latency_us > 0:
             wrong.append("latency_us")
-        problems += [Problem(str(path), line, name, f"{row[name][:40]!r} is no number above 0") for name in wrong]
+        problems += [cell_problem(path, line, name, row, "no number above 0") for name in wrong]
         if not wrong:
             reading.add(product_point(row, latency_us * 1e-6, path.name))
     if problems:

@@ -20,6 +20,8 @@ from validate.calibrate.measuring.timing import summary
 from validate.calibrate.points import BenchCase, MeasuredPoint, problem_of
 
 Event = Mapping[str, Any]
+MOST_NAME = 100  # characters of a device's name
+Outcome = MeasuredPoint | str  # a point, or why an event gives none
 GPUS_PER_NODE = 8  # a trace does not tell: assumed
 PRODUCTS = {"aten::mm": 0, "aten::addmm": 1}  # operator -> its first matrix among the operands
 ATTENTION = {
@@ -145,7 +147,8 @@ def device_of(document: Mapping[str, Any], events: Iterable[Event]) -> dict[str,
     if not any(category(event) == "kernel" for event in events):
         return {"device": "cpu"}
     properties = (mappings_in(document.get("deviceProperties")) or [{}])[0]
-    where: dict[str, Any] = {"gpu": str(properties.get("name", ""))[:100]}
+    name = str(properties.get("name", ""))
+    where: dict[str, Any] = {"gpu": name[:MOST_NAME]}
     memory = whole_in(properties.get("totalGlobalMem"))
     return {**where, "memory_bytes": memory} if memory > 0 else where
 
@@ -153,7 +156,7 @@ def device_of(document: Mapping[str, Any], events: Iterable[Event]) -> dict[str,
 # ---- operators: products and attention
 
 
-def operator_points(events: list[dict[str, Any]], name: str, where: Mapping[str, Any]) -> Iterator[MeasuredPoint | str]:
+def operator_points(events: list[dict[str, Any]], name: str, where: Mapping[str, Any]) -> Iterator[Outcome]:
     """A point of every product and attention operator with the kernels that it launched, or why there is none."""
     kernels = [event for event in events if category(event) == "kernel"]
     kernel_s: dict[int | None, float] = defaultdict(float)
@@ -190,7 +193,8 @@ class BackwardSpans:
             if name_of(event).startswith("autograd::engine::evaluate_function"):
                 start = number_in(event.get("ts"))
                 if start == start:
-                    self.spans[str(event.get("tid"))].append((start, start + 1e6 * seconds_of(event)))
+                    end = start + 1e6 * seconds_of(event)
+                    self.spans[str(event.get("tid"))].append((start, end))
         for spans in self.spans.values():
             spans.sort()
 
@@ -224,7 +228,8 @@ def product_case(event: Event, in_backward: bool) -> BenchCase | str:
         return "backward matrix products without strides, so of unknown role, profile with a newer torch"
     if role is None:
         return "matrix products in a layout that is no linear layer's"
-    return BenchCase("gemm", dtype, {"m": left[0], "n": right[1], "k": left[1], "role": role})
+    (m, k), (_, n) = left, right
+    return BenchCase("gemm", dtype, {"m": m, "n": n, "k": k, "role": role})
 
 
 def sizes_in(value: Any) -> list[int]:
@@ -264,9 +269,10 @@ def attention_case(event: Event) -> BenchCase | str:
     operands = [sizes_in(operand) for operand in list_in(given.get("Input Dims"))]
     if not any(operands):
         return "attention without shapes, profile with record_shapes=True"
-    if len(operands) < first + 3 or not all(len(operand) == 4 for operand in operands[first : first + 3]):
+    operands = operands[first : first + 3]
+    if [len(operand) for operand in operands] != [4, 4, 4]:
         return "attention whose operands have no four dimensions"
-    query, _, value = operands[first : first + 3]
+    query, _, value = operands
     dtype = dtype_of(given, first)
     if dtype not in FITTED_DTYPE.values():
         return f"attention of {dtype}, where predictions rest on bf16 and fp16"
@@ -290,9 +296,7 @@ def attention_case(event: Event) -> BenchCase | str:
 # ---- collectives
 
 
-def collective_points(
-    events: list[dict[str, Any]], name: str, where: Mapping[str, Any]
-) -> Iterator[MeasuredPoint | str]:
+def collective_points(events: list[dict[str, Any]], name: str, where: Mapping[str, Any]) -> Iterator[Outcome]:
     """NCCL kernels with what torch's process groups tell of them; sizes as nccl-tests counts, or why there is none.
 
     In a training step a kernel's time holds the wait for late ranks: such points are upper bounds.

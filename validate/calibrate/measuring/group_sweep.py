@@ -224,7 +224,8 @@ class GroupSweep:
         size, mine = self.world.size, self.world.rank
         table = [values if rank == mine else [0.0] * len(values) for rank in range(size)]
         flat = self.share_largest([value for row in table for value in row])
-        return [flat[rank * len(values) : (rank + 1) * len(values)] for rank in range(size)]
+        starts = range(0, len(flat), len(values))
+        return [flat[start : start + len(values)] for start in starts]
 
     def _share(self, values: list[float], largest: bool = False) -> list[float]:
         """Rank 0's values on every rank; with `largest` the largest of all ranks'."""

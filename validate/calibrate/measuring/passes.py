@@ -10,7 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from validate.calibrate.measuring.products import Run, UnsupportedKernel, plain_dtype, random, without_gradients
+from validate.calibrate.measuring.products import (
+    Run,
+    UnsupportedKernel,
+    dimensions,
+    plain_dtype,
+    random,
+    without_gradients,
+)
 from validate.calibrate.points import Shape
 
 LAUNCHES = 1000  # so many that the time before the first one starts does not count
@@ -19,7 +26,8 @@ ROPE_HEAD = 128  # elements of a head that is rotated
 
 def matrix(shape: Shape, dtype: str, device: Any) -> Any:
     """A random matrix [rows, width]."""
-    return random(device, plain_dtype(dtype), int(shape["rows"]), int(shape["width"]))
+    rows, width = dimensions(shape, "rows", "width")
+    return random(device, plain_dtype(dtype), rows, width)
 
 
 def copy(shape: Shape, dtype: str, device: Any) -> Run:
@@ -42,7 +50,8 @@ def swiglu(shape: Shape, dtype: str, device: Any) -> Run:
     """Two tensors read, one written, as the project's own model does it."""
     from validate.calibrate.measuring import fused
 
-    gate_and_up = random(device, plain_dtype(dtype), int(shape["rows"]), 2 * int(shape["width"]))
+    rows, width = dimensions(shape, "rows", "width")
+    gate_and_up = random(device, plain_dtype(dtype), rows, 2 * width)
     return without_gradients(lambda: fused.swiglu(gate_and_up, None))
 
 
@@ -52,7 +61,8 @@ def rope(shape: Shape, dtype: str, device: Any) -> Run:
 
     from validate.calibrate.measuring.fused import on_device, rotate
 
-    rows, heads = int(shape["rows"]), max(1, int(shape["width"]) // ROPE_HEAD)
+    rows, width = dimensions(shape, "rows", "width")
+    heads = max(1, width // ROPE_HEAD)
     x = random(device, plain_dtype(dtype), 1, rows, heads, ROPE_HEAD)
     angle = torch.rand(rows, 1, ROPE_HEAD // 2, device=device).to(x.dtype)
     return without_gradients(lambda: on_device(rotate, x)(x, angle, angle))
@@ -83,7 +93,7 @@ def cross_entropy(shape: Shape, dtype: str, device: Any) -> Run:
 
     from validate.calibrate.measuring.fused import token_loss
 
-    rows, vocab = int(shape["rows"]), int(shape["width"])
+    rows, vocab = dimensions(shape, "rows", "width")
     logits = matrix(shape, dtype, device).requires_grad_()
     target = torch.randint(vocab, (rows,), device=device)
     return lambda: torch.autograd.grad(token_loss(logits, target), logits)

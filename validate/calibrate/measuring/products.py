@@ -34,6 +34,10 @@ def first_line(error: Exception) -> str:
     return str(error).splitlines()[0][:160] if str(error) else type(error).__name__
 
 
+def dimensions(shape: Shape, *names: str) -> list[int]:
+    return [int(shape[name]) for name in names]
+
+
 def without_gradients(work: Run) -> Run:
     import torch
 
@@ -52,7 +56,7 @@ def gemm(shape: Shape, dtype: str, device: Any) -> Run:
 
     forward x w^T (TN), dgrad dy w (NN), wgrad dy^T x (NT) added to an fp32 gradient. m, n, k are the product's own.
     """
-    m, n, k = int(shape["m"]), int(shape["n"]), int(shape["k"])
+    m, n, k = dimensions(shape, "m", "n", "k")
     role = shape["role"]
     if dtype in ("fp8", "fp8_block"):
         return scaled_gemm((m, n, k), role, dtype, device)
@@ -62,7 +66,10 @@ def gemm(shape: Shape, dtype: str, device: Any) -> Run:
         right = random(device, kind, k, n)
         return accumulating(left, right, device)
     left = random(device, kind, m, k)
-    right = random(device, kind, n, k).t() if role == "forward" else random(device, kind, k, n)
+    if role == "forward":
+        right = random(device, kind, n, k).t()
+    else:
+        right = random(device, kind, k, n)
     return lambda: left @ right
 
 
@@ -167,7 +174,7 @@ def grouped_gemm(shape: Shape, dtype: str, device: Any) -> Run:
 
     if dtype not in TORCH_DTYPE:
         raise UnsupportedKernel(f"torch has no grouped product in {dtype}")
-    groups, m, n, k = (int(shape[name]) for name in ("groups", "m", "n", "k"))
+    groups, m, n, k = dimensions(shape, "groups", "m", "n", "k")
     kind, role = plain_dtype(dtype), shape["role"]
     rows = k if role == "wgrad" else m
     ends = torch.arange(rows, groups * rows + 1, rows, device=device, dtype=torch.int32)
@@ -202,8 +209,8 @@ def attention(shape: Shape, dtype: str, device: Any) -> Run:
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
-    batch, length, heads, kv_heads = (int(shape[name]) for name in ("batch", "seq_len", "heads", "kv_heads"))
-    qk_dim, v_dim = int(shape["qk_dim"]), int(shape["v_dim"])
+    batch, length, heads, kv_heads = dimensions(shape, "batch", "seq_len", "heads", "kv_heads")
+    qk_dim, v_dim = dimensions(shape, "qk_dim", "v_dim")
     keys = int(shape.get("keys", length))
     kind, causal = plain_dtype(dtype), bool(shape["causal"])
     q = random(device, kind, batch, length, heads, qk_dim).transpose(1, 2)
