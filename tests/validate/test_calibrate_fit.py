@@ -12,10 +12,10 @@ from hardware.collectives.closed_form import efficiencies
 from hardware.collectives.group import Links
 from hardware.kernels import attention_s, gemm_s, grouped_gemm_s, kernel_set, streaming_s
 from validate.calibrate.cases import GRIDS, grid_cases
-from validate.calibrate.fitting.collectives import fit_collectives, table_of
+from validate.calibrate.fitting.collective_curves import fit_collectives, table_of
 from validate.calibrate.fitting.held_out import TooFew
-from validate.calibrate.fitting.kernels import fit_kernels
-from validate.calibrate.logs.read import read_log
+from validate.calibrate.fitting.kernel_set import fit_kernels
+from validate.calibrate.logs.read_log import read_log
 from validate.calibrate.measuring.passes import moved_bytes
 from validate.calibrate.points import MeasuredPoint
 from validate.collective_fit import fit_curve, scale_up_sweeps

@@ -14,7 +14,7 @@ from validate.calibrate.cases import GRIDS, collective_cases, groups_wanted
 from validate.calibrate.measuring.group_sweep import join, skewed_shares
 from validate.calibrate.options import VerbOptions
 from validate.calibrate.points import Points
-from validate.calibrate.ranks import PeerLost, RankPlace, free_port, slurm_job
+from validate.calibrate.torch_ranks import PeerLost, RankPlace, free_port, slurm_job
 
 torch = pytest.importorskip("torch")
 
@@ -74,7 +74,7 @@ def test_ranks_that_do_not_come_are_told(monkeypatch: pytest.MonkeyPatch) -> Non
 DYING = """
 import os, sys
 from pathlib import Path
-from validate.calibrate import ranks
+from validate.calibrate import torch_ranks as ranks
 from validate.calibrate.measuring import group_sweep, session
 from validate.calibrate.options import Options
 

@@ -15,7 +15,7 @@ from hardware.collectives import Group, collective_s
 from hardware.problems import InputError, Place
 from hardware.profile import applied, read_profile
 from validate.calibrate.logs.points_of_part import points_of_part
-from validate.calibrate.logs.read import read_log
+from validate.calibrate.logs.read_log import read_log
 from validate.calibrate.logs.reading import read_text
 from validate.calibrate.logs.traces import kernel_class, trace_classes
 from validate.calibrate.measuring.group_sweep import BUS_FACTOR, bus_bandwidth

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from validate.calibrate.logs.launchers import without_prefix
-from validate.calibrate.logs.read import read_log
+from validate.calibrate.logs.read_log import read_log
 
 DEVICES = "\n".join(
     f"#  Rank  {rank} Group  0 Pid 4{rank} on node-a device  {rank} [0000:{rank}1:00] AMD Instinct MI300X"

@@ -11,7 +11,7 @@ from hardware.problems import InputError
 from validate.calibrate.measuring.session import calibrate
 from validate.calibrate.measuring.timing import Clock
 from validate.calibrate.options import PARTS, Options
-from validate.calibrate.ranks import PeerLost, rank_place
+from validate.calibrate.torch_ranks import PeerLost, rank_place
 
 
 def parsed(arguments: list[str]) -> Options:

@@ -14,9 +14,9 @@ from hardware.problems import InputError, Place
 from hardware.profile import VERSION, applied, forget, read_profile
 from hardware.specs import Accelerator
 from simulator.report.folder import write_text
-from validate.calibrate.fitting.collectives import fit_collectives
+from validate.calibrate.fitting.collective_curves import fit_collectives
 from validate.calibrate.fitting.held_out import TooFew
-from validate.calibrate.fitting.kernels import KERNEL_FAMILIES, fit_kernels
+from validate.calibrate.fitting.kernel_set import KERNEL_FAMILIES, fit_kernels
 from validate.calibrate.fitting.part import accelerator_of, machine_files, node_of, shipped_set
 from validate.calibrate.machine import MeasuredMachine, machine_of, today
 from validate.calibrate.options import Options, scenario_of

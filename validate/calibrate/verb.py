@@ -16,7 +16,7 @@ from validate.calibrate.options import VerbOptions
 from validate.calibrate.points import MeasuredPoint, Points
 from validate.calibrate.profile_files import finish
 from validate.calibrate.profile_text import told
-from validate.calibrate.ranks import PeerLost, on_ranks, slurm_job
+from validate.calibrate.torch_ranks import PeerLost, on_ranks, slurm_job
 
 DEVICES = ("auto", "cuda", "cpu")
 

@@ -14,7 +14,7 @@ from hardware import catalogue
 from hardware.kernels.curves import DATA
 from hardware.problems import InputError, Problem
 from hardware.specs import Accelerator
-from validate.calibrate.fitting.collectives import bandwidth_reached
+from validate.calibrate.fitting.collective_curves import bandwidth_reached
 from validate.calibrate.fitting.held_out import TooFew
 from validate.calibrate.machine import MeasuredMachine
 from validate.calibrate.measuring.passes import moved_bytes

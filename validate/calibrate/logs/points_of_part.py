@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hardware import catalogue
-from validate.calibrate.logs.read import read_log
+from validate.calibrate.logs.read_log import read_log
 from validate.calibrate.logs.reading import listed, number_in, refusal
 from validate.calibrate.machine import may_be, part_of, parts_alike
 from validate.calibrate.points import MeasuredPoint

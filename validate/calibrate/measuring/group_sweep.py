@@ -18,7 +18,7 @@ from validate.calibrate.cases import GroupWanted, collective_cases
 from validate.calibrate.measuring.products import Run, first_line, random
 from validate.calibrate.measuring.timing import Clock, Deadline, Method, gpu_event, summary
 from validate.calibrate.points import OUT_OF_MEMORY, BenchCase, MeasuredPoint, Points
-from validate.calibrate.ranks import PeerLost, RankPlace
+from validate.calibrate.torch_ranks import PeerLost, RankPlace
 
 BUS_FACTOR: dict[str, Callable[[int], float]] = {
     "all_reduce": lambda n: 2 * (n - 1) / n,

@@ -13,7 +13,7 @@ from validate.calibrate.measuring.group_sweep import ELEMENT_BYTES, GroupSweep, 
 from validate.calibrate.measuring.products import Run, first_line, gemm
 from validate.calibrate.measuring.timing import Clock, Stopwatch, gpu_event, summary
 from validate.calibrate.points import BenchCase, MeasuredPoint, Timing
-from validate.calibrate.ranks import PeerLost
+from validate.calibrate.torch_ranks import PeerLost
 
 SIZE_BYTES = {"cuda": 256 * 2**20, "cpu": 2**20}
 EDGE = {"cuda": 8192, "cpu": 256}

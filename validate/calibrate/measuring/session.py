@@ -25,7 +25,7 @@ from validate.calibrate.measuring.products import (
 from validate.calibrate.measuring.timing import Clock, Deadline, Method, Stopwatch
 from validate.calibrate.options import Options, scenario_of
 from validate.calibrate.points import OUT_OF_MEMORY, BenchCase, MeasuredPoint, Points, Shape
-from validate.calibrate.ranks import PeerLost, rank_place
+from validate.calibrate.torch_ranks import PeerLost, rank_place
 
 Tick = Callable[[str], None]
 GROUP_SHARE = 0.5  # of the budget, where kernels are measured too

@@ -10,8 +10,8 @@ import pandas as pd
 
 from hardware.kernels.matmul import ROLES
 from hardware.specs import Accelerator
-from validate.calibrate.fitting.curves import fit_attention_family, fit_product_family
 from validate.calibrate.fitting.held_out import TooFew
+from validate.calibrate.fitting.kernel_curves import fit_attention_family, fit_product_family
 from validate.calibrate.measuring.passes import OPS, moved_bytes
 from validate.calibrate.points import MeasuredPoint, frame
 from validate.kernels.common import rounded
