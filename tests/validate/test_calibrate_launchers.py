@@ -57,6 +57,9 @@ PREFIXES: dict[str, Callable[[int], str]] = {
     "docker compose": lambda line: "worker-0  | ",
     "pdsh": lambda line: "node-a: ",
     "a logger's time": lambda line: f"[2026-05-01 10:00:{line:02d},250] ",
+    "pdsh by address": lambda line: "10.0.0.7: ",
+    "Ray": lambda line: "(NcclTest pid=812, ip=10.0.0.7) ",
+    "a logger's level": lambda line: f"2026-05-01 10:00:{line:02d},250 - INFO - ",
     "time and srun": lambda line: f"10:00:{line:02d} 0: ",
     "colours": lambda line: "\x1b[36m[rank0]:\x1b[0m ",
 }
