@@ -482,6 +482,15 @@ def test_collectives_alone_make_a_profile_of_collectives(tmp_path: Path) -> None
     assert collective_s("all_reduce", 2**28, group, cluster).seconds < 4e-3
 
 
+def test_logs_are_fitted_without_torch_and_nothing_else_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("validate.calibrate.verb.find_spec", lambda name: None)
+    log = written(tmp_path, "all_reduce.log", mi300x_text(mib64=2000.0, mib128=4000.0, mib256=8000.0))
+    assert run(VerbOptions(tmp_path / "p", imports=(log,)))["ok"]
+    for options in (VerbOptions(tmp_path / "q"), VerbOptions(tmp_path / "p", fit_only=True, step=True)):
+        with pytest.raises(InputError, match="torch: is not installed"):
+            run(options)
+
+
 def test_sizes_that_are_too_few_for_each_protocol_are_fitted_together(tmp_path: Path) -> None:
     """The tuner sends 16 and 32 MiB by LL128, 256 MiB by Simple: neither has three points, both together have."""
     log = written(tmp_path, "all_reduce.log", mi300x_text(mib16=400.0, mib32=800.0, mib256=6400.0))

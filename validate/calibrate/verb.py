@@ -48,7 +48,8 @@ def check(options: VerbOptions) -> None:
     problems += [Problem(str(path), None, "--import", "there is no such file") for path in missing]
     if options.out.exists() and not options.out.is_dir():
         problems.append(Problem(str(options.out), None, "--out", "is a file; name a folder"))
-    if find_spec("torch") is None:
+    only_fits = bool(options.imports or options.fit_only or options.slurm_nodes) and not options.step
+    if not only_fits and find_spec("torch") is None:
         message = "is not installed; pip install 'traincast[torch]', or your vendor's build"
         problems.append(Problem("torch", None, "", message))
     if options.imports and options.part not in ("", "cpu"):
