@@ -175,7 +175,8 @@ def nccl_version() -> str:
 
     if not torch.distributed.is_available() or not torch.distributed.is_nccl_available():
         return ""
-    version: tuple[int, ...] = torch.cuda.nccl.version()  # type: ignore[no-untyped-call]
+    nccl: Any = torch.cuda.nccl
+    version: tuple[int, ...] = nccl.version()
     return ".".join(str(number) for number in version)
 
 

@@ -64,10 +64,11 @@ def on_ranks(work: RankWork, options: Options, processes: int) -> list[str]:
     import torch.multiprocessing as mp
     from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
+    start: Any = spawn
     skipped: Any = mp.get_context("spawn").Queue()
     arguments = (processes, free_port(), work, options, skipped)
     try:
-        spawn(rank_main, arguments, nprocs=processes)  # type: ignore[no-untyped-call]
+        start(rank_main, arguments, nprocs=processes)
     except (ProcessExitedException, ProcessRaisedException) as error:
         raise PeerLost(f"a rank ended: {reason_of(error)}") from None
     return list(skipped.get())

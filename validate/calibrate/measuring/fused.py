@@ -65,7 +65,8 @@ class SwiGLU(Function):
 
 
 def swiglu(gate_and_up: Tensor, weight: Tensor | None) -> Tensor:
-    out: Tensor = SwiGLU.apply(gate_and_up, weight)  # type: ignore[no-untyped-call]
+    function: Any = SwiGLU
+    out: Tensor = function.apply(gate_and_up, weight)
     return out
 
 
@@ -100,7 +101,8 @@ def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> None:
 
 
 def rope(qkv: Tensor, heads: int, cosine: Tensor, sine: Tensor) -> Tensor:
-    out: Tensor = Rope.apply(qkv, heads, cosine, sine)  # type: ignore[no-untyped-call]
+    function: Any = Rope
+    out: Tensor = function.apply(qkv, heads, cosine, sine)
     return out
 
 
@@ -130,7 +132,8 @@ class TokenLoss(Function):
 
 def token_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Mean cross-entropy of logits [tokens, vocab] against targets [tokens]."""
-    loss: Tensor = TokenLoss.apply(logits, target)  # type: ignore[no-untyped-call]
+    function: Any = TokenLoss
+    loss: Tensor = function.apply(logits, target)
     return loss
 
 
@@ -155,8 +158,9 @@ class MainAdam:
 
     def collect(self) -> None:
         """From now on backward adds to the fp32 sums."""
+        parameter: Any
         for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
-            parameter.register_post_accumulate_grad_hook(adding_to(gradient))  # type: ignore[no-untyped-call]
+            parameter.register_post_accumulate_grad_hook(adding_to(gradient))
 
     def state_bytes(self) -> float:
         """Bytes of weights, fp32 copies, gradients and moments."""

@@ -80,7 +80,8 @@ class OverlapTimer:
         self.torch = torch
         self.device = device
         self.clock = clock
-        self.side = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        cuda: Any = torch.cuda
+        self.side = cuda.Stream(device) if device.type == "cuda" else None
 
     def timed(self, work: Run) -> float:
         """Seconds of one call."""

@@ -113,7 +113,8 @@ def gpu_event() -> Any:
     """An event that takes its time on the GPU."""
     import torch
 
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    cuda: Any = torch.cuda
+    return cuda.Event(enable_timing=True)
 
 
 def settled(seconds: list[float], tolerance: float) -> bool:
