@@ -1,7 +1,7 @@
 """A folder of measured curves made on one's own machines: read, checked value by value, and laid under a cluster.
 
-A profile holds `profile.json` (what was measured, where, when), `kernels.json` (a kernel set as the shipped ones in
-`data/kernels`) and, where groups of GPUs were measured, `collectives.json` (coefficients as `data/collectives`).
+A profile holds `profile.json` (what was measured, where, when) and one or both of `kernels.json` (a kernel set as the
+shipped ones in `data/kernels`) and `collectives.json` (coefficients as `data/collectives`), by what was measured.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FRACTIONS = ("bandwidth_fraction", "ramp", "efficiency", "fraction")
 class Profile:
     """A checked profile. `part` is the accelerator it was measured on, `made` the date; paths are absolute.
 
-    `collectives` is empty where no group was measured.
+    `kernels` is empty where no kernel was measured, `collectives` where no group was.
     """
 
     name: str
@@ -65,11 +65,10 @@ def read_profile(folder: str | Path, at: Place | None = None) -> Profile:
                    f"`traincast calibrate --fit-only --out {folder}`")  # fmt: skip
     name, part, made = top.text("name"), top.text("part"), top.text("made")
     machine, held = top.take("machine", {}), top.take("files")
-    wanted = {"kernels": folder / "kernels.json"}
-    if not isinstance(held, list) or "kernels.json" not in held:
-        top.report("files", "must be a list that names kernels.json")
-    elif "collectives.json" in held:
-        wanted["collectives"] = folder / "collectives.json"
+    listed = held if isinstance(held, list) else []
+    wanted = {kind: folder / f"{kind}.json" for kind in CHECKS if f"{kind}.json" in listed}
+    if not wanted:
+        top.report("files", "must be a list that names kernels.json, collectives.json, or both")
     for key in ("points", "summary"):
         top.seen.add(key)
     top.done()
@@ -82,7 +81,7 @@ def read_profile(folder: str | Path, at: Place | None = None) -> Profile:
     if problems:
         raise InputError(problems)
     paths = {kind: str(path) for kind, path in wanted.items()}
-    return Profile(name, part, made, paths["kernels"], paths.get("collectives", ""), machine)
+    return Profile(name, part, made, paths.get("kernels", ""), paths.get("collectives", ""), machine)
 
 
 def applied(cluster: Cluster, profile: Profile, at: Place) -> Cluster:
@@ -95,9 +94,12 @@ def applied(cluster: Cluster, profile: Profile, at: Place) -> Cluster:
     if not same and part.kernels != profile.part:
         raise InputError([at.problem(f"was measured on {profile.part}, the cluster is of {part.name}: calibrate "
                                      f"there, or take a node of {profile.part}")])  # fmt: skip
+    cluster = replace(cluster, efficiencies=profile.collectives)
+    if not profile.kernels:
+        return cluster
     scale = 1.0 if same else part.kernel_scale
     priced = replace(part, kernels=profile.kernels, kernel_scale=scale)
-    return replace(cluster, node=replace(cluster.node, accelerator=priced), efficiencies=profile.collectives)
+    return replace(cluster, node=replace(cluster.node, accelerator=priced))
 
 
 def forget() -> None:

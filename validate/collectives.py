@@ -82,7 +82,7 @@ def read_measurements(path: str | Path) -> pd.DataFrame:
     if missing:
         raise ValueError(f"{path}: columns missing: {', '.join(missing)}")
     table["operation"] = table["op"].replace(OPERATION)
-    table["notes"] = table["notes"].fillna("") if "notes" in table.columns else ""
+    table["notes"] = table["notes"].astype(object).fillna("") if "notes" in table.columns else ""
     table["measured_s"] = table["time_us"].fillna(table["size_bytes"] / (table["algbw_GBps"] * 1e3)) * 1e-6
     table["reason"] = [_reason(row) for row in table.to_dict("records")]
     for i in table.index[table["reason"].eq("") & table["operation"].isin(("dispatch", "combine"))]:

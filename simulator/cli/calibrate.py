@@ -62,14 +62,25 @@ def calibrate(
     From then on `hardware: {profile: DIR}` in a scenario makes predictions rest on it. Exit code 0 with a profile,
     1 when too little could be measured for one, 2 for bad input.
     """
-    from validate.calibrate.asked import Asked
+    from validate.calibrate.options import VerbOptions
     from validate.calibrate.verb import run
 
-    asked = Asked(
-        out, scenario, tuple(set_ or ()), device, part, budget, case, shared=shared, processes=processes,
-        fit_only=fit_only, imports=tuple(imports or ()), slurm_nodes=slurm, step=step,
-    )  # fmt: skip
-    result = run(asked)
+    options = VerbOptions(
+        out=out,
+        scenario=scenario,
+        overrides=tuple(set_ or ()),
+        device=device,
+        part=part,
+        budget_s=budget,
+        case_s=case,
+        shared=shared,
+        processes=processes,
+        fit_only=fit_only,
+        imports=tuple(imports or ()),
+        slurm_nodes=slurm,
+        step=step,
+    )
+    result = run(options)
     tell(result, as_json)
     raise typer.Exit(0 if result.get("ok") else 1)
 

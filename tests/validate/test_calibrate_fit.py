@@ -11,12 +11,13 @@ from hardware.catalogue import accelerator
 from hardware.collectives.closed_form import efficiencies
 from hardware.collectives.group import Links
 from hardware.kernels import attention_s, gemm_s, grouped_gemm_s, kernel_set, streaming_s
-from validate.calibrate.fit import TooFew, fit_kernels
-from validate.calibrate.fit_groups import fit_collectives, table_of
-from validate.calibrate.imports import read_log
-from validate.calibrate.passes import moved_bytes
-from validate.calibrate.points import Point
-from validate.calibrate.shapes import GRIDS, grid_cases
+from validate.calibrate.cases import GRIDS, grid_cases
+from validate.calibrate.fitting.collective_curves import fit_collectives, table_of
+from validate.calibrate.fitting.held_out import TooFew
+from validate.calibrate.fitting.kernel_set import fit_kernels
+from validate.calibrate.logs.read_log import read_log
+from validate.calibrate.measuring.passes import moved_bytes
+from validate.calibrate.points import MeasuredPoint
 from validate.collective_fit import fit_curve, scale_up_sweeps
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +25,11 @@ H200 = accelerator("h200")
 WHERE = {"gpu": "NVIDIA H200", "part": "h200-sxm-141gb"}
 
 
-def seconds_of(point: Point, scale: float) -> float:
+def logged(path: Path) -> list[MeasuredPoint]:
+    return list(read_log(path).points.values())
+
+
+def seconds_of(point: MeasuredPoint, scale: float) -> float:
     """What the shipped curves of the H200 say, `scale` times slower: the machine that the fit must find again."""
     shape = point.shape
     if point.family == "gemm":
@@ -49,15 +54,15 @@ def seconds_of(point: Point, scale: float) -> float:
     return scale * streaming_s(H200, moved_bytes(shape), "copy")
 
 
-def made_of_curves(scale: float, noise: float) -> list[Point]:
+def made_of_curves(scale: float, noise: float) -> list[MeasuredPoint]:
     """The GPU grid, measured on a machine of known curves with some noise."""
     random = np.random.default_rng(1)
     found = []
     for case in grid_cases(GRIDS["cuda"], ["bf16"], experts=True):
         if case.family in ("gemm", "grouped_gemm", "attention", "streaming"):
-            empty = Point(case.family, case.dtype, case.shape, where=WHERE)
+            empty = MeasuredPoint(case.family, case.dtype, case.shape, where=WHERE)
             seconds = seconds_of(empty, scale) * float(np.exp(noise * random.standard_normal()))
-            found.append(Point(case.family, case.dtype, case.shape, seconds, seconds, seconds, 9, where=WHERE))
+            found.append(MeasuredPoint(case.family, case.dtype, case.shape, seconds, seconds, seconds, 9, where=WHERE))
     return found
 
 
@@ -128,7 +133,7 @@ def test_too_few_points_are_refused_or_borrowed() -> None:
 
 
 def test_published_products_go_through_the_same_fit() -> None:
-    points = [p for p in read_log(ROOT / "hardware/data/kernels/sample_gemm.csv") if p.where["gpu"] == "h200-sxm-141gb"]
+    points = [p for p in logged(ROOT / "hardware/data/kernels/sample_gemm.csv") if p.where["gpu"] == "h200-sxm-141gb"]
     points = [point for point in points if point.dtype == "bf16"]
     assert len(points) >= 15
     shipped = kernel_set("h200-sxm-141gb")
@@ -145,7 +150,7 @@ def _raw(name: str) -> dict:
 
 
 def test_published_collectives_go_through_the_same_fit() -> None:
-    table = table_of(read_log(ROOT / "validate/published/collectives.csv"))
+    table = table_of(logged(ROOT / "validate/published/collectives.csv"))
     sweeps = {sweep[:3]: sweep for sweep in scale_up_sweeps(table)}
     key = ("hopper", "all_reduce", "ring/LL")
     generation, operation, pair, rows = sweeps[key]
@@ -169,7 +174,7 @@ def machine(**changes: object) -> Links:
     return Links(**{**fields, **changes})
 
 
-def ring_points(latency_s: float, efficiency: float) -> list[Point]:
+def ring_points(latency_s: float, efficiency: float) -> list[MeasuredPoint]:
     """All-reduce on 2, 4 and 8 GPUs by a ring of known latency per step and efficiency."""
     found = []
     for ranks in (2, 4, 8):
@@ -183,7 +188,7 @@ def ring_points(latency_s: float, efficiency: float) -> list[Point]:
                 "n_nodes": 1,
                 "at_once": 1,
             }
-            found.append(Point("collective", "fp32", shape, float(seconds), where=WHERE))
+            found.append(MeasuredPoint("collective", "fp32", shape, float(seconds), where=WHERE))
     return found
 
 
@@ -203,7 +208,7 @@ def test_a_network_fit_leaves_the_shipped_coefficients_as_they_were() -> None:
 
     before = json.dumps(efficiencies())
     points = [
-        Point(
+        MeasuredPoint(
             "collective",
             "fp32",
             {
@@ -228,7 +233,10 @@ def test_a_network_fit_leaves_the_shipped_coefficients_as_they_were() -> None:
 
 def test_groups_that_ran_beside_others_and_skewed_exchanges_are_not_fitted() -> None:
     points = ring_points(3e-6, 0.75)
-    beside = [Point(p.family, p.dtype, {**p.shape, "at_once": 4}, 10 * p.seconds, where=WHERE) for p in points]
-    skewed = [Point(p.family, p.dtype, {**p.shape, "operation": "all_to_all_skewed"}, 1.0, where=WHERE) for p in points]
+    beside = [MeasuredPoint(p.family, p.dtype, {**p.shape, "at_once": 4}, 10 * p.seconds, where=WHERE) for p in points]
+    skewed = [
+        MeasuredPoint(p.family, p.dtype, {**p.shape, "operation": "all_to_all_skewed"}, 1.0, where=WHERE)
+        for p in points
+    ]
     assert len(table_of([*points, *beside, *skewed])) == len(points)
     assert fit_collectives(beside, machine(), "infiniband", "test") is None

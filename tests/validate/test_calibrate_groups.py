@@ -10,12 +10,11 @@ from types import SimpleNamespace
 import pytest
 
 from simulator.scenario.schema import load_scenario
-from validate.calibrate.asked import Asked
-from validate.calibrate.groups import join, skewed_shares
-from validate.calibrate.peers import PeerLost
+from validate.calibrate.cases import GRIDS, collective_cases, groups_wanted
+from validate.calibrate.measuring.group_sweep import join, skewed_shares
+from validate.calibrate.options import VerbOptions
 from validate.calibrate.points import Points
-from validate.calibrate.shapes import GRIDS, collective_cases, groups_wanted
-from validate.calibrate.slurm import job
+from validate.calibrate.torch_ranks import PeerLost, RankPlace, free_port, slurm_job
 
 torch = pytest.importorskip("torch")
 
@@ -62,44 +61,39 @@ def test_skewed_shares_send_everything_and_most_to_the_first(elements: int, rank
 @pytest.mark.skipif(torch.distributed.is_nccl_available(), reason="needs a torch without NCCL")
 def test_a_torch_without_nccl_is_told() -> None:
     with pytest.raises(PeerLost, match="no NCCL"):
-        join(0, 2, 2, SimpleNamespace(type="cuda"))
+        join(RankPlace(0, 2, 2), SimpleNamespace(type="cuda"))
 
 
 def test_ranks_that_do_not_come_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from validate.calibrate.spawn import free_port
-
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(free_port()))
     with pytest.raises(PeerLost, match="did not come together"):
-        join(0, 2, 2, torch.device("cpu"), timeout_s=1.0)
+        join(RankPlace(0, 2, 2), torch.device("cpu"), timeout_s=1.0)
 
 
 DYING = """
 import os, sys
 from pathlib import Path
-from validate.calibrate import groups, run, spawn
-from validate.calibrate.peers import PeerLost
+from validate.calibrate import torch_ranks as ranks
+from validate.calibrate.measuring import group_sweep, session
+from validate.calibrate.options import Options
 
-def rank_main(*arguments):
-    if arguments[0] == 1:
-        kept = groups.Sweep._one
-        def one(self, case, communicator, count=[0]):
+def dying_at_the_fourth(options):
+    if ranks.rank_place().rank == 1:
+        measure_case = group_sweep.GroupSweep._measure_case
+        def dying(self, case, communicator, count=[0]):
             count[0] += 1
             if count[0] == 4:
                 os._exit(9)
-            kept(self, case, communicator)
-        groups.Sweep._one = one
-    original(*arguments)
+            measure_case(self, case, communicator)
+        group_sweep.GroupSweep._measure_case = dying
+    return session.calibrate(options, clock=lambda: 0.0)
 
-original = spawn.rank_main
 if __name__ == "__main__":
-    spawn.rank_main = rank_main
-    options = run.Options(
-        Path(sys.argv[1]), device="cpu", budget_s=60, case_s=0.005, parts=("collectives",), shared=True
-    )
+    options = Options(Path(sys.argv[1]), device="cpu", case_s=0.005, parts=("collectives",), shared=True)
     try:
-        spawn.on_ranks(options, 2)
-    except PeerLost as error:
+        ranks.on_ranks(dying_at_the_fourth, options, 2)
+    except ranks.PeerLost as error:
         print("LOST", error)
 """
 
@@ -108,10 +102,10 @@ def test_a_rank_that_dies_mid_collective_ends_the_others_and_keeps_the_points(tm
     script = tmp_path / "dying.py"
     script.write_text(DYING)
     command = [sys.executable, str(script), str(tmp_path / "profile")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment(), check=False)
-    assert "LOST a rank ended" in done.stdout, done.stderr
-    kept = Points(tmp_path / "profile" / "points.jsonl").usable()
-    assert len([point for point in kept if point.family == "collective"]) == 3
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    assert "LOST a rank ended" in ended.stdout, ended.stderr
+    usable = Points(tmp_path / "profile" / "points.jsonl").usable()
+    assert len([point for point in usable if point.family == "collective"]) == 3
 
 
 def environment() -> dict[str, str]:
@@ -121,9 +115,9 @@ def environment() -> dict[str, str]:
 
 
 def test_the_slurm_file_starts_one_rank_per_gpu_and_quotes_its_arguments(tmp_path: Path) -> None:
-    asked = Asked(tmp_path / "my profile", tmp_path / "a.yaml", ("plan.tp=2",), part="h100-sxm-80gb", processes=8,
+    asked = VerbOptions(tmp_path / "my profile", tmp_path / "a.yaml", ("plan.tp=2",), part="h100-sxm-80gb", processes=8,
                   slurm_nodes=16, budget_s=900)  # fmt: skip
-    text = job(asked)
+    text = slurm_job(asked)
     assert "#SBATCH --nodes=16" in text
     assert "--nproc-per-node=8" in text
     assert f"--out '{tmp_path}/my profile'" in text
@@ -138,8 +132,8 @@ def test_the_slurm_files_arguments_are_those_of_the_module(tmp_path: Path) -> No
 
     from validate.calibrate.__main__ import parsed
 
-    asked = Asked(tmp_path / "p", tmp_path / "a.yaml", ("plan.tp=2", "plan.pp=1"), processes=8, slurm_nodes=2)
-    line = job(asked).split("-m validate.calibrate ")[1]
+    asked = VerbOptions(tmp_path / "p", tmp_path / "a.yaml", ("plan.tp=2", "plan.pp=1"), processes=8, slurm_nodes=2)
+    line = slurm_job(asked).split("-m validate.calibrate ")[1]
     options = parsed(shlex.split(line))
     assert options.overrides == ("plan.tp=2", "plan.pp=1")
     assert options.budget_s == asked.budget_s

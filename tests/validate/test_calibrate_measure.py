@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
 
 from hardware.problems import InputError
-from validate.calibrate import measure as measuring
-from validate.calibrate.asked import Options
-from validate.calibrate.machine import Machine, busy_with, find_machine, part_of
-from validate.calibrate.measure import FAMILIES, measure
-from validate.calibrate.passes import OPS
-from validate.calibrate.points import OUT_OF_MEMORY, Case, Points
-from validate.calibrate.products import Unsupported, gemm, grouped_gemm
-from validate.calibrate.run import calibrate
-from validate.calibrate.shapes import kernel_cases
-from validate.calibrate.timing import Clock, Method, settled, summary
+from validate.calibrate.cases import kernel_cases
+from validate.calibrate.machine import MeasuredMachine, busy_with, find_machine, part_of
+from validate.calibrate.measuring.passes import OPS
+from validate.calibrate.measuring.products import UnsupportedKernel, gemm, grouped_gemm
+from validate.calibrate.measuring.session import FAMILIES, calibrate, measure
+from validate.calibrate.measuring.timing import Deadline, Method, Stopwatch, settled, summary
+from validate.calibrate.options import Options
+from validate.calibrate.points import OUT_OF_MEMORY, BenchCase, Points
 
 torch = pytest.importorskip("torch")
 CPU = torch.device("cpu")
 QUICK = Method(warmup=1, fewest=3, most=6, budget_s=0.01)
+FAR, PAST = Deadline(60.0, clock=lambda: 0.0), Deadline(-1.0, clock=lambda: 0.0)
 SMALL = {"m": 48, "n": 32, "k": 64}
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def case(**shape: object) -> Case:
-    return Case("gemm", "bf16", {**SMALL, "role": "forward", **shape})
+def case(**shape: object) -> BenchCase:
+    return BenchCase("gemm", "bf16", {**SMALL, "role": "forward", **shape})
 
 
 def ignore(_: str) -> None:
@@ -50,17 +48,51 @@ def test_summary_is_the_median_with_the_middle_four_fifths() -> None:
     assert (timing.low_s, timing.seconds, timing.high_s, timing.repetitions) == (1.0, 5.0, 9.0, 11)
 
 
+class Hand:
+    """A clock that only the work moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 def test_a_case_keeps_to_its_budget_and_its_fewest_repetitions() -> None:
+    clock = Hand()
     calls: list[float] = []
 
     def work() -> None:
-        calls.append(time.perf_counter())
-        time.sleep(0.002 * (1 + len(calls) % 2))
+        calls.append(clock.now_s)
+        clock.now_s += 0.002 * (1 + len(calls) % 2)
 
-    timing = Clock(CPU, Method(warmup=2, fewest=4, most=1000, tolerance=1e-9, budget_s=0.05)).time(work)
-    assert 4 <= timing.repetitions < 100
+    method = Method(warmup=2, fewest=4, most=1000, tolerance=1e-9, budget_s=0.05)
+    timing = Stopwatch(CPU, method, clock).time(work)
+    assert timing.repetitions == 20, "five batches of four, 3 ms each on average, until 0.05 s are spent"
     assert len(calls) == timing.repetitions + 2
-    assert timing.low_s >= 0.002
+    assert (timing.low_s, timing.seconds, timing.high_s) == pytest.approx((0.002, 0.003, 0.004))
+
+
+def test_repetitions_go_on_until_the_least_time_is_spent() -> None:
+    """Clocks under load are not those of a first burst, however still the median holds."""
+    clock = Hand()
+
+    def work() -> None:
+        clock.now_s += 0.001
+
+    timing = Stopwatch(CPU, Method(warmup=0, fewest=5, budget_s=1.0, least_s=0.012), clock).time(work)
+    assert timing.repetitions == 15
+
+
+def test_a_case_takes_a_share_of_the_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 10 s left 3 s at most, and the method's own budget where that is less."""
+    budgets: list[float] = []
+    monkeypatch.setattr(Stopwatch, "time", lambda self, _: budgets.append(self.method.budget_s) or summary([1.0]))
+    for left_s in (10.0, 0.01):
+        method = Method(budget_s=5.0)
+        points = Points(tmp_path / f"{left_s}.jsonl")
+        measure([case()], points, cpu_machine(), method, Deadline(left_s, clock=lambda: 0.0), ignore)
+    assert budgets == pytest.approx([3.0, 0.003])
 
 
 # ---- what is run
@@ -86,9 +118,9 @@ def test_grouped_products_have_one_matrix_per_group(role: str) -> None:
 
 
 def test_fp8_that_the_device_lacks_is_refused_by_name() -> None:
-    with pytest.raises(Unsupported, match="128"):
+    with pytest.raises(UnsupportedKernel, match="128"):
         gemm({**SMALL, "role": "forward"}, "fp8_block", CPU)
-    with pytest.raises(Unsupported, match="fp8"):
+    with pytest.raises(UnsupportedKernel, match="fp8"):
         grouped_gemm({"groups": 2, **SMALL, "role": "forward"}, "fp8", CPU)
 
 
@@ -106,16 +138,16 @@ def test_every_family_and_operation_runs() -> None:
 # ---- failures keep what was measured
 
 
-def cpu_machine() -> Machine:
+def cpu_machine() -> MeasuredMachine:
     return find_machine("cpu")
 
 
 def test_what_does_not_fit_in_memory_is_noted_and_the_next_is_measured(tmp_path: Path) -> None:
     points = Points(tmp_path / "points.jsonl")
     huge = case(m=2**22, n=2**22, k=2**22)
-    measure([huge, case()], points, cpu_machine(), QUICK, time.monotonic() + 60, ignore)
-    assert points.found[huge.key].failed == OUT_OF_MEMORY
-    assert points.found[case().key].usable
+    measure([huge, case()], points, cpu_machine(), QUICK, FAR, ignore)
+    assert points.by_key[huge.key].failed == OUT_OF_MEMORY
+    assert points.by_key[case().key].usable
     assert points.has(huge), "it would not fit the next time either"
 
 
@@ -129,19 +161,19 @@ def test_interrupted_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         done.append(shape["m"])
         return lambda: None
 
-    monkeypatch.setitem(measuring.FAMILIES, "gemm", interrupted)
+    monkeypatch.setitem(FAMILIES, "gemm", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        measure(cases, Points(tmp_path / "p.jsonl"), cpu_machine(), QUICK, time.monotonic() + 60, ignore)
-    monkeypatch.setitem(measuring.FAMILIES, "gemm", lambda shape, *_: lambda: done.append(-shape["m"]))
+        measure(cases, Points(tmp_path / "p.jsonl"), cpu_machine(), QUICK, FAR, ignore)
+    monkeypatch.setitem(FAMILIES, "gemm", lambda shape, *_: lambda: done.append(-shape["m"]))
     points = Points(tmp_path / "p.jsonl")
     assert len(points.usable()) == 2
-    measure(cases, points, cpu_machine(), QUICK, time.monotonic() + 60, ignore)
+    measure(cases, points, cpu_machine(), QUICK, FAR, ignore)
     assert len(points.usable()) == 5
     assert {-m for m in done if m < 0} == {48, 64, 80}, "the first two were not measured again"
 
 
 def test_what_time_did_not_suffice_for_is_told(tmp_path: Path) -> None:
-    skipped = measure([case()], Points(tmp_path / "p"), cpu_machine(), QUICK, time.monotonic() - 1, ignore)
+    skipped = measure([case()], Points(tmp_path / "p"), cpu_machine(), QUICK, PAST, ignore)
     assert skipped == [case().key]
 
 
@@ -155,7 +187,7 @@ def test_a_busy_device_is_refused_unless_shared(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(("percent", "busy"), [(1.0, False), (87.0, True)])
 def test_a_busy_gpu_is_told_by_its_utilisation(percent: float, busy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("validate.calibrate.machine.reading", lambda _: {"utilization_percent": percent})
-    assert bool(busy_with(Machine("cuda", 0, "h200-sxm-141gb", {}))) is busy
+    assert bool(busy_with(MeasuredMachine("cuda", 0, "h200-sxm-141gb", {}))) is busy
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -8,19 +8,21 @@ from pathlib import Path
 import pytest
 
 from hardware.problems import InputError
-from validate.calibrate.points import OUT_OF_MEMORY, Case, Point, Points, frame
+from validate.calibrate.points import OUT_OF_MEMORY, BenchCase, MeasuredPoint, Points, frame
 
 SHAPE = {"m": 128, "n": 256, "k": 64, "role": "forward"}
 
 
-def point(seconds: float = 1e-3, **shape: object) -> Point:
-    return Point("gemm", "bf16", {**SHAPE, **shape}, seconds, 0.9 * seconds, 1.2 * seconds, 9, where={"gpu": "x"})
+def point(seconds: float = 1e-3, **shape: object) -> MeasuredPoint:
+    return MeasuredPoint(
+        "gemm", "bf16", {**SHAPE, **shape}, seconds, 0.9 * seconds, 1.2 * seconds, 9, where={"gpu": "x"}
+    )
 
 
 def test_key_does_not_depend_on_the_order_of_dimensions() -> None:
     turned = dict(reversed(SHAPE.items()))
-    assert Case("gemm", "bf16", SHAPE).key == Case("gemm", "bf16", turned).key
-    assert Case("gemm", "bf16", SHAPE).key != Case("gemm", "fp8", SHAPE).key
+    assert BenchCase("gemm", "bf16", SHAPE).key == BenchCase("gemm", "bf16", turned).key
+    assert BenchCase("gemm", "bf16", SHAPE).key != BenchCase("gemm", "fp8", SHAPE).key
 
 
 def test_every_point_is_on_disk_at_once_and_read_back(tmp_path: Path) -> None:
@@ -28,7 +30,7 @@ def test_every_point_is_on_disk_at_once_and_read_back(tmp_path: Path) -> None:
     points.add(point())
     points.add(point(2e-3, m=512))
     again = Points(points.path)
-    assert again.found == points.found
+    assert again.by_key == points.by_key
     assert len(points.path.read_text().splitlines()) == 2
 
 
@@ -38,9 +40,9 @@ def test_a_torn_last_line_is_dropped_and_the_rest_kept(tmp_path: Path) -> None:
     whole = points.path.read_text()
     points.path.write_text(whole + whole[: len(whole) // 2])
     again = Points(points.path)
-    assert list(again.found) == [point().key]
+    assert list(again.by_key) == [point().key]
     again.add(point(m=512))
-    assert len(Points(points.path).found) == 2, "what is added after a torn line stands on a line of its own"
+    assert len(Points(points.path).by_key) == 2, "what is added after a torn line stands on a line of its own"
 
 
 @pytest.mark.parametrize(
@@ -65,9 +67,9 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: str, words: str) -> None:
 
 def test_out_of_memory_is_not_tried_again_but_other_failures_are(tmp_path: Path) -> None:
     points = Points(tmp_path / "points.jsonl")
-    big, odd = Case("gemm", "bf16", {**SHAPE, "m": 1}), Case("gemm", "bf16", {**SHAPE, "m": 2})
-    points.add(Point("gemm", "bf16", big.shape, failed=OUT_OF_MEMORY))
-    points.add(Point("gemm", "bf16", odd.shape, failed="launch failure"))
+    big, odd = BenchCase("gemm", "bf16", {**SHAPE, "m": 1}), BenchCase("gemm", "bf16", {**SHAPE, "m": 2})
+    points.add(MeasuredPoint("gemm", "bf16", big.shape, failed=OUT_OF_MEMORY))
+    points.add(MeasuredPoint("gemm", "bf16", odd.shape, failed="launch failure"))
     assert points.has(big)
     assert not points.has(odd)
     assert points.usable() == []
@@ -75,7 +77,7 @@ def test_out_of_memory_is_not_tried_again_but_other_failures_are(tmp_path: Path)
 
 def test_numbers_that_json_lacks_are_left_out(tmp_path: Path) -> None:
     points = Points(tmp_path / "points.jsonl")
-    points.add(Point("gemm", "bf16", SHAPE, failed="x"))
+    points.add(MeasuredPoint("gemm", "bf16", SHAPE, failed="x"))
     assert "seconds" not in json.loads(points.path.read_text())
 
 

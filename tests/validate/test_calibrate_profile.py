@@ -22,11 +22,11 @@ from simulator.predict.prediction import evaluate
 from simulator.predict.simulate import scenario_workload
 from simulator.scenario.resolved import scenario_yaml
 from simulator.scenario.schema import load_scenario
-from validate.calibrate.asked import Options
-from validate.calibrate.finish import finish
-from validate.calibrate.passes import moved_bytes
-from validate.calibrate.points import Point, Points
-from validate.calibrate.shapes import GRIDS, grid_cases, kernel_cases
+from validate.calibrate.cases import GRIDS, grid_cases, kernel_cases
+from validate.calibrate.measuring.passes import moved_bytes
+from validate.calibrate.options import Options
+from validate.calibrate.points import MeasuredPoint, Points
+from validate.calibrate.profile_files import finish
 
 ROOT = Path(__file__).parents[2]
 H100 = accelerator("h100")
@@ -48,14 +48,14 @@ def slow_s(family: str, shape: dict[str, Any]) -> float:
     return max(2 * groups * m * n * k / RATE, moved / BANDWIDTH) + FIXED_S
 
 
-def slow_points(cases: Any) -> Iterator[Point]:
+def slow_points(cases: Any) -> Iterator[MeasuredPoint]:
     for case in cases:
         if case.family in ("gemm", "grouped_gemm", "attention", "streaming"):
             seconds = slow_s(case.family, dict(case.shape))
-            yield Point(case.family, case.dtype, case.shape, seconds, seconds, seconds, 9, where=WHERE)
+            yield MeasuredPoint(case.family, case.dtype, case.shape, seconds, seconds, seconds, 9, where=WHERE)
 
 
-def ring_points() -> Iterator[Point]:
+def ring_points() -> Iterator[MeasuredPoint]:
     for ranks in (2, 4, 8):
         for size in (2**10, 2**14, 2**18, 2**22, 2**26, 2**30):
             shape = {
@@ -67,7 +67,7 @@ def ring_points() -> Iterator[Point]:
                 "at_once": 1,
             }
             seconds = 2e-5 * ranks + size * 2 * (ranks - 1) / ranks / 100e9
-            yield Point("collective", "fp32", shape, seconds, seconds, seconds, 9, where=WHERE)
+            yield MeasuredPoint("collective", "fp32", shape, seconds, seconds, seconds, 9, where=WHERE)
 
 
 def filled(folder: Path, cases: Any) -> Path:

@@ -14,11 +14,12 @@ from simulator.model.parameters import total_parameters
 from simulator.plan.spec import Recompute
 from simulator.predict.prediction import evaluate
 from simulator.scenario.schema import Scenario, read_scenario
-from validate.calibrate.optimizer import MainAdam
-from validate.calibrate.step import SIZES, StepMeasured, document, measure_step, predicted_classes, row_of
+from validate.calibrate.training_step import SIZES, StepMeasured, measure_step, predicted_classes, row_of, scenario_data
 
 torch = pytest.importorskip("torch")
-from validate.calibrate import model as net  # noqa: E402
+from validate.calibrate import transformer as net  # noqa: E402
+from validate.calibrate.measuring import fused  # noqa: E402
+from validate.calibrate.measuring.fused import MainAdam  # noqa: E402
 
 CPU = torch.device("cpu")
 DENSE, MIXTURE = SIZES["cpu"]
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def scenario(size: Any = DENSE, micro: int = 2, recompute: str = "none", **changes: Any) -> Scenario:
     """On one H100: what the model is does not depend on where it runs."""
-    data = document(replace(size, **changes), micro, recompute, "hgx-h100", Path("none"))
+    data = scenario_data(replace(size, **changes), micro, recompute, "hgx-h100", Path("none"))
     del data["hardware"]
     return read_scenario(Document(data, Place("step.yaml")), "step")
 
@@ -74,16 +75,16 @@ def test_an_untrained_model_knows_nothing() -> None:
 def test_swiglu_has_the_gradients_of_autograd() -> None:
     torch.manual_seed(0)
     both, weight = torch.randn(5, 8, dtype=torch.float64), torch.rand(5, 1, dtype=torch.float64)
-    assert torch.autograd.gradcheck(net.SwiGLU.apply, (both.requires_grad_(), weight.requires_grad_()))
-    assert torch.autograd.gradcheck(lambda x: net.SwiGLU.apply(x, None), (both,))
+    assert torch.autograd.gradcheck(fused.SwiGLU.apply, (both.requires_grad_(), weight.requires_grad_()))
+    assert torch.autograd.gradcheck(lambda x: fused.SwiGLU.apply(x, None), (both,))
 
 
 def test_rope_turns_heads_and_turns_gradients_back() -> None:
     torch.manual_seed(0)
     angle = torch.rand(3, 1, 2, dtype=torch.float64)
     x = torch.randn(1, 3, 4, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda t: net.Rope.apply(t.clone(), 3, angle.cos(), angle.sin()), (x,))
-    out = net.Rope.apply(x.clone(), 3, angle.cos(), angle.sin())
+    assert torch.autograd.gradcheck(lambda t: fused.Rope.apply(t.clone(), 3, angle.cos(), angle.sin()), (x,))
+    out = fused.Rope.apply(x.clone(), 3, angle.cos(), angle.sin())
     torch.testing.assert_close(out[:, :, :3].norm(dim=-1), x[:, :, :3].norm(dim=-1))
     assert torch.equal(out[:, :, 3], x[:, :, 3]), "values are not turned"
 
@@ -92,7 +93,7 @@ def test_loss_and_its_gradient_are_torchs_cross_entropy() -> None:
     torch.manual_seed(0)
     logits, target = torch.randn(7, 11, dtype=torch.bfloat16), torch.randint(11, (7,))
     mine, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
-    loss = net.TokenLoss.apply(mine, target)
+    loss = fused.TokenLoss.apply(mine, target)
     reference = torch.nn.functional.cross_entropy(theirs.float(), target)
     torch.testing.assert_close(loss, reference)
     loss.backward()
@@ -112,7 +113,7 @@ def test_experts_are_a_weighted_sum_of_the_chosen() -> None:
     for row in range(6):
         for slot in range(2):
             expert = int(chosen[row, slot])
-            inside = net.gated(rows[row : row + 1] @ made.fc1[expert], weight[row, slot].to(net.DTYPE)[None, None])
+            inside = fused.gated(rows[row : row + 1] @ made.fc1[expert], weight[row, slot].to(net.DTYPE)[None, None])
             expected[row] += (inside @ made.fc2[expert])[0].float()
     torch.testing.assert_close(made(x)[0].float(), expected, atol=0.02, rtol=0.05)
 
@@ -128,7 +129,7 @@ def test_gradients_are_summed_in_fp32_and_freed() -> None:
     optimizer.step()
     assert weight.tolist() == pytest.approx([0.9] * 4, rel=1e-2)
     assert optimizer.gradients[0].abs().sum() == 0
-    assert optimizer.held_bytes() == 4 * 18 + 4, "2 + 4 + 4 + 8 bytes a parameter, and Adam's step count"
+    assert optimizer.state_bytes() == 4 * 18 + 4, "2 + 4 + 4 + 8 bytes a parameter, and Adam's step count"
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +155,7 @@ def test_measured_and_predicted_stand_side_by_side(measured: tuple[Scenario, Ste
     row = row_of(held, step, evaluate(held))
     assert row["step_time_error_fraction"] == pytest.approx(row["step_time_predicted_s"] / step.seconds - 1)
     assert set(row["classes_predicted_s"]) >= {"gemm", "grouped_gemm", "attention", "norm", "permute", "optimizer"}
-    assert sum(row["classes_measured_s"].values()) < 20 * step.seconds
+    assert 0 < sum(row["classes_measured_s"].values()) <= step.profiled_s, "operators' own times are parts of the step"
     assert {"gemm", "attention", "optimizer"} <= set(row["classes_measured_s"])
 
 
@@ -191,6 +192,6 @@ def test_what_it_cannot_train_is_refused(change: Any, words: str) -> None:
 
 
 def test_twelve_configurations_on_a_gpu() -> None:
-    from validate.calibrate.step import MICRO_BATCHES
+    from validate.calibrate.training_step import MICRO_BATCHES
 
     assert len(SIZES["cuda"]) * len(MICRO_BATCHES["cuda"]) * 2 >= 12

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 from hardware.problems import InputError
-from validate.calibrate.asked import PARTS, Options
-from validate.calibrate.peers import PeerLost
-from validate.calibrate.run import calibrate, place
+from validate.calibrate.measuring.session import calibrate
+from validate.calibrate.measuring.timing import Clock
+from validate.calibrate.options import PARTS, Options
+from validate.calibrate.torch_ranks import PeerLost, rank_place
 
 
 def parsed(arguments: list[str]) -> Options:
@@ -25,28 +27,37 @@ def parsed(arguments: list[str]) -> Options:
     parser.add_argument("--case", type=float, default=0.5, metavar="SECONDS", help="time for one case")
     parser.add_argument("--only", choices=PARTS, help="measure only this")
     parser.add_argument("--shared", action="store_true", help="measure although other work runs on the device")
-    got = parser.parse_args(arguments)
-    parts = (got.only,) if got.only else PARTS
-    return Options(got.out, got.scenario, tuple(got.set), got.device, got.part, got.budget, got.case, parts, got.shared)
+    given = parser.parse_args(arguments)
+    return Options(
+        out=given.out,
+        scenario=given.scenario,
+        overrides=tuple(given.set),
+        device=given.device,
+        part=given.part,
+        budget_s=given.budget,
+        case_s=given.case,
+        parts=(given.only,) if given.only else PARTS,
+        shared=given.shared,
+    )
 
 
-def main(arguments: list[str]) -> int:
-    """Exit code 0 with a profile, 1 without or where a rank was lost, 2 for bad input."""
-    from validate.calibrate.finish import finish
+def main(arguments: list[str], clock: Clock = time.monotonic) -> int:
+    """Exit code 0 with a profile, 1 without or where a rank was lost, 2 for bad input. `clock` measures the budget."""
+    from validate.calibrate.profile_files import finish
 
     options = parsed(arguments)
     skipped: list[str] = []
     lost = ""
     try:
         try:
-            skipped = calibrate(options)
+            skipped = calibrate(options, clock)
         except PeerLost as error:
             lost = str(error)
-        made = finish(options, skipped, lost) if place()[0] == 0 else {}
+        profile = finish(options, skipped, lost) if rank_place().rank == 0 else {}
     except InputError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    return 1 if lost or made is None else 0
+    return 1 if lost or profile is None else 0
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ BUSY_PERCENT = 10.0  # an idle GPU reads 0 to 2 % between the queries
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class MeasuredMachine:
     """A device that torch can use. `kind` is cuda (ROCm too) or cpu; `part` is its catalogue name, "" if unknown."""
 
     kind: str
@@ -48,7 +48,7 @@ class Machine:
         return {**self.facts, "part": self.part, "device": self.kind, "date": today()}
 
 
-def find_machine(wanted: str = "auto", index: int = 0, part: str = "") -> Machine:
+def find_machine(wanted: str = "auto", index: int = 0, part: str = "") -> MeasuredMachine:
     """The device asked for. Raises InputError where it is not there, saying what is.
 
     `part` overrides the catalogue name that is otherwise read off the device's own.
@@ -57,11 +57,13 @@ def find_machine(wanted: str = "auto", index: int = 0, part: str = "") -> Machin
 
     cuda = torch.cuda.is_available()
     if wanted == "cuda" and not cuda:
-        raise InputError([Problem("--device", None, "", "torch sees no GPU here; install a CUDA or ROCm build of "
-                                  "torch, look at nvidia-smi, or take --device cpu")])  # fmt: skip
+        message = (
+            "torch sees no GPU here; install a CUDA or ROCm build of torch, look at nvidia-smi, or take --device cpu"
+        )
+        raise InputError([Problem("--device", None, "", message)])
     if wanted == "cpu" or not cuda:
         facts = {"gpu": cpu_name(), "driver": "none", "torch": torch.__version__, "threads": torch.get_num_threads()}
-        return Machine("cpu", 0, part or "cpu", facts)
+        return MeasuredMachine("cpu", 0, part or "cpu", facts)
     properties = torch.cuda.get_device_properties(index)
     facts = {
         "gpu": properties.name,
@@ -73,8 +75,9 @@ def find_machine(wanted: str = "auto", index: int = 0, part: str = "") -> Machin
         "sm_count": properties.multi_processor_count,
         "memory_bytes": properties.total_memory,
     }
-    found = part or part_of(properties.name, properties.total_memory)
-    return Machine("cuda", index, found, {key: value for key, value in facts.items() if value != ""})
+    named = part or part_of(properties.name, properties.total_memory)
+    known_facts = {key: value for key, value in facts.items() if value != ""}
+    return MeasuredMachine("cuda", index, named, known_facts)
 
 
 def today() -> str:
@@ -91,6 +94,9 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+# ---- the catalogue's name of a device
+
+
 def part_of(device: str, memory_bytes: float = 0.0) -> str:
     """The catalogue's accelerator that a device's or log's name means: "NVIDIA H100 80GB HBM3" is h100-sxm-80gb.
 
@@ -98,39 +104,70 @@ def part_of(device: str, memory_bytes: float = 0.0) -> str:
     cards on PCIe, which the catalogue does not have.
     """
     text = device.lower()
-    known = catalogue.names("accelerators")
-    if text in known:
+    if text in catalogue.names("accelerators"):
         return text
     if "pcie" in text or "nvl" in text.split():
         return ""
-    words = set(re.findall(r"[a-z0-9]+", text))
-    alike = [name for name in known if name.split("-")[0] in words]
-    sizes = [word for word in words if word.endswith("gb") and word[:-2].isdigit()]
-    if sizes and any(name.endswith(sizes[0]) for name in alike):
-        alike = [name for name in alike if name.endswith(sizes[0])]
+    alike = parts_alike(device)
     if memory_bytes:
-        alike = [
-            name for name in alike if abs(catalogue.accelerator(name).memory_capacity_bytes / memory_bytes - 1) < 0.1
-        ]
+        alike = [name for name in alike if has_memory(name, memory_bytes)]
     return alike[0] if len(alike) == 1 else ""
 
 
-def machine_of(points: Iterable[Any]) -> Machine:
+def parts_alike(device: str) -> list[str]:
+    """The catalogue's accelerators of the model that a device's name tells, and of its memory where it tells that."""
+    words = words_of(device)
+    alike = [name for name in catalogue.names("accelerators") if model_of(name) in words]
+    sizes = {word for word in words if re.fullmatch(r"[0-9]+gb", word)}
+    if not sizes:
+        return alike
+    of_no_size = [name for name in alike if not name.endswith("gb")]
+    of_size = [name for name in alike if name.rsplit("-", 1)[-1] in sizes]
+    return [*of_no_size, *of_size]
+
+
+def may_be(device: str, part: str) -> bool:
+    """Whether a device of that name can be the part: a name with a model's number must tell the part's model."""
+    tells_model = any(character.isdigit() for character in device)
+    return not tells_model or model_of(part) in words_of(device)
+
+
+def words_of(device: str) -> set[str]:
+    return set(re.findall(r"[a-z0-9]+", device.lower()))
+
+
+def model_of(part: str) -> str:
+    """The model in a catalogue name: h100 of h100-sxm-80gb."""
+    return part.lower().split("-")[0]
+
+
+def has_memory(part: str, memory_bytes: float) -> bool:
+    """Whether the part's memory is what a device tells of its own, to 10 %."""
+    return abs(catalogue.accelerator(part).memory_capacity_bytes / memory_bytes - 1) < 0.1
+
+
+# ---- the machine of points that exist
+
+
+def machine_of(points: Iterable[Any]) -> MeasuredMachine:
     """The machine that points were measured on, by what they carry. Raises InputError where they are of several.
 
     So a profile can be fitted anywhere, and from logs alone.
     """
-    found: dict[str, dict[str, Any]] = {}
+    facts_of_part: dict[str, dict[str, Any]] = {}
     for point in points:
-        found.setdefault(str(point.where.get("part", "")), {}).update(point.where)
-    if len(found) > 1:
-        parts = ", ".join(sorted(found))
-        raise InputError(
-            [Problem("points", None, "", f"are of several parts ({parts}); give each a profile of its own")]
-        )
-    part, facts = next(iter(found.items()), ("", {}))
-    kept = {name: facts[name] for name in (*IDENTITY, "threads") if name in facts}
-    return Machine(str(facts.get("device", "cuda")), 0, part, {"gpu": "unknown", "torch": "none", **kept})
+        facts_of_part.setdefault(str(point.where.get("part", "")), {}).update(point.where)
+    if len(facts_of_part) > 1:
+        parts = ", ".join(sorted(facts_of_part))
+        message = f"are of several parts ({parts}); give each a profile of its own"
+        raise InputError([Problem("points", None, "", message)])
+    part, facts = next(iter(facts_of_part.items()), ("", {}))
+    identity = {name: facts[name] for name in (*IDENTITY, "threads") if name in facts}
+    unknown = {"gpu": "unknown", "torch": "none"}
+    return MeasuredMachine(str(facts.get("device", "cuda")), 0, part, {**unknown, **identity})
+
+
+# ---- what the device tells now
 
 
 def nccl_version() -> str:
@@ -138,7 +175,9 @@ def nccl_version() -> str:
 
     if not torch.distributed.is_available() or not torch.distributed.is_nccl_available():
         return ""
-    return ".".join(str(each) for each in torch.cuda.nccl.version())
+    nccl: Any = torch.cuda.nccl
+    version: tuple[int, ...] = nccl.version()
+    return ".".join(str(number) for number in version)
 
 
 def driver_version() -> str:
@@ -150,31 +189,32 @@ def query_gpu(index: int, names: tuple[str, ...]) -> dict[str, str]:
     program = shutil.which("nvidia-smi")
     if program is None:
         return {}
-    visible = [each for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each]
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     target = visible[index] if index < len(visible) else str(index)
     command = [program, f"--id={target}", f"--query-gpu={','.join(names)}", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        output = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return {}
-    values = [each.strip() for each in done.stdout.strip().splitlines()[0].split(",")] if done.stdout.strip() else []
+    first_line = output.strip().partition("\n")[0]
+    values = [value.strip() for value in first_line.split(",")] if first_line else []
     return dict(zip(names, values, strict=False))
 
 
-def reading(machine: Machine) -> dict[str, float]:
+def reading(machine: MeasuredMachine) -> dict[str, float]:
     """Clocks, power, temperature and load of the GPU at this moment; empty where they cannot be read."""
     if machine.kind != "cuda":
         return {}
-    found = {}
+    values = {}
     for field, text in zip(FIELDS, query_gpu(machine.index, QUERY).values(), strict=False):
         try:
-            found[field] = float(int(text, 16) if text.startswith("0x") else float(text))
+            values[field] = float(int(text, 16)) if text.startswith("0x") else float(text)
         except ValueError:
             continue  # "[N/A]" where the part does not tell
-    return found
+    return values
 
 
-def busy_with(machine: Machine) -> str:
+def busy_with(machine: MeasuredMachine) -> str:
     """What else runs on the device, in words; "" where it is ours alone. Asked before anything of ours runs."""
     if machine.kind == "cpu":
         load = os.getloadavg()[0] / (os.cpu_count() or 1)
@@ -186,19 +226,20 @@ def busy_with(machine: Machine) -> str:
 class Sampler:
     """Reads clocks and power in the background while work runs, so that a point has them under load."""
 
-    def __init__(self, machine: Machine, every_s: float = 1.0) -> None:
-        self.machine, self.every_s = machine, every_s
-        self.found: dict[str, float] = {}
+    def __init__(self, machine: MeasuredMachine, every_s: float = 1.0) -> None:
+        self.machine = machine
+        self.every_s = every_s
+        self.last: dict[str, float] = {}
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._read, daemon=True)
 
     def latest(self) -> dict[str, float]:
         """The last reading; empty before the first and where nothing can be read."""
-        return dict(self.found)
+        return dict(self.last)
 
     def _read(self) -> None:
         while not self.ended.wait(self.every_s):
-            self.found = reading(self.machine)
+            self.last = reading(self.machine)
 
     def __enter__(self) -> Sampler:
         if self.machine.kind == "cuda":

@@ -1,0 +1,1 @@
+"""Where measured points become curves: kernels, collectives, and the part that they describe."""

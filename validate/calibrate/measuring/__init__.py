@@ -1,0 +1,1 @@
+"""Where kernels and collectives are measured: what is run, how it is timed, and in which order."""
