@@ -8,30 +8,22 @@ from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hardware.problems import Place
+from simulator.model.config import MOST_LAYERS
 from simulator.model.keys import Keys
 from simulator.model.spec import (
+    FFNS,
+    MIXERS,
     Attention,
     CompressedAttention,
     DenseFFN,
     Indexer,
-    LatentAttention,
     Layer,
-    LinearAttention,
-    Mamba2,
     Model,
     MoE,
 )
 
-MOST_LAYERS = 10_000
-MIXERS: dict[str, type] = {
-    "attention": Attention,
-    "mla": LatentAttention,
-    "compressed": CompressedAttention,
-    "linear": LinearAttention,
-    "mamba2": Mamba2,
-}
-FFNS: dict[str, type] = {"dense": DenseFFN, "moe": MoE}
-MAY_BE_ZERO = frozenset({"shared_width", "compress_ratio", "positions"})
+BLOCK_NORMS = ("single", "sandwich", "shared")
+MAY_BE_ZERO = frozenset({"shared_width", "compress_ratio", "positions", "identity_experts"})
 
 
 def from_mapping(mapping: Mapping[str, Any], name: str = "model", place: Place | None = None) -> Model:
@@ -56,12 +48,15 @@ def from_mapping(mapping: Mapping[str, Any], name: str = "model", place: Place |
         mtp=stack(keys, "mtp", hidden),
         mtp_shared=keys.flag("mtp_shared"),
         tied_embeddings=keys.flag("tied_embeddings"),
-        norm=keys.word("norm", allowed={"rms", "layer"}, default="rms"),  # type: ignore[arg-type]
+        norm=keys.word("norm", allowed={"rms", "layer", "none"}, default="rms"),  # type: ignore[arg-type]
         positions=keys.whole("positions", default=0, least=0),
         causal=keys.flag("causal", default=True),
         hyper_connections=keys.whole("hyper_connections", default=1),
         parallel_blocks=keys.flag("parallel_blocks"),
         source=str(keys.find(["source"])[1] or ""),
+        block_norms=keys.word("block_norms", allowed=BLOCK_NORMS, default="single"),  # type: ignore[arg-type]
+        layer_embedding=keys.whole("layer_embedding", default=0, least=0),
+        layer_vocab=keys.whole("layer_vocab", default=0, least=0),
     )
     if model.parallel_blocks and not all(layer.mixer and isinstance(layer.ffn, DenseFFN) for layer in layers):
         keys.problem("parallel_blocks", "is modelled for layers of a mixer and a dense ffn only")

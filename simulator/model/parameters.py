@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from simulator.model.components import (
-    Linear,
-    Vector,
-    block_linears,
-    block_vectors,
-    mtp_linears,
-    norm_size,
-)
-from simulator.model.spec import Layer, Model
+from simulator.model.components import block_linears, block_vectors, mtp_linears, norm_size
+from simulator.model.parts import Linear, Vector
+from simulator.model.spec import FFN, Layer, Mixer, Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +87,7 @@ def parts_parameters(linears: Iterable[Linear], vectors: Iterable[Vector]) -> Sp
     return sum(found, Split())
 
 
-def block_parameters(model: Model, component: object) -> Split:
+def block_parameters(model: Model, component: Mixer | FFN | None) -> Split:
     """One mixer or ffn with its norm (None: nothing)."""
     return parts_parameters(block_linears(model, component), block_vectors(model, component))
 
@@ -103,9 +97,10 @@ def layer_parameters(model: Model, layer: Layer) -> LayerParameters:
 
 
 def embedding_parameters(model: Model, padded_vocab: int | None = None) -> Split:
-    """Token table (split over tp), learned positions and, for an encoder's segments and norm, `embedding_extra`."""
+    """Token table and those of the layers' own embeddings (split over tp), and learned positions."""
     table = (padded_vocab or model.vocab) * model.hidden
-    return Split(sharded=table, replicated=model.positions * model.hidden)
+    layer_tables = model.layer_vocab * len(model.layers) * model.layer_embedding
+    return Split(sharded=table + layer_tables, replicated=model.positions * model.hidden)
 
 
 def head_parameters(model: Model, padded_vocab: int | None = None) -> Split:

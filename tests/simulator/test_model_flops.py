@@ -11,14 +11,12 @@ from simulator.model import spec
 from simulator.model.catalogue import load
 from simulator.model.flops import (
     CONVENTIONS,
-    CORES,
-    chunk_keys,
     component_flops_per_token,
     core_flops_per_token,
     flops_per_token,
     indexer_flops_per_token,
-    keys_seen,
 )
+from simulator.model.masks import chunk_keys, keys_seen
 from simulator.model.spec import Attention, Indexer, LatentAttention
 
 
@@ -104,7 +102,8 @@ def test_contract_of_conventions(convention: str, name: str) -> None:
 
 
 def test_every_mixer_has_its_core() -> None:
-    assert set(CORES) == set(get_args(spec.Mixer))
+    assert set(spec.MIXERS.values()) == set(get_args(spec.Mixer))
+    assert all(callable(record.core_flops) for record in spec.MIXERS.values())
 
 
 @pytest.mark.parametrize(("seq", "window"), [(256, None), (256, 256), (256, 32), (200, 1000)])
