@@ -14,6 +14,7 @@ from simulator.model.layer_kinds import indexed_layers, mixer_kinds, sparse_laye
 from simulator.model.read_mixers import MIXER_READERS
 from simulator.model.spec import DenseFFN, Layer, Mixer, Model, MoE
 
+POSITION_WORDS = ("absolute", "alibi", "nope", "rope", "rope_gptj", "rotary")
 BLOCKS = {"M": "mamba", "*": "attention", "E": "moe", "-": "mlp"}
 BLOCK_WORDS = {"linear_attention": "mamba", "full_attention": "attention", **{word: word for word in BLOCKS.values()}}
 
@@ -82,7 +83,7 @@ def read_model(config: Config, name: str, source: str) -> Model:
 def positions(config: Config) -> int:
     """Rows of learned position tables, and of a token-type table."""
     family = config.family
-    config.word("position_embedding_type", allowed={"absolute", "rope", "nope", "alibi"}, default="absolute")
+    config.word("position_embedding_type", allowed=POSITION_WORDS, default="absolute")
     learned = family.learned_positions and config.flag("learned_pos_emb", default=True) and not config.flag("alibi")
     rows = config.whole("max_position_embeddings", default=0, least=0)
     extra = config.whole("type_vocab_size", default=family.extra_positions, least=0)

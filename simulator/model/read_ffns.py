@@ -21,7 +21,8 @@ def dense(config: Config) -> DenseFFN:
         width = adjusted_width(config, config.whole(key))
     else:
         width = config.whole("hidden_size") * config.whole("expansion_ratio", default=4)
-    return DenseFFN(width, gated(config), config.flag("mlp_bias"))
+    bias = config.flag("mlp_bias") and not config.flag("no_bias")
+    return DenseFFN(width, gated(config), bias)
 
 
 def adjusted_width(config: Config, written: int) -> int:

@@ -82,7 +82,7 @@ def attention(config: Config, limit: Limit, indexer: Indexer | None = None) -> A
     heads = own_whole(config, limit, "num_attention_heads")
     kv_heads = kv_heads_of(config, limit, heads)
     head_dim = head_width(config, limit, heads)
-    bias = config.flag("attention_bias")
+    bias = config.flag("attention_bias") and not config.flag("no_bias")
     return Attention(
         heads=heads,
         kv_heads=kv_heads,
