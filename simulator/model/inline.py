@@ -58,10 +58,17 @@ def from_mapping(mapping: Mapping[str, Any], name: str = "model", place: Place |
         layer_embedding=keys.whole("layer_embedding", default=0, least=0),
         layer_vocab=keys.whole("layer_vocab", default=0, least=0),
     )
-    if model.parallel_blocks and not all(layer.mixer and isinstance(layer.ffn, DenseFFN) for layer in layers):
-        keys.problem("parallel_blocks", "is modelled for layers of a mixer and a dense ffn only")
+    check_blocks(model, keys)
     keys.finish()
     return model
+
+
+def check_blocks(model: Model, keys: Keys) -> None:
+    """What the fields of a model must satisfy together."""
+    if model.parallel_blocks and not all(layer.mixer and isinstance(layer.ffn, DenseFFN) for layer in model.layers):
+        keys.problem("parallel_blocks", "is modelled for layers of a mixer and a dense ffn only")
+    if model.layer_embedding and not model.layer_vocab:
+        keys.problem("layer_vocab", "missing; an embedding of each layer needs the rows of its table")
 
 
 def stack(keys: Keys, name: str, hidden: int) -> tuple[Layer, ...]:
