@@ -31,18 +31,23 @@ def block_norms(model: Model, component: Mixer | FFN) -> int:
     return 0 if borrowed else 1
 
 
-def layer_embedding_linears(model: Model, component: Mixer | FFN | None) -> list[Linear]:
-    """What turns a layer's own token embedding into an addition to its output; counted with its last block, the ffn.
+def layer_embedding_matrices(hidden: int, width: int) -> list[Linear]:
+    """What turns a layer's own embedding of a token into an addition to its output (Gemma 3n).
 
-    The hidden state of the embedding is projected to the width and added, gated by the layer's, and projected back.
+    The token's embedding is projected to the width and added to it, gated by the hidden state, and projected back.
     """
+    return [
+        Linear("layer_embedding_in", hidden, width, "replicated"),
+        Linear("layer_embedding_gate", hidden, width, "replicated"),
+        Linear("layer_embedding_out", width, hidden, "replicated"),
+    ]
+
+
+def layer_embedding_linears(model: Model, component: Mixer | FFN | None) -> list[Linear]:
+    """The matrices of a layer's own embedding, counted with the layer's ffn; none in models without."""
     if not model.layer_embedding or not isinstance(component, DenseFFN | MoE):
         return []
-    return [
-        Linear("layer_embedding_in", model.hidden, model.layer_embedding, "replicated"),
-        Linear("layer_embedding_gate", model.hidden, model.layer_embedding, "replicated"),
-        Linear("layer_embedding_out", model.layer_embedding, model.hidden, "replicated"),
-    ]
+    return layer_embedding_matrices(model.hidden, model.layer_embedding)
 
 
 def block_linears(model: Model, component: Mixer | FFN | None) -> list[Linear]:
@@ -59,7 +64,7 @@ def block_linears(model: Model, component: Mixer | FFN | None) -> list[Linear]:
 
 
 def block_vectors(model: Model, component: Mixer | FFN | None) -> list[Vector]:
-    """Vectors of one residual block: the mixer's or ffn's own, its norms, and the hyper-connection's bias and scales."""
+    """Vectors of one residual block: its mixer's or ffn's own, its norms, the hyper-connection's bias and scales."""
     if component is None:
         return []
     norms = block_norms(model, component) * norm_size(model)

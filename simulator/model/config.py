@@ -114,7 +114,7 @@ class Config:
         return changes
 
     def finish(self) -> None:
-        """Raise one InputError with every problem, keys among them that switch on what is not modelled or understood."""
+        """Raise one InputError with every problem: keys that are not understood, or switch on what is not modelled."""
         shared = vocabulary()
         neutral = {**shared.neutral, **self.family.neutral}
         refused = {**shared.refused_keys, **self.family.refused_keys}

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from simulator.model.components import layer_linears, linears, mtp_linears
+from simulator.model.components import layer_linears, mtp_linears
 from simulator.model.masks import Floats, Mask, keys_seen
 from simulator.model.parameters import active_parameters
 from simulator.model.parts import Linear
-from simulator.model.spec import FFN, CompressedAttention, Layer, Mixer, Model
+from simulator.model.spec import CompressedAttention, Layer, Mixer, Model
 
 TRAINING = 3.0  # forward once, backward twice: the input gradient and the weight gradient cost one forward each
 
@@ -40,7 +40,8 @@ def indexer_flops_per_token(mixer: Mixer | None, seq_length: ArrayLike, mask: Ma
     if isinstance(mixer, CompressedAttention):
         slots = slots / mixer.compress_ratio
         mask = "full" if mask == "megatron" else mask
-    return 2 * indexer.heads * indexer.head_dim * keys_seen(slots, None, mask)
+    flops: Floats = 2 * indexer.heads * indexer.head_dim * keys_seen(slots, None, mask)
+    return flops
 
 
 def linear_flops_per_token(linear: Linear) -> float:
@@ -153,8 +154,3 @@ def flops_per_token(
     `padded_vocab` None: the vocabulary as it is. Raises KeyError for an unknown convention.
     """
     return CONVENTIONS[convention](model, seq_length, padded_vocab or model.vocab)
-
-
-def component_flops_per_token(component: Mixer | FFN | None, hidden: int) -> float:
-    """Forward FLOPs per token of the matrices of one mixer or ffn."""
-    return sum(linear_flops_per_token(linear) for linear in linears(component, hidden))

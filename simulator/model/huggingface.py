@@ -120,7 +120,7 @@ def layer_mixers(config: Config, count: int) -> list[str]:
 
 
 def layer_changes(config: Config, kinds: list[str]) -> list[dict[str, Any]]:
-    """The keys that each layer has of its own: written per layer, by compression, and by Gemma's two sorts of layers."""
+    """The keys that each layer has of its own: listed by layer, by compression, and by Gemma's two sorts of layers."""
     count = len(kinds)
     changes = config.layer_changes(count)
     ratios = compress_ratios(config, count)

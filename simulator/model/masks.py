@@ -18,17 +18,18 @@ def keys_seen(seq_length: ArrayLike, limit: float | None, mask: Mask) -> Floats:
     "full", even within a window.
     """
     seq = np.asarray(seq_length, dtype=float)
-    seen = seq if limit is None else np.minimum(seq, float(limit))
+    seen: Floats = seq if limit is None else np.minimum(seq, float(limit))
     if mask == "full":
         return seen
-    return seen / 2 if mask == "megatron" else seen * (1 - seen / (2 * seq))
+    halved: Floats = seen / 2 if mask == "megatron" else seen * (1 - seen / (2 * seq))
+    return halved
 
 
 def chunk_keys(seq_length: ArrayLike, chunk: int, mask: Mask) -> Floats:
     """The same where attention stays within chunks: each chunk is a short sequence of its own, the last a shorter."""
     seq = np.asarray(seq_length, dtype=float)
     whole, rest = np.divmod(seq, chunk)
-    seen = (whole * chunk**2 + rest**2) / seq
+    seen: Floats = (whole * chunk**2 + rest**2) / seq
     return seen if mask == "full" else seen / 2
 
 

@@ -65,9 +65,10 @@ class Model:
     `norm` counts parameters per norm and channel: "rms" one, "layer" two, "none" none. `block_norms`: each mixer and
     ffn has a norm before (or after) it, "sandwich" one on both sides, "shared" the ffn uses the mixer's.
     `positions` > 0: a learned position table. `layer_embedding` > 0: every layer adds its own embedding of each token,
-    so wide, from a table of `layer_vocab` rows, through a gate (Gemma 3n). `hyper_connections` is the residual-stream multiplicity of mHC (1: a plain
-    residual). `parallel_blocks`: mixer and dense ffn of a layer read the same input and their outputs are summed
-    (PaLM, arXiv 2204.02311 section 2; GPT-NeoX), so that tensor parallelism exchanges once where it would twice.
+    so wide, from a table of `layer_vocab` rows, through a gate (Gemma 3n). `hyper_connections` is the residual-stream
+    multiplicity of mHC (1: a plain residual). `parallel_blocks`: mixer and dense ffn of a layer read the same input and
+    their outputs are summed (PaLM, arXiv 2204.02311 section 2; GPT-NeoX), so that tensor parallelism exchanges once
+    where it would twice.
     """
 
     name: str

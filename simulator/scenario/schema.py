@@ -201,7 +201,9 @@ def _read_model(written: Any, at: Place) -> Model | None:
             raise InputError([at.problem(f"model {one_of(written, model_names())}")])
         return load(written)
     if not isinstance(written, Mapping):
-        raise InputError([at.problem("must be a catalogue name, {base: name}, {huggingface: path} or a model written out")])
+        raise InputError(
+            [at.problem("must be a catalogue name, {base: name}, {huggingface: path} or a model written out")]
+        )
     if "huggingface" in written:
         return _read_huggingface(Section(written, at))
     if "base" in written:

@@ -12,6 +12,7 @@ from simulator.model.flops import indexer_flops_per_token
 from simulator.model.recurrent import RECURRENT, AnyRecurrent
 from simulator.model.spec import Attention, CompressedAttention, LatentAttention, Mixer
 from simulator.plan.choices import CONTEXT_EXCHANGES
+from simulator.workload.around import second_norm
 from simulator.workload.linears import addition, casts, column_input, matmul, norm, row_output
 from simulator.workload.operators import (
     CoreAttention,
@@ -362,4 +363,4 @@ MIXERS: dict[type, Callable[..., Work]] = {
 
 def mixer_work(mixer: Mixer, shape: Shape) -> Work:
     """The mixer with what joins it to the residual stream, or streams."""
-    return hyper_connection("mixer", shape) + MIXERS[type(mixer)](mixer, shape)
+    return hyper_connection("mixer", shape) + MIXERS[type(mixer)](mixer, shape) + second_norm("mixer", shape)

@@ -18,9 +18,16 @@ from typing import Any
 import pytest
 
 from hardware.problems import InputError
+from simulator.model.components import layer_linears
 from simulator.model.families import families, vocabulary
+from simulator.model.flops import linear_flops_per_token
 from simulator.model.huggingface import from_huggingface
 from simulator.model.parameters import total_parameters
+from simulator.plan.spec import Plan
+from simulator.workload.ffns import ffn_work
+from simulator.workload.mixers import mixer_work
+from simulator.workload.operators import Matmul, Work
+from simulator.workload.shape import shape_of
 
 ORACLE = Path(__file__).parent / "data" / "huggingface_parameters.tsv"
 
@@ -129,6 +136,23 @@ def test_an_absent_number_of_experts_is_the_familys_own() -> None:
     config = default("deepseek_v3")
     without = {key: value for key, value in config.items() if key != "n_routed_experts"}
     assert total_parameters(from_huggingface(without, "m")) == total_parameters(from_huggingface(config, "m"))
+
+
+@pytest.mark.parametrize("model_type", READ_TYPES)
+def test_what_is_read_is_priced_to_the_last_matrix(model_type: str) -> None:
+    """The products of the workload on one rank do the FLOPs of the model's matrices, every expert's tokens included."""
+    plan = Plan(dp=1, micro_batch_size=1, global_batch_size=1)
+    for variant, (config, _) in ROWS[model_type].items():
+        model = from_huggingface(config, variant)
+        shape = shape_of(model, plan, 512)
+        for layer in set(model.layers):
+            nothing = Work((), ())
+            mixer = mixer_work(layer.mixer, shape) if layer.mixer else nothing
+            ffn = ffn_work(layer.ffn, shape) if layer.ffn else nothing
+            products = [op for op in mixer.operators + ffn.operators if isinstance(op, Matmul)]
+            flops = sum(2 * op.groups * op.m * op.n * op.k for op in products)
+            counted = sum(linear_flops_per_token(linear) for linear in layer_linears(model, layer))
+            assert flops / 512 == pytest.approx(counted, rel=2e-3), (variant, layer)
 
 
 def mutated(config: dict[str, Any], chance: random.Random) -> dict[str, Any]:
