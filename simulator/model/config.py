@@ -98,37 +98,48 @@ class Config:
     def layer_changes(self, count: int) -> list[dict[str, Any]]:
         """What each layer has of its own: entries of lists by layer, and of per_layer_config."""
         changes: list[dict[str, Any]] = [{} for _ in range(count)]
-        written = {self.written(key): self.written(key) for key in PER_LAYER}
-        written |= {listed: self.written(key) for key, listed in self.family.per_layer.items()}
-        for listed, name in written.items():
-            if isinstance(self.keys.values.get(listed), list):
-                for layer, item in enumerate(self.keys.each(listed, count)):
-                    changes[layer][name] = item
-        own = self.keys.values.get("per_layer_config")
+        for listed, name in self.listed_by_layer().items():
+            for layer, item in enumerate(self.keys.each(listed, count)):
+                changes[layer][name] = item
         self.keys.asked.add("per_layer_config")
-        for layer, item in own.items() if isinstance(own, Mapping) else ():
+        own = self.keys.values.get("per_layer_config")
+        if not isinstance(own, Mapping):
+            return changes
+        for layer, item in own.items():
             if not str(layer).isdecimal() or int(layer) >= count or not isinstance(item, Mapping):
                 self.keys.problem("per_layer_config", f"must map layers from 0 to {count - 1} to mappings of keys")
                 continue
             changes[int(layer)] |= item
         return changes
 
+    def listed_by_layer(self) -> dict[str, str]:
+        """Keys of this config that hold a list by layer, and the key that each entry stands for."""
+        listed = {self.written(key): self.written(key) for key in PER_LAYER}
+        for key, own in self.family.per_layer.items():
+            listed[own] = self.written(key)
+        return {key: name for key, name in listed.items() if isinstance(self.keys.values.get(key), list)}
+
     def finish(self) -> None:
         """Raise one InputError with every problem: keys that are not understood, or switch on what is not modelled."""
-        shared = vocabulary()
-        neutral = {**shared.neutral, **self.family.neutral}
-        refused = {**shared.refused_keys, **self.family.refused_keys}
+        shared, family = vocabulary(), self.family
+        neutral = {**shared.neutral, **family.neutral}
+        refused = {**shared.refused_keys, **family.refused_keys}
         for key, value in self.keys.values.items():
             if key in neutral and value is not None and not is_one_of(value, neutral[key]):
                 allowed = " or ".join(map(repr, neutral[key]))
                 self.keys.problem(key, f"{repr(value)} is not modelled; only {allowed}")
             if key in refused and value:
                 self.keys.problem(key, f"is not modelled: {refused[key]}")
-        known = {name for key in {*shared.conditional, *self.family.defaults} for name in self.names(key)}
-        words = {name for name in self.family.pattern.values() if isinstance(name, str)}
-        passed = {*shared.harmless, *self.family.harmless, *neutral, *refused, *known, *words}
-        sections = {name for name in self.keys.values if name.rpartition(".")[2] in passed}
-        self.keys.finish(passed | sections)
+        passed = {*shared.harmless, *family.harmless, *neutral, *refused, *self.conditional_names()}
+        in_sections = {name for name in self.keys.values if name.rpartition(".")[2] in passed}
+        self.keys.finish(passed | in_sections)
+
+    def conditional_names(self) -> set[str]:
+        """Keys that are known, and read only where the layers need them."""
+        names = {name for name in self.family.pattern.values() if isinstance(name, str)}
+        for key in (*vocabulary().conditional, *self.family.defaults):
+            names.update(self.names(key))
+        return names
 
 
 def is_one_of(value: object, allowed: Collection[Any]) -> bool:
@@ -142,9 +153,11 @@ def text_keys(config: Mapping[str, Any], place: Place) -> Keys:
     if not nested:
         apart = ("vision_config", "audio_config")
         return Keys({key: value for key, value in config.items() if key not in apart}, place)
-    outer = {"tie_word_embeddings": config["tie_word_embeddings"]} if "tie_word_embeddings" in config else {}
-    inner = {key: value for key, value in config[nested[0]].items() if key not in outer or value is not None}
-    return Keys(outer | inner, place.under(nested[0]))
+    text: Mapping[str, Any] = config[nested[0]]
+    values = dict(text)
+    if "tie_word_embeddings" in config and text.get("tie_word_embeddings") is None:
+        values["tie_word_embeddings"] = config["tie_word_embeddings"]
+    return Keys(values, place.under(nested[0]))
 
 
 def flattened(keys: Keys, sections: Collection[str]) -> Keys:

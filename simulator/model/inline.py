@@ -30,8 +30,8 @@ def from_mapping(mapping: Mapping[str, Any], name: str = "model", place: Place |
     """A model from `hidden`, `vocab`, `layers` and the optional keys of Model.
 
     `layers` is a list of {repeat, mixer: {kind, ...}, ffn: {kind, ...}}, or one such mapping for a uniform stack;
-    `mtp` the same. kind is attention, mla, compressed, linear (its `variant` gdn or kda) or mamba2, and dense or moe;
-    the other keys are the fields of the classes in simulator.model.spec. An attention's kv_heads, head_dim and
+    `mtp` the same. kind is one of MIXERS (a linear one's `variant` is gdn or kda) and of FFNS in simulator.model.spec;
+    the other keys are the fields of their records. An attention's kv_heads, head_dim and
     v_head_dim may be left out: as many as heads, hidden / heads, and head_dim.
     `place` says where it was read, for messages (None: `name`). Raises InputError listing every problem.
     """
@@ -80,7 +80,7 @@ def stack(keys: Keys, name: str, hidden: int) -> tuple[Layer, ...]:
     if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
         keys.problem(name, "must be a mapping or a list of mappings {repeat, mixer, ffn}")
         return ()
-    found: list[Layer] = []
+    layers: list[Layer] = []
     for number, entry in enumerate(entries):
         inner = Keys(entry, keys.place.under(name).under(number), keys.problems)
         repeat = inner.whole("repeat", default=1, most=MOST_LAYERS)
@@ -88,10 +88,10 @@ def stack(keys: Keys, name: str, hidden: int) -> tuple[Layer, ...]:
         if not inner.has("mixer", "ffn"):
             inner.problem("mixer", "missing; a layer has a mixer, an ffn or both")
         inner.leftovers()
-        found += [layer] * repeat
-    if len(found) > MOST_LAYERS:
-        keys.problem(name, f"{len(found)} layers are more than {MOST_LAYERS}")
-    return tuple(found)
+        layers += [layer] * repeat
+    if len(layers) > MOST_LAYERS:
+        keys.problem(name, f"{len(layers)} layers are more than {MOST_LAYERS}")
+    return tuple(layers)
 
 
 def component(keys: Keys, name: str, kinds: Mapping[str, type], hidden: int) -> Any:

@@ -25,15 +25,12 @@ def patterned_words(config: Config, count: int) -> list[str]:
         return windowed_words(config, count)
     if "needs" in pattern and not config.value(pattern["needs"]):
         return [FULL] * count
-    word, other = pattern.get("word", FULL), pattern.get("other", SLIDING)
     if "flags" in pattern and config.has(pattern["flags"]):
-        flags = config.each(pattern["flags"], count, {0, 1}) or [0] * count
-        return [word if flag else other for flag in flags]
+        return flagged_words(config, count, pattern)
     if "listed" in pattern and config.has(pattern["listed"]):
         return listed_words(config, count, pattern)
     if "cycle" in pattern:
-        cycle = pattern["cycle"]
-        return [pattern.get("first", cycle[0]), *(cycle[layer % len(cycle)] for layer in range(1, count))]
+        return cyclic_words(count, pattern)
     if "period" in pattern:
         return periodic_words(config, count, pattern)
     if "required" in pattern:
@@ -41,38 +38,57 @@ def patterned_words(config: Config, count: int) -> list[str]:
     return [pattern.get("always", FULL)] * count
 
 
+def flagged_words(config: Config, count: int, pattern: Mapping[str, Any]) -> list[str]:
+    """A key holds 0 or 1 for every layer."""
+    flags = config.each(pattern["flags"], count, {0, 1}) or [0] * count
+    return [pattern["word"] if flag else pattern["other"] for flag in flags]
+
+
+def cyclic_words(count: int, pattern: Mapping[str, Any]) -> list[str]:
+    """The same words again and again; the first layer may have one of its own."""
+    cycle = pattern["cycle"]
+    words = [cycle[layer % len(cycle)] for layer in range(count)]
+    return [pattern.get("first", words[0]), *words[1:]]
+
+
 def listed_words(config: Config, count: int, pattern: Mapping[str, Any]) -> list[str]:
     """The layers whose numbers a key lists have one word, the others another; `from` is the number of the first."""
-    first = pattern.get("from", 0)
-    listed = config.wholes(pattern["listed"])
-    wrong = [layer for layer in listed if not first <= layer < first + count]
-    others = config.wholes(pattern["others_listed"]) if "others_listed" in pattern else None
+    key, first = pattern["listed"], pattern.get("from", 0)
+    last = first + count - 1
+    listed = config.wholes(key)
+    wrong = [layer for layer in listed if not first <= layer <= last]
     if wrong:
-        config.problem(pattern["listed"], f"names layer {wrong[0]}; layers count from {first} to {first + count - 1}")
-    if others is not None and sorted(listed + others) != list(range(first, first + count)):
-        message = f"with {pattern['others_listed']} must name each layer from {first} to {first + count - 1} once"
-        config.problem(pattern["listed"], message)
+        config.problem(key, f"names layer {wrong[0]}; layers count from {first} to {last}")
+    if "others_listed" in pattern:
+        others = config.wholes(pattern["others_listed"])
+        if sorted(listed + others) != list(range(first, last + 1)):
+            config.problem(key, f"with {pattern['others_listed']} must name each layer from {first} to {last} once")
     named = set(listed)
-    return [pattern["word"] if layer + first in named else pattern["other"] for layer in range(count)]
+    return [pattern["word"] if layer in named else pattern["other"] for layer in range(first, last + 1)]
 
 
 def periodic_words(config: Config, count: int, pattern: Mapping[str, Any]) -> list[str]:
     """One layer of every `period` has a word of its own: the last of them, or the one at `offset`."""
-    written = config.value(pattern["period"])
-    if isinstance(written, str) and written and set(written) <= {"L", "G"}:
-        full = [written[layer % len(written)] == "G" or layer == count - 1 for layer in range(count)]
-        return [FULL if flag else SLIDING for flag in full]
-    period = config.whole(pattern["period"], least=0)
-    if not period:
-        return [pattern.get("word", FULL)] * count
-    offset = pattern.get("offset", -1)
-    place = (config.whole(offset, least=0) if isinstance(offset, str) else offset) % period
     word = pattern.get("period_word", pattern.get("word", FULL))
     other = pattern.get("period_other", pattern.get("other", SLIDING))
-    words = [word if layer % period == place else other for layer in range(count)]
-    if "last" in pattern and words:
+    written = config.value(pattern["period"])
+    if isinstance(written, str) and written and set(written) <= {"L", "G"}:
+        return lettered_words(written, count)
+    period = config.whole(pattern["period"], least=0)
+    if not period:
+        return [word] * count
+    offset = pattern.get("offset", period - 1)
+    place = config.whole(offset, least=0) if isinstance(offset, str) else offset
+    words = [word if layer % period == place % period else other for layer in range(count)]
+    if "last" in pattern:
         words[-1] = pattern["last"]
     return words
+
+
+def lettered_words(letters: str, count: int) -> list[str]:
+    """A period written as letters, L for sliding and G for full attention (EXAONE); the last layer is always full."""
+    words = [FULL if letters[layer % len(letters)] == "G" else SLIDING for layer in range(count)]
+    return [*words[:-1], FULL]
 
 
 def windowed_words(config: Config, count: int) -> list[str]:

@@ -83,8 +83,8 @@ def vector_parameters(vector: Vector) -> Split:
 
 def parts_parameters(linears: Iterable[Linear], vectors: Iterable[Vector]) -> Split:
     """The sum over matrices and vectors."""
-    found = [linear_parameters(linear) for linear in linears] + [vector_parameters(vector) for vector in vectors]
-    return sum(found, Split())
+    in_matrices = sum(map(linear_parameters, linears), Split())
+    return sum(map(vector_parameters, vectors), in_matrices)
 
 
 def block_parameters(model: Model, component: Mixer | FFN | None) -> Split:
