@@ -66,11 +66,12 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """Names that configs share: other names of a key, keys that decide no size (with the reason), layer words."""
+    """What configs of all families share: names of keys, keys that decide no size (with the reason), mixers by word."""
 
     aliases: Mapping[str, tuple[str, ...]]
     harmless: Mapping[str, str]
     kinds: Mapping[str, str]
+    mixers: Mapping[str, Mapping[str, Any]]
     refused_types: Mapping[str, str]
     refused_keys: Mapping[str, str]
     neutral: Mapping[str, tuple[Any, ...]]
@@ -90,6 +91,7 @@ def vocabulary() -> Vocabulary:
         aliases={key: words(names) for key, names in data["aliases"].items()},
         harmless={word: reason for reason, text in data["harmless"].items() for word in words(text)},
         kinds=data["kinds"],
+        mixers=data["mixers"],
         refused_types=data["refused_types"],
         refused_keys=data["refused_keys"],
         neutral=data["neutral"],

@@ -11,7 +11,7 @@ from simulator.model.config import MOST_LAYERS, Config, flattened, text_keys
 from simulator.model.families import Family, families, vocabulary
 from simulator.model.keys import Keys
 from simulator.model.layer_kinds import indexed_layers, mixer_kinds, sparse_layers
-from simulator.model.read_mixers import MIXER_READERS
+from simulator.model.read_mixers import read_mixer
 from simulator.model.spec import DenseFFN, Layer, Mixer, Model, MoE
 
 POSITION_WORDS = ("absolute", "alibi", "nope", "rope", "rope_gptj", "rotary")
@@ -120,27 +120,36 @@ def layer_mixers(config: Config, count: int) -> list[str]:
 
 
 def layer_changes(config: Config, kinds: list[str]) -> list[dict[str, Any]]:
-    """The keys that each layer has of its own: listed by layer, by compression, and by Gemma's two sorts of layers."""
-    count = len(kinds)
-    changes = config.layer_changes(count)
-    ratios = compress_ratios(config, count)
+    """The keys that each layer has of its own: listed by layer, by Gemma's two sorts of layers, and by compression."""
+    changes = config.layer_changes(len(kinds))
+    of_full = full_layer_changes(config)
+    for own, kind in zip(changes, kinds, strict=True):
+        own |= of_full if kind == "attention" else {}
     shared = config.whole("num_kv_shared_layers", default=0, least=0)
-    wide = config.flag("use_double_wide_mlp")
-    global_head_dim = config.maybe_whole("global_head_dim")
-    global_kv_heads = config.maybe_whole("num_global_key_value_heads") if config.flag("attention_k_eq_v") else None
-    written = "per_layer_config" in config.keys.values
-    for layer, kind in enumerate(kinds):
-        if kind == "attention" and not written and global_head_dim:
-            changes[layer]["head_dim"] = global_head_dim
-        if kind == "attention" and not written and global_kv_heads:
-            changes[layer]["num_key_value_heads"] = global_kv_heads
-        if layer >= count - shared:
-            changes[layer]["shares_earlier_keys"] = True
-            if wide:
-                changes[layer]["intermediate_size"] = 2 * config.whole("intermediate_size")
-        if ratios:
-            changes[layer]["compress_ratio"] = ratios[layer]
+    of_shared = sharing_layer_changes(config)
+    for own in changes[max(0, len(changes) - shared) :]:
+        own |= of_shared
+    for own, ratio in zip(changes, compress_ratios(config, len(kinds)), strict=False):
+        own["compress_ratio"] = ratio
     return changes
+
+
+def full_layer_changes(config: Config) -> dict[str, Any]:
+    """Gemma 4's layers of full attention have heads of their own; per_layer_config says so for each where it stands."""
+    head_dim = config.maybe_whole("global_head_dim")
+    kv_heads = config.maybe_whole("num_global_key_value_heads")
+    if "per_layer_config" in config.keys.values or head_dim is None:
+        return {}
+    if kv_heads is None or not config.flag("attention_k_eq_v"):
+        return {"head_dim": head_dim}
+    return {"head_dim": head_dim, "num_key_value_heads": kv_heads}
+
+
+def sharing_layer_changes(config: Config) -> dict[str, Any]:
+    """Gemma's last layers use the keys and values of earlier ones, and may have a ffn twice as wide."""
+    if not config.flag("use_double_wide_mlp"):
+        return {"shares_earlier_keys": True}
+    return {"shares_earlier_keys": True, "intermediate_size": 2 * config.whole("intermediate_size")}
 
 
 def compress_ratios(config: Config, count: int) -> list[int]:
@@ -160,12 +169,12 @@ def compress_ratios(config: Config, count: int) -> list[int]:
 
 def arranged(config: Config, kind: str, sparse: bool) -> tuple[Layer, ...]:
     """One layer of the config as layers of (mixer, ffn)."""
-    mixer: Mixer = MIXER_READERS[kind](config)
+    mixer: Mixer = read_mixer(config, kind)
     if not config.family.has_ffn:
         return (Layer(mixer, None),)
     ffn = read_ffns.moe(config) if sparse else read_ffns.dense(config)
     if config.family.arrangement == "attention beside mamba2":
-        return Layer(MIXER_READERS["mamba2"](config), None), Layer(mixer, ffn)
+        return Layer(read_mixer(config, "mamba2"), None), Layer(mixer, ffn)
     if config.family.arrangement == "experts across two layers":
         return Layer(mixer, ffn), Layer(mixer, read_ffns.dense(config))
     return (Layer(mixer, ffn),)
@@ -202,9 +211,9 @@ def block_layers(config: Config) -> tuple[Layer, ...]:
 def block_layer(config: Config, block: str) -> Layer:
     """A layer of a hybrid stack: a mixer alone or an ffn alone."""
     if block == "mamba":
-        return Layer(MIXER_READERS["mamba2"](config), None)
+        return Layer(read_mixer(config, "mamba2"), None)
     if block == "attention":
-        return Layer(MIXER_READERS["attention"](config), None)
+        return Layer(read_mixer(config, "attention"), None)
     if block == "moe":
         return Layer(None, read_ffns.moe(config))
     return Layer(None, read_ffns.dense(config))
@@ -227,8 +236,8 @@ def read_mtp(config: Config, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
         return (joined(config, blocks),) * depth
     if config.has("compress_ratios"):
         ratios = compress_ratios(config, len(layers))[len(layers) :]
-        read = MIXER_READERS["compressed attention"]
-        return tuple(Layer(read(config.changed({"compress_ratio": ratio})), layers[-1].ffn) for ratio in ratios)
+        changed = [config.changed({"compress_ratio": ratio}) for ratio in ratios]
+        return tuple(Layer(read_mixer(one, "compressed attention"), layers[-1].ffn) for one in changed)
     return (layers[-1],) * depth
 
 

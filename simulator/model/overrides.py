@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from hardware.problems import InputError, Place, one_of
 from simulator.model.catalogue import load, names
 from simulator.model.config import MOST_LAYERS
 from simulator.model.inline import check, check_blocks, field_value, stack
 from simulator.model.keys import Keys
-from simulator.model.spec import FFN, FFNS, MIXERS, Layer, Mixer, Model
+from simulator.model.spec import FFN, Layer, Mixer, Model
 
 MOST_DEPTHS = 64
+Part = TypeVar("Part", Mixer, FFN)
 # Fields of Model that a scenario may write as they are; layers, mtp, mixer and ffn have forms of their own.
 PLAIN_FIELDS = tuple(item.name for item in fields(Model) if item.name not in ("name", "layers", "mtp", "source"))
 
@@ -88,27 +89,26 @@ def ending_period(layers: tuple[Layer, ...]) -> int:
 
 def with_changes(layers: tuple[Layer, ...], keys: Keys) -> tuple[Layer, ...]:
     """The layers with the fields of `mixer` and `ffn` written anew wherever a mixer or ffn has all of them."""
-    for place, kinds in (("mixer", MIXERS), ("ffn", FFNS)):
-        if not layers or not keys.has(place):
-            continue
-        inner = keys.inner(place)
-        distinct = dict.fromkeys(getattr(layer, place) for layer in layers)
-        fitting = [part for part in distinct if part is not None and has_fields(part, inner)]
-        if not fitting:
-            names = ", ".join(sorted({item.name for kind in kinds.values() for item in fields(kind)}))
-            keys.problem(place, f"no {place} of the base has all these fields; fields are {names}")
-        changed = {part: changed_part(part, inner) for part in fitting}
-        layers = tuple(replace(layer, **{place: changed.get(getattr(layer, place), getattr(layer, place))})
-                       for layer in layers)  # fmt: skip
-    return layers
+    mixers = changed_parts([layer.mixer for layer in layers], "mixer", keys)
+    ffns = changed_parts([layer.ffn for layer in layers], "ffn", keys)
+    return tuple(Layer(mixers.get(layer.mixer, layer.mixer), ffns.get(layer.ffn, layer.ffn)) for layer in layers)
 
 
-def has_fields(part: Mixer | FFN, keys: Keys) -> bool:
-    keys.asked.update(keys.values)
-    return set(keys.values) <= {item.name for item in fields(part)}
+def changed_parts(parts: Sequence[Part | None], name: str, keys: Keys) -> dict[Part | None, Part]:
+    """The changed mixer (or ffn) of each one that has all the fields written under `name`."""
+    if not parts or not keys.has(name):
+        return {}
+    inner = keys.inner(name)
+    inner.asked.update(inner.values)
+    present = [part for part in dict.fromkeys(parts) if part is not None]
+    fitting = [part for part in present if set(inner.values) <= {item.name for item in fields(part)}]
+    if not fitting:
+        known = sorted({item.name for part in present for item in fields(part)})
+        keys.problem(name, f"no {name} of the base has all these fields; theirs are {', '.join(known)}")
+    return {part: changed_part(part, inner) for part in fitting}
 
 
-def changed_part(part: Mixer | FFN, keys: Keys) -> Mixer | FFN:
+def changed_part(part: Part, keys: Keys) -> Part:
     hints = get_type_hints(type(part))
     written = [item for item in fields(part) if item.name in keys.values]
     changed = replace(part, **{item.name: field_value(item, hints[item.name], keys) for item in written})

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from types import NoneType
+from typing import Any, Literal, get_args, get_type_hints
 
 from simulator.model.config import Config
+from simulator.model.families import vocabulary
 from simulator.model.keys import REQUIRED, Required
 from simulator.model.spec import (
+    MIXERS,
     Attention,
     CompressedAttention,
     Indexer,
@@ -17,7 +20,6 @@ from simulator.model.spec import (
     Mamba1,
     Mamba2,
     Mixer,
-    ShortConvolution,
 )
 
 Limit = Literal["window", "chunk", "none"]
@@ -179,17 +181,6 @@ def compressed(config: Config) -> CompressedAttention:
     )
 
 
-def gdn(config: Config) -> LinearAttention:
-    return LinearAttention(
-        kind="gdn",
-        key_heads=config.whole("linear_num_key_heads"),
-        value_heads=config.whole("linear_num_value_heads"),
-        key_head_dim=config.whole("linear_key_head_dim"),
-        value_head_dim=config.whole("linear_value_head_dim"),
-        conv_kernel=config.whole("linear_conv_kernel_dim"),
-    )
-
-
 def kda(config: Config) -> LinearAttention:
     heads = config.whole("linear_num_heads", default=config.whole("num_attention_heads"))
     head_dim = config.whole("linear_head_dim")
@@ -249,12 +240,6 @@ def refuse_other_biases(config: Config) -> None:
         config.problem("use_conv_bias", "only a convolution bias and no projection bias is modelled")
 
 
-def convolution(config: Config) -> ShortConvolution:
-    if config.flag("conv_bias"):
-        config.problem("conv_bias", "biases of short convolutions are not modelled; only false")
-    return ShortConvolution(config.whole("hidden_size"), config.whole("conv_L_cache"))
-
-
 MIXER_READERS: dict[str, Callable[[Config], Mixer]] = {
     "attention": full,
     "sliding attention": sliding,
@@ -264,10 +249,26 @@ MIXER_READERS: dict[str, Callable[[Config], Mixer]] = {
     "indexed mla": latent_indexed,
     "sliding mla": latent_sliding,
     "compressed attention": compressed,
-    "gdn": gdn,
     "kda": kda,
     "lightning": lightning,
     "mamba": mamba1,
     "mamba2": mamba2,
-    "convolution": convolution,
 }
+
+
+def read_mixer(config: Config, kind: str) -> Mixer:
+    """The mixer of this kind, by its function or by the data that maps its record's fields to keys."""
+    if kind in MIXER_READERS:
+        return MIXER_READERS[kind](config)
+    table = vocabulary().mixers[kind]
+    record = MIXERS[table["record"]]
+    hints = get_type_hints(record)
+    sizes = {field: field_of(config, key, hints[field]) for field, key in table["fields"].items()}
+    return record(**table.get("fixed", {}), **sizes)
+
+
+def field_of(config: Config, key: str, hint: Any) -> Any:
+    """The value of one field of a record: true or false, a whole number, or None where the record allows it."""
+    if hint is bool:
+        return config.flag(key)
+    return config.maybe_whole(key) if NoneType in get_args(hint) else config.whole(key)

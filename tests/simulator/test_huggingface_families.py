@@ -12,6 +12,7 @@ import json
 import random
 import sys
 from collections import defaultdict
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from simulator.model.families import families, vocabulary
 from simulator.model.flops import linear_flops_per_token
 from simulator.model.huggingface import from_huggingface
 from simulator.model.parameters import total_parameters
+from simulator.model.read_mixers import MIXER_READERS
+from simulator.model.spec import MIXERS
 from simulator.plan.spec import Plan
 from simulator.workload.ffns import ffn_work
 from simulator.workload.mixers import mixer_work
@@ -180,3 +183,17 @@ def test_mutated_configs_are_read_or_refused_politely(model_type: str) -> None:
         except InputError:
             continue
         assert total_parameters(model) > 0
+
+
+def test_every_word_of_layers_names_a_mixer_that_can_be_read() -> None:
+    words = [vocabulary().kinds, *(family.kinds for family in families().values())]
+    readable = set(MIXER_READERS) | set(vocabulary().mixers)
+    assert {kind for kinds in words for kind in kinds.values()} <= readable
+
+
+def test_mixers_in_data_fill_their_records() -> None:
+    for table in vocabulary().mixers.values():
+        record = MIXERS[table["record"]]
+        filled = {*table["fields"], *table.get("fixed", {})}
+        required = {item.name for item in fields(record) if item.default is MISSING}
+        assert required <= filled <= {item.name for item in fields(record)}
