@@ -89,9 +89,13 @@ def ending_period(layers: tuple[Layer, ...]) -> int:
 
 def with_changes(layers: tuple[Layer, ...], keys: Keys) -> tuple[Layer, ...]:
     """The layers with the fields of `mixer` and `ffn` written anew wherever a mixer or ffn has all of them."""
-    mixers = changed_parts([layer.mixer for layer in layers], "mixer", keys)
-    ffns = changed_parts([layer.ffn for layer in layers], "ffn", keys)
-    return tuple(Layer(mixers.get(layer.mixer, layer.mixer), ffns.get(layer.ffn, layer.ffn)) for layer in layers)
+    mixers: list[Mixer | None] = [layer.mixer for layer in layers]
+    ffns: list[FFN | None] = [layer.ffn for layer in layers]
+    new_mixers: dict[Mixer | None, Mixer] = changed_parts(mixers, "mixer", keys)
+    new_ffns: dict[FFN | None, FFN] = changed_parts(ffns, "ffn", keys)
+    return tuple(
+        Layer(new_mixers.get(mixer, mixer), new_ffns.get(ffn, ffn)) for mixer, ffn in zip(mixers, ffns, strict=True)
+    )
 
 
 def changed_parts(parts: Sequence[Part | None], name: str, keys: Keys) -> dict[Part | None, Part]:
