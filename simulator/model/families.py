@@ -1,123 +1,126 @@
-"""What a Hugging Face config leaves unsaid: the conventions of each model_type, and the keys that decide no size."""
+"""What a Hugging Face config leaves unsaid, read from data/families: conventions of each model_type, names of keys."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+FAMILY_FILES = Path(__file__).parent / "data" / "families"
+KEYS_FILE = Path(__file__).parent / "data" / "huggingface_keys.toml"
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Conventions of one model_type where the config is silent.
+    """Conventions of one model_type where the config is silent; data/families/README.md explains each.
 
-    `attention_bias` is the default of the query, key and value biases, `out_bias` whether the output projection has
-    one whenever they do. `window_off`: sliding windows need use_sliding_window. `qk_norm_gains`: qk-norm has gains.
-    `chunked`: three layers of four attend within chunks. `one_shared_expert`: beside the routed ones, unsaid.
-    `extra_positions`: further rows of learned tables, such as token types. `scaled_rope`: YaRN from the first token on.
-    `clamped`: the experts' activation limits its input.
+    `aliases` names the config's own keys of a quantity, `defaults` what an absent key means, `kinds` the mixer behind
+    each word of layer_types, `pattern` which layer has which word where no list says so, `arrangement` layers that
+    hold more than one mixer. The other fields are facts that no config states.
     """
 
+    source: str = ""
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    pattern: Mapping[str, Any] = field(default_factory=dict)
+    flatten: tuple[str, ...] = ()
+    harmless: tuple[str, ...] = ()
+    refused_keys: Mapping[str, str] = field(default_factory=dict)
+    neutral: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    per_layer: Mapping[str, str] = field(default_factory=dict)
+    arrangement: Literal["plain", "blocks", "attention beside mamba2", "experts across two layers"] = "plain"
+    sparse: bool = False
     gated: bool = True
-    norm: Literal["rms", "layer"] = "rms"
+    norm: Literal["rms", "layer", "none"] = "rms"
+    block_norms: Literal["single", "sandwich", "shared"] = "single"
     qk_norm: Literal["head", "layer"] | None = None
     qk_norm_gains: bool = True
-    attention_bias: bool = False
     out_bias: bool = True
-    mlp_bias: bool = False
-    tied: bool = False
-    positions: bool = False
+    learned_positions: bool = False
     extra_positions: int = 0
     causal: bool = True
-    window_off: bool = False
-    chunked: bool = False
-    one_shared_expert: bool = False
+    window_needs_switch: bool = False
     shared_gate: bool = False
     output_gate: bool = False
+    head_gate: bool = False
+    latent_head_gate: bool = False
     expert_bias: bool = False
     sinks: bool = False
+    window_sinks: bool = False
     scaled_rope: bool = False
     clamped: bool = False
     parallel_blocks: bool = False
+    full_rank_decay: bool = False
+    inner_norms: bool = False
+    has_ffn: bool = True
+
+    @property
+    def layers_per_layer(self) -> int:
+        """Layers of (mixer, ffn) that one layer of the config becomes."""
+        return 1 if self.arrangement in ("plain", "blocks") else 2
 
 
-CLASSIC = Family(gated=False, norm="layer", attention_bias=True, mlp_bias=True, tied=True, positions=True)
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What configs of all families share: names of keys, keys that decide no size (with the reason), mixers by word."""
 
-# model_type -> conventions; from the reference implementations in huggingface/transformers and the vendors' own code.
-FAMILIES: dict[str, Family] = {
-    "bailing_moe_v2": Family(),
-    # Two token types are rows of a table too.
-    "bert": Family(gated=False, norm="layer", attention_bias=True, mlp_bias=True, tied=True, positions=True,
-                   extra_positions=2, causal=False),
-    "bloom": Family(gated=False, norm="layer", attention_bias=True, mlp_bias=True, tied=True),
-    "deepseek": Family(),
-    "deepseek_v2": Family(),
-    "deepseek_v3": Family(),
-    "deepseek_v32": Family(),
-    "deepseek_v4": Family(),
-    "glm4_moe": Family(out_bias=False),
-    "glm_moe_dsa": Family(),
-    "gpt2": CLASSIC,
-    "gpt_neox": Family(gated=False, norm="layer", attention_bias=True, mlp_bias=True, parallel_blocks=True),
-    "gpt_oss": Family(attention_bias=True, expert_bias=True, sinks=True, scaled_rope=True, clamped=True),
-    "kimi_k2": Family(),
-    "kimi_linear": Family(),
-    "llama": Family(),
-    "llama4_text": Family(qk_norm_gains=False, chunked=True, one_shared_expert=True),
-    "mimo_v2_flash": Family(),
-    "minimax_m2": Family(),
-    "minimax_m3": Family(),
-    "mistral": Family(),
-    "mixtral": Family(),
-    "mpt": CLASSIC,
-    "nemotron": Family(gated=False, norm="layer"),
-    "nemotron_h": Family(gated=False),
-    "olmoe": Family(qk_norm="layer"),
-    # OPT offsets its positions by two.
-    "opt": Family(gated=False, norm="layer", attention_bias=True, mlp_bias=True, tied=True, positions=True,
-                  extra_positions=2),
-    "phi3": Family(),
-    "qwen2": Family(attention_bias=True, out_bias=False, window_off=True),
-    "qwen2_moe": Family(attention_bias=True, out_bias=False, window_off=True, shared_gate=True),
-    "qwen3": Family(qk_norm="head", window_off=True),
-    "qwen3_moe": Family(qk_norm="head", window_off=True),
-    "qwen3_next": Family(qk_norm="head", shared_gate=True, output_gate=True),
-    "qwen3_5_text": Family(qk_norm="head", output_gate=True),
-    "qwen3_5_moe_text": Family(qk_norm="head", shared_gate=True, output_gate=True),
-}  # fmt: skip
+    aliases: Mapping[str, tuple[str, ...]]
+    harmless: Mapping[str, str]
+    kinds: Mapping[str, str]
+    mixers: Mapping[str, Mapping[str, Any]]
+    refused_types: Mapping[str, str]
+    refused_keys: Mapping[str, str]
+    neutral: Mapping[str, tuple[Any, ...]]
+    activations: frozenset[str]
+    conditional: frozenset[str]
 
-GELU = frozenset({"gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh"})
-GATED_ACTIVATIONS = GELU | {"silu", "situ", "swigluoai"}
-PLAIN_ACTIVATIONS = GELU | {"relu", "relu2"}
 
-# Keys that change neither parameters nor matrix work, by reason.
-HARMLESS_WORDS = {
-    "identity, format and software": """_name_or_path _text_config_of architectures auto_map dtype ep_size expert_dtype
-        model_type pretraining_tp quant_method quantization_config torch_dtype transformers_version use_cache
-        keys_to_ignore_at_inference output_router_logits output_attentions output_hidden_states return_dict
-        gradient_checkpointing slow_but_exact skip_bias_add skip_bias_add_qkv use_mamba_kernels num_logits_to_keep
-        apply_residual_connection_post_layernorm do_layer_norm_before moe_shared_expert_overlap mamba_ssm_cache_dtype
-        mamba_ssm_dtype mamba_chunk_size chunk_size rescale_prenorm_residual residual_in_fp32 fp32_residual_connection
-        moe_router_dtype init_device init_config verbose classifier_dropout reorder_and_upcast_attn language_model_only
-        attn_impl attn_uses_sequence_id prefix_lm""",
-    "tokens": """bos_token_id eos_token_id pad_token_id sep_token_id cls_token_id decoder_start_token_id
-        image_token_index video_token_id vision_start_token_id vision_end_token_id""",
-    "rotary embedding, linear biases and lengths": """compress_rope_theta initial_context_length max_position_embeddings
-        max_window_layers mla_use_nope indexer_rope_interleave original_max_position_embeddings partial_rotary_factor
-        rope_interleave rope_parameters rope_scaling rope_theta rotary_dim swa_rope_theta for_llm_compressor
-        attn_temperature_tuning attn_scale floor_scale no_rope_layer_interval seq_length alibi_bias_max rotary_pct
-        rotary_emb_base""",
-    "numeric details, initialisation, dropout": """activation_situ_beta activation_situ_linear_beta attention_dropout
-        attention_value_scale attn_pdrop embd_pdrop resid_pdrop resid_pdrob emb_pdrop dropout activation_dropout
-        hidden_dropout hidden_dropout_prob attention_probs_dropout_prob layerdrop hc_eps initializer_range init_std
-        layer_norm_eps layer_norm_epsilon layernorm_epsilon norm_eps rms_norm_eps router_jitter_noise swiglu_alpha
-        swiglu_limit attention_softmax_in_fp32 use_gemma_norm time_step_floor time_step_limit time_step_max
-        time_step_min time_step_rank mamba_dt_min mamba_dt_max mamba_hidden_act hc_sinkhorn_iters summary_activation
-        summary_first_dropout summary_proj_to_labels summary_type summary_use_proj task_specific_params logit_scale
-        scale_attn_weights scale_attn_by_inverse_layer_idx softmax_scale clip_qkv gate_lower_bound""",
-    "routing: which experts and key blocks, not how many": """aux_loss_alpha moe_renormalize moe_router_activation_func
-        norm_topk_prob num_hash_layers routed_scaling_factor router_aux_loss_coef router_z_loss_coef scoring_func
-        score_function seq_aux topk_method use_grouped_topk use_routing_bias moe_router_enable_expert_bias
-        sparse_disable_index_value sparse_init_block sparse_local_block sparse_score_type""",
-    "a vector per layer: below 0.001 % of the parameters it comes with": "attn_res_block_size latent_moe_use_norm",
-}
-HARMLESS = frozenset(word for words in HARMLESS_WORDS.values() for word in words.split())
+def words(text: str | list[str]) -> tuple[str, ...]:
+    """A list written as one string of words, or as a list."""
+    return tuple(text.split()) if isinstance(text, str) else tuple(text)
+
+
+@cache
+def vocabulary() -> Vocabulary:
+    data = tomllib.loads(KEYS_FILE.read_text(encoding="utf-8"))
+    return Vocabulary(
+        aliases={key: words(names) for key, names in data["aliases"].items()},
+        harmless={word: reason for reason, text in data["harmless"].items() for word in words(text)},
+        kinds=data["kinds"],
+        mixers=data["mixers"],
+        refused_types=data["refused_types"],
+        refused_keys=data["refused_keys"],
+        neutral=data["neutral"],
+        conditional=frozenset(words(data["conditional"])),
+        activations=frozenset(words(data["activations"])),
+    )
+
+
+@cache
+def families() -> Mapping[str, Family]:
+    """Every model_type that is read, by name."""
+    entries: dict[str, dict[str, Any]] = {}
+    for file in sorted(FAMILY_FILES.glob("*.toml")):
+        entries |= tomllib.loads(file.read_text(encoding="utf-8"))
+    return {name: family_of(name, entries) for name in entries}
+
+
+def family_of(name: str, entries: Mapping[str, Mapping[str, Any]]) -> Family:
+    """One entry on top of the one that it is `like`, whose tables it extends; defaults are each one's own."""
+    entry = dict(entries[name])
+    base = family_of(entry.pop("like"), entries) if "like" in entry else Family()
+    unknown = sorted(set(entry) - {item.name for item in fields(Family)})
+    if unknown:
+        raise ValueError(f"data/families: {name}: {unknown[0]} is no field of a family")
+    if "aliases" in entry:
+        entry["aliases"] = {key: words(names) for key, names in entry["aliases"].items()}
+    entry.setdefault("defaults", {})
+    for key in ("aliases", "kinds", "refused_keys", "neutral"):
+        entry[key] = {**getattr(base, key), **entry.get(key, {})}
+    for key in ("flatten", "harmless"):
+        entry[key] = (*getattr(base, key), *words(entry.get(key, "")))
+    return replace(base, **entry)

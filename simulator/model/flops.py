@@ -5,106 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from simulator.model.components import Linear, layer_linears, linears, mtp_linears
+from simulator.model.components import layer_linears, mtp_linears
+from simulator.model.masks import Floats, Mask, keys_seen
 from simulator.model.parameters import active_parameters
-from simulator.model.spec import (
-    Attention,
-    CompressedAttention,
-    LatentAttention,
-    Layer,
-    LinearAttention,
-    Mamba2,
-    Mixer,
-    Model,
-)
-
-Mask = Literal["causal", "megatron", "full"]
-Floats = NDArray[np.float64]
+from simulator.model.parts import Linear
+from simulator.model.spec import CompressedAttention, Layer, Mixer, Model
 
 TRAINING = 3.0  # forward once, backward twice: the input gradient and the weight gradient cost one forward each
-
-
-def keys_seen(seq_length: ArrayLike, limit: float | None, mask: Mask) -> Floats:
-    """Mean number of keys that one query of a sequence meets, where it may see at most `limit` of them.
-
-    "causal": the lower triangle, s/2 or w(1 - w/2s) within a window w; "full": all of them; "megatron": half of
-    "full", even within a window.
-    """
-    seq = np.asarray(seq_length, dtype=float)
-    seen = seq if limit is None else np.minimum(seq, float(limit))
-    if mask == "full":
-        return seen
-    return seen / 2 if mask == "megatron" else seen * (1 - seen / (2 * seq))
-
-
-def chunk_keys(seq_length: ArrayLike, chunk: int, mask: Mask) -> Floats:
-    """The same where attention stays within chunks: each chunk is a short sequence of its own, the last a shorter."""
-    seq = np.asarray(seq_length, dtype=float)
-    whole, rest = np.divmod(seq, chunk)
-    seen = (whole * chunk**2 + rest**2) / seq
-    return seen if mask == "full" else seen / 2
-
-
-def attended_keys(mixer: Attention | LatentAttention, seq_length: ArrayLike, mask: Mask) -> Floats:
-    """Mean keys per query after the window, the chunks and the indexer's choice ("full" knows no choice)."""
-    if isinstance(mixer, Attention) and mixer.chunk is not None:
-        return chunk_keys(seq_length, mixer.chunk, mask)
-    window = mixer.window if isinstance(mixer, Attention) else None
-    if mixer.indexer is None or mask == "full":
-        return keys_seen(seq_length, window, mask)
-    if mask == "megatron":
-        return np.minimum(keys_seen(seq_length, window, mask), mixer.indexer.top_k)
-    return keys_seen(seq_length, min(mixer.indexer.top_k, window or mixer.indexer.top_k), mask)
-
-
-def attention_core(mixer: Attention, seq_length: ArrayLike, mask: Mask) -> Floats:
-    return 2 * mixer.heads * (mixer.head_dim + mixer.v_head_dim) * attended_keys(mixer, seq_length, mask)
-
-
-def latent_attention_core(mixer: LatentAttention, seq_length: ArrayLike, mask: Mask) -> Floats:
-    """Training runs MLA with keys and values expanded to every head."""
-    width = mixer.nope_head_dim + mixer.rope_head_dim + mixer.v_head_dim
-    return 2 * mixer.heads * width * attended_keys(mixer, seq_length, mask)
-
-
-def compressed_attention_core(mixer: CompressedAttention, seq_length: ArrayLike, mask: Mask) -> Floats:
-    """A window of raw keys, and the compressed ones (the indexer's choice of them where there is one).
-
-    Megatron counts the window whole and the compressed keys causally.
-    """
-    seen = keys_seen(seq_length, mixer.window, "full" if mask == "megatron" else mask)
-    if mixer.compress_ratio:
-        slots = np.asarray(seq_length, dtype=float) / mixer.compress_ratio
-        chosen = mixer.indexer.top_k if mixer.indexer else None
-        seen = seen + keys_seen(slots, chosen, "causal" if mask == "megatron" else mask)
-    return 2 * mixer.heads * 2 * mixer.head_dim * seen
-
-
-def linear_attention_core(mixer: LinearAttention, seq_length: ArrayLike, mask: Mask) -> Floats:
-    """Convolution taps and four passes over the state per head, as Megatron-LM counts Gated DeltaNet."""
-    keys, values = mixer.key_heads * mixer.key_head_dim, mixer.value_heads * mixer.value_head_dim
-    taps = mixer.conv_kernel * (2 * keys + values)
-    flops = 2 * (taps + 4 * mixer.value_heads * mixer.key_head_dim * mixer.value_head_dim)
-    return np.full(np.shape(seq_length), float(flops))
-
-
-def mamba2_core(mixer: Mamba2, seq_length: ArrayLike, mask: Mask) -> Floats:
-    """The scan, as Megatron-LM counts it: seven operations per inner channel and state."""
-    return np.full(np.shape(seq_length), 7.0 * mixer.heads * mixer.head_dim * mixer.state)
-
-
-CORES: dict[type, Callable[[Any, ArrayLike, Mask], Floats]] = {
-    Attention: attention_core,
-    LatentAttention: latent_attention_core,
-    CompressedAttention: compressed_attention_core,
-    LinearAttention: linear_attention_core,
-    Mamba2: mamba2_core,
-}
 
 
 def core_flops_per_token(mixer: Mixer | None, seq_length: ArrayLike, mask: Mask = "causal") -> Floats:
@@ -114,7 +25,7 @@ def core_flops_per_token(mixer: Mixer | None, seq_length: ArrayLike, mask: Mask 
     """
     if mixer is None:
         return np.zeros(np.shape(seq_length))
-    return CORES[type(mixer)](mixer, seq_length, mask)
+    return mixer.core_flops(seq_length, mask)
 
 
 def indexer_flops_per_token(mixer: Mixer | None, seq_length: ArrayLike, mask: Mask = "causal") -> Floats:
@@ -129,7 +40,8 @@ def indexer_flops_per_token(mixer: Mixer | None, seq_length: ArrayLike, mask: Ma
     if isinstance(mixer, CompressedAttention):
         slots = slots / mixer.compress_ratio
         mask = "full" if mask == "megatron" else mask
-    return 2 * indexer.heads * indexer.head_dim * keys_seen(slots, None, mask)
+    flops: Floats = 2 * indexer.heads * indexer.head_dim * keys_seen(slots, None, mask)
+    return flops
 
 
 def linear_flops_per_token(linear: Linear) -> float:
@@ -242,8 +154,3 @@ def flops_per_token(
     `padded_vocab` None: the vocabulary as it is. Raises KeyError for an unknown convention.
     """
     return CONVENTIONS[convention](model, seq_length, padded_vocab or model.vocab)
-
-
-def component_flops_per_token(component: object, hidden: int) -> float:
-    """Forward FLOPs per token of the matrices of one mixer or ffn."""
-    return sum(linear_flops_per_token(linear) for linear in linears(component, hidden))

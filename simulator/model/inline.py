@@ -8,38 +8,30 @@ from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hardware.problems import Place
+from simulator.model.config import MOST_LAYERS
 from simulator.model.keys import Keys
 from simulator.model.spec import (
+    FFNS,
+    MIXERS,
     Attention,
     CompressedAttention,
     DenseFFN,
     Indexer,
-    LatentAttention,
     Layer,
-    LinearAttention,
-    Mamba2,
     Model,
     MoE,
 )
 
-MOST_LAYERS = 10_000
-MIXERS: dict[str, type] = {
-    "attention": Attention,
-    "mla": LatentAttention,
-    "compressed": CompressedAttention,
-    "linear": LinearAttention,
-    "mamba2": Mamba2,
-}
-FFNS: dict[str, type] = {"dense": DenseFFN, "moe": MoE}
-MAY_BE_ZERO = frozenset({"shared_width", "compress_ratio", "positions"})
+BLOCK_NORMS = ("single", "sandwich", "shared")
+MAY_BE_ZERO = frozenset({"shared_width", "compress_ratio", "positions", "identity_experts"})
 
 
 def from_mapping(mapping: Mapping[str, Any], name: str = "model", place: Place | None = None) -> Model:
     """A model from `hidden`, `vocab`, `layers` and the optional keys of Model.
 
     `layers` is a list of {repeat, mixer: {kind, ...}, ffn: {kind, ...}}, or one such mapping for a uniform stack;
-    `mtp` the same. kind is attention, mla, compressed, linear (its `variant` gdn or kda) or mamba2, and dense or moe;
-    the other keys are the fields of the classes in simulator.model.spec. An attention's kv_heads, head_dim and
+    `mtp` the same. kind is one of MIXERS (a linear one's `variant` is gdn or kda) and of FFNS in simulator.model.spec;
+    the other keys are the fields of their records. An attention's kv_heads, head_dim and
     v_head_dim may be left out: as many as heads, hidden / heads, and head_dim.
     `place` says where it was read, for messages (None: `name`). Raises InputError listing every problem.
     """
@@ -56,17 +48,27 @@ def from_mapping(mapping: Mapping[str, Any], name: str = "model", place: Place |
         mtp=stack(keys, "mtp", hidden),
         mtp_shared=keys.flag("mtp_shared"),
         tied_embeddings=keys.flag("tied_embeddings"),
-        norm=keys.word("norm", allowed={"rms", "layer"}, default="rms"),  # type: ignore[arg-type]
+        norm=keys.word("norm", allowed={"rms", "layer", "none"}, default="rms"),  # type: ignore[arg-type]
         positions=keys.whole("positions", default=0, least=0),
         causal=keys.flag("causal", default=True),
         hyper_connections=keys.whole("hyper_connections", default=1),
         parallel_blocks=keys.flag("parallel_blocks"),
         source=str(keys.find(["source"])[1] or ""),
+        block_norms=keys.word("block_norms", allowed=BLOCK_NORMS, default="single"),  # type: ignore[arg-type]
+        layer_embedding=keys.whole("layer_embedding", default=0, least=0),
+        layer_vocab=keys.whole("layer_vocab", default=0, least=0),
     )
-    if model.parallel_blocks and not all(layer.mixer and isinstance(layer.ffn, DenseFFN) for layer in layers):
-        keys.problem("parallel_blocks", "is modelled for layers of a mixer and a dense ffn only")
+    check_blocks(model, keys)
     keys.finish()
     return model
+
+
+def check_blocks(model: Model, keys: Keys) -> None:
+    """What the fields of a model must satisfy together."""
+    if model.parallel_blocks and not all(layer.mixer and isinstance(layer.ffn, DenseFFN) for layer in model.layers):
+        keys.problem("parallel_blocks", "is modelled for layers of a mixer and a dense ffn only")
+    if model.layer_embedding and not model.layer_vocab:
+        keys.problem("layer_vocab", "missing; an embedding of each layer needs the rows of its table")
 
 
 def stack(keys: Keys, name: str, hidden: int) -> tuple[Layer, ...]:
@@ -78,7 +80,7 @@ def stack(keys: Keys, name: str, hidden: int) -> tuple[Layer, ...]:
     if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
         keys.problem(name, "must be a mapping or a list of mappings {repeat, mixer, ffn}")
         return ()
-    found: list[Layer] = []
+    layers: list[Layer] = []
     for number, entry in enumerate(entries):
         inner = Keys(entry, keys.place.under(name).under(number), keys.problems)
         repeat = inner.whole("repeat", default=1, most=MOST_LAYERS)
@@ -86,10 +88,10 @@ def stack(keys: Keys, name: str, hidden: int) -> tuple[Layer, ...]:
         if not inner.has("mixer", "ffn"):
             inner.problem("mixer", "missing; a layer has a mixer, an ffn or both")
         inner.leftovers()
-        found += [layer] * repeat
-    if len(found) > MOST_LAYERS:
-        keys.problem(name, f"{len(found)} layers are more than {MOST_LAYERS}")
-    return tuple(found)
+        layers += [layer] * repeat
+    if len(layers) > MOST_LAYERS:
+        keys.problem(name, f"{len(layers)} layers are more than {MOST_LAYERS}")
+    return tuple(layers)
 
 
 def component(keys: Keys, name: str, kinds: Mapping[str, type], hidden: int) -> Any:

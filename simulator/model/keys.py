@@ -33,9 +33,9 @@ class Keys:
         self.children: dict[str, Keys] = {}
 
     def problem(self, key: str, message: str) -> None:
-        found = self.place.under(key).problem(message)
-        if found not in self.problems:
-            self.problems.append(found)
+        problem = self.place.under(key).problem(message)
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     def has(self, *names: str) -> bool:
         """Whether any of these keys is there and not null."""
@@ -45,20 +45,24 @@ class Keys:
     def find(self, names: Sequence[str]) -> tuple[str, Any]:
         """The first of these keys that is there, and its value; two that contradict each other are a problem."""
         self.asked.update(names)
-        found = [(name, self.values[name]) for name in names if self.values.get(name) is not None]
-        if not found:
+        present = [(name, self.values[name]) for name in names if self.values.get(name) is not None]
+        if not present:
             return names[0], None
-        for name, value in found[1:]:
-            if value != found[0][1]:
-                self.problem(name, f"{repr(value)} contradicts {found[0][0]} {repr(found[0][1])}; they mean the same")
-        return found[0]
+        first, written = present[0]
+        for name, value in present[1:]:
+            if value != written:
+                self.problem(
+                    name, f"{repr(value)} contradicts {first} {repr(written)}; they mean the same, so drop one"
+                )
+        return first, written
 
     def whole(self, *names: str, default: int | Required = REQUIRED, least: int = 1, most: int = MOST) -> int:
         """A whole number from `least` to `most`."""
         name, value = self.find(names)
         if value is None:
             if isinstance(default, Required):
-                self.problem(name, f"missing; give a whole number{'' if len(names) == 1 else f' ({other(names)})'}")
+                also = f" ({other(names)})" if len(names) > 1 else ""
+                self.problem(name, f"missing; give a whole number{also}")
                 return least
             return default
         if isinstance(value, float) and value.is_integer():
@@ -144,7 +148,8 @@ class Keys:
             if harmless is None:
                 self.problem(str(name), one_of(name, self.asked))
             elif name not in harmless and value is not None and value is not False:
-                self.problem(str(name), "not understood, and it may change the model's size or work")
+                message = "not understood, and it may change the model's size or work; remove it if it does not"
+                self.problem(str(name), f"{repr(value)} is {message}")
         for child in self.children.values():
             child.leftovers(harmless)
 

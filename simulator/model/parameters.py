@@ -5,15 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from simulator.model.components import (
-    Linear,
-    Vector,
-    block_linears,
-    block_vectors,
-    mtp_linears,
-    norm_size,
-)
-from simulator.model.spec import Layer, Model
+from simulator.model.components import block_linears, block_vectors, mtp_linears, norm_size
+from simulator.model.parts import Linear, Vector
+from simulator.model.spec import FFN, Layer, Mixer, Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +83,11 @@ def vector_parameters(vector: Vector) -> Split:
 
 def parts_parameters(linears: Iterable[Linear], vectors: Iterable[Vector]) -> Split:
     """The sum over matrices and vectors."""
-    found = [linear_parameters(linear) for linear in linears] + [vector_parameters(vector) for vector in vectors]
-    return sum(found, Split())
+    in_matrices = sum(map(linear_parameters, linears), Split())
+    return sum(map(vector_parameters, vectors), in_matrices)
 
 
-def block_parameters(model: Model, component: object) -> Split:
+def block_parameters(model: Model, component: Mixer | FFN | None) -> Split:
     """One mixer or ffn with its norm (None: nothing)."""
     return parts_parameters(block_linears(model, component), block_vectors(model, component))
 
@@ -103,9 +97,10 @@ def layer_parameters(model: Model, layer: Layer) -> LayerParameters:
 
 
 def embedding_parameters(model: Model, padded_vocab: int | None = None) -> Split:
-    """Token table (split over tp), learned positions and, for an encoder's segments and norm, `embedding_extra`."""
+    """Token table and those of the layers' own embeddings (split over tp), and learned positions."""
     table = (padded_vocab or model.vocab) * model.hidden
-    return Split(sharded=table, replicated=model.positions * model.hidden)
+    layer_tables = model.layer_vocab * len(model.layers) * model.layer_embedding
+    return Split(sharded=table + layer_tables, replicated=model.positions * model.hidden)
 
 
 def head_parameters(model: Model, padded_vocab: int | None = None) -> Split:

@@ -23,6 +23,7 @@ from simulator.model.catalogue import names as model_names
 from simulator.model.flops import CONVENTIONS
 from simulator.model.huggingface import from_huggingface
 from simulator.model.inline import from_mapping
+from simulator.model.overrides import from_base
 from simulator.model.spec import Model, MoE
 from simulator.optimizers import OPTIMIZERS
 from simulator.plan.choices import SHARDINGS
@@ -203,7 +204,7 @@ def _whole(top: Section, read: Callable[[], T]) -> T | None:
 
 
 def _read_model(written: Any, at: Place) -> Model | None:
-    """A catalogue name, {huggingface: path to a config.json beside the scenario}, or a model written out."""
+    """A catalogue name, {base: a name, with changes}, {huggingface: path to a config.json}, or a model written out."""
     if written is None:
         return None
     if isinstance(written, str):
@@ -211,9 +212,13 @@ def _read_model(written: Any, at: Place) -> Model | None:
             raise InputError([at.problem(f"model {one_of(written, model_names())}")])
         return load(written)
     if not isinstance(written, Mapping):
-        raise InputError([at.problem("must be a catalogue name, {huggingface: path} or a model written out")])
+        raise InputError(
+            [at.problem("must be a catalogue name, {base: name}, {huggingface: path} or a model written out")]
+        )
     if "huggingface" in written:
         return _read_huggingface(Section(written, at))
+    if "base" in written:
+        return from_base(written, at)
     return from_mapping(written, "model", at)
 
 

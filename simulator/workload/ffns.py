@@ -8,6 +8,7 @@ from dataclasses import replace
 from hardware.collectives import DISPATCHERS
 from simulator.model.components import linears
 from simulator.model.spec import FFN, DenseFFN, MoE
+from simulator.workload.around import layer_embedding_work, second_norm
 from simulator.workload.linears import addition, casts, column_input, matmul, norm, row_output
 from simulator.workload.mixers import hyper_connection, residual
 from simulator.workload.operators import Exchange, Matmul, Modules, Number, Operator, Pass, Routing, Tensor, Work
@@ -268,4 +269,5 @@ FFNS: dict[type, Callable[..., Work]] = {DenseFFN: dense_work, MoE: moe_work}
 
 def ffn_work(ffn: FFN, shape: Shape) -> Work:
     """The feed-forward with what joins it to the residual stream, or streams."""
-    return hyper_connection("ffn", shape) + FFNS[type(ffn)](ffn, shape)
+    added = second_norm("ffn", shape) + layer_embedding_work(shape)
+    return hyper_connection("ffn", shape) + FFNS[type(ffn)](ffn, shape) + added

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from hardware.precisions import PRECISIONS
-from simulator.model.components import Linear
+from simulator.model.parts import Linear
 from simulator.workload.operators import Exchange, Matmul, Modules, Number, Pass
 from simulator.workload.shape import Shape
 from simulator.workload.torchao import gathers_low, torchao_casts, uses_torchao

@@ -9,15 +9,10 @@ import numpy as np
 
 from simulator.model.components import linears
 from simulator.model.flops import indexer_flops_per_token
-from simulator.model.spec import (
-    Attention,
-    CompressedAttention,
-    LatentAttention,
-    LinearAttention,
-    Mamba2,
-    Mixer,
-)
+from simulator.model.recurrent import RECURRENT, AnyRecurrent
+from simulator.model.spec import Attention, CompressedAttention, LatentAttention, Mixer
 from simulator.plan.choices import CONTEXT_EXCHANGES
+from simulator.workload.around import second_norm
 from simulator.workload.linears import addition, casts, column_input, matmul, norm, row_output
 from simulator.workload.operators import (
     CoreAttention,
@@ -32,7 +27,7 @@ from simulator.workload.operators import (
     Tensor,
     Work,
 )
-from simulator.workload.scans import delta_scan, mamba2_scan
+from simulator.workload.scans import recurrence_of
 from simulator.workload.shape import Shape
 
 
@@ -59,7 +54,8 @@ def grouped_heads(mixer: Attention, tp: Number) -> Heads:
 
 def latent_heads(mixer: LatentAttention, tp: Number) -> Heads:
     """MLA: every head has keys and values of its own, made from the latents."""
-    return Heads(mixer.heads / tp, mixer.heads / tp, mixer.nope_head_dim + mixer.rope_head_dim, mixer.v_head_dim)
+    qk_dim = mixer.nope_head_dim + mixer.rope_head_dim
+    return Heads(mixer.heads / tp, mixer.heads / tp, qk_dim, mixer.v_head_dim, mixer.window)
 
 
 def core_attention(
@@ -303,17 +299,12 @@ def compressed_attention_work(mixer: CompressedAttention, shape: Shape) -> Work:
     return Work(tuple(operators), saved)
 
 
-def recurrent_work(mixer: LinearAttention | Mamba2, shape: Shape) -> Work:
-    """Gated DeltaNet, KDA and Mamba2: projections around a convolution and a chunked scan, heads split over tp."""
+def recurrent_work(mixer: AnyRecurrent, shape: Shape) -> Work:
+    """Linear attention, state spaces and short convolutions: projections around a convolution and a scan, split over
+    tp."""
     element, t, h = shape.element_bytes, shape.plan.tp, shape.hidden
-    if isinstance(mixer, LinearAttention):
-        inner = mixer.value_heads * mixer.value_head_dim
-        convolved = 2 * mixer.key_heads * mixer.key_head_dim + inner
-        scan = delta_scan(mixer, shape)
-    else:
-        inner = mixer.heads * mixer.head_dim
-        convolved = inner + 2 * mixer.groups * mixer.state
-        scan = mamba2_scan(mixer, shape)
+    recurrence = recurrence_of(mixer, shape)
+    inner, convolved, scan = recurrence.inner, recurrence.convolved, recurrence.scan
     products = {linear.name: linear for linear in linears(mixer, h)}
     operators: list[Operator] = [
         norm("input_norm", h, shape.sharded_tokens, shape),
@@ -327,15 +318,16 @@ def recurrent_work(mixer: LinearAttention | Mamba2, shape: Shape) -> Work:
     operators += [
         *heads_exchange(width * element * shape.tokens, inner / t * element * shape.tokens, shape),
         # Backward convolves again, as nothing between projection and output is kept, then reads two and writes one.
-        Pass("convolution", "elementwise", moved, 2.5 * moved, 1, 2),
+        *([Pass("convolution", "elementwise", moved, 2.5 * moved, 1, 2)] if convolved else []),
         scan,
-        norm("gated_norm", inner / t, shape.tokens, shape),
+        *([norm("gated_norm", inner / t, shape.tokens, shape)] if recurrence.normed else []),
     ]
     out = matmul(products["out"], shape)
     operators += [*casts(out, shape), out, *leave("mixer", shape)]
     # Mamba keeps the projection, and its output before and after the gate and, normed, as the last product's input;
     # delta rules also keep what the convolution made.
-    between = () if isinstance(mixer, Mamba2) else (Tensor("convolved", element * convolved / t * shape.tokens),)
+    kept = recurrence.keeps_convolved
+    between = (Tensor("convolved", element * convolved / t * shape.tokens),) if kept else ()
     saved = (
         Tensor("residual_1", element * h * shape.sharded_tokens),
         Tensor("mixer_input", shape.input_bytes * h * shape.sharded_tokens, until_wgrad=True),
@@ -365,11 +357,10 @@ MIXERS: dict[type, Callable[..., Work]] = {
     Attention: attention_work,
     LatentAttention: latent_attention_work,
     CompressedAttention: compressed_attention_work,
-    LinearAttention: recurrent_work,
-    Mamba2: recurrent_work,
+    **dict.fromkeys(RECURRENT.values(), recurrent_work),
 }
 
 
 def mixer_work(mixer: Mixer, shape: Shape) -> Work:
     """The mixer with what joins it to the residual stream, or streams."""
-    return hyper_connection("mixer", shape) + MIXERS[type(mixer)](mixer, shape)
+    return hyper_connection("mixer", shape) + MIXERS[type(mixer)](mixer, shape) + second_norm("mixer", shape)

@@ -6,7 +6,12 @@ passed on. FLOPs are those of the small products, of triangles half the square; 
 
 from __future__ import annotations
 
-from simulator.model.spec import LinearAttention, Mamba2
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from simulator.model.recurrent import AnyRecurrent
+from simulator.model.spec import LightningAttention, LinearAttention, Mamba1, Mamba2, ShortConvolution
 from simulator.workload.operators import Kernel, Number, Scan
 from simulator.workload.shape import Shape
 
@@ -100,3 +105,94 @@ def delta_scan(mixer: LinearAttention, shape: Shape) -> Scan:
         *normed,
     )
     return Scan("scan", forward, backward)
+
+
+def lightning_scan(mixer: LightningAttention, shape: Shape) -> Scan:
+    """Linear attention chunk by chunk (flash-linear-attention's chunk_simple_gla, chunks of 64): states pass, then
+    outputs are read and tokens of a chunk meet; backward computes the states again.
+    """
+    element, chunk = shape.element_bytes, DELTA_CHUNK
+    heads, width = mixer.heads / shape.plan.tp, mixer.head_dim
+    kept = element * width * width / chunk
+
+    def kernel(name: str, flops: Number, size: Number) -> Kernel:
+        return Kernel(name, flops * heads * shape.tokens, size * heads * shape.tokens)
+
+    states = kernel("chunk_state", 2.0 * width * width, 2 * element * width + kept)
+    output = kernel("chunk_output", 2.0 * width * width + 2.0 * chunk * width, 4 * element * width + kept)
+    gradients = kernel("output_gradient", 6.0 * width * width + 6.0 * chunk * width, 7 * element * width + 2 * kept)
+    return Scan("scan", (states, output), (states, kernel("state_gradient", 2.0 * width * width, kept), gradients))
+
+
+def mamba1_scan(mixer: Mamba1, shape: Shape) -> Scan:
+    """mamba-ssm's selective_scan: one kernel reads channels, steps and gates, and writes the gated output; backward
+    runs the recurrence again and writes the gradients of all of them.
+    """
+    inner = mixer.inner / shape.plan.tp
+    flops = 9.0 * inner * mixer.state * shape.tokens
+    once = shape.element_bytes * shape.tokens
+    selected = 2 * mixer.state * once
+    forward = Kernel("selective_scan", flops, 4 * inner * once + selected)
+    backward = Kernel("selective_scan_gradient", 3 * flops, 8 * inner * once + 2 * selected)
+    return Scan("scan", (forward,), (backward,))
+
+
+def gates(mixer: ShortConvolution, shape: Shape) -> Scan:
+    """The products with the gates before and after a short convolution: two read and one written each."""
+    width = mixer.width / shape.plan.tp * shape.tokens
+    product = Kernel("gate", width, 3 * shape.element_bytes * width)
+    gradient = Kernel("gate_gradient", 2 * width, 5 * shape.element_bytes * width)
+    return Scan("scan", (product, product), (gradient, gradient))
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrence:
+    """What lies between the projections of a recurrent mixer.
+
+    `inner` channels leave it, `convolved` channels pass a convolution before it (0: none), whose output is kept for
+    the backward pass or not, and its output is normed or not.
+    """
+
+    inner: int
+    convolved: int
+    scan: Scan
+    keeps_convolved: bool = True
+    normed: bool = True
+
+
+def delta_recurrence(mixer: LinearAttention, shape: Shape) -> Recurrence:
+    inner = mixer.value_heads * mixer.value_head_dim
+    convolved = 2 * mixer.key_heads * mixer.key_head_dim + inner
+    return Recurrence(inner, convolved, delta_scan(mixer, shape))
+
+
+def lightning_recurrence(mixer: LightningAttention, shape: Shape) -> Recurrence:
+    return Recurrence(mixer.heads * mixer.head_dim, 0, lightning_scan(mixer, shape), keeps_convolved=False)
+
+
+def mamba1_recurrence(mixer: Mamba1, shape: Shape) -> Recurrence:
+    return Recurrence(mixer.inner, mixer.inner, mamba1_scan(mixer, shape), normed=False)
+
+
+def mamba2_recurrence(mixer: Mamba2, shape: Shape) -> Recurrence:
+    inner = mixer.heads * mixer.head_dim
+    convolved = inner + 2 * mixer.groups * mixer.state
+    return Recurrence(inner, convolved, mamba2_scan(mixer, shape), keeps_convolved=False, normed=mixer.gated_norm)
+
+
+def convolution_recurrence(mixer: ShortConvolution, shape: Shape) -> Recurrence:
+    return Recurrence(mixer.width, mixer.width, gates(mixer, shape), normed=False)
+
+
+RECURRENCES: dict[type, Callable[[Any, Shape], Recurrence]] = {
+    LinearAttention: delta_recurrence,
+    LightningAttention: lightning_recurrence,
+    Mamba1: mamba1_recurrence,
+    Mamba2: mamba2_recurrence,
+    ShortConvolution: convolution_recurrence,
+}
+
+
+def recurrence_of(mixer: AnyRecurrent, shape: Shape) -> Recurrence:
+    """What this mixer does between its projections, on one rank."""
+    return RECURRENCES[type(mixer)](mixer, shape)

@@ -17,7 +17,8 @@ class Shape:
     `tokens`: tokens of the micro-batch on one context-parallel rank; `sharded_tokens`: of these, what one
     tensor-parallel rank holds between the linears (all of them without sequence parallelism). `parallel_blocks`:
     the ffn reads what the mixer reads (see Model); `streams`: residual streams (see Model.hyper_connections). `rotary`:
-    positions rotate queries and keys, as in models that have no table of them.
+    positions rotate queries and keys, as in models that have no table of them. `block_norms`, `layer_embedding`: see
+    Model.
     """
 
     hidden: int
@@ -30,6 +31,8 @@ class Shape:
     parallel_blocks: bool = False
     streams: int = 1
     rotary: bool = True
+    block_norms: str = "single"
+    layer_embedding: int = 0
 
     @property
     def element_bytes(self) -> float:
@@ -72,6 +75,8 @@ def shape_of(model: Model, plan: Plan, seq_length: int) -> Shape:
         parallel_blocks=model.parallel_blocks,
         streams=model.hyper_connections,
         rotary=model.positions == 0,
+        block_norms=model.block_norms,
+        layer_embedding=model.layer_embedding,
     )
 
 

@@ -9,17 +9,20 @@ import pytest
 
 from simulator.model import spec
 from simulator.model.catalogue import load
+from simulator.model.components import linears
 from simulator.model.flops import (
     CONVENTIONS,
-    CORES,
-    chunk_keys,
-    component_flops_per_token,
     core_flops_per_token,
     flops_per_token,
     indexer_flops_per_token,
-    keys_seen,
+    linear_flops_per_token,
 )
+from simulator.model.masks import chunk_keys, keys_seen
 from simulator.model.spec import Attention, Indexer, LatentAttention
+
+
+def matrix_flops(component: spec.Mixer | spec.FFN | None, hidden: int) -> float:
+    return sum(linear_flops_per_token(linear) for linear in linears(component, hidden))
 
 
 @pytest.mark.parametrize(
@@ -81,9 +84,9 @@ def test_palm_closed_form() -> None:
 def test_deepseek_v3_layer_parts() -> None:
     """Forward TFLOP of 4096 tokens: MLA matrices 1.533, causal core 0.687, routed experts 2.886, shared 0.361."""
     layer = load("deepseek-v3").layers[-1]
-    assert component_flops_per_token(layer.mixer, 7168) * 4096 == pytest.approx(1.533e12, rel=5e-4)
+    assert matrix_flops(layer.mixer, 7168) * 4096 == pytest.approx(1.533e12, rel=5e-4)
     assert float(core_flops_per_token(layer.mixer, 4096)) * 4096 == pytest.approx(0.687e12, rel=5e-4)
-    ffn = component_flops_per_token(layer.ffn, 7168) * 4096 - 2 * 7168 * 256 * 4096
+    ffn = matrix_flops(layer.ffn, 7168) * 4096 - 2 * 7168 * 256 * 4096
     assert ffn == pytest.approx((2.886 + 0.361) * 1e12, rel=5e-4)
     assert float(core_flops_per_token(layer.mixer, 4096, "full")) == pytest.approx(335.5e6, rel=5e-4)
 
@@ -104,7 +107,8 @@ def test_contract_of_conventions(convention: str, name: str) -> None:
 
 
 def test_every_mixer_has_its_core() -> None:
-    assert set(CORES) == set(get_args(spec.Mixer))
+    assert set(spec.MIXERS.values()) == set(get_args(spec.Mixer))
+    assert all(callable(record.core_flops) for record in spec.MIXERS.values())
 
 
 @pytest.mark.parametrize(("seq", "window"), [(256, None), (256, 256), (256, 32), (200, 1000)])
@@ -150,3 +154,21 @@ def test_recurrent_mixers_do_not_see_the_length() -> None:
 def test_an_encoder_sees_everything() -> None:
     bert = load("bert-large")
     assert float(flops_per_token(bert, 512, "megatron")) == float(flops_per_token(bert, 512, "megatron-2021"))
+
+
+def test_cores_of_recurrent_mixers_by_hand() -> None:
+    """Whatever the sequence: states of heads x width x width, of channels x states, and taps with their gates."""
+    lightning = spec.LightningAttention(heads=4, head_dim=8)
+    mamba = spec.Mamba1(inner=32, state=16, step_rank=2, conv_kernel=4)
+    convolution = spec.ShortConvolution(width=64, kernel=3)
+    for seq in (16, 4096):
+        assert float(core_flops_per_token(lightning, seq)) == 2 * 2 * 4 * 8 * 8
+        assert float(core_flops_per_token(mamba, seq)) == 9 * 32 * 16
+        assert float(core_flops_per_token(convolution, seq)) == 2 * 3 * 64 + 2 * 64
+
+
+def test_a_window_limits_latent_attention_as_any_other() -> None:
+    wide = LatentAttention(4, None, 32, 16, 8, 16)
+    narrow = LatentAttention(4, None, 32, 16, 8, 16, window=128)
+    assert float(core_flops_per_token(narrow, 128)) == float(core_flops_per_token(wide, 128))
+    assert float(core_flops_per_token(narrow, 1024)) == pytest.approx(2 * 4 * 40 * 128 * (1 - 128 / 2048))

@@ -9,7 +9,7 @@ import pytest
 
 from simulator.model import spec
 from simulator.model.catalogue import load
-from simulator.model.components import PARTS, layer_linears, linears, vectors
+from simulator.model.components import layer_linears, linears, vectors
 from simulator.model.parameters import (
     Split,
     active_parameters,
@@ -82,10 +82,12 @@ def test_gpt_closed_form(name: str, layers: int, hidden: int) -> None:
 
 
 def test_every_component_of_the_spec_has_its_parts() -> None:
-    assert set(PARTS) == {*get_args(spec.Mixer), *get_args(spec.FFN)}
+    records = {*spec.MIXERS.values(), *spec.FFNS.values()}
+    assert records == {*get_args(spec.Mixer), *get_args(spec.FFN)}
     seen = {type(part) for name in ("deepseek-v4-flash", "kimi-k3", "nemotron-3-nano-30b-a3b", "llama-3-8b")
             for layer in load(name).layers for part in (layer.mixer, layer.ffn) if part}  # fmt: skip
-    assert seen == set(PARTS)
+    assert seen == records - {spec.LightningAttention, spec.Mamba1, spec.ShortConvolution}
+    assert all(record.parts for record in records)
 
 
 def test_split_by_parallelism_of_deepseek_v3() -> None:
@@ -157,3 +159,41 @@ def test_hybrids_count_their_checkpoints_elements(name: str, elements: int, expe
         counted = model_parameters(replace(model, mtp=model.mtp * depths, mtp_shared=True))
         total = counted.main.total + sum(module.total for module in counted.mtp)
         assert total == elements - expert_layers * experts
+
+
+def test_variants_of_attention_by_hand() -> None:
+    """Hidden 64, 4 heads of 16, 2 key/value heads: what a gate, shared projections and a window add or leave out."""
+    plain = Attention(4, 2, 16, 16)
+    assert matrices(plain, 64) == 64 * (64 + 32 + 32) + 64 * 64
+    assert matrices(replace(plain, head_gate=True), 64) == matrices(plain, 64) + 64 * 4
+    assert matrices(replace(plain, keys_from="values"), 64) == matrices(plain, 64) - 64 * 32
+    assert matrices(replace(plain, keys_from="earlier layer"), 64) == matrices(plain, 64) - 2 * 64 * 32
+    assert matrices(replace(plain, window=8), 64) == matrices(plain, 64)
+
+
+def test_recurrent_mixers_by_hand() -> None:
+    assert matrices(spec.LightningAttention(4, 16), 64) == 5 * 64 * 64
+    assert matrices(spec.ShortConvolution(64, 3), 64) == 4 * 64 * 64
+    assert matrices(spec.Mamba1(128, 16, 4, 4), 64) == 64 * 256 + 128 * (4 + 32) + 4 * 128 + 128 * 64
+    assert sum(vector.size for vector in vectors(spec.Mamba1(128, 16, 4, 4), 64)) == 128 * (4 + 1) + 128 * (16 + 1)
+    ungated = Mamba2(8, 16, 1, 32, 4, gated_norm=False)
+    assert parts_parameters([], vectors(replace(ungated, gated_norm=True), 64)).total == (
+        parts_parameters([], vectors(ungated, 64)).total + 8 * 16
+    )
+
+
+def test_identity_experts_have_a_row_of_the_router_and_nothing_else() -> None:
+    plain, more = MoE(8, 2, 32), MoE(8, 2, 32, identity_experts=4)
+    assert matrices(more, 64) == matrices(plain, 64) + 4 * 64
+
+
+def test_norms_around_blocks_and_embeddings_of_layers() -> None:
+    layer = Layer(Attention(4, 4, 16, 16), DenseFFN(128))
+    single = Model("m", hidden=64, vocab=100, layers=(layer, layer))
+    sandwich = replace(single, block_norms="sandwich")
+    shared = replace(single, block_norms="shared")
+    own = replace(single, layer_embedding=8, layer_vocab=50)
+    assert total_parameters(sandwich) - total_parameters(single) == 2 * 2 * 64
+    assert total_parameters(single) - total_parameters(shared) == 2 * 64
+    assert total_parameters(own) - total_parameters(single) == 2 * (50 * 8 + 3 * 64 * 8)
+    assert total_parameters(single) - total_parameters(replace(single, norm="none")) == 5 * 64

@@ -6,11 +6,11 @@ import pytest
 
 from hardware.catalogue import accelerator
 from hardware.kernels import launch_s, scan_s
-from simulator.model.spec import LinearAttention, Mamba2
+from simulator.model.spec import LightningAttention, LinearAttention, Mamba1, Mamba2, ShortConvolution
 from simulator.plan.spec import Plan
 from simulator.workload.mixers import mixer_work
 from simulator.workload.operators import Exchange, Matmul, Pass, Scan
-from simulator.workload.scans import delta_scan, mamba2_scan
+from simulator.workload.scans import delta_scan, mamba2_scan, recurrence_of
 from simulator.workload.shape import Shape
 
 
@@ -78,3 +78,31 @@ def test_residual_streams_cost_their_passes_and_their_copies() -> None:
     assert sum(op.m * op.n * op.k for op in more if isinstance(op, Matmul)) == 1024 * 24 * 4 * 512
     kept = [sum(tensor.bytes for tensor in mixer_work(mixer, each).saved) for each in (four, one)]
     assert kept[0] - kept[1] == 3 * 2 * 1024 * 512
+
+
+def test_lightning_scan_counts_states_and_what_meets_within_chunks() -> None:
+    """Per token and head of 32: a state is updated and read, and half a chunk of 64 meets twice."""
+    scan = recurrence_of(LightningAttention(heads=4, head_dim=32), shape(256)).scan
+    assert total(scan, "flops", "forward") == pytest.approx(256 * 4 * (2 * 2 * 32 * 32 + 2 * 2 * 32 * 32))
+    assert total(scan, "flops", "backward") > 2 * total(scan, "flops", "forward") * 0.99
+
+
+def test_selective_scan_counts_nine_operations_per_state() -> None:
+    """Bytes of one token: x, z, step and output of 64 channels, B and C of 16 states, two bytes each."""
+    recurrence = recurrence_of(Mamba1(inner=64, state=16, step_rank=4, conv_kernel=4), shape(100))
+    assert total(recurrence.scan, "flops", "forward") == 100 * 9 * 64 * 16
+    assert total(recurrence.scan, "bytes", "forward") == 100 * 2 * (4 * 64 + 2 * 16)
+    assert (recurrence.inner, recurrence.convolved, recurrence.normed) == (64, 64, False)
+
+
+def test_short_convolution_is_gated_twice() -> None:
+    recurrence = recurrence_of(ShortConvolution(width=64, kernel=3), shape(100))
+    assert total(recurrence.scan, "flops", "forward") == 2 * 100 * 64
+    assert total(recurrence.scan, "bytes", "forward") == 2 * 3 * 2 * 100 * 64
+
+
+@pytest.mark.parametrize("mixer", [LightningAttention(8, 64), Mamba1(512, 16, 32, 4), ShortConvolution(512, 3)])
+def test_every_recurrence_splits_over_tensor_ranks(mixer: LightningAttention | Mamba1 | ShortConvolution) -> None:
+    whole, half = recurrence_of(mixer, shape(512)).scan, recurrence_of(mixer, shape(512, tp=2)).scan
+    assert total(half, "flops", "forward") == pytest.approx(total(whole, "flops", "forward") / 2)
+    assert total(half, "bytes", "forward") < total(whole, "bytes", "forward")
