@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from simulator.run.faults import FailureModel, FaultKind
 
 REPAIRED: tuple[FaultKind, ...] = ("crash", "hang", "corruption", "slow")
 ROUNDING = 1e-9  # of the wanted probability
+TAIL = 40.0  # standard deviations beyond which no probability is left that a float could hold
 
 
 def nodes_away(model: FailureModel, gpus: int) -> float:
@@ -29,15 +32,26 @@ def spares_needed(model: FailureModel, gpus: int, confidence: float = 0.99, most
 
     Exact for memoryless failures whatever the law of repair (M/G/infinity); bursts and swings need more.
     """
-    from scipy.special import pdtr, pdtrik  # late: it takes 0.1 s to load
-
     most = gpus if most is None else most
     mean = nodes_away(model, gpus)
     if mean == 0:
         return 0
     if not mean < most:  # also where rates are beyond all numbers
         return most
-    count: int = max(math.ceil(pdtrik(confidence, mean)), 0)
-    if count > 0 and pdtr(count - 1, mean) >= confidence * (1 - ROUNDING):
-        count -= 1  # the inverse may lie just above a whole number
-    return min(count, most)
+    return min(poisson_quantile(mean, confidence), most)
+
+
+def poisson_quantile(mean: float, confidence: float) -> int:
+    """The least count that a Poisson variable stays at or below with this probability.
+
+    Probabilities are summed over all counts within TAIL standard deviations, from the ratio of neighbours, mean / k.
+    """
+    reach = TAIL * math.sqrt(mean) + TAIL
+    first, last = max(0, math.floor(mean - reach)), math.ceil(mean + reach)
+    counts = np.arange(first, last + 1)
+    log_ratios = np.log(mean / np.maximum(counts, 1))
+    log_ratios[0] = 0.0
+    log_weights = np.cumsum(log_ratios)
+    weights = np.exp(log_weights - log_weights.max())
+    below = np.cumsum(weights) / weights.sum()
+    return first + int(np.searchsorted(below, confidence * (1 - ROUNDING)))
