@@ -25,7 +25,7 @@ from hardware.specs import (
     Node,
     ScaleUp,
     ScaleUpKind,
-    Tier,
+    SwitchTier,
 )
 
 Kind = Literal["accelerators", "nodes", "fabrics"]
@@ -330,8 +330,8 @@ def _read_fabric(section: Section) -> Fabric:
     return found
 
 
-def _read_tier(part: Section) -> Tier:
-    tier = Tier(
+def _read_tier(part: Section) -> SwitchTier:
+    tier = SwitchTier(
         name=part.text("name"),
         radix=part.count("radix"),
         port_bandwidth_bytes_per_s=part.quantity("port_bandwidth", "bytes_per_s"),

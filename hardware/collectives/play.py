@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hardware.collectives.algorithms import ALGORITHMS
 from hardware.collectives.closed_form import hop_latency_s
 from hardware.collectives.group import Group, Links
-from hardware.collectives.phases import NETWORK, PHASES, SWITCH, Phase
+from hardware.collectives.transfers import NETWORK, PHASES, SWITCH, TransferPhase
 from hardware.flows import CapacityChange, fold, simulate
 from hardware.routing import Routes, route
 from hardware.topology.clos import link_ranges
@@ -50,7 +50,7 @@ class Conditions:
 
     policy: str = "adaptive"
     seed: int = 0
-    beside: Phase | None = None
+    beside: TransferPhase | None = None
     changes: tuple[CapacityChange, ...] = ()
     folded: bool = True
     tolerance: float = 0.0
@@ -121,7 +121,9 @@ def play(
     return play_phases(network, schedules, conditions)
 
 
-def play_phases(network: Network, schedules: Sequence[Sequence[Phase]], conditions: Conditions = IDLE) -> Played:
+def play_phases(
+    network: Network, schedules: Sequence[Sequence[TransferPhase]], conditions: Conditions = IDLE
+) -> Played:
     """Schedules of several groups, phase by phase side by side; they may be of different collectives.
 
     ValueError for links that change under schedules of several phases or repeats.
@@ -149,7 +151,7 @@ def play_phases(network: Network, schedules: Sequence[Sequence[Phase]], conditio
     return Played(float(total[slowest]), float(latency_s[slowest]), use, bottleneck, total, flows, kinds)
 
 
-def _in_step(phases: list[Phase]) -> list[Phase]:
+def _in_step(phases: list[TransferPhase]) -> list[TransferPhase]:
     """Phases that repeat equally often as they are; others as streams, all repeats of a flow in one, since the steps
     of one collective do not wait for those of another."""
     if len({phase.repeats for phase in phases}) == 1:
@@ -165,7 +167,7 @@ class _PhaseTime:
     kinds: int
 
 
-def _play_phase(network: Network, phases: Sequence[Phase], owner: Ints, conditions: Conditions) -> _PhaseTime:
+def _play_phase(network: Network, phases: Sequence[TransferPhase], owner: Ints, conditions: Conditions) -> _PhaseTime:
     present = [*phases, conditions.beside] if conditions.beside else list(phases)
     source, target = (np.concatenate([getattr(phase, end) for phase in present]) for end in ("source", "target"))
     size, own = np.concatenate([phase.size_bytes for phase in present]), len(owner)
@@ -195,7 +197,7 @@ def _finish(routes: Routes, size: NDArray[np.float64], conditions: Conditions) -
     return times.finish_s[alike.kind], len(alike.first)
 
 
-def _latencies(network: Network, phases: Sequence[Phase], routes: Routes, owner: Ints) -> NDArray[np.float64]:
+def _latencies(network: Network, phases: Sequence[TransferPhase], routes: Routes, owner: Ints) -> NDArray[np.float64]:
     """Steps that wait for each other times the mean latency of their kind of path, per group."""
     inside = np.array([name.startswith("scale_up") for name in (*network.classes, "")])
     kinds = np.append(routes.link_class, 255)[routes.paths]
@@ -247,7 +249,7 @@ class LinkUse:
 
 
 def link_use(
-    network: Network, schedules: Sequence[Sequence[Phase]], seconds: float, conditions: Conditions = IDLE
+    network: Network, schedules: Sequence[Sequence[TransferPhase]], seconds: float, conditions: Conditions = IDLE
 ) -> LinkUse:
     """Use of the links by all schedules within `seconds` (a training step, say), without simulating when.
 
@@ -275,7 +277,7 @@ class Carried:
     link_class: NDArray[np.uint8]
 
 
-def carried_bytes(network: Network, phases: Sequence[Phase], conditions: Conditions = IDLE) -> Carried:
+def carried_bytes(network: Network, phases: Sequence[TransferPhase], conditions: Conditions = IDLE) -> Carried:
     """What all repeats of the phases put on the links."""
     none = np.zeros(0, dtype=np.int64)
     source, target = (np.concatenate([none, *(getattr(p, end) for p in phases)]) for end in ("source", "target"))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from hardware.arrays import Number, floats, plain
 from hardware.kernels.curves import AttentionCurve, choose
-from hardware.kernels.matmul import Number, floats, grouped_gemm_s, plain
+from hardware.kernels.matmul import grouped_gemm_s
 from hardware.kernels.streaming import streaming_s
 from hardware.precisions import PRECISIONS
 from hardware.specs import Accelerator

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware.specs import Cluster, Fabric, Tier
+from hardware.specs import Cluster, Fabric, SwitchTier
 
 Ints = NDArray[np.int64]
 
@@ -111,7 +111,7 @@ def _divisor_from(number: int, at_least: float) -> int:
     return next((d for d in range(first, number) if number % d == 0), number)
 
 
-def _uplinks(down_bytes_per_s: float, tier: Tier) -> tuple[int, float]:
+def _uplinks(down_bytes_per_s: float, tier: SwitchTier) -> tuple[int, float]:
     """Cables up from one switch, and their capacity such that the oversubscription holds exactly."""
     total = down_bytes_per_s / tier.oversubscription
     cables = max(1, round(total / tier.port_bandwidth_bytes_per_s))

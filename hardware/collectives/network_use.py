@@ -13,9 +13,9 @@ from math import gcd
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware.collectives.phases import PHASES, Phase, expert_exchange
 from hardware.collectives.play import Conditions, carried_bytes
-from hardware.specs import Cluster, Fabric, Tier
+from hardware.collectives.transfers import PHASES, TransferPhase, expert_exchange
+from hardware.specs import Cluster, Fabric, SwitchTier
 from hardware.topology.build import build_network
 from hardware.topology.network import Network
 
@@ -109,12 +109,14 @@ def wired(cluster: Cluster) -> tuple[Network, str]:
             return build_network(cluster), ""
         except ValueError as error:
             note = f"links between switches are not counted: {error}"
-    tiers = (Tier("one switch", 2 * cluster.gpus, cluster.node.nic.bandwidth_bytes_per_s, 1.0, 0.0, cluster.gpus),)
+    tiers = (
+        SwitchTier("one switch", 2 * cluster.gpus, cluster.node.nic.bandwidth_bytes_per_s, 1.0, 0.0, cluster.gpus),
+    )
     one = Fabric(cluster.fabric.name, "single_switch", tiers, False, 1, True, cluster.fabric.in_network_reduction)
     return build_network(replace(cluster, fabric=one)), note
 
 
-def stream_phases(stream: Stream, domain_gpus: int) -> list[Phase]:
+def stream_phases(stream: Stream, domain_gpus: int) -> list[TransferPhase]:
     """The phases of all groups of a stream, groups that are shifts of each other done at once."""
     used = stream.size_bytes > 0 if stream.scale_up_bytes is None else stream.size_bytes + stream.scale_up_bytes > 0
     rows = np.flatnonzero(used)
@@ -140,7 +142,7 @@ def _row(stream: Stream, row: int) -> Stream:
     return replace(stream, groups=stream.groups[[row]], size_bytes=stream.size_bytes[[row]], scale_up_bytes=inside)
 
 
-def _shifted(phase: Phase, base: Ints, size: Floats) -> Phase:
+def _shifted(phase: TransferPhase, base: Ints, size: Floats) -> TransferPhase:
     """The phase done by every group; ends that are switches (below zero) stay what they are."""
     source, target = (np.where(end < 0, end, end + base[:, None]).ravel() for end in (phase.source, phase.target))
     moved = size.ravel() > 0

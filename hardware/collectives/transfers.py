@@ -20,7 +20,7 @@ SWITCH, NETWORK = -1, -2
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
+class TransferPhase:
     """Flows that run at once, `repeats` times in a row; each moves `size_bytes` from `source` to `target`.
 
     `scale_up_steps` and `network_steps` count the hops that wait for each other over all repeats.
@@ -44,8 +44,8 @@ def _grid(ranks: Ranks, g: int) -> NDArray[np.int64]:
     return ranks.reshape(-1, g)
 
 
-def _phase(source: Ints, target: Ints, size: float, repeats: int, steps: tuple[float, float]) -> Phase:
-    return Phase(source, target, np.full(len(source), size), repeats, *steps)
+def _phase(source: Ints, target: Ints, size: float, repeats: int, steps: tuple[float, float]) -> TransferPhase:
+    return TransferPhase(source, target, np.full(len(source), size), repeats, *steps)
 
 
 @cache
@@ -106,7 +106,7 @@ def ring_orders(ranks: Ranks, g: int) -> NDArray[np.int64]:
     return np.stack([grid[d][inside if d % 2 == 0 else inside[:, ::-1]] for d in range(k)], axis=1).reshape(g, -1)
 
 
-def ring(operation: str, ranks: Ranks, g: int, size: float) -> list[Phase]:
+def ring(operation: str, ranks: Ranks, g: int, size: float) -> list[TransferPhase]:
     orders = ring_orders(ranks, g)
     channels, n = orders.shape
     k = n // g
@@ -149,7 +149,7 @@ def _tree_edges(grid: NDArray[np.int64]) -> tuple[Ints, Ints]:
     return np.concatenate([child, parent]), np.concatenate([parent, child])
 
 
-def tree(operation: str, ranks: Ranks, g: int, size: float) -> list[Phase]:
+def tree(operation: str, ranks: Ranks, g: int, size: float) -> list[TransferPhase]:
     grid = _grid(ranks, g)
     k = len(grid)
     source, target = _tree_edges(grid)
@@ -157,7 +157,7 @@ def tree(operation: str, ranks: Ranks, g: int, size: float) -> list[Phase]:
     near, far = chains[:, :, :-1].ravel(), chains[:, :, 1:].ravel()
     depth = 2.0 * np.ceil(np.log2(k))
     return [
-        Phase(
+        TransferPhase(
             np.concatenate([source, near, far]),
             np.concatenate([target, far, near]),
             np.concatenate([np.full(len(source), size / g / 2), np.full(2 * len(near), size / g)]),
@@ -172,41 +172,41 @@ def _through_switch(ranks: Ranks, out: float, back: float) -> tuple[Ints, Ints, 
             np.concatenate([np.full(len(ranks), out), np.full(len(ranks), back)]))  # fmt: skip
 
 
-def nvls(operation: str, ranks: Ranks, g: int, size: float) -> list[Phase]:
+def nvls(operation: str, ranks: Ranks, g: int, size: float) -> list[TransferPhase]:
     k = len(_grid(ranks, g))
     share = {"all_reduce": ((g + 1) / g, (g + 1) / g), "all_gather": (1 / g, 1.0), "reduce_scatter": (1.0, 1 / g)}
     out, back = share[operation]
     source, target, sizes = _through_switch(ranks, size * out, size * back)
     if k == 1:
-        return [Phase(source, target, sizes, 1, 1.0, 0.0)]
+        return [TransferPhase(source, target, sizes, 1, 1.0, 0.0)]
     end = np.full(len(ranks), NETWORK)
     return [
-        Phase(
+        TransferPhase(
             np.concatenate([source, ranks, end]), np.concatenate([target, end, ranks]),
             np.concatenate([sizes, np.full(2 * len(ranks), size / g)]), 1, 1.0, 1.0,
         )
     ]  # fmt: skip
 
 
-def nvls_tree(operation: str, ranks: Ranks, g: int, size: float) -> list[Phase]:
+def nvls_tree(operation: str, ranks: Ranks, g: int, size: float) -> list[TransferPhase]:
     grid = _grid(ranks, g)
     source, target, sizes = _through_switch(ranks, size * (g + 1) / g, size * (g + 1) / g)
     up, down = _tree_edges(grid)
     return [
-        Phase(
+        TransferPhase(
             np.concatenate([source, up]), np.concatenate([target, down]),
             np.concatenate([sizes, np.full(len(up), size / g / 2)]), 1, 1.0, 2.0 * float(np.ceil(np.log2(len(grid)))),
         )
     ]  # fmt: skip
 
 
-def collnet(operation: str, ranks: Ranks, g: int, size: float) -> list[Phase]:
+def collnet(operation: str, ranks: Ranks, g: int, size: float) -> list[TransferPhase]:
     grid = _grid(ranks, g)
     source, target = _all_pairs(grid)
     end = np.full(len(ranks), NETWORK)
     across = 1.0 if len(grid) > 1 else 0.0
     return [
-        Phase(
+        TransferPhase(
             np.concatenate([source, ranks, end]), np.concatenate([target, end, ranks]),
             np.concatenate([np.full(len(source), 2 * size / g), np.full(2 * len(ranks), across * size / g)]),
             1, 2.0 * min(1, g - 1), across,
@@ -214,7 +214,7 @@ def collnet(operation: str, ranks: Ranks, g: int, size: float) -> list[Phase]:
     ]  # fmt: skip
 
 
-def pat(operation: str, ranks: Ranks, g: int, size: float) -> list[Phase]:
+def pat(operation: str, ranks: Ranks, g: int, size: float) -> list[TransferPhase]:
     """Step i sends what has been gathered, min(2^i, n - 2^i) parts, to the rank 2^i further on (reduce: reversed)."""
     n, across = len(ranks), len(ranks) > g
     phases, distance = [], 1
@@ -235,7 +235,7 @@ def _all_pairs(groups: NDArray[np.int64]) -> tuple[Ints, Ints]:
     return source[source != target], target[source != target]
 
 
-def pairwise(operation: str, ranks: Ranks, g: int, size: float) -> list[Phase]:
+def pairwise(operation: str, ranks: Ranks, g: int, size: float) -> list[TransferPhase]:
     n, k = len(ranks), len(_grid(ranks, g))
     if operation == "send_recv":
         inside = 1.0 if g > 1 else 0.0
@@ -244,7 +244,7 @@ def pairwise(operation: str, ranks: Ranks, g: int, size: float) -> list[Phase]:
     return [_phase(source, target, size / n, 1, (g - 1.0, 1.0 if k > 1 else 0.0))]
 
 
-def hierarchical(operation: str, ranks: Ranks, g: int, size: float) -> list[Phase]:
+def hierarchical(operation: str, ranks: Ranks, g: int, size: float) -> list[TransferPhase]:
     grid = _grid(ranks, g)
     k = len(grid)
     if operation == "all_to_all":
@@ -263,13 +263,13 @@ def hierarchical(operation: str, ranks: Ranks, g: int, size: float) -> list[Phas
     return [phase for phase in order if phase.repeats]
 
 
-PHASES: dict[str, Callable[[str, Ranks, int, float], list[Phase]]] = {
+PHASES: dict[str, Callable[[str, Ranks, int, float], list[TransferPhase]]] = {
     "ring": ring, "tree": tree, "nvls": nvls, "nvls_tree": nvls_tree, "collnet": collnet, "pat": pat,
     "pairwise": pairwise, "hierarchical": hierarchical,
 }  # fmt: skip
 
 
-def expert_exchange(ranks: Ranks, g: int, network_bytes: float, scale_up_bytes: float) -> list[Phase]:
+def expert_exchange(ranks: Ranks, g: int, network_bytes: float, scale_up_bytes: float) -> list[TransferPhase]:
     """DeepEP-like dispatch of balanced routing (combine sends the same the other way): each rank sends to its own
     rail in every other domain, and what arrives fans out inside; the bytes are those of `ExchangeTime`."""
     grid = _grid(ranks, g)
@@ -280,10 +280,10 @@ def expert_exchange(ranks: Ranks, g: int, network_bytes: float, scale_up_bytes: 
         np.full(len(inside[0]), scale_up_bytes / max(1, g - 1)),
     ]
     ends = [np.concatenate(pair) for pair in zip(across, inside, strict=True)]
-    return [Phase(ends[0], ends[1], np.concatenate(sizes), 1, float(g > 1), float(k > 1))]
+    return [TransferPhase(ends[0], ends[1], np.concatenate(sizes), 1, float(g > 1), float(k > 1))]
 
 
-def push_pull(workers: Ranks, servers: Ranks, size: float) -> list[Phase]:
+def push_pull(workers: Ranks, servers: Ranks, size: float) -> list[TransferPhase]:
     """Parameter server: every worker pushes its gradient, a shard to each server, then pulls the parameters back.
 
     Workers that are servers too keep their own shard at home.
@@ -294,7 +294,7 @@ def push_pull(workers: Ranks, servers: Ranks, size: float) -> list[Phase]:
     return [push, _phase(target, source, size / len(servers), 1, (0.0, 1.0))]
 
 
-def matrix_exchange(ranks: Ranks, bytes_between: NDArray[np.float64]) -> list[Phase]:
+def matrix_exchange(ranks: Ranks, bytes_between: NDArray[np.float64]) -> list[TransferPhase]:
     """All-to-all with its own size for each pair: row i, column j is what rank i sends to rank j (MoE routing)."""
     n = len(ranks)
     if bytes_between.shape != (n, n) or np.isnan(bytes_between).any() or (bytes_between < 0).any():
@@ -302,4 +302,4 @@ def matrix_exchange(ranks: Ranks, bytes_between: NDArray[np.float64]) -> list[Ph
             f"routing matrix: {n} ranks need {n} x {n} sizes of zero bytes or more, not {bytes_between.shape}"
         )
     row, column = np.nonzero(bytes_between * (1 - np.eye(n)))
-    return [Phase(ranks[row], ranks[column], bytes_between[row, column], 1, 0.0, 1.0)]
+    return [TransferPhase(ranks[row], ranks[column], bytes_between[row, column], 1, 0.0, 1.0)]
