@@ -89,7 +89,7 @@ def _network_of_cluster(name: str, fabric: str | None) -> NetworkSummary:
 def _network_of_file(path: str) -> NetworkSummary:
     """A graph, or with .xml what NCCL found on a server (NCCL_TOPO_DUMP_FILE)."""
     from hardware.topology.custom import read_network
-    from hardware.topology.discover import read_nccl_topology
+    from hardware.topology.nccl_xml import read_nccl_topology
     from hardware.topology.summary import summarise_network
 
     return summarise_network(read_nccl_topology(path) if path.endswith(".xml") else read_network(path))

@@ -17,15 +17,11 @@ from hardware.topology import build_network
 from hardware.topology.clos import plan_clos, switch_counts
 from hardware.topology.custom import read_network
 from hardware.topology.direct import torus_shape
-from hardware.topology.discover import (
-    expand_hostlist,
-    parse_topo_matrix,
-    read_nccl_topology,
-    read_slurm_topology,
-    read_topo_matrix,
-)
+from hardware.topology.nccl_xml import read_nccl_topology
 from hardware.topology.network import check, degrade, fail_switch, to_graph
+from hardware.topology.slurm import expand_hostlist, read_slurm_topology
 from hardware.topology.summary import summarise_cluster, summarise_network
+from hardware.topology.topo_matrix import parse_topo_matrix, read_topo_matrix
 
 
 def cluster(gpus: int, node: str, fabric: str, **changes: object) -> Cluster:
