@@ -120,7 +120,8 @@ def seconds_per_flop(curve: AttentionCurve, head_dim: Number) -> Number:
     inverse = 1.0 / np.asarray(curve.head_dims[::-1])
     cost = 1.0 / np.asarray(curve.sustained_flops_per_s[::-1])
     x = 1.0 / np.asarray(head_dim)
-    return np.interp(x, inverse, cost) * np.maximum(1.0, x / inverse[-1])
+    beyond_smallest = np.maximum(1.0, x / inverse[-1])
+    return np.asarray(np.interp(x, inverse, cost) * beyond_smallest)
 
 
 def visible_pairs(queries: Number, keys: Number, *, causal: bool, window: Number | None = None) -> Number:
