@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hardware.collectives.experts import (
-    ExpertExchange,
     ExchangeTime,
+    ExpertExchange,
     by_collective,
     constants,
     one_copy_per_domain,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hardware.arrays import Number, floats, plain
-from hardware.kernels.curves import AttentionCurve, choose
+from hardware.kernels.curves import AttentionCurve, Choice, choose
 from hardware.kernels.matmul import grouped_gemm_s
 from hardware.kernels.streaming import streaming_s
 from hardware.precisions import PRECISIONS
@@ -57,18 +57,13 @@ def attention_s(
     query sees. FLOPs: 2 (qk_dim + v_dim) per query-key pair forward, 2.5 times that backward. Raises ValueError for
     a precision that the part lacks or in which no attention kernel computes (such as nvfp4).
     """
-    if precision in PRECISIONS and not PRECISIONS[precision].attention_kernels:
-        raise ValueError(f"precision: no attention kernel computes in {precision!r}; use bf16 or an fp8 precision")
+    choice = _attention_choice(accelerator, precision)
     if not flash:
-        return unfused_attention_s(
-            accelerator, precision, (batch * heads, queries, keys), qk_dim, v_dim, backward, sm_fraction
-        )
-    choice = choose(accelerator, "attention", precision)
+        scores = (batch * heads, queries, keys)
+        return unfused_attention_s(accelerator, precision, scores, qk_dim, v_dim, backward, sm_fraction)
     batch, queries, keys, heads, kv_heads = (floats(x) for x in (batch, queries, keys, heads, kv_heads))
     qk_dim, v_dim, sm_fraction = floats(qk_dim), floats(v_dim), floats(sm_fraction)
     pairs = visible_pairs(queries, keys, causal=causal, window=window)
-    element = choice.precision.operand_bytes
-    moved = batch * (heads * queries * (element * qk_dim + 2 * v_dim) + kv_heads * keys * element * (qk_dim + v_dim))
     compute_s = flash_s(
         choice.curve,
         (batch * heads, queries, pairs),
@@ -77,11 +72,27 @@ def attention_s(
         rate=choice.rate * sm_fraction,
         backward=backward,
     )
-    passes = 3.0 if backward else 1.0  # q, k, v, o, do read; dq (fp32), dk, dv written
-    memory_s = passes * moved / (accelerator.memory_bandwidth_bytes_per_s * choice.curve.bandwidth_fraction)
+    element = choice.precision.operand_bytes
+    query_bytes = heads * queries * (element * qk_dim + 2 * v_dim)
+    key_bytes = kv_heads * keys * element * (qk_dim + v_dim)
+    memory_s = _traffic_s(accelerator, choice, batch * (query_bytes + key_bytes), backward)
     flops = 2 * batch * heads * pairs * (qk_dim + v_dim) * (BACKWARD_FLOPS if backward else 1.0)
     floor_s = flops / (choice.peak_flops_per_s * sm_fraction)
-    return plain(np.maximum(np.maximum(compute_s, memory_s + choice.curve.latency_s), floor_s))
+    longest_s = np.maximum(compute_s, memory_s + choice.curve.latency_s)
+    return plain(np.maximum(longest_s, floor_s))
+
+
+def _attention_choice(accelerator: Accelerator, precision: str) -> Choice:
+    if precision in PRECISIONS and not PRECISIONS[precision].attention_kernels:
+        raise ValueError(f"precision: no attention kernel computes in {precision!r}; use bf16 or an fp8 precision")
+    return choose(accelerator, "attention", precision)
+
+
+def _traffic_s(accelerator: Accelerator, choice: Choice, moved_bytes: Number, backward: bool) -> Number:
+    """Backward reads q, k, v, o and do, and writes dq (fp32), dk and dv: three times what forward moves."""
+    passes = 3.0 if backward else 1.0
+    bytes_per_s: float = accelerator.memory_bandwidth_bytes_per_s * choice.curve.bandwidth_fraction
+    return passes * moved_bytes / bytes_per_s
 
 
 def flash_s(

@@ -289,7 +289,7 @@ def test_deduplication_beats_nccl_and_fp8_halves_the_way_out() -> None:
 @pytest.mark.parametrize("name", DISPATCHERS)
 def test_contract_of_dispatchers(name: str) -> None:
     """No time beats its bound, a lone rank exchanges nothing over links, and only some tokens shrink in FP8."""
-    exchange, group, record = Exchange(4096, 7168, 256, 8), Group(64.0, 8.0), DISPATCHERS[name]
+    exchange, group, record = ExpertExchange(4096, 7168, 256, 8), Group(64.0, 8.0), DISPATCHERS[name]
     out, back = dispatch_s(exchange, group, H800, name, fp8=False), combine_s(exchange, group, H800, name)
     for moved in (out, back):
         assert moved.seconds >= moved.bound_s > 0

@@ -177,6 +177,12 @@ def test_stacks_are_listed_and_shown_with_their_sources() -> None:
     assert "did you mean torchtitan-2024-12" in refused.stderr
 
 
+def test_a_matrix_of_nvidia_smi_is_shown(tmp_path: Path) -> None:
+    matrix = tmp_path / "server.txt"
+    matrix.write_text("\tGPU0\tGPU1\nGPU0\t X \tNV12\nGPU1\tNV12\t X \n")
+    assert "2 links of 300 GB/s" in traincast("hardware", "show", str(matrix)).stdout
+
+
 def test_collective_takes_an_operation_before_or_after_its_options_and_refuses_unknown_ones() -> None:
     sizes = ("--gpus", "16", "--min", "1MiB", "--max", "4MiB", "--json")
     after = traincast("collective", "--cluster", "h100-64", "all_reduce", *sizes)
