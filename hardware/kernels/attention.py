@@ -64,22 +64,16 @@ def attention_s(
     batch, queries, keys, heads, kv_heads = (floats(x) for x in (batch, queries, keys, heads, kv_heads))
     qk_dim, v_dim, sm_fraction = floats(qk_dim), floats(v_dim), floats(sm_fraction)
     pairs = visible_pairs(queries, keys, causal=causal, window=window)
-    compute_s = flash_s(
-        choice.curve,
-        (batch * heads, queries, pairs),
-        (qk_dim, v_dim),
-        sm_count=accelerator.sm_count * sm_fraction,
-        rate=choice.rate * sm_fraction,
-        backward=backward,
-    )
+    work, dims = (batch * heads, queries, pairs), (qk_dim, v_dim)
+    sm_count, rate = accelerator.sm_count * sm_fraction, choice.rate * sm_fraction
+    compute_s = flash_s(choice.curve, work, dims, sm_count=sm_count, rate=rate, backward=backward)
     element = choice.precision.operand_bytes
     query_bytes = heads * queries * (element * qk_dim + 2 * v_dim)
     key_bytes = kv_heads * keys * element * (qk_dim + v_dim)
     memory_s = _traffic_s(accelerator, choice, batch * (query_bytes + key_bytes), backward)
     flops = 2 * batch * heads * pairs * (qk_dim + v_dim) * (BACKWARD_FLOPS if backward else 1.0)
     floor_s = flops / (choice.peak_flops_per_s * sm_fraction)
-    longest_s = np.maximum(compute_s, memory_s + choice.curve.latency_s)
-    return plain(np.maximum(longest_s, floor_s))
+    return plain(np.maximum(np.maximum(compute_s, memory_s + choice.curve.latency_s), floor_s))
 
 
 def _attention_choice(accelerator: Accelerator, precision: str) -> Choice:
