@@ -67,10 +67,8 @@ def attention_s(
     work, dims = (batch * heads, queries, pairs), (qk_dim, v_dim)
     sm_count, rate = accelerator.sm_count * sm_fraction, choice.rate * sm_fraction
     compute_s = flash_s(choice.curve, work, dims, sm_count=sm_count, rate=rate, backward=backward)
-    element = choice.precision.operand_bytes
-    query_bytes = heads * queries * (element * qk_dim + 2 * v_dim)
-    key_bytes = kv_heads * keys * element * (qk_dim + v_dim)
-    memory_s = _traffic_s(accelerator, choice, batch * (query_bytes + key_bytes), backward)
+    tensor_bytes = _tensor_bytes((heads * queries, kv_heads * keys), dims, choice.precision.operand_bytes)
+    memory_s = _traffic_s(accelerator, choice, batch * tensor_bytes, backward)
     flops = 2 * batch * heads * pairs * (qk_dim + v_dim) * (BACKWARD_FLOPS if backward else 1.0)
     floor_s = flops / (choice.peak_flops_per_s * sm_fraction)
     return plain(np.maximum(np.maximum(compute_s, memory_s + choice.curve.latency_s), floor_s))
@@ -80,6 +78,14 @@ def _attention_choice(accelerator: Accelerator, precision: str) -> Choice:
     if precision in PRECISIONS and not PRECISIONS[precision].attention_kernels:
         raise ValueError(f"precision: no attention kernel computes in {precision!r}; use bf16 or an fp8 precision")
     return choose(accelerator, "attention", precision)
+
+
+def _tensor_bytes(rows: tuple[Number, Number], dims: tuple[Number, Number], element_bytes: float) -> Number:
+    """Bytes of q, o (16 bit), k and v of one sequence, by rows of queries and of keys over all heads."""
+    query_rows, key_rows = rows
+    qk_dim, v_dim = dims
+    query_bytes = query_rows * (element_bytes * qk_dim + 2 * v_dim)
+    return query_bytes + key_rows * element_bytes * (qk_dim + v_dim)
 
 
 def _traffic_s(accelerator: Accelerator, choice: Choice, moved_bytes: Number, backward: bool) -> Number:
