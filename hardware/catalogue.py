@@ -16,6 +16,7 @@ from hardware.precisions import FORMATS, REFERENCE
 from hardware.problems import InputError, Place, Problem, one_of
 from hardware.sections import Section
 from hardware.specs import (
+    GENERATIONS,
     Accelerator,
     Cluster,
     Fabric,
@@ -25,7 +26,7 @@ from hardware.specs import (
     Node,
     ScaleUp,
     ScaleUpKind,
-    Tier,
+    SwitchTier,
 )
 
 Kind = Literal["accelerators", "nodes", "fabrics"]
@@ -159,7 +160,7 @@ def _entry(kind: Kind, what: object, at: Place) -> Section:
         document = Document(what, at)
     else:
         raise InputError([at.problem(f"must be a catalogue name, a file or a mapping, not {what!r}")])
-    section = Section(_cited(document.data), document.place)
+    section = Section(_cited(document.data), document.place, of_machine=True)
     base = section.data.get("base")
     if base is None:
         return section
@@ -168,7 +169,7 @@ def _entry(kind: Kind, what: object, at: Place) -> Section:
     below = _entry(kind, base, section.place.under("base"))
     changes = {key: value for key, value in section.data.items() if key != "base"}
     changes.setdefault("name", f"{below.data['name']} (changed)")
-    return Section(_merge(below.data, changes), section.place)
+    return Section(_merge(below.data, changes), section.place, of_machine=True)
 
 
 def _named(kind: Kind, name: str, at: Place) -> Document:
@@ -241,7 +242,7 @@ def _read_accelerator(section: Section) -> Accelerator:
         peaks.report(REFERENCE, "is missing: give the dense peak of at least one number format")
     found = Accelerator(
         name=name,
-        generation=section.text("generation"),
+        generation=_read_generation(section),
         peak_flops_per_s=peak,
         memory_capacity_bytes=section.quantity("memory_capacity", "bytes"),
         memory_bandwidth_bytes_per_s=section.quantity("memory_bandwidth", "bytes_per_s"),
@@ -257,6 +258,15 @@ def _read_accelerator(section: Section) -> Accelerator:
     section.done()
     section.raise_problems()
     return found
+
+
+def _read_generation(section: Section) -> str:
+    """One of the known generations, in any case of letters."""
+    name = section.text("generation")
+    if isinstance(section.data.get("generation"), str) and name.lower() not in GENERATIONS:
+        nearest = f"{one_of(name.lower(), GENERATIONS)}; a new one takes the name of the nearest"
+        section.report("generation", nearest)
+    return cast(str, name)
 
 
 def _read_kernels(section: Section) -> str:
@@ -330,8 +340,8 @@ def _read_fabric(section: Section) -> Fabric:
     return found
 
 
-def _read_tier(part: Section) -> Tier:
-    tier = Tier(
+def _read_tier(part: Section) -> SwitchTier:
+    tier = SwitchTier(
         name=part.text("name"),
         radix=part.count("radix"),
         port_bandwidth_bytes_per_s=part.quantity("port_bandwidth", "bytes_per_s"),

@@ -17,11 +17,15 @@ class Section:
 
     A value stands alone or beside its source, `{value: 700 W, source: data sheet}`; sources are collected by dotted
     key. After a problem a taker returns a stand-in, so that reading goes on; `raise_problems` ends it.
-    Every number is finite and not negative; unless `zero` is set it is positive.
+    Every number is finite and not negative; unless `zero` is set it is positive. `of_machine` refuses values that no
+    part of a machine has; the sections below keep it.
     """
 
-    def __init__(self, data: object, place: Place, above: Section | None = None, key: str = "") -> None:
+    def __init__(
+        self, data: object, place: Place, above: Section | None = None, key: str = "", of_machine: bool = False
+    ) -> None:
         self.place = place
+        self.of_machine: bool = above.of_machine if above else of_machine
         self.problems: list[Problem] = above.problems if above else []
         self.sources: dict[str, str] = above.sources if above else {}
         self.prefix = f"{key}." if key else ""
@@ -65,7 +69,13 @@ class Section:
             return float("nan")
         if amount == 0 and not zero:
             self.report(key, f"must be above zero; write e.g. {units.EXAMPLES[dimension]}")
+        self._check_plausible(key, amount, dimension)
         return amount
+
+    def _check_plausible(self, key: str, amount: float, dimension: str) -> None:
+        wrong = units.implausible(amount, dimension) if self.of_machine else None
+        if wrong:
+            self.report(key, wrong)
 
     def count(self, key: str, default: Any = _MISSING) -> Any:
         """A positive integer; None where it could not be read."""
@@ -77,6 +87,7 @@ class Section:
             shown = str(value).lower() if isinstance(value, bool) else repr(value)
             self.report(key, f"must be a whole number of at least 1, not {shown[:40]}")
             return None
+        self._check_plausible(key, float(whole), "count")
         return whole
 
     def text(self, key: str, default: Any = _MISSING) -> Any:

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+from hardware.problems import one_of
 
 ScaleUpKind = Literal["nvswitch", "mesh", "cube_mesh"]
 NicTechnology = Literal["infiniband", "roce", "efa", "efa_v1", "tcpx", "omnipath"]
 FabricKind = Literal["rail_optimized", "clos", "multi_plane", "dragonfly", "torus", "single_switch", "custom"]
+# The generations that can be priced. Where the collectives of one were not measured (Volta, AMD's, processors), or NCCL
+# does not know it, those of `STAND_IN` are assumed: RCCL's tuner has the form of NCCL's.
+GENERATIONS = ("volta", "ampere", "hopper", "blackwell", "cdna3", "cdna4", "cpu")
+STAND_IN = "hopper"
+
+
+def priced_as(generation: str, measured: Collection[str]) -> str:
+    """The generation itself where it is among the `measured` ones, else the one that stands in for it.
+
+    ValueError for a generation that is not known at all.
+    """
+    if generation in measured:
+        return generation
+    if generation not in GENERATIONS:
+        raise ValueError(f"generation: {one_of(generation, GENERATIONS)}")
+    return STAND_IN
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +95,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Tier:
+class SwitchTier:
     """One layer of switches, lowest first.
 
     `oversubscription` is downlink over uplink capacity (1.0: non-blocking); `latency_s` is what crossing this
@@ -102,7 +120,7 @@ class Fabric:
 
     name: str
     kind: FabricKind
-    tiers: tuple[Tier, ...]
+    tiers: tuple[SwitchTier, ...]
     rails: bool
     planes: int
     adaptive_routing: bool

@@ -46,6 +46,18 @@ EXAMPLES = {
     "fraction": "0.45 or 45%",
     "count": "a plain number",
 }
+# Smallest and largest that a part of a machine or a link can have: far outside of them lie slips of the pen.
+PLAUSIBLE = {
+    "bytes": ("1 MB", "1 PB"),
+    "bytes_per_s": ("1 kB/s", "10 PB/s"),
+    "s": ("0.001 ns", "1 s"),
+    "flops_per_s": ("1 MFLOP/s", "1 EFLOP/s"),
+    "w": ("1 mW", "10 MW"),
+    "usd_per_hour": ("0.0001 USD/h", "100000 USD/h"),
+    "usd": ("0.0001 USD", "1000000 USD"),
+    "fraction": ("0.0001", "10000"),
+    "count": ("1", "1000000000"),
+}
 _QUANTITY = re.compile(r"\s*([-+]?(?:[0-9][0-9_]*\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)\s*(.*?)\s*", re.DOTALL)
 
 
@@ -78,6 +90,16 @@ def parse(value: object, dimension: str, bare: bool = True) -> float:
     if amount < 0:
         raise QuantityError(f"{_shown(value)} is negative; write e.g. {EXAMPLES[dimension]}")
     return amount
+
+
+def implausible(amount: float, dimension: str) -> str | None:
+    """Words for an amount that no part of a machine has; None for zero and for what one could have."""
+    if amount == 0 or dimension not in PLAUSIBLE:
+        return None
+    low, high = PLAUSIBLE[dimension]
+    if parse(low, dimension) <= amount <= parse(high, dimension):
+        return None
+    return f"{amount:g} is more or less than any machine has; write a value between {low} and {high}"
 
 
 def _wrong_unit(value: object, unit: str, dimension: str) -> str:

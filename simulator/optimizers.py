@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-# A float, or a NumPy array with one element per plan.
-Number = Any
+from hardware.arrays import Number
+
 # (m, n, k) of a product y[m, n] = x[m, k] w[k, n].
 ProductShape = tuple[Number, Number, Number]
 

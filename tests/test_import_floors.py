@@ -26,8 +26,9 @@ FLOORS: list[list[str]] = [
     ["simulator.executor", "simulator.fields"],
     ["hardware"],
 ]
-HARDWARE = ["hardware.collectives", "hardware.flows", "hardware.routing", "hardware.topology", "hardware.catalogue",
-            "hardware.kernels", "hardware.specs", "hardware.precisions", "hardware.units"]  # fmt: skip
+HARDWARE = ["hardware.collectives", "hardware.flows", "hardware.routing", "hardware.shortest_paths",
+            "hardware.topology", "hardware.catalogue", "hardware.kernels", "hardware.specs",
+            "hardware.precisions", "hardware.units"]  # fmt: skip
 ONLY_HOMES = {
     "torch": ["validate"],
     "simpy": ["simulator.step", "simulator.outer_loop", "simulator.run"],

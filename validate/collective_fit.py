@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hardware.arrays import Number
 from hardware.collectives import OPERATIONS, PROTOCOLS, Links, closed_form
 from hardware.collectives.algorithms import ALGORITHMS
-from hardware.collectives.group import Number
 from hardware.collectives.tuner import DATA, constants
 from validate.collectives import (
     MACHINES,

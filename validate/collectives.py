@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hardware.collectives import OPERATIONS, Exchange, Group, Links, collective_s, combine_s, dispatch_s
+from hardware.collectives import OPERATIONS, ExpertExchange, Group, Links, collective_s, combine_s, dispatch_s
 from hardware.collectives.experts import copies, token_bytes
 
 COLUMNS = ("sweep_id", "op", "gpu", "n_gpus", "n_nodes", "size_bytes", "time_us", "algbw_GBps", "fabric", "source")
@@ -102,17 +102,17 @@ def _reason(row: Mapping[Hashable, Any]) -> str:
     return "" if row["size_bytes"] > 0 and row["measured_s"] > 0 else "has no size or no time"
 
 
-def _exchange(row: Mapping[Hashable, Any]) -> tuple[Exchange, int] | None:
+def _exchange(row: Mapping[Hashable, Any]) -> tuple[ExpertExchange, int] | None:
     """(routing, SMs) of an expert exchange as its notes state it; DeepEP's own benchmark has 256 experts, 24 SMs."""
     notes = str(row["notes"])
     tokens = re.search(r"tokens=(\d+) hidden=(\d+) topk=(\d+) experts=(\d+) sms=(\d+)", notes)
     if tokens:
         count, hidden, topk, experts, sms = (int(value) for value in tokens.groups())
-        return Exchange(count, hidden, experts, topk), sms
+        return ExpertExchange(count, hidden, experts, topk), sms
     batch = re.search(r"normal kernels: (\d+) tok/batch, hidden (\d+), top-(\d+) groups top-(\d+) experts", notes)
     if batch:
         count, hidden, limit, topk = (int(value) for value in batch.groups())
-        return Exchange(count, hidden, 256, topk, limit), 24
+        return ExpertExchange(count, hidden, 256, topk, limit), 24
     return None
 
 
@@ -133,7 +133,7 @@ def _prediction(row: Mapping[Hashable, Any], machine: Links | None) -> tuple[flo
     group = Group(float(row["n_gpus"]), row["n_gpus"] / row["n_nodes"])
     if row["operation"] in OPERATIONS:
         time = collective_s(row["operation"], row["size_bytes"], group, links)
-        return time.seconds, time.bound_s, time.algorithm, time.protocol
+        return float(time.seconds), float(time.bound_s), time.algorithm, time.protocol
     known = _exchange(row)
     assert known is not None
     exchange, sms = known
@@ -141,7 +141,7 @@ def _prediction(row: Mapping[Hashable, Any], machine: Links | None) -> tuple[flo
         moved = dispatch_s(exchange, group, links, "deepep", True, sms)
     else:
         moved = combine_s(exchange, group, links, "deepep", sms)
-    return moved.seconds, moved.bound_s, "deepep", ""
+    return float(moved.seconds), float(moved.bound_s), "deepep", ""
 
 
 def predict(table: pd.DataFrame, machine: Links | None = None) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from hardware.collectives.algorithms import ALGORITHMS, OPERATIONS, PROTOCOLS
 from hardware.collectives.closed_form import BelowBound, CollectiveTime, collective_s, evidence
 from hardware.collectives.dispatchers import DISPATCHERS, combine_s, dispatch_s
-from hardware.collectives.experts import Exchange, ExchangeTime, expected_distinct
+from hardware.collectives.experts import ExchangeTime, ExpertExchange, expected_distinct
 from hardware.collectives.group import Group, Links, links_of, strided_group
 
 __all__ = [
@@ -13,8 +13,8 @@ __all__ = [
     "PROTOCOLS",
     "BelowBound",
     "CollectiveTime",
-    "Exchange",
     "ExchangeTime",
+    "ExpertExchange",
     "Group",
     "Links",
     "collective_s",

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hardware.collectives.group import Number
+from hardware.arrays import Number
 
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "reduce", "send_recv")
 
@@ -35,59 +35,109 @@ def ring(operation: str, n: Number, g: Number, k: Number) -> Demand:
     and reduce stream the whole buffer along n ranks (textbook; NCCL tuning.cc for the steps).
     """
     passes = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0}.get(operation)
+    steps: Number
+    network_steps: Number
+    share: Number
     if passes is None:
-        steps, network_steps, share = n * 1.0, np.where(k > 1, k * 1.0, 0.0), 1.0
+        steps = n * 1.0
+        network_steps = np.where(k > 1, k * 1.0, 0.0)
+        share = 1.0
     else:
-        steps, network_steps, share = passes * (n - 1), passes * (k - 1), passes * (n - 1) / n
+        steps = passes * (n - 1)
+        network_steps = passes * (k - 1)
+        share = passes * (n - 1) / n
     # With k domains one hop in every g of a ring is on the network, the others on scale-up.
-    inside = np.where(k > 1, (g - 1) / g, 1.0)
-    return Demand(steps - network_steps, network_steps, share * inside, np.where(k > 1, share / g, 0.0))
+    hops_inside = np.where(k > 1, (g - 1) / g, 1.0)
+    return Demand(
+        scale_up_steps=steps - network_steps,
+        network_steps=network_steps,
+        scale_up=share * hops_inside,
+        network=np.where(k > 1, share / g, 0.0),
+    )
 
 
 def _tree_network(g: Number, k: Number) -> Number:
     """Bytes per NIC of a double binary tree: a domain sends up once and down twice at half data (k = 2: once)."""
-    return np.where(k > 2, 2.0, np.where(k > 1, 1.0, 0.0)) / g
+    sends = np.where(k > 2, 2.0, np.where(k > 1, 1.0, 0.0))
+    return sends / g
+
+
+def _tree_depth(k: Number) -> Number:
+    return np.ceil(np.log2(k))
 
 
 def tree(operation: str, n: Number, g: Number, k: Number) -> Demand:
     """Double binary tree over domains, chains inside that start at different GPUs: up once, down once."""
-    return Demand(2.0 * (g - 1), 2.0 * np.ceil(np.log2(k)), 2.0 * (g - 1) / g, _tree_network(g, k))
+    return Demand(
+        scale_up_steps=2.0 * (g - 1),
+        network_steps=2.0 * _tree_depth(k),
+        scale_up=2.0 * (g - 1) / g,
+        network=_tree_network(g, k),
+    )
 
 
 def _nvls_share(operation: str, g: Number) -> Number:
     """The switch pulls the whole buffer from each GPU, and each GPU multicasts its 1/g of the result."""
-    return np.where(g > 1, (g + 1) / g if operation == "all_reduce" else 1.0, 0.0)
+    share = (g + 1) / g if operation == "all_reduce" else 1.0
+    return np.where(g > 1, share, 0.0)
 
 
 def nvls(operation: str, n: Number, g: Number, k: Number) -> Demand:
     """Scale-up switches reduce and multicast; across domains the network switches reduce (SHARP)."""
-    return Demand(1.0, np.where(k > 1, 1.0, 0.0), _nvls_share(operation, g), np.where(k > 1, 1.0 / g, 0.0))
+    crosses = np.where(k > 1, 1.0, 0.0)
+    return Demand(
+        scale_up_steps=1.0,
+        network_steps=crosses,
+        scale_up=_nvls_share(operation, g),
+        network=crosses / g,
+    )
 
 
 def nvls_tree(operation: str, n: Number, g: Number, k: Number) -> Demand:
     """NVLS inside each domain, double binary tree across."""
-    return Demand(1.0, 2.0 * np.ceil(np.log2(k)), _nvls_share(operation, g), _tree_network(g, k))
+    return Demand(
+        scale_up_steps=1.0,
+        network_steps=2.0 * _tree_depth(k),
+        scale_up=_nvls_share(operation, g),
+        network=_tree_network(g, k),
+    )
 
 
 def collnet(operation: str, n: Number, g: Number, k: Number) -> Demand:
     """Reduce-scatter and all-gather inside each domain, reduction by the network switches across (SHARP)."""
+    crosses = np.where(k > 1, 1.0, 0.0)
     return Demand(
-        2.0 * np.minimum(1.0, g - 1.0), np.where(k > 1, 1.0, 0.0), 2.0 * (g - 1) / g, np.where(k > 1, 1.0, 0) / g
+        scale_up_steps=2.0 * np.minimum(1.0, g - 1.0),
+        network_steps=crosses,
+        scale_up=2.0 * (g - 1) / g,
+        network=crosses / g,
     )
 
 
 def pat(operation: str, n: Number, g: Number, k: Number) -> Demand:
     """Parallel aggregated trees: log2 n steps, every byte crosses a NIC once per receiver; one GPU per domain."""
-    return Demand(np.where(k > 1, 0.0, np.ceil(np.log2(n))), np.where(k > 1, np.ceil(np.log2(n)), 0.0),
-                  np.where(k > 1, (g - 1) / n, (n - 1) / n), np.where(k > 1, (n - g) / n, 0.0))  # fmt: skip
+    steps = np.ceil(np.log2(n))
+    return Demand(
+        scale_up_steps=np.where(k > 1, 0.0, steps),
+        network_steps=np.where(k > 1, steps, 0.0),
+        scale_up=np.where(k > 1, (g - 1) / n, (n - 1) / n),
+        network=np.where(k > 1, (n - g) / n, 0.0),
+    )
 
 
 def pairwise(operation: str, n: Number, g: Number, k: Number) -> Demand:
     """Every rank sends to every other directly: size/n each. send_recv: the whole size to one peer."""
     if operation == "send_recv":
         inside = np.where(g > 1, 1.0, 0.0)
-        return Demand(inside, 1.0 - inside, inside, 1.0 - inside)
-    return Demand(g - 1.0, np.where(k > 1, 1.0, 0.0), (g - 1) / n, (n - g) / n, n - g)
+        across = 1.0 - inside
+        return Demand(scale_up_steps=inside, network_steps=across, scale_up=inside, network=across)
+    return Demand(
+        scale_up_steps=g - 1.0,
+        network_steps=np.where(k > 1, 1.0, 0.0),
+        scale_up=(g - 1) / n,
+        network=(n - g) / n,
+        messages=n - g,
+    )
 
 
 def hierarchical(operation: str, n: Number, g: Number, k: Number) -> Demand:
@@ -97,15 +147,33 @@ def hierarchical(operation: str, n: Number, g: Number, k: Number) -> Demand:
     All-to-all: exchange across equal indices, then inside the domain.
     """
     if operation == "all_to_all":
-        return Demand(g - 1.0, np.where(k > 1, 1.0, 0.0), (g - 1) / g, (k - 1) / k, k - 1.0)
+        return Demand(
+            scale_up_steps=g - 1.0,
+            network_steps=np.where(k > 1, 1.0, 0.0),
+            scale_up=(g - 1) / g,
+            network=(k - 1) / k,
+            messages=k - 1.0,
+        )
     passes = 2.0 if operation == "all_reduce" else 1.0
-    return Demand(passes * (g - 1), passes * (k - 1), passes * (g - 1) / g, passes * (k - 1) / n)
+    return Demand(
+        scale_up_steps=passes * (g - 1),
+        network_steps=passes * (k - 1),
+        scale_up=passes * (g - 1) / g,
+        network=passes * (k - 1) / n,
+    )
 
 
+# Each takes (operation, ranks n, ranks per domain g, domains k); numbers may be arrays that broadcast.
 ALGORITHMS: dict[str, Callable[[str, Number, Number, Number], Demand]] = {
-    "ring": ring, "tree": tree, "nvls": nvls, "nvls_tree": nvls_tree, "collnet": collnet, "pat": pat,
-    "pairwise": pairwise, "hierarchical": hierarchical,
-}  # fmt: skip
+    "ring": ring,
+    "tree": tree,
+    "nvls": nvls,
+    "nvls_tree": nvls_tree,
+    "collnet": collnet,
+    "pat": pat,
+    "pairwise": pairwise,
+    "hierarchical": hierarchical,
+}
 PROTOCOLS = ("LL", "LL128", "Simple")
 _PROTOCOLS_OF = {"ring": PROTOCOLS, "tree": PROTOCOLS, "pairwise": ("LL", "Simple")}
 _OFFERED = {
@@ -128,17 +196,21 @@ def candidates(operation: str, algorithm: str | None = None, protocol: str | Non
     if operation not in _OFFERED:
         raise ValueError(f"operation {operation!r}: choose one of {', '.join(OPERATIONS)}")
     offered = _OFFERED[operation]
-    # NCCL takes no hierarchical exchange of its own accord: frameworks build it from smaller groups.
     algorithms = _fixed(algorithm, offered, f"does not do {operation}", "algorithm") or offered
-    algorithms = tuple(a for a in algorithms if a != "hierarchical" or asked_for(algorithm))
+    # NCCL takes no hierarchical exchange of its own accord: frameworks build it from smaller groups.
+    if not asked_for(algorithm):
+        algorithms = tuple(name for name in algorithms if name != "hierarchical")
     protocols = _fixed(protocol, PROTOCOLS, "is none", "protocol") or PROTOCOLS
-    kept = [(a, p) for a in algorithms for p in _PROTOCOLS_OF.get(a, ("Simple",)) if p in protocols]
-    if not kept:
-        known = sorted({p for a in algorithms for p in _PROTOCOLS_OF.get(a, ("Simple",))})
-        raise ValueError(
-            f"{operation}: algorithm {algorithm!r} has no protocol {protocol!r}; it has {', '.join(known)}"
-        )
-    return kept
+    existing = [(name, each) for name in algorithms for each in protocols_of(name)]
+    chosen = [(name, each) for name, each in existing if each in protocols]
+    if not chosen:
+        known = ", ".join(sorted({each for _, each in existing}))
+        raise ValueError(f"{operation}: algorithm {algorithm!r} has no protocol {protocol!r}; it has {known}")
+    return chosen
+
+
+def protocols_of(algorithm: str) -> tuple[str, ...]:
+    return _PROTOCOLS_OF.get(algorithm, ("Simple",))
 
 
 def asked_for(algorithm: str | None) -> bool:

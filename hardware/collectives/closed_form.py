@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hardware.arrays import Floats, Number
 from hardware.collectives.algorithms import ALGORITHMS, asked_for, candidates
-from hardware.collectives.group import Group, Links, Number, links_of
+from hardware.collectives.group import Group, Links, links_of
 from hardware.collectives.tuner import DATA, constants, estimate, generation_of, plateau, tree_correction
-from hardware.specs import Cluster
+from hardware.specs import Cluster, priced_as
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +54,23 @@ class Curve(NamedTuple):
 @cache
 def efficiencies() -> dict[str, Any]:
     """The shipped coefficients."""
-    return json.loads((DATA / "efficiencies.json").read_text())
+    table: dict[str, Any] = json.loads((DATA / "efficiencies.json").read_text(encoding="utf-8"))
+    return table
 
 
 @cache
 def measured_efficiencies(path: str) -> dict[str, Any]:
     """The shipped coefficients under those of a profile's collectives.json, pair by pair and NIC by NIC."""
-    own, shipped = json.loads(Path(path).read_text(encoding="utf-8")), efficiencies()
+    own = json.loads(Path(path).read_text(encoding="utf-8"))
+    shipped = efficiencies()
     scale_up = {generation: dict(table) for generation, table in shipped["scale_up"].items()}
     for generation, operations in own["scale_up"].items():
         known = scale_up.setdefault(generation, {})
         for operation, curves in operations.items():
             known[operation] = {**known.get(operation, {}), **curves}
-    beside = {key: own.get(key, {}) for key in ("contention", "measured_range")}
-    return {**shipped, **beside, "scale_up": scale_up, "network": {**shipped["network"], **own["network"]}}
+    network = {**shipped["network"], **own["network"]}
+    extras = {key: own.get(key, {}) for key in ("contention", "measured_range")}
+    return {**shipped, **extras, "scale_up": scale_up, "network": network}
 
 
 def tables_of(path: str) -> dict[str, Any]:
@@ -81,8 +85,9 @@ _SAME_AS = {"broadcast": "all_gather", "reduce": "reduce_scatter", "send_recv": 
 def _measured(table: dict[str, Any], operation: str, pair: str) -> list[float] | None:
     """Coefficients of a pair, for this operation or its closest relative; None where no sweep ran it."""
     for name in (operation, _SAME_AS.get(operation, operation), "all_reduce"):
-        if pair in table.get(name, {}):
-            return table[name][pair]
+        coefficients: list[float] | None = table.get(name, {}).get(pair)
+        if coefficients is not None:
+            return coefficients
     return None
 
 
@@ -93,55 +98,69 @@ def _curve(coefficients: list[float], evidence: str) -> Curve:
 
 @cache
 def curve(generation: str, operation: str, algorithm: str, protocol: str, path: str = "") -> Curve:
-    """Coefficients for one pair; where nothing was measured, those of the closest relative, marked assumed."""
+    """Coefficients for one pair; where nothing was measured, those of the closest relative, marked assumed.
+
+    ValueError for a generation that is not known at all.
+    """
     tables = tables_of(path)["scale_up"]
-    table = tables.get(generation, tables["hopper"])
+    table = tables[priced_as(generation, tables)]
     exact = table.get(operation, {}).get(f"{algorithm}/{protocol}")
     if exact:
         return _curve(exact, "fitted" if generation in tables else "assumed")
+    relative = _relative(table, operation, algorithm, protocol)
+    if relative is None:
+        raise ValueError(f"efficiencies.json: no curve for {generation} {operation} {algorithm}/{protocol}")
+    return _curve(relative, "assumed")
+
+
+def _relative(table: dict[str, Any], operation: str, algorithm: str, protocol: str) -> list[float] | None:
+    """Coefficients of the pair that is most like one that no sweep ran."""
     like = _measured(table, operation, f"{_LIKE.get(algorithm, 'ring')}/{protocol}")
     simple = _measured(table, operation, "ring/Simple") or _measured(table, operation, "pairwise/Simple")
     if like is None and protocol == "LL128":
-        # Flags ride with the data as in LL, and 120 of 128 bytes are payload: LL's latency, most of Simple's rate.
         quick = _measured(table, operation, "ring/LL")
-        like = quick and simple and [*quick[:2], simple[2] * 120 / 128, *simple[3:]]
-    like = like or simple
-    if like is None:
-        raise ValueError(f"efficiencies.json: no curve for {generation} {operation} {algorithm}/{protocol}")
-    return _curve(like, "assumed")
+        if quick and simple:
+            # Flags ride with the data as in LL, and 120 of 128 bytes are payload: LL's latency, most of Simple's rate.
+            fixed_s, step_s = quick[:2]
+            like = [fixed_s, step_s, simple[2] * 120 / 128, *simple[3:]]
+    return like or simple
 
 
 @cache
 def network(technology: str, path: str = "") -> dict[str, Any]:
+    """Coefficients of a NIC technology; InfiniBand's where it was not measured."""
     table = tables_of(path)["network"]
-    return table.get(technology, table["infiniband"])
+    entry: dict[str, Any] = table.get(technology, table["infiniband"])
+    return entry
 
 
 def evidence(operation: str, algorithm: str, protocol: str, group: Group, cluster: Cluster | Links) -> str:
     """What a time of this pair rests on: "fitted" to sweeps of this GPU generation (and, across domains, of this NIC
     technology), or "assumed" from a relative."""
-    links = cluster if isinstance(cluster, Links) else links_of(cluster)
     if algorithm == "none":
         return "fitted"
+    links = links_of(cluster)
     inside = curve(links.generation, operation, algorithm, protocol, links.efficiencies).evidence
-    wire = network(links.nic_technology, links.efficiencies)
-    known = links.nic_technology in tables_of(links.efficiencies)["network"] and wire["evidence"] == "fitted"
     crosses = bool(np.any(np.asarray(group.domains) > 1))
-    return "fitted" if inside == "fitted" and (known or not crosses) else "assumed"
+    if inside != "fitted" or not crosses:
+        return inside
+    wire = network(links.nic_technology, links.efficiencies)
+    measured = links.nic_technology in tables_of(links.efficiencies)["network"]
+    return "fitted" if measured and wire["evidence"] == "fitted" else "assumed"
 
 
 class Tariff(NamedTuple):
     """Prices of all candidates for one group; arrays have the candidates as first axis."""
 
     pairs: tuple[tuple[str, str], ...]
-    latency_s: np.ndarray
-    s_per_byte: np.ndarray
-    sharpness: np.ndarray
-    bound_s_per_byte: np.ndarray
-    tuner_latency_s: np.ndarray
-    tuner_s_per_byte: np.ndarray
-    correction: np.ndarray | None
-    plateau_factor: np.ndarray
+    latency_s: Floats
+    s_per_byte: Floats
+    sharpness: Floats
+    bound_s_per_byte: Floats
+    tuner_latency_s: Floats
+    tuner_s_per_byte: Floats
+    correction: Floats | None
+    plateau_factor: Floats
     plateau_bytes: Number
 
 
@@ -152,6 +171,7 @@ def uplink_slowdown(operation: str, group: Group, links: Links) -> Number:
     """
     oversubscription = np.asarray(links.tier_oversubscription)[group.tier]
     k, inside = group.domains, group.domains_per_block
+    crossing: Number
     if operation == "all_to_all":
         crossing = np.maximum(k - inside, 0.0) / np.maximum(k - 1.0, 1.0)
     else:
@@ -164,49 +184,62 @@ def hop_latency_s(algorithm: str, group: Group, links: Links) -> Number:
 
     Of a ring's steps one in `domains_per_block` climbs to the group's tier; the others stay below it.
     """
-    table = np.asarray(links.tier_latencies_s)
-    top = table[group.tier]
+    latencies = np.asarray(links.tier_latencies_s)
+    top: Number = latencies[group.tier]
     if algorithm not in ("ring", "hierarchical"):
         return top
-    below = table[np.maximum(np.asarray(group.tier) - 1, 0)]
+    below: Number = latencies[np.maximum(np.asarray(group.tier) - 1, 0)]
     return below + (top - below) / group.domains_per_block
 
 
-def _price(
-    operation: str, pair: tuple[str, str], group: Group, links: Links, sms: int | None
-) -> tuple[Number, Number, Number, Number]:
-    """(latency_s, seconds per byte, sharpness, bound seconds per byte) of one candidate."""
+class _Price(NamedTuple):
+    """One candidate for one group."""
+
+    latency_s: Number
+    s_per_byte: Number
+    sharpness: Number
+    bound_s_per_byte: Number
+
+
+def _price(operation: str, pair: tuple[str, str], group: Group, links: Links, sms: int | None) -> _Price:
     algorithm, protocol = pair
     n, g, k = group.ranks, group.ranks_per_domain, group.domains
     demand = ALGORITHMS[algorithm](operation, n, g, k)
     terms = curve(links.generation, operation, algorithm, protocol, links.efficiencies)
     wire = network(links.nic_technology, links.efficiencies)
-    hop_s = hop_latency_s(algorithm, group, links)
+    post_s = constants()["post_overhead_us"][links.cpu_vendor] * 1e-6
+    step_s = wire["step_s"][protocol] + hop_latency_s(algorithm, group, links)
     latency_s = terms.fixed_s + demand.scale_up_steps * terms.step_s
     latency_s = latency_s + np.where(k > 1, wire["fixed_s"][protocol], 0.0)
-    latency_s = latency_s + demand.network_steps * (wire["step_s"][protocol] + hop_s)
-    latency_s = latency_s + demand.messages * constants()["post_overhead_us"][links.cpu_vendor] * 1e-6
+    latency_s = latency_s + demand.network_steps * step_s
+    latency_s = latency_s + demand.messages * post_s
     inside = links.scale_up(g)
     achieved = terms.efficiency * inside
     if sms is not None:
-        achieved = np.minimum(achieved, sms * generation_of(links)["sm_gbs"] * 1e9)
+        achieved = np.minimum(achieved, sms * generation_of(links).sm_gbs * 1e9)
     nic = links.nic_bytes_per_s * group.nic_share / uplink_slowdown(operation, group, links)
     scale_up = (demand.scale_up + terms.copies / n) / achieved
     across = demand.network / (wire["efficiency"][protocol] * nic)
-    bound = np.maximum(demand.scale_up / inside, demand.network / nic)
-    sharpness = np.where(k > 1, wire["sharpness"], terms.sharpness)
     # The levels of a hierarchical exchange follow each other; every other algorithm keeps all links busy at once.
     transfer = scale_up + across if algorithm == "hierarchical" else np.maximum(scale_up, across)
-    return latency_s, transfer, sharpness, bound
+    return _Price(
+        latency_s=latency_s,
+        s_per_byte=transfer,
+        sharpness=np.where(k > 1, wire["sharpness"], terms.sharpness),
+        bound_s_per_byte=np.maximum(demand.scale_up / inside, demand.network / nic),
+    )
 
 
 # The fields that vary by group, to which sizes add their axes.
-_PER_GROUP = ("latency_s", "s_per_byte", "sharpness", "bound_s_per_byte", "tuner_latency_s", "tuner_s_per_byte",
-              "plateau_factor")  # fmt: skip
-
-
-def _stack(values: list[Number], shape: tuple[int, ...]) -> np.ndarray:
-    return np.stack([np.broadcast_to(np.asarray(value, dtype=float), shape) for value in values])
+_PER_GROUP = (
+    "latency_s",
+    "s_per_byte",
+    "sharpness",
+    "bound_s_per_byte",
+    "tuner_latency_s",
+    "tuner_s_per_byte",
+    "plateau_factor",
+)
 
 
 def tariff(
@@ -214,34 +247,52 @@ def tariff(
 ) -> Tariff:
     """All candidates of an operation priced for a group. ValueError where the asked one cannot run there."""
     pairs = candidates(operation, algorithm, protocol)
-    estimates = [estimate(operation, a, p, asked_for(algorithm), group, links) for a, p in pairs]
-    prices = [_price(operation, pair, group, links, sms) for pair in pairs]
-    fields = (group.ranks, group.ranks_per_domain, group.tier, group.domains_per_block, group.nic_share)
-    shape = np.broadcast_shapes(*(np.shape(field) for field in fields))
-    legal = _stack([e.legal for e in estimates], shape) > 0
-    runs = legal.any(axis=0) | (np.asarray(group.ranks) <= 1)
-    if not np.all(runs):
+    asked = asked_for(algorithm)
+    shape = np.broadcast_shapes(*(np.shape(field) for field in group.fields))
+
+    def stack(values: list[Number]) -> Floats:
+        return np.stack([np.broadcast_to(np.asarray(value, dtype=float), shape) for value in values])
+
+    legal = stack([estimate(operation, *pair, asked, group, links).legal for pair in pairs]) > 0
+    if not np.all(legal.any(axis=0) | (np.asarray(group.ranks) <= 1)):
         raise ValueError(
             f"{operation} by {algorithm}: cannot run on this group (it needs in-switch reduction on the links it "
             f"crosses, or several GPUs per scale-up domain); leave the algorithm open or ask for ring"
         )
-    keep = [i for i in range(len(pairs)) if legal[i].any()] or [0]
-    tree = np.array([tree_correction(p) if a == "tree" else np.ones(24) for a, p in (pairs[i] for i in keep)])
-    factor, bytes_per_rank = plateau(links)
-    plateaus = [factor if (a, p) == ("ring", "Simple") and operation == "all_reduce" else 1.0 for a, p in pairs]
-    tuner_latency = np.where(legal, _stack([e.latency_s for e in estimates], shape), np.inf)
+    somewhere_legal = [i for i in range(len(pairs)) if legal[i].any()] or [0]
+    legal = legal[somewhere_legal]
+    pairs = [pairs[i] for i in somewhere_legal]
+    estimates = [estimate(operation, *pair, asked, group, links) for pair in pairs]
+    prices = [_price(operation, pair, group, links, sms) for pair in pairs]
+    factors, plateau_bytes = _plateaus(operation, pairs, group, links)
     return Tariff(
-        tuple(pairs[i] for i in keep),
-        _stack([prices[i][0] for i in keep], shape),
-        _stack([prices[i][1] for i in keep], shape),
-        _stack([prices[i][2] for i in keep], shape),
-        _stack([prices[i][3] for i in keep], shape),
-        tuner_latency[keep],
-        _stack([e.s_per_byte for e in estimates], shape)[keep],
-        tree if any(a == "tree" for a, _ in pairs) else None,
-        np.array([plateaus[i] for i in keep]).reshape(-1, *(1,) * len(shape)),
-        np.where(group.domains > 1, bytes_per_rank * group.ranks, np.inf),
+        pairs=tuple(pairs),
+        latency_s=stack([price.latency_s for price in prices]),
+        s_per_byte=stack([price.s_per_byte for price in prices]),
+        sharpness=stack([price.sharpness for price in prices]),
+        bound_s_per_byte=stack([price.bound_s_per_byte for price in prices]),
+        tuner_latency_s=np.where(legal, stack([each.latency_s for each in estimates]), np.inf),
+        tuner_s_per_byte=stack([each.s_per_byte for each in estimates]),
+        correction=_corrections(pairs),
+        plateau_factor=factors.reshape(-1, *(1,) * len(shape)),
+        plateau_bytes=plateau_bytes,
     )
+
+
+def _corrections(pairs: list[tuple[str, str]]) -> Floats | None:
+    """NCCL's factors for trees by size, 1 for other candidates; None where no candidate is a tree."""
+    if not any(algorithm == "tree" for algorithm, _ in pairs):
+        return None
+    none = np.ones(24)
+    return np.array([tree_correction(protocol) if algorithm == "tree" else none for algorithm, protocol in pairs])
+
+
+def _plateaus(operation: str, pairs: list[tuple[str, str]], group: Group, links: Links) -> tuple[Floats, Number]:
+    """(latency factor of every candidate on NCCL's plateau, size from which it holds)."""
+    factor, bytes_per_rank = plateau(links)
+    slow = ("ring", "Simple") if operation == "all_reduce" else None
+    factors = np.array([factor if pair == slow else 1.0 for pair in pairs])
+    return factors, np.where(group.domains > 1, bytes_per_rank * group.ranks, np.inf)
 
 
 _cached_tariff = lru_cache(maxsize=4096)(tariff)
@@ -253,14 +304,18 @@ def forget() -> None:
         cached.cache_clear()
 
 
-def _tuner_s(prices: Tariff, size: Number) -> np.ndarray:
+def _tuner_s(prices: Tariff, size: Floats) -> Floats:
     """NCCL's estimate of each candidate at each size, first axis candidates."""
-    latency, transfer = prices.tuner_latency_s, size * prices.tuner_s_per_byte
+    transfer = size * prices.tuner_s_per_byte
     if prices.correction is not None:
-        step = np.clip(np.log2(np.maximum(size, 64.0) / 64.0).astype(int), 0, 23)
+        doublings = np.log2(np.maximum(size, 64.0) / 64.0)
+        step = np.clip(doublings.astype(int), 0, 23)
         factor = prices.correction[:, step]
-        transfer = transfer / factor.reshape(factor.shape + (1,) * (np.ndim(transfer) - factor.ndim))
-    return np.where(size >= prices.plateau_bytes, prices.plateau_factor, 1.0) * latency + transfer
+        trailing_axes = (1,) * (np.ndim(transfer) - factor.ndim)
+        transfer = transfer / factor.reshape(factor.shape + trailing_axes)
+    latency_factor = np.where(size >= prices.plateau_bytes, prices.plateau_factor, 1.0)
+    estimates: Floats = latency_factor * prices.tuner_latency_s + transfer
+    return estimates
 
 
 def collective_s(
@@ -278,40 +333,41 @@ def collective_s(
     `algorithm`, `protocol` fix what NCCL's tuner would choose (NCCL_ALGO, NCCL_PROTO); `sms` limits the SMs that
     move data. One rank takes no time. ValueError for what does not exist or cannot run; BelowBound is a bug.
     """
-    links = cluster if isinstance(cluster, Links) else links_of(cluster)
-    if group.is_scalar:
-        if group.ranks <= 1:
-            zero = np.zeros(np.shape(size_bytes)) if isinstance(size_bytes, np.ndarray) else 0.0
-            return CollectiveTime(zero, "none", "none", zero)
-        prices = _cached_tariff(operation, group, links, algorithm, protocol, sms)
-    else:
-        prices = tariff(operation, group, links, algorithm, protocol, sms)
+    links = links_of(cluster)
+    if group.is_scalar and group.ranks <= 1:
+        zero: Number = np.zeros(np.shape(size_bytes)) if isinstance(size_bytes, np.ndarray) else 0.0
+        return CollectiveTime(zero, "none", "none", zero)
+    price = _cached_tariff if group.is_scalar else tariff
+    prices = price(operation, group, links, algorithm, protocol, sms)
     size = np.asarray(size_bytes, dtype=float)
-    axes = (slice(None), *(None,) * size.ndim) if group.is_scalar else (Ellipsis,)
-    widened = {name: getattr(prices, name)[axes] for name in _PER_GROUP}
-    prices = prices._replace(**widened)
+    size_axes = (slice(None), *(None,) * size.ndim) if group.is_scalar else (Ellipsis,)
+    prices = prices._replace(**{name: getattr(prices, name)[size_axes] for name in _PER_GROUP})
     chosen = np.argmin(_tuner_s(prices, size), axis=0)
     return _at(prices, size, chosen, np.asarray(group.ranks) <= 1)
 
 
-def _take(table: np.ndarray, chosen: np.ndarray) -> Number:
+def _take(table: Floats, chosen: np.ndarray) -> Any:
+    """The entry of the chosen candidate, for every size and group."""
     if chosen.ndim == 0:
-        return table[int(chosen)] if table.ndim == 1 else table.reshape(len(table))[int(chosen)]
+        return table.reshape(len(table))[int(chosen)]
     full = np.broadcast_to(table, (len(table), *chosen.shape))
     return np.take_along_axis(full, chosen[None], axis=0)[0]
 
 
-def _at(prices: Tariff, size: np.ndarray, chosen: np.ndarray, alone: np.ndarray) -> CollectiveTime:
+def _at(prices: Tariff, size: Floats, chosen: np.ndarray, alone: np.ndarray) -> CollectiveTime:
     """The chosen candidate's time and bound, checked against each other."""
-    p = _take(prices.sharpness, chosen)
-    transfer = size * _take(prices.s_per_byte, chosen)
-    seconds = (_take(prices.latency_s, chosen) ** p + transfer**p) ** (1.0 / p)
+    sharpness = _take(prices.sharpness, chosen)
+    latency_s = _take(prices.latency_s, chosen)
+    transfer_s = size * _take(prices.s_per_byte, chosen)
+    seconds = (latency_s**sharpness + transfer_s**sharpness) ** (1.0 / sharpness)
     bound_s = size * _take(prices.bound_s_per_byte, chosen)
     if chosen.ndim == 0:
+        pair = prices.pairs[int(chosen)]
         if not seconds >= bound_s * (1 - 1e-9):
-            raise BelowBound(f"{prices.pairs[int(chosen)]}: {seconds} s is below the bandwidth bound {bound_s} s")
-        return CollectiveTime(float(seconds), *prices.pairs[int(chosen)], float(bound_s))
-    seconds, bound_s = np.where(alone, 0.0, seconds), np.where(alone, 0.0, bound_s)
+            raise BelowBound(f"{pair}: {seconds} s is below the bandwidth bound {bound_s} s")
+        return CollectiveTime(float(seconds), *pair, float(bound_s))
+    seconds = np.where(alone, 0.0, seconds)
+    bound_s = np.where(alone, 0.0, bound_s)
     if not np.all(seconds >= bound_s * (1 - 1e-9)):
         raise BelowBound(f"{np.sum(seconds < bound_s)} times are below their bandwidth bound")
     names = np.array(prices.pairs)

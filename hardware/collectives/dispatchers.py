@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hardware.collectives.experts import (
-    Exchange,
     ExchangeTime,
+    ExpertExchange,
     by_collective,
     constants,
     one_copy_per_domain,
@@ -84,7 +84,7 @@ def _dispatcher(name: str) -> Dispatcher:
 
 
 def dispatch_s(
-    exchange: Exchange,
+    exchange: ExpertExchange,
     group: Group,
     cluster: Cluster | Links,
     dispatcher: str = "deepep",
@@ -104,7 +104,7 @@ def dispatch_s(
 
 
 def combine_s(
-    exchange: Exchange,
+    exchange: ExpertExchange,
     group: Group,
     cluster: Cluster | Links,
     dispatcher: str = "deepep",

@@ -1,175 +1,245 @@
-"""Reducing gradients as frameworks do: in buckets (DDP), fused by the clock (Horovod), compressed, or over servers."""
+"""Reducing gradients as frameworks do: in buckets (DDP), fused by the clock (Horovod), or over parameter servers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hardware.collectives.closed_form import BelowBound, collective_s
+from hardware.arrays import Floats, Ints
+from hardware.collectives.closed_form import BelowBound
+from hardware.collectives.compression import Compressed, compressed_all_reduce
 from hardware.collectives.group import Group, links_of
 from hardware.specs import Cluster
+from hardware.units import parse
 
-Floats = NDArray[np.float64]
-# Streaming kernels reach 83-89 % of HBM peak (Azure AI benchmarking guide, triad on A100, H100 and H200).
-_STREAM_FRACTION = 0.85
-# Passes over the gradient that selecting the largest entries takes (assumed: histogram, threshold, compaction).
-_TOPK_PASSES = 3.0
+# torch DistributedDataParallel: bucket_cap_mb, and its first bucket.
+DDP_BUCKET_BYTES = 25.0 * 2**20
+DDP_FIRST_BUCKET_BYTES = 1.0 * 2**20
+# HOROVOD_FUSION_THRESHOLD and HOROVOD_CYCLE_TIME.
+FUSION_BYTES = 128.0 * 2**20
+FUSION_CYCLE_S = 1e-3
+MOST_TENSORS = 1_000_000
+SCHEMES = ("ddp", "horovod", "push_pull")
 
 
 @dataclass(frozen=True, slots=True)
-class Reduced:
-    """When each bucket's reduction started and ended, and how much of it lies behind the end of backward."""
+class BucketTime:
+    """One bucket: what it holds and sends, and when it is reduced, in seconds from the start of backward.
 
-    start_s: Floats
-    end_s: Floats
-    bucket_bytes: Floats
+    `sent_bytes` leave each GPU; `exposed_s` is what lies behind the end of backward; `busbw_bytes_per_s` is sent bytes
+    over the time of the exchange, as nccl-tests has it of an all-reduce.
+    """
+
+    tensors: int
+    size_bytes: float
+    sent_bytes: float
+    ready_s: float
+    start_s: float
+    end_s: float
+    compress_s: float
+    exchange_s: float
     exposed_s: float
+    busbw_bytes_per_s: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """How gradients are reduced: `bucket_bytes` None is the scheme's own size, `keep` None the compression's own.
+
+    `servers` are parameter servers beside the workers; with none the workers serve each other.
+    """
+
+    scheme: str = "ddp"
+    bucket_bytes: float | None = None
+    compression: str = "none"
+    keep: float | None = None
+    servers: int = 0
+
+
+def tensor_sizes(text: str) -> Floats:
+    """Bytes of each gradient from "64MiB,32x400MiB": one of 64 MiB, then 32 of 400 MiB.
+
+    ValueError for what is no such list, or one of more than a million gradients.
+    """
+    sizes: list[float] = []
+    for part in text.split(","):
+        count, times, size = part.rpartition("x")
+        if times and not count.strip().isdigit():
+            raise ValueError(f"gradients {text!r}: {part!r} is no size; write e.g. 64MiB,32x400MiB")
+        number = int(count) if times else 1
+        size_bytes = parse(size, "bytes")
+        if not number or not size_bytes:
+            raise ValueError(f"gradients {text!r}: {part!r} is empty; write e.g. 64MiB,32x400MiB")
+        if len(sizes) + number > MOST_TENSORS:
+            raise ValueError(f"gradients {text!r}: are more than {MOST_TENSORS:,}")
+        sizes += [size_bytes] * number
+    return np.array(sizes)
+
+
+def ready_times(tensor_bytes: Floats, backward_s: float) -> Floats:
+    """When each gradient is ready, backward working through the tensors evenly by their size."""
+    return np.cumsum(tensor_bytes) / np.sum(tensor_bytes) * backward_s
 
 
 def ddp_buckets(
-    tensor_bytes: Floats, bucket_bytes: float = 25 * 2**20, first_bytes: float = 2**20
-) -> NDArray[np.int64]:
+    tensor_bytes: Floats, bucket_bytes: float = DDP_BUCKET_BYTES, first_bytes: float = DDP_FIRST_BUCKET_BYTES
+) -> Ints:
     """Bucket of each tensor, tensors in the order in which their gradients become ready (last layer first).
 
-    A bucket is closed once it holds its size or more; the first is small so that communication starts early
-    (torch DistributedDataParallel: bucket_cap_mb 25, first bucket 1 MiB).
+    A bucket is closed once it holds its size or more; the first is small so that communication starts early.
     """
-    bucket, held, number = np.zeros(len(tensor_bytes), np.int64), 0.0, 0
-    for i, size in enumerate(np.asarray(tensor_bytes, dtype=float).tolist()):
-        bucket[i] = number
-        held += size
-        if held >= (first_bytes if number == 0 else bucket_bytes):
-            number, held = number + 1, 0.0
-    return bucket
+    buckets = np.zeros(len(tensor_bytes), np.int64)
+    number, filled = 0, 0.0
+    for i, size in enumerate(tensor_bytes):
+        buckets[i] = number
+        filled += size
+        limit = first_bytes if number == 0 else bucket_bytes
+        if filled >= limit:
+            number, filled = number + 1, 0.0
+    return buckets
 
 
 def fusion_buckets(
-    ready_s: Floats, tensor_bytes: Floats, cycle_s: float = 1e-3, threshold_bytes: float = 128 * 2**20
-) -> NDArray[np.int64]:
-    """Bucket of each tensor when all that became ready within a cycle are fused, up to a threshold.
+    ready_s: Floats, tensor_bytes: Floats, cycle_s: float = FUSION_CYCLE_S, threshold_bytes: float = FUSION_BYTES
+) -> Ints:
+    """Bucket of each tensor when all that became ready within a cycle are fused, up to a threshold (Horovod)."""
+    cycles = np.floor(np.asarray(ready_s) / cycle_s)
+    buckets = np.zeros(len(cycles), np.int64)
+    number, filled = 0, 0.0
+    for i, size in enumerate(tensor_bytes):
+        next_cycle = i > 0 and cycles[i] != cycles[i - 1]
+        too_full = i > 0 and filled + size > threshold_bytes
+        if next_cycle or too_full:
+            number, filled = number + 1, 0.0
+        filled += size
+        buckets[i] = number
+    return buckets
 
-    Horovod: HOROVOD_CYCLE_TIME 1 ms, HOROVOD_FUSION_THRESHOLD 128 MiB.
+
+def buckets_of(scheme: str, ready_s: Floats, tensor_bytes: Floats, bucket_bytes: float | None = None) -> Ints:
+    """Bucket of each tensor by a scheme's rule; over parameter servers every tensor goes by itself.
+
+    `bucket_bytes` None: the scheme's own size. ValueError for other schemes.
     """
-    cycle = np.floor(np.asarray(ready_s) / cycle_s)
-    bucket, held, number = np.zeros(len(cycle), np.int64), 0.0, 0
-    for i, size in enumerate(np.asarray(tensor_bytes, dtype=float).tolist()):
-        full = i > 0 and (cycle[i] != cycle[i - 1] or held + size > threshold_bytes)
-        number, held = (number + 1, size) if full else (number, held + size)
-        bucket[i] = number
-    return bucket
+    if scheme == "ddp":
+        size = bucket_bytes or DDP_BUCKET_BYTES
+        return ddp_buckets(tensor_bytes, size, min(size, DDP_FIRST_BUCKET_BYTES))
+    if scheme == "horovod":
+        return fusion_buckets(ready_s, tensor_bytes, threshold_bytes=bucket_bytes or FUSION_BYTES)
+    if scheme == "push_pull":
+        return np.arange(len(tensor_bytes))
+    raise ValueError(f"scheme {scheme!r}: choose one of {', '.join(SCHEMES)}")
+
+
+def reduce_gradients(
+    tensor_bytes: Floats, backward_s: float, group: Group, cluster: Cluster, how: Reduction
+) -> list[BucketTime]:
+    """The buckets of gradients, in the order in which they become ready, reduced over a group while backward runs.
+
+    ValueError for settings that do not exist or do not go together.
+    """
+    ready_s = ready_times(tensor_bytes, backward_s)
+    buckets = buckets_of(how.scheme, ready_s, tensor_bytes, how.bucket_bytes)
+    if how.scheme != "push_pull":
+        if how.servers:
+            raise ValueError(f"servers: {how.scheme} has none; take the scheme push_pull")
+        return reduce_buckets(ready_s, tensor_bytes, buckets, group, cluster, how.compression, how.keep)
+    if how.compression != "none":
+        raise ValueError("compression: parameter servers exchange whole gradients here; leave it out")
+    return push_pull_buckets(ready_s, tensor_bytes, buckets, int(group.ranks), how.servers, cluster)
 
 
 def reduce_buckets(
     ready_s: Floats,
     tensor_bytes: Floats,
-    bucket: NDArray[np.int64],
+    buckets: Ints,
     group: Group,
     cluster: Cluster,
-    operation: str = "all_reduce",
-) -> Reduced:
-    """Buckets reduced one after another on one stream, each from when its last tensor is ready."""
-    count = int(bucket.max()) + 1
-    size = np.bincount(bucket, tensor_bytes, count).astype(float)
-    ready = np.zeros(count)
-    np.maximum.at(ready, bucket, ready_s)
-    lasts = collective_s(operation, size, group, cluster).seconds
-    start, end, free = np.zeros(count), np.zeros(count), 0.0
-    for i in range(count):
-        start[i] = max(ready[i], free)
-        free = end[i] = start[i] + lasts[i]
-    return Reduced(start, end, size, float(max(0.0, free - np.max(ready_s))))
+    compression: str = "none",
+    keep: float | None = None,
+) -> list[BucketTime]:
+    """Buckets all-reduced one after another on one stream, each from when its last tensor is ready.
 
-
-@dataclass(frozen=True, slots=True)
-class Compressed:
-    """Time of a compressed all-reduce, its two parts, and the bytes that leave each rank."""
-
-    seconds: float
-    compress_s: float
-    exchange_s: float
-    sent_bytes: float
-
-
-def _stream_s(size_bytes: float, cluster: Cluster) -> float:
-    return size_bytes / (_STREAM_FRACTION * cluster.accelerator.memory_bandwidth_bytes_per_s)
-
-
-def _plain(size: float, keep: float, group: Group, cluster: Cluster) -> Compressed:
-    seconds = collective_s("all_reduce", size, group, cluster).seconds
-    return Compressed(seconds, 0.0, seconds, size * 2 * (group.ranks - 1) / group.ranks)
-
-
-def _quantised(size: float, keep: float, group: Group, cluster: Cluster) -> Compressed:
-    """One byte for four and a scale per 128: chunks are exchanged, summed in fp32, quantised again and gathered."""
-    n, small = group.ranks, size / 4 * (1 + 4 / 128)
-    # Quantise all, take in n chunks and sum them, quantise the own chunk, take all apart again.
-    passes = (size + small) + (small + size / n) + (size / n + small / n) + (small + size)
-    exchange = collective_s("all_to_all", small, group, cluster).seconds
-    exchange += collective_s("all_gather", small, group, cluster).seconds
-    compress = _stream_s(passes, cluster)
-    return Compressed(compress + exchange, compress, exchange, small * 2 * (n - 1) / n)
-
-
-def _topk(size: float, keep: float, group: Group, cluster: Cluster) -> Compressed:
-    """The largest fraction `keep` of entries, value and index of 4 bytes each, gathered from all and added up."""
-    n, mine = group.ranks, size * keep * 2
-    compress = _stream_s(_TOPK_PASSES * size + n * mine + size, cluster)
-    exchange = collective_s("all_gather", n * mine, group, cluster).seconds
-    return Compressed(compress + exchange, compress, exchange, mine * (n - 1))
-
-
-def _low_rank(size: float, keep: float, group: Group, cluster: Cluster) -> Compressed:
-    """PowerSGD of rank `keep`: a square matrix M goes as P = M Q and Q = M' P, both all-reduced in fp32.
-
-    Three products read M or write its estimate; at small ranks they are bound by memory.
+    Arrays are by tensor. ValueError as `compressed_all_reduce`.
     """
-    factor = 4 * keep * np.sqrt(size / 4)
-    compress = _stream_s(3 * size, cluster)
-    exchange = 2 * collective_s("all_reduce", factor, group, cluster).seconds
-    return Compressed(compress + exchange, compress, exchange, 2 * factor * 2 * (group.ranks - 1) / group.ranks)
+    sizes = bucket_sizes(tensor_bytes, buckets)
+    times = compressed_all_reduce(sizes, compression, group, cluster, keep)
+    return in_turn(ready_s, sizes, buckets, times)
 
 
-SCHEMES: dict[str, Callable[[float, float, Group, Cluster], Compressed]] = {
-    "none": _plain,
-    "fp8": _quantised,
-    "int8": _quantised,
-    "topk": _topk,
-    "low_rank": _low_rank,
-}
+def push_pull_buckets(
+    ready_s: Floats, tensor_bytes: Floats, buckets: Ints, workers: int, servers: int, cluster: Cluster
+) -> list[BucketTime]:
+    """As `reduce_buckets`, each bucket pushed to parameter servers and pulled; no `servers`: the workers serve."""
+    sizes = bucket_sizes(tensor_bytes, buckets)
+    shared = servers == 0
+    shards = workers if shared else servers
+    seconds = np.array([parameter_server_s(size, workers, shards, cluster, shared) for size in sizes.tolist()])
+    # A worker that serves too sends its shard to all others; one that does not only pushes.
+    sent = 2 * sizes * (workers - 1) / workers if shared else sizes
+    return in_turn(ready_s, sizes, buckets, Compressed(np.zeros_like(sizes), seconds, sent))
 
 
-def compressed_all_reduce(
-    size_bytes: float, scheme: str, group: Group, cluster: Cluster, keep: float = 0.01
-) -> Compressed:
-    """All-reduce of an fp32 gradient of `size_bytes`, compressed.
+def bucket_sizes(tensor_bytes: Floats, buckets: Ints) -> Floats:
+    return np.bincount(buckets, tensor_bytes).astype(float)
 
-    `keep` is the fraction of entries for topk and the rank for low_rank. ValueError for other schemes or a `keep` that
-    is not positive.
-    """
-    if scheme not in SCHEMES:
-        raise ValueError(f"compression {scheme!r}: choose one of {', '.join(SCHEMES)}")
-    if not keep > 0 or (scheme == "topk" and keep > 1):
-        raise ValueError(f"compression {scheme}: keep must be a fraction (topk) or a rank (low_rank), not {keep}")
-    return SCHEMES[scheme](size_bytes, keep, group, cluster)
+
+def in_turn(ready_s: Floats, sizes: Floats, buckets: Ints, times: Compressed) -> list[BucketTime]:
+    """The buckets' times on one stream, in order: each starts when it is ready and the one before it has ended."""
+    backward_s = float(np.max(ready_s))
+    tensors = np.bincount(buckets)
+    ready = np.zeros(len(sizes))
+    np.maximum.at(ready, buckets, ready_s)
+    rows = []
+    end = 0.0
+    for i, seconds in enumerate(times.seconds.tolist()):
+        start = max(float(ready[i]), end)
+        end = start + seconds
+        exchange_s, sent = float(times.exchange_s[i]), float(times.sent_bytes[i])
+        rows.append(
+            BucketTime(
+                tensors=int(tensors[i]),
+                size_bytes=float(sizes[i]),
+                sent_bytes=sent,
+                ready_s=float(ready[i]),
+                start_s=start,
+                end_s=end,
+                compress_s=float(times.compress_s[i]),
+                exchange_s=exchange_s,
+                exposed_s=max(0.0, end - max(start, backward_s)),
+                busbw_bytes_per_s=sent / exchange_s if exchange_s > 0 else 0.0,
+            )
+        )
+    return rows
+
+
+def exposed_s(rows: list[BucketTime]) -> float:
+    """What all buckets take beyond the end of backward."""
+    return sum(row.exposed_s for row in rows)
 
 
 def parameter_server_s(size_bytes: float, workers: int, servers: int, cluster: Cluster, shared: bool = False) -> float:
     """Push of every worker's gradient to sharded servers and pull of the parameters, over NICs, nothing else running.
 
     A server takes in workers x size / servers: with fewer servers than workers that incast is the bottleneck.
-    `shared`: workers and servers are the same GPUs, and each keeps its own shard at home.
+    `shared`: workers and servers are the same GPUs, and each keeps its own shard at home. ValueError for counts that
+    do not go together.
     """
     if workers < 1 or servers < 1 or (shared and workers != servers):
-        raise ValueError(
-            f"parameter server: {workers} workers and {servers} servers{' on the same GPUs' if shared else ''}"
-        )
+        where = " on the same GPUs" if shared else ""
+        raise ValueError(f"parameter server: {workers} workers and {servers} servers{where}")
     links = links_of(cluster)
-    own = 1 / servers if shared else 0.0
-    busiest = size_bytes * max(1.0 - own, workers / servers - own)
-    seconds = 2 * (busiest / links.nic_bytes_per_s + links.tier_latencies_s[-1])
-    if seconds < 2 * busiest / links.nic_bytes_per_s:
+    own_shard = 1 / servers if shared else 0.0
+    into_server = workers / servers - own_shard
+    out_of_worker = 1.0 - own_shard
+    busiest_bytes = size_bytes * max(out_of_worker, into_server)
+    transfer_s = busiest_bytes / links.nic_bytes_per_s
+    seconds = 2 * (transfer_s + links.tier_latencies_s[-1])
+    if seconds < 2 * transfer_s:
         raise BelowBound(f"parameter server: {seconds} s is below what the busiest NIC needs")
     return seconds

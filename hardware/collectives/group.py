@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from hardware.arrays import Index, Number
 from hardware.specs import Cluster
-
-# A float, or a NumPy array of any shape that broadcasts with the others.
-Number = Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +22,7 @@ class Group:
 
     ranks: Number
     ranks_per_domain: Number = 1
-    tier: Number = 0
+    tier: Index = 0
     domains_per_block: Number = 1
     nic_share: Number = 1.0
 
@@ -34,11 +31,12 @@ class Group:
         return np.maximum(self.ranks / self.ranks_per_domain, 1.0)
 
     @property
+    def fields(self) -> tuple[Number, ...]:
+        return self.ranks, self.ranks_per_domain, self.tier, self.domains_per_block, self.nic_share
+
+    @property
     def is_scalar(self) -> bool:
-        return not any(
-            isinstance(value, np.ndarray)
-            for value in (self.ranks, self.ranks_per_domain, self.tier, self.domains_per_block, self.nic_share)
-        )
+        return not any(isinstance(value, np.ndarray) for value in self.fields)
 
 
 def strided_group(cluster: Cluster, ranks: Number, stride: Number = 1, nic_share: Number = 1.0) -> Group:
@@ -47,24 +45,28 @@ def strided_group(cluster: Cluster, ranks: Number, stride: Number = 1, nic_share
     `stride` is the product of the degrees that vary faster. Accepts arrays. ValueError where a group reaches
     past the end of the cluster.
     """
-    span = np.asarray(ranks, dtype=float) * stride
+    ranks = np.asarray(ranks, dtype=float)
+    stride = np.asarray(stride)
+    span = ranks * stride
     if np.any(span - stride >= cluster.gpus):
         raise ValueError(
             f"cluster {cluster.name}: a group of {np.max(ranks):g} ranks {np.max(stride):g} apart "
             f"does not fit its {cluster.gpus} GPUs"
         )
     reaches = np.array([tier.reach_gpus for tier in cluster.fabric.tiers] or [cluster.gpus], dtype=float)
-    tier = np.minimum(np.searchsorted(reaches, np.minimum(span, reaches[-1])), len(reaches) - 1)
-    per_domain = np.minimum(ranks, np.maximum(1, cluster.node.scale_up.domain_gpus // np.asarray(stride)))
+    top = len(reaches) - 1
+    tier = np.minimum(np.searchsorted(reaches, np.minimum(span, reaches[-1])), top)
+    most_per_domain = np.maximum(1, cluster.node.scale_up.domain_gpus // stride)
     # Members of one domain come in whole shares: 12 ranks over domains of 8 lie as 6 + 6 in the model.
-    per_domain = np.asarray(ranks) / np.ceil(np.asarray(ranks) / per_domain)
-    below = np.where(tier > 0, reaches[np.maximum(tier - 1, 0)], 1.0)
-    per_block = np.maximum(1.0, np.floor(below / (np.asarray(stride) * per_domain)))
-    fields = (np.asarray(ranks, dtype=float), per_domain, tier, per_block, np.asarray(nic_share, dtype=float))
-    if all(np.ndim(field) == 0 for field in fields):
-        n, g, t, b, share = (field.item() for field in fields)
-        return Group(n, g, int(t), b, share)
-    return Group(*fields)
+    domains = np.ceil(ranks / np.minimum(ranks, most_per_domain))
+    per_domain = ranks / domains
+    block_gpus = np.where(tier > 0, reaches[np.maximum(tier - 1, 0)], 1.0)
+    domains_per_block = np.maximum(1.0, np.floor(block_gpus / (stride * per_domain)))
+    share = np.asarray(nic_share, dtype=float)
+    fields = (ranks, per_domain, tier, domains_per_block, share)
+    if any(np.ndim(field) for field in fields):
+        return Group(*fields)
+    return Group(ranks.item(), per_domain.item(), int(tier), domains_per_block.item(), share.item())
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,31 +97,38 @@ class Links:
         """
         if not self.mesh_gpus:
             return self.scale_up_bytes_per_s
-        reached = np.clip((ranks_per_domain - 1.0) / (self.mesh_gpus - 1.0), 1.0 / (self.mesh_gpus - 1.0), 1.0)
+        peers = self.mesh_gpus - 1.0
+        reached = np.clip((ranks_per_domain - 1.0) / peers, 1.0 / peers, 1.0)
         return self.scale_up_bytes_per_s * reached
 
 
-def links_of(cluster: Cluster) -> Links:
-    """`tier_latencies_s[t]` is one way between NICs that meet at tier t; oversubscription is of the way there."""
-    node, fabric = cluster.node, cluster.fabric
+def links_of(cluster: Cluster | Links) -> Links:
+    """The links of a cluster; links as they are.
+
+    `tier_latencies_s[t]` is one way between NICs that meet at tier t; oversubscription is of the way there.
+    """
+    if isinstance(cluster, Links):
+        return cluster
+    node = cluster.node
+    scale_up = node.scale_up
     latencies, slowdowns = [], []
     latency_s, slowdown = node.nic.latency_s, 1.0
-    for tier in fabric.tiers:
+    for tier in cluster.fabric.tiers:
         latency_s += tier.latency_s
         latencies.append(latency_s)
         slowdowns.append(slowdown)
         slowdown *= tier.oversubscription
     return Links(
-        node.accelerator.generation.lower(),
-        node.cpu_vendor,
-        node.scale_up.bandwidth_bytes_per_s,
-        node.scale_up.latency_s,
-        node.scale_up.multicast,
-        node.nic.bandwidth_bytes_per_s,
-        node.nic.technology,
-        tuple(latencies) or (latency_s,),
-        tuple(slowdowns) or (1.0,),
-        fabric.in_network_reduction,
-        node.scale_up.domain_gpus if node.scale_up.kind != "nvswitch" else 0,
-        cluster.efficiencies,
+        generation=node.accelerator.generation.lower(),
+        cpu_vendor=node.cpu_vendor,
+        scale_up_bytes_per_s=scale_up.bandwidth_bytes_per_s,
+        scale_up_latency_s=scale_up.latency_s,
+        multicast=scale_up.multicast,
+        nic_bytes_per_s=node.nic.bandwidth_bytes_per_s,
+        nic_technology=node.nic.technology,
+        tier_latencies_s=tuple(latencies) or (latency_s,),
+        tier_oversubscription=tuple(slowdowns) or (1.0,),
+        in_network_reduction=cluster.fabric.in_network_reduction,
+        mesh_gpus=0 if scale_up.kind == "nvswitch" else scale_up.domain_gpus,
+        efficiencies=cluster.efficiencies,
     )

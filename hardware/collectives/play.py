@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from hardware.arrays import Floats, Ints, Number
 from hardware.collectives.algorithms import ALGORITHMS
 from hardware.collectives.closed_form import hop_latency_s
 from hardware.collectives.group import Group, Links
-from hardware.collectives.phases import NETWORK, PHASES, SWITCH, Phase
+from hardware.collectives.transfers import NETWORK, PHASES, SWITCH, TransferPhase
 from hardware.flows import CapacityChange, fold, simulate
-from hardware.routing import Routes, route
+from hardware.routing import NO_CLASS, Routes, route
 from hardware.topology.clos import link_ranges
 from hardware.topology.network import Network
 
-Ints = NDArray[np.int64]
 # Flows whose routes are held in memory at once when only their bytes are added up.
 _ROUTED_AT_ONCE = 1 << 18
 
@@ -34,7 +34,7 @@ class Played:
     latency_s: float
     utilisation: dict[str, float]
     bottleneck: str
-    group_s: NDArray[np.float64]
+    group_s: Floats
     flows: int
     kinds: int
 
@@ -50,7 +50,7 @@ class Conditions:
 
     policy: str = "adaptive"
     seed: int = 0
-    beside: Phase | None = None
+    beside: TransferPhase | None = None
     changes: tuple[CapacityChange, ...] = ()
     folded: bool = True
     tolerance: float = 0.0
@@ -64,11 +64,11 @@ def ideal_s(operation: str, algorithm: str, size_bytes: float, group: Group, lin
     demand = ALGORITHMS[algorithm](operation, group.ranks, group.ranks_per_domain, group.domains)
     hop_s = hop_latency_s(algorithm, group, links)
     latency_s = demand.scale_up_steps * links.scale_up_latency_s + demand.network_steps * hop_s
-    nic, inside = links.nic_bytes_per_s * group.nic_share, links.scale_up(group.ranks_per_domain)
-    if algorithm == "hierarchical":
-        # Its levels follow each other; every other algorithm keeps both kinds of link busy at once.
-        return float(latency_s + size_bytes * (demand.scale_up / inside + demand.network / nic))
-    return float(latency_s + size_bytes * max(demand.scale_up / inside, demand.network / nic))
+    inside_s = size_bytes * demand.scale_up / links.scale_up(group.ranks_per_domain)
+    across_s = size_bytes * demand.network / (links.nic_bytes_per_s * group.nic_share)
+    # The levels of hierarchical algorithms follow each other; every other keeps both kinds of link busy at once.
+    transfer_s = inside_s + across_s if algorithm == "hierarchical" else np.maximum(inside_s, across_s)
+    return float(latency_s + transfer_s)
 
 
 def check_groups(network: Network, groups: Sequence[Ints]) -> None:
@@ -121,15 +121,18 @@ def play(
     return play_phases(network, schedules, conditions)
 
 
-def play_phases(network: Network, schedules: Sequence[Sequence[Phase]], conditions: Conditions = IDLE) -> Played:
+def play_phases(
+    network: Network, schedules: Sequence[Sequence[TransferPhase]], conditions: Conditions = IDLE
+) -> Played:
     """Schedules of several groups, phase by phase side by side; they may be of different collectives.
 
     ValueError for links that change under schedules of several phases or repeats.
     """
     if conditions.changes and any(len(schedule) != 1 or schedule[0].repeats != 1 for schedule in schedules):
         raise ValueError("links that change under way need schedules of one phase without repeats")
-    seconds, latency_s = np.zeros(len(schedules)), np.zeros(len(schedules))
-    carried = np.zeros(len(network.classes))
+    seconds = np.zeros(len(schedules))
+    latency_s = np.zeros(len(schedules))
+    busy_s = np.zeros(len(network.classes))
     flows = kinds = 0
     for place in range(max(len(schedule) for schedule in schedules)):
         running = [i for i, schedule in enumerate(schedules) if place < len(schedule)]
@@ -139,17 +142,25 @@ def play_phases(network: Network, schedules: Sequence[Sequence[Phase]], conditio
         repeats = np.array([phase.repeats for phase in phases])
         seconds[running] += repeats * result.finish_s[running]
         latency_s[running] += result.latency_s
-        carried += result.busiest * repeats.max()
-        flows, kinds = max(flows, len(owner)), max(kinds, result.kinds)
+        busy_s += result.busy_s * repeats.max()
+        flows = max(flows, len(owner))
+        kinds = max(kinds, result.kinds)
     total = seconds + latency_s
     slowest = int(total.argmax())
-    moved = max(float(seconds[slowest]), 1e-300)
-    use = {name: float(carried[i] / moved) for i, name in enumerate(network.classes) if carried[i] > 0}
-    bottleneck = max(use, key=lambda name: use[name]) if use else "none"
-    return Played(float(total[slowest]), float(latency_s[slowest]), use, bottleneck, total, flows, kinds)
+    transfer_s = max(float(seconds[slowest]), 1e-300)
+    use = {name: float(busy_s[i] / transfer_s) for i, name in enumerate(network.classes) if busy_s[i] > 0}
+    return Played(
+        seconds=float(total[slowest]),
+        latency_s=float(latency_s[slowest]),
+        utilisation=use,
+        bottleneck=max(use, key=lambda name: use[name], default="none"),
+        group_s=total,
+        flows=flows,
+        kinds=kinds,
+    )
 
 
-def _in_step(phases: list[Phase]) -> list[Phase]:
+def _in_step(phases: list[TransferPhase]) -> list[TransferPhase]:
     """Phases that repeat equally often as they are; others as streams, all repeats of a flow in one, since the steps
     of one collective do not wait for those of another."""
     if len({phase.repeats for phase in phases}) == 1:
@@ -159,31 +170,37 @@ def _in_step(phases: list[Phase]) -> list[Phase]:
 
 @dataclass(frozen=True, slots=True)
 class _PhaseTime:
-    finish_s: NDArray[np.float64]
-    latency_s: NDArray[np.float64]
-    busiest: NDArray[np.float64]
+    """One phase once: by group when its last flow ends and what latency adds; by class how long its busiest link works.
+
+    `kinds` of flow were simulated.
+    """
+
+    finish_s: Floats
+    latency_s: Floats
+    busy_s: Floats
     kinds: int
 
 
-def _play_phase(network: Network, phases: Sequence[Phase], owner: Ints, conditions: Conditions) -> _PhaseTime:
+def _play_phase(network: Network, phases: Sequence[TransferPhase], owner: Ints, conditions: Conditions) -> _PhaseTime:
+    """`owner`: the group of each flow of the phases. Another job's flows come behind them."""
     present = [*phases, conditions.beside] if conditions.beside else list(phases)
-    source, target = (np.concatenate([getattr(phase, end) for phase in present]) for end in ("source", "target"))
-    size, own = np.concatenate([phase.size_bytes for phase in present]), len(owner)
+    source = np.concatenate([phase.source for phase in present])
+    target = np.concatenate([phase.target for phase in present])
+    size = np.concatenate([phase.size_bytes for phase in present])
     routes = route_ends(network, source, target, conditions.policy, conditions.seed)
     column_size = size[routes.owner] * routes.share
     finish, kinds = _finish(routes, column_size, conditions)
-    mine = routes.owner < own
+    mine = routes.owner < len(owner)
     last = np.zeros(int(owner.max()) + 1)
     np.maximum.at(last, owner[routes.owner[mine]], finish[mine])
-    # Fractions of a second that each class's busiest link needs for the bytes of this phase.
     load = _carried(routes, column_size)
     with np.errstate(divide="ignore", invalid="ignore"):
-        need = np.nan_to_num(load / routes.capacity, posinf=0.0)
-    busiest = np.array([need[routes.link_class == i].max(initial=0.0) for i in range(len(network.classes))])
-    return _PhaseTime(last, _latencies(network, phases, routes, owner), busiest, kinds)
+        busy_s = np.nan_to_num(load / routes.capacity, posinf=0.0)
+    of_class = [busy_s[routes.link_class == i].max(initial=0.0) for i in range(len(network.classes))]
+    return _PhaseTime(last, _latencies(network, phases, routes, owner), np.array(of_class), kinds)
 
 
-def _finish(routes: Routes, size: NDArray[np.float64], conditions: Conditions) -> tuple[NDArray[np.float64], int]:
+def _finish(routes: Routes, size: Floats, conditions: Conditions) -> tuple[Floats, int]:
     """Finish time of every column, and how many kinds of flow were simulated."""
     changes, tolerance = conditions.changes, conditions.tolerance
     if changes or not conditions.folded:
@@ -195,19 +212,31 @@ def _finish(routes: Routes, size: NDArray[np.float64], conditions: Conditions) -
     return times.finish_s[alike.kind], len(alike.first)
 
 
-def _latencies(network: Network, phases: Sequence[Phase], routes: Routes, owner: Ints) -> NDArray[np.float64]:
+def _latencies(network: Network, phases: Sequence[TransferPhase], routes: Routes, owner: Ints) -> Floats:
     """Steps that wait for each other times the mean latency of their kind of path, per group."""
-    inside = np.array([name.startswith("scale_up") for name in (*network.classes, "")])
-    kinds = np.append(routes.link_class, 255)[routes.paths]
-    over_network = (~inside[np.minimum(kinds, len(network.classes))] & (kinds != 255)).any(axis=0)
-    found = []
+    across = _crosses_network(network, routes)
+    own_flows = routes.owner < len(owner)
     groups = owner[np.minimum(routes.owner, len(owner) - 1)]
+    latencies = []
     for number, phase in zip(dict.fromkeys(owner.tolist()), phases, strict=True):
-        mine = (groups == number) & (routes.owner < len(owner))
-        near, far = (routes.latency_s[mine & chosen] for chosen in (~over_network, over_network))
-        total = phase.scale_up_steps * near.mean() if len(near) else 0.0
-        found.append(total + (phase.network_steps * far.mean() if len(far) else 0.0))
-    return np.array(found)
+        mine = (groups == number) & own_flows
+        inside_s = _mean(routes.latency_s[mine & ~across])
+        across_s = _mean(routes.latency_s[mine & across])
+        latencies.append(phase.scale_up_steps * inside_s + phase.network_steps * across_s)
+    return np.array(latencies)
+
+
+def _crosses_network(network: Network, routes: Routes) -> NDArray[np.bool_]:
+    """Which columns leave their scale-up domain."""
+    inside = np.array([name.startswith("scale_up") for name in (*network.classes, "")])
+    classes = np.append(routes.link_class, NO_CLASS)[routes.paths]
+    outside = ~inside[np.minimum(classes, len(network.classes))]
+    crosses: NDArray[np.bool_] = (outside & (classes != NO_CLASS)).any(axis=0)
+    return crosses
+
+
+def _mean(values: Floats) -> float:
+    return float(values.mean()) if len(values) else 0.0
 
 
 def route_ends(network: Network, source: Ints, target: Ints, policy: str, seed: int) -> Routes:
@@ -217,8 +246,11 @@ def route_ends(network: Network, source: Ints, target: Ints, policy: str, seed: 
         return route(network, source, target, policy, seed)
     if network.layout is None or network.layout.mesh:
         raise ValueError(f"{network.name}: has no switches that reduce")
+    # A flow to or from a switch is routed from its GPU to itself, and its one link put in by hand.
     gpu = np.where(source >= 0, source, target)
-    routes = route(network, np.where(special, gpu, source), np.where(special, gpu, target), policy, seed)
+    from_gpu = np.where(special, gpu, source)
+    to_gpu = np.where(special, gpu, target)
+    routes = route(network, from_gpu, to_gpu, policy, seed)
     ranges = link_ranges(network.layout)
     links = np.full(len(source), -1)
     for end, (out, back) in {SWITCH: ("scale_up_out", "scale_up_in"), NETWORK: ("nic_out", "nic_in")}.items():
@@ -231,7 +263,7 @@ def route_ends(network: Network, source: Ints, target: Ints, policy: str, seed: 
     paths[1:, special] = len(routes.capacity)
     # Into the switch and out again: each end adds its half of the path.
     latency = np.where(special, 2 * network.latency_s[links], routes.latency_s)
-    return Routes(paths, routes.capacity, latency, routes.owner, routes.share, routes.link_class, routes.classes)
+    return replace(routes, paths=paths, latency_s=latency)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +279,7 @@ class LinkUse:
 
 
 def link_use(
-    network: Network, schedules: Sequence[Sequence[Phase]], seconds: float, conditions: Conditions = IDLE
+    network: Network, schedules: Sequence[Sequence[TransferPhase]], seconds: float, conditions: Conditions = IDLE
 ) -> LinkUse:
     """Use of the links by all schedules within `seconds` (a training step, say), without simulating when.
 
@@ -270,17 +302,18 @@ def link_use(
 class Carried:
     """Bytes over each link (or bundle of links over which traffic is sprayed), its capacity and class."""
 
-    size_bytes: NDArray[np.float64]
-    capacity: NDArray[np.float64]
+    size_bytes: Floats
+    capacity: Floats
     link_class: NDArray[np.uint8]
 
 
-def carried_bytes(network: Network, phases: Sequence[Phase], conditions: Conditions = IDLE) -> Carried:
+def carried_bytes(network: Network, phases: Sequence[TransferPhase], conditions: Conditions = IDLE) -> Carried:
     """What all repeats of the phases put on the links."""
     none = np.zeros(0, dtype=np.int64)
-    source, target = (np.concatenate([none, *(getattr(p, end) for p in phases)]) for end in ("source", "target"))
+    source = np.concatenate([none, *(phase.source for phase in phases)])
+    target = np.concatenate([none, *(phase.target for phase in phases)])
     size = np.concatenate([none, *(phase.size_bytes * phase.repeats for phase in phases)])
-    total: NDArray[np.float64] | float = 0.0
+    total: Number = 0.0
     for start in range(0, max(1, len(size)), _ROUTED_AT_ONCE):
         part = slice(start, start + _ROUTED_AT_ONCE)
         routes = route_ends(network, source[part], target[part], conditions.policy, conditions.seed)
@@ -288,7 +321,7 @@ def carried_bytes(network: Network, phases: Sequence[Phase], conditions: Conditi
     return Carried(np.asarray(total), routes.capacity, routes.link_class)
 
 
-def _carried(routes: Routes, size: NDArray[np.float64]) -> NDArray[np.float64]:
+def _carried(routes: Routes, size: Floats) -> Floats:
     """Bytes over each link, `size` being those of each column."""
     spread = np.broadcast_to(size, routes.paths.shape).ravel()
     return np.bincount(routes.paths.ravel(), spread, len(routes.capacity) + 1)[:-1].astype(float)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from hardware.kernels.curves import AttentionCurve, choose
-from hardware.kernels.matmul import Number, floats, grouped_gemm_s, plain
+from hardware.arrays import Number, floats, plain
+from hardware.kernels.curves import AttentionCurve, Choice, choose
+from hardware.kernels.matmul import grouped_gemm_s
 from hardware.kernels.streaming import streaming_s
 from hardware.precisions import PRECISIONS
 from hardware.specs import Accelerator
@@ -56,31 +57,42 @@ def attention_s(
     query sees. FLOPs: 2 (qk_dim + v_dim) per query-key pair forward, 2.5 times that backward. Raises ValueError for
     a precision that the part lacks or in which no attention kernel computes (such as nvfp4).
     """
-    if precision in PRECISIONS and not PRECISIONS[precision].attention_kernels:
-        raise ValueError(f"precision: no attention kernel computes in {precision!r}; use bf16 or an fp8 precision")
+    choice = _attention_choice(accelerator, precision)
     if not flash:
-        return unfused_attention_s(
-            accelerator, precision, (batch * heads, queries, keys), qk_dim, v_dim, backward, sm_fraction
-        )
-    choice = choose(accelerator, "attention", precision)
+        scores = (batch * heads, queries, keys)
+        return unfused_attention_s(accelerator, precision, scores, qk_dim, v_dim, backward, sm_fraction)
     batch, queries, keys, heads, kv_heads = (floats(x) for x in (batch, queries, keys, heads, kv_heads))
     qk_dim, v_dim, sm_fraction = floats(qk_dim), floats(v_dim), floats(sm_fraction)
     pairs = visible_pairs(queries, keys, causal=causal, window=window)
-    element = choice.precision.operand_bytes
-    moved = batch * (heads * queries * (element * qk_dim + 2 * v_dim) + kv_heads * keys * element * (qk_dim + v_dim))
-    compute_s = flash_s(
-        choice.curve,
-        (batch * heads, queries, pairs),
-        (qk_dim, v_dim),
-        sm_count=accelerator.sm_count * sm_fraction,
-        rate=choice.rate * sm_fraction,
-        backward=backward,
-    )
-    passes = 3.0 if backward else 1.0  # q, k, v, o, do read; dq (fp32), dk, dv written
-    memory_s = passes * moved / (accelerator.memory_bandwidth_bytes_per_s * choice.curve.bandwidth_fraction)
+    work, dims = (batch * heads, queries, pairs), (qk_dim, v_dim)
+    sm_count, rate = accelerator.sm_count * sm_fraction, choice.rate * sm_fraction
+    compute_s = flash_s(choice.curve, work, dims, sm_count=sm_count, rate=rate, backward=backward)
+    tensor_bytes = _tensor_bytes((heads * queries, kv_heads * keys), dims, choice.precision.operand_bytes)
+    memory_s = _traffic_s(accelerator, choice, batch * tensor_bytes, backward)
     flops = 2 * batch * heads * pairs * (qk_dim + v_dim) * (BACKWARD_FLOPS if backward else 1.0)
     floor_s = flops / (choice.peak_flops_per_s * sm_fraction)
     return plain(np.maximum(np.maximum(compute_s, memory_s + choice.curve.latency_s), floor_s))
+
+
+def _attention_choice(accelerator: Accelerator, precision: str) -> Choice:
+    if precision in PRECISIONS and not PRECISIONS[precision].attention_kernels:
+        raise ValueError(f"precision: no attention kernel computes in {precision!r}; use bf16 or an fp8 precision")
+    return choose(accelerator, "attention", precision)
+
+
+def _tensor_bytes(rows: tuple[Number, Number], dims: tuple[Number, Number], element_bytes: float) -> Number:
+    """Bytes of q, o (16 bit), k and v of one sequence, by rows of queries and of keys over all heads."""
+    query_rows, key_rows = rows
+    qk_dim, v_dim = dims
+    query_bytes = query_rows * (element_bytes * qk_dim + 2 * v_dim)
+    return query_bytes + key_rows * element_bytes * (qk_dim + v_dim)
+
+
+def _traffic_s(accelerator: Accelerator, choice: Choice, moved_bytes: Number, backward: bool) -> Number:
+    """Backward reads q, k, v, o and do, and writes dq (fp32), dk and dv: three times what forward moves."""
+    passes = 3.0 if backward else 1.0
+    bytes_per_s: float = accelerator.memory_bandwidth_bytes_per_s * choice.curve.bandwidth_fraction
+    return passes * moved_bytes / bytes_per_s
 
 
 def flash_s(
@@ -119,7 +131,8 @@ def seconds_per_flop(curve: AttentionCurve, head_dim: Number) -> Number:
     inverse = 1.0 / np.asarray(curve.head_dims[::-1])
     cost = 1.0 / np.asarray(curve.sustained_flops_per_s[::-1])
     x = 1.0 / np.asarray(head_dim)
-    return np.interp(x, inverse, cost) * np.maximum(1.0, x / inverse[-1])
+    beyond_smallest = np.maximum(1.0, x / inverse[-1])
+    return np.asarray(np.interp(x, inverse, cost) * beyond_smallest)
 
 
 def visible_pairs(queries: Number, keys: Number, *, causal: bool, window: Number | None = None) -> Number:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from hardware.arrays import Number, floats, plain
 from hardware.kernels.curves import GemmCurve, choose, kernel_set
 from hardware.specs import Accelerator
 
 Role = Literal["forward", "dgrad", "wgrad"]
-Number = Any  # float or array of floats: shapes broadcast
 ROLES = ("forward", "dgrad", "wgrad")
 # Output tiles that a library picks from, rows x columns (256 x 256: a pair of Blackwell SMs).
 TILES = ((256, 256), (256, 128), (128, 256), (128, 128), (128, 64), (64, 64))
@@ -116,13 +116,3 @@ def tiled_s(
     longest_s = np.maximum(np.maximum(compute_s, memory_s), 1e-12)  # an empty product divides by no zero
     shorter = np.minimum(compute_s, memory_s) / longest_s
     return longest_s * (1 + shorter**curve.overlap) ** (1 / curve.overlap) + curve.latency_s
-
-
-def floats(value: Number) -> Number:
-    """A scalar as float, anything else as an array of float64 (products of integer shapes would overflow)."""
-    return float(value) if isinstance(value, int | float) else np.asarray(value, dtype=float)
-
-
-def plain(value: Number) -> Number:
-    """A scalar result as float, an array as it is."""
-    return float(value) if np.ndim(value) == 0 else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hardware.kernels.matmul import Number, floats, plain
+from hardware.arrays import Number, floats, plain
 from hardware.kernels.streaming import streaming_s
 from hardware.specs import Accelerator
 

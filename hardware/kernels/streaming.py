@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
+from hardware.arrays import Number, floats
 from hardware.kernels.curves import DATA, Evidence, kernel_set
-from hardware.kernels.matmul import Number, floats
 from hardware.precisions import REFERENCE
 from hardware.specs import Accelerator
 

@@ -11,11 +11,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hardware.specs import Cluster, Fabric, Tier
-
-Ints = NDArray[np.int64]
+from hardware.arrays import Ints
+from hardware.specs import Cluster, Fabric, SwitchTier
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +73,11 @@ class Clos:
         plane, local = np.divmod(leaf, self.leaves)
         segment, column = np.divmod(local, self.rails_per_plane)
         block, within = np.divmod(segment, self.segments_per_block)
-        pods_per_block = -(-self.segments_per_block * self.rails_per_plane // self.leaves_per_pod)
+        leaves_per_block = self.segments_per_block * self.rails_per_plane
+        pods_per_block = -(-leaves_per_block // self.leaves_per_pod)
         place = column * self.segments_per_block + within
-        return plane * self.pods + block * pods_per_block + place // self.leaves_per_pod
+        pod: Ints = plane * self.pods + block * pods_per_block + place // self.leaves_per_pod
+        return pod
 
 
 def switch_counts(layout: Clos) -> dict[str, int]:
@@ -89,18 +89,20 @@ def switch_counts(layout: Clos) -> dict[str, int]:
 @lru_cache(maxsize=64)
 def link_ranges(layout: Clos) -> dict[str, tuple[int, int]]:
     """(first link, end) of every class of links, in the order in which they are numbered."""
-    gpus, ports = layout.gpus, layout.gpus * layout.ports if layout.tiers else 0
-    leaf_cables = layout.planes * layout.leaves * layout.leaf_cables if layout.tiers > 1 else 0
-    spine_cables = layout.planes * layout.pods * layout.spines * layout.spine_cables if layout.tiers > 2 else 0
-    inside = (
-        {"scale_up_mesh": gpus * (layout.domain_gpus - 1)}
-        if layout.mesh
-        else {"scale_up_out": gpus, "scale_up_in": gpus}
-    )
-    sizes = inside | {
-        "nic_out": ports, "nic_in": ports, "leaf_up": leaf_cables, "leaf_down": leaf_cables,
-        "spine_up": spine_cables, "spine_down": spine_cables,
-    }  # fmt: skip
+    gpus = layout.gpus
+    ports = gpus * layout.ports if layout.tiers else 0
+    leaf_cables = spine_cables = 0
+    if layout.tiers > 1:
+        leaf_cables = layout.planes * layout.leaves * layout.leaf_cables
+    if layout.tiers > 2:
+        spine_cables = layout.planes * layout.pods * layout.spines * layout.spine_cables
+    if layout.mesh:
+        sizes = {"scale_up_mesh": gpus * (layout.domain_gpus - 1)}
+    else:
+        sizes = {"scale_up_out": gpus, "scale_up_in": gpus}
+    sizes |= {"nic_out": ports, "nic_in": ports}
+    sizes |= {"leaf_up": leaf_cables, "leaf_down": leaf_cables}
+    sizes |= {"spine_up": spine_cables, "spine_down": spine_cables}
     ends = np.cumsum(list(sizes.values())).tolist()
     return {name: (end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
 
@@ -111,7 +113,7 @@ def _divisor_from(number: int, at_least: float) -> int:
     return next((d for d in range(first, number) if number % d == 0), number)
 
 
-def _uplinks(down_bytes_per_s: float, tier: Tier) -> tuple[int, float]:
+def _uplinks(down_bytes_per_s: float, tier: SwitchTier) -> tuple[int, float]:
     """Cables up from one switch, and their capacity such that the oversubscription holds exactly."""
     total = down_bytes_per_s / tier.oversubscription
     cables = max(1, round(total / tier.port_bandwidth_bytes_per_s))
@@ -124,7 +126,12 @@ def plan_clos(cluster: Cluster) -> Clos:
     ValueError, naming the fabric and the tier, where the switches have too few ports for so many GPUs.
     """
     scale_up, fabric = cluster.node.scale_up, cluster.fabric
-    bare = Clos(cluster.gpus, cluster.node.gpus, min(scale_up.domain_gpus, cluster.gpus), scale_up.kind != "nvswitch")
+    bare = Clos(
+        gpus=cluster.gpus,
+        gpus_per_node=cluster.node.gpus,
+        domain_gpus=min(scale_up.domain_gpus, cluster.gpus),
+        mesh=scale_up.kind != "nvswitch",
+    )
     if not fabric.tiers:
         if cluster.gpus > scale_up.domain_gpus:
             raise ValueError(
@@ -142,31 +149,43 @@ def plan_clos(cluster: Cluster) -> Clos:
 def _with_leaves(bare: Clos, cluster: Cluster) -> Clos:
     node, fabric, leaf = cluster.node, cluster.fabric, cluster.fabric.tiers[0]
     rails = node.gpus if fabric.rails else 1
-    attached = max(1, round(node.nic.bandwidth_bytes_per_s / leaf.port_bandwidth_bytes_per_s))
-    tied = fabric.planes > 1 and attached < fabric.planes
+    nic_bytes_per_s = node.nic.bandwidth_bytes_per_s
+    nic_ports = max(1, round(nic_bytes_per_s / leaf.port_bandwidth_bytes_per_s))
+    tied = fabric.planes > 1 and nic_ports < fabric.planes
     if tied and rails % fabric.planes:
         raise ValueError(
             f"fabric {fabric.name}: {fabric.planes} planes of one port per GPU need so many rails, not {rails}"
         )
-    port = min(node.nic.bandwidth_bytes_per_s / (1 if tied else fabric.planes), leaf.port_bandwidth_bytes_per_s)
-    down_ports, segments = max(1, leaf.reach_gpus // rails), -(-cluster.gpus // leaf.reach_gpus)
+    planes_of_nic = 1 if tied else fabric.planes
+    port = min(nic_bytes_per_s / planes_of_nic, leaf.port_bandwidth_bytes_per_s)
+    segments = -(-cluster.gpus // leaf.reach_gpus)
     top = len(fabric.tiers) == 1
     if top and segments > 1:
         raise ValueError(f"fabric {fabric.name}: {leaf.name} joins {leaf.reach_gpus} GPUs, {cluster.gpus} are wanted")
-    cables, capacity = (0, 0.0) if top else _uplinks(down_ports * port, leaf)
+    down_bytes_per_s = max(1, leaf.reach_gpus // rails) * port
+    cables, capacity = (0, 0.0) if top else _uplinks(down_bytes_per_s, leaf)
     # Where a NIC serves several GPUs, each has its share of one port.
-    occupied = math.ceil(down_ports * port / leaf.port_bandwidth_bytes_per_s - 1e-9)
-    if occupied + cables > leaf.radix:
+    down_ports = math.ceil(down_bytes_per_s / leaf.port_bandwidth_bytes_per_s - 1e-9)
+    if down_ports + cables > leaf.radix:
         raise ValueError(
-            f"fabric {fabric.name}: {leaf.name} of radix {leaf.radix} has no {occupied} ports for GPUs beside "
+            f"fabric {fabric.name}: {leaf.name} of radix {leaf.radix} has no {down_ports} ports for GPUs beside "
             f"{cables} uplinks"
         )
+    rails_per_plane = rails // fabric.planes if tied else rails
     return replace(
-        bare, tiers=len(fabric.tiers), rails=rails, planes=fabric.planes, tied=tied, port_bytes_per_s=port,
-        segment_gpus=leaf.reach_gpus, segments=segments, segments_per_block=segments,
-        leaves_per_pod=segments * (rails // fabric.planes if tied else rails),
-        leaf_cables=cables, leaf_cable_bytes_per_s=capacity,
-    )  # fmt: skip
+        bare,
+        tiers=len(fabric.tiers),
+        rails=rails,
+        planes=fabric.planes,
+        tied=tied,
+        port_bytes_per_s=port,
+        segment_gpus=leaf.reach_gpus,
+        segments=segments,
+        segments_per_block=segments,
+        leaves_per_pod=segments * rails_per_plane,
+        leaf_cables=cables,
+        leaf_cable_bytes_per_s=capacity,
+    )
 
 
 def _with_top_spines(layout: Clos, fabric: Fabric) -> Clos:
@@ -175,7 +194,8 @@ def _with_top_spines(layout: Clos, fabric: Fabric) -> Clos:
         raise ValueError(
             f"fabric {fabric.name}: {spine.name} of radix {spine.radix} cannot join {layout.leaves} leaves"
         )
-    return replace(layout, spines=_divisor_from(layout.leaf_cables, layout.leaves * layout.leaf_cables / spine.radix))
+    cables = layout.leaves * layout.leaf_cables
+    return replace(layout, spines=_divisor_from(layout.leaf_cables, cables / spine.radix))
 
 
 def _with_pods(layout: Clos, fabric: Fabric) -> Clos:
@@ -184,14 +204,24 @@ def _with_pods(layout: Clos, fabric: Fabric) -> Clos:
     per_block = min(layout.segments, max(1, spine.reach_gpus // leaf.reach_gpus))
     leaves = per_block * layout.rails_per_plane
     down_ports = max(1, int(spine.radix * spine.oversubscription / (1 + spine.oversubscription)))
-    in_pod = -(-leaves // -(-leaves // down_ports))
-    spines = _divisor_from(layout.leaf_cables, in_pod * layout.leaf_cables / down_ports)
-    below = in_pod * layout.leaf_cables / spines * layout.leaf_cable_bytes_per_s
-    cables, capacity = _uplinks(below, spine)
-    pods, total = -(-layout.segments // per_block) * -(-leaves // in_pod), spines * cables
+    pods_per_block = -(-leaves // down_ports)
+    leaves_per_pod = -(-leaves // pods_per_block)
+    cables_into_pod = leaves_per_pod * layout.leaf_cables
+    spines = _divisor_from(layout.leaf_cables, cables_into_pod / down_ports)
+    below_bytes_per_s = cables_into_pod / spines * layout.leaf_cable_bytes_per_s
+    cables, capacity = _uplinks(below_bytes_per_s, spine)
+    blocks = -(-layout.segments // per_block)
+    pods = blocks * -(-leaves // leaves_per_pod)
     if pods > core.radix:
         raise ValueError(f"fabric {fabric.name}: {core.name} of radix {core.radix} cannot join {pods} pods")
+    cables_up = spines * cables
     return replace(
-        layout, segments_per_block=per_block, leaves_per_pod=in_pod, pods=pods, spines=spines, spine_cables=cables,
-        spine_cable_bytes_per_s=capacity, cores=_divisor_from(total, pods * total / core.radix),
-    )  # fmt: skip
+        layout,
+        segments_per_block=per_block,
+        leaves_per_pod=leaves_per_pod,
+        pods=pods,
+        spines=spines,
+        spine_cables=cables,
+        spine_cable_bytes_per_s=capacity,
+        cores=_divisor_from(cables_up, pods * cables_up / core.radix),
+    )

@@ -7,17 +7,19 @@ carries the same as attributes of nodes (kind) and edges (bandwidth, latency, cl
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hardware.documents import read_document
 from hardware.problems import InputError, Place, Problem, one_of
-from hardware.topology.network import NODE_KINDS, Network, check
-from hardware.units import QuantityError, parse
+from hardware.topology.named import Wire, network_at, xml_text
+from hardware.topology.network import NODE_KINDS, Network
+from hardware.units import QuantityError, implausible, parse
 
 MAX_BYTES = 64 << 20
+_TOP_KEYS = ("name", "nodes", "links", "about")
+_LINK_KEYS = ("source", "target", "bandwidth", "latency", "class", "directed")
 
 
 def read_network(path: str | Path) -> Network:
@@ -28,115 +30,101 @@ def read_network(path: str | Path) -> Network:
     """
     path = Path(path)
     if path.suffix.lower() == ".graphml":
-        name, nodes, links, place = _graphml(path)
-    else:
-        document = read_document(path)
-        place = document.place
-        data = document.data if isinstance(document.data, dict) else {}
-        unknown = [key for key in data if key not in ("name", "nodes", "links", "about")]
-        problems = [place.under(key).problem(one_of(key, ("name", "nodes", "links", "about"))) for key in unknown]
-        problems += [place.under(key).problem("is missing: a list is wanted") for key in ("nodes", "links")
-                     if not isinstance(data.get(key), list)]  # fmt: skip
-        if problems:
-            raise InputError(problems)
-        name, nodes, links = str(data.get("name", path.stem)), data["nodes"], data["links"]
-    return _assemble(name, nodes, links, place)
+        nodes, links = _graphml(path)
+        return _assemble(path.stem, nodes, links, Place(str(path)))
+    document = read_document(path)
+    data = document.data if isinstance(document.data, dict) else {}
+    place = document.place
+    problems = [place.under(key).problem(one_of(key, _TOP_KEYS)) for key in data if key not in _TOP_KEYS]
+    for key in ("nodes", "links"):
+        if not isinstance(data.get(key), list):
+            problems.append(place.under(key).problem("is missing: a list is wanted"))
+    if problems:
+        raise InputError(problems)
+    return _assemble(str(data.get("name", path.stem)), data["nodes"], data["links"], place)
 
 
-def _graphml(path: Path) -> tuple[str, list[dict[str, Any]], list[dict[str, Any]], Place]:
+def _graphml(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(nodes, links) in the form of the JSON file."""
     import networkx as nx
 
-    place = Place(str(path))
+    text = xml_text(path, MAX_BYTES)
     try:
-        raw = path.read_bytes()[: MAX_BYTES + 1]
-    except OSError as error:
-        raise InputError([place.problem(f"cannot be read: {(error.strerror or str(error)).lower()}")]) from None
-    if len(raw) > MAX_BYTES:
-        raise InputError([place.problem(f"is larger than {MAX_BYTES >> 20} MiB")])
-    # Entities could unfold a small file into a huge one; a graph needs none.
-    if b"<!DOCTYPE" in raw or b"<!ENTITY" in raw:
-        raise InputError([place.problem("declares a document type or entities; a graph needs none")])
-    try:
-        graph = nx.parse_graphml(raw.decode("utf-8"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            graph = nx.parse_graphml(text)
     except Exception as error:
-        raise InputError([place.problem(f"is not GraphML: {error}")]) from None
-    nodes = [{"id": str(node), **values} for node, values in graph.nodes(data=True)]
+        raise InputError([Place(str(path)).problem(f"is not GraphML: {type(error).__name__}: {error}")]) from None
+    nodes = [{**values, "id": str(node)} for node, values in graph.nodes(data=True)]
     links = []
-    for a, b, values in graph.edges(data=True):
+    for source, target, values in graph.edges(data=True):
         fields = {key: value for key, value in values.items() if key != "id"}
-        links.append({"source": str(a), "target": str(b), "directed": graph.is_directed(), **fields})
-    return path.stem, nodes, links, place
+        links.append({"directed": graph.is_directed(), **fields, "source": str(source), "target": str(target)})
+    return nodes, links
 
 
 def _assemble(name: str, nodes: list[Any], links: list[Any], place: Place) -> Network:
     problems: list[Problem] = []
-    kinds: dict[str, str] = {}
-    for i, node in enumerate(nodes):
-        at = place.under("nodes").under(i)
-        label, kind = (node.get("id"), node.get("kind")) if isinstance(node, dict) else (None, None)
-        if label is None:
-            problems.append(at.problem("needs an id"))
-        elif str(label) in kinds:
-            problems.append(at.problem(f"node {label!r} is listed twice"))
-        elif kind not in NODE_KINDS:
-            problems.append(at.under("kind").problem(one_of(kind, NODE_KINDS)))
-        else:
-            kinds[str(label)] = kind
-    rows = [_link(link, kinds, place.under("links").under(i), problems) for i, link in enumerate(links)]
+    kinds = _node_kinds(nodes, place.under("nodes"), problems)
+    wires = [_read_link(link, kinds, place.under("links").under(i), problems) for i, link in enumerate(links)]
     if "gpu" not in kinds.values() and not problems:
         problems.append(place.under("nodes").problem("has no node of kind gpu"))
     if problems:
         raise InputError(problems)
-    try:
-        network = from_rows(name, kinds, [row for row in rows if row is not None])
-        check(network)
-    except ValueError as error:
-        raise InputError([place.problem(str(error))]) from None
-    return network
+    return network_at(place, name, kinds, [wire for wire in wires if wire is not None])
 
 
-Row = tuple[str, str, float, float, str, bool]
+def _node_kinds(nodes: list[Any], place: Place, problems: list[Problem]) -> dict[str, str]:
+    kinds: dict[str, str] = {}
+    for i, node in enumerate(nodes):
+        at = place.under(i)
+        label = node.get("id") if isinstance(node, dict) else None
+        kind = node.get("kind") if isinstance(node, dict) else None
+        if not isinstance(label, str | int):
+            problems.append(at.problem("needs an id"))
+        elif str(label) in kinds:
+            problems.append(at.problem(f"node {label!r} is listed twice"))
+        elif not isinstance(kind, str) or kind not in NODE_KINDS:
+            problems.append(at.under("kind").problem(one_of(kind, NODE_KINDS)))
+        else:
+            kinds[str(label)] = kind
+    return kinds
 
 
-def _link(link: Any, kinds: dict[str, str], at: Place, problems: list[Problem]) -> Row | None:
-    """(source, target, bytes/s, seconds, class, directed), or None with the reasons added to the problems."""
-    before = len(problems)
+def _read_link(link: Any, kinds: dict[str, str], at: Place, problems: list[Problem]) -> Wire | None:
+    """A link, or None with the reasons added to the problems."""
     if not isinstance(link, dict):
         problems.append(at.problem("must be a mapping with source, target and bandwidth"))
         return None
-    known = ("source", "target", "bandwidth", "latency", "class", "directed")
-    problems += [at.under(key).problem(one_of(key, known)) for key in link if key not in known]
+    before = len(problems)
+    problems += [at.under(key).problem(one_of(key, _LINK_KEYS)) for key in link if key not in _LINK_KEYS]
     for end in ("source", "target"):
         if str(link.get(end)) not in kinds:
-            problems.append(at.under(end).problem(f"{link.get(end)!r} is not among the nodes"))
-    values = []
-    for key, dimension, default in (("bandwidth", "bytes_per_s", None), ("latency", "s", 0.0)):
-        try:
-            values.append(parse(link.get(key, default), dimension))
-        except QuantityError as error:
-            problems.append(at.under(key).problem(str(error)))
-    if values and values[0] <= 0 and len(problems) == before:
+            problems.append(at.under(end).problem(f"{str(link.get(end))[:60]!r} is not among the nodes"))
+    bandwidth = _quantity(link, "bandwidth", "bytes_per_s", None, at, problems)
+    latency = _quantity(link, "latency", "s", 0.0, at, problems)
+    if bandwidth == 0:
         problems.append(at.under("bandwidth").problem("is zero; a link without capacity is left out instead"))
+    link_class, directed = link.get("class", "link"), link.get("directed", False)
+    if not isinstance(link_class, str | int):
+        problems.append(at.under("class").problem("must be text"))
+    if not isinstance(directed, bool):
+        problems.append(at.under("directed").problem(f"must be true or false, not {str(directed)[:40]!r}"))
     if len(problems) > before:
         return None
-    return (str(link["source"]), str(link["target"]), values[0], values[1], str(link.get("class", "link")),
-            bool(link.get("directed", False)))  # fmt: skip
+    return Wire(str(link["source"]), str(link["target"]), bandwidth, latency, str(link_class), directed)
 
 
-def from_rows(name: str, kinds: dict[str, str], rows: list[Row]) -> Network:
-    """A network from named nodes (GPUs are numbered first, in order) and links."""
-    order = sorted(kinds, key=lambda node: kinds[node] != "gpu")
-    number = {node: i for i, node in enumerate(order)}
-    both = [(s, t, c, lat, k) for s, t, c, lat, k, _ in rows] + [
-        (t, s, c, lat, k) for s, t, c, lat, k, one in rows if not one
-    ]
-    classes = tuple(dict.fromkeys(row[4] for row in both))
-    source = np.array([number[row[0]] for row in both], np.int32)
-    target = np.array([number[row[1]] for row in both], np.int32)
-    _, pool = np.unique(source.astype(np.int64) * len(order) + target, return_inverse=True)
-    return Network(
-        name, sum(kind == "gpu" for kind in kinds.values()),
-        np.array([NODE_KINDS.index(kinds[node]) for node in order], np.int8), source, target,
-        np.array([row[2] for row in both]), np.array([row[3] for row in both]),
-        np.array([classes.index(row[4]) for row in both], np.int8), classes, pool.astype(np.int32), None, tuple(order),
-    )  # fmt: skip
+def _quantity(
+    link: dict[str, Any], key: str, dimension: str, default: float | None, at: Place, problems: list[Problem]
+) -> float:
+    """A quantity that a machine can have; NaN, and a problem, where it is none."""
+    try:
+        amount = parse(link.get(key, default), dimension)
+    except QuantityError as error:
+        problems.append(at.under(key).problem(str(error)))
+        return float("nan")
+    wrong = implausible(amount, dimension)
+    if wrong:
+        problems.append(at.under(key).problem(wrong))
+    return amount

@@ -2,50 +2,95 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
+from hardware.arrays import Ints
 from hardware.specs import Cluster
 from hardware.topology.network import NODE_KINDS, Network
 
-Ints = NDArray[np.int64]
+
+class _Cables(NamedTuple):
+    """Directed links of one class and one speed."""
+
+    link_class: str
+    source: Ints
+    target: Ints
+    bytes_per_s: float
+    latency_s: float
 
 
-class _Links:
-    """Directed links collected class by class; lives while one network is built."""
+class _Wiring:
+    """Cables collected class by class, each two directed links; lives while one network is built."""
 
-    def __init__(self) -> None:
-        self.parts: list[tuple[str, Ints, Ints, float, float]] = []
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.cables: list[_Cables] = []
+        scale_up = cluster.node.scale_up
+        self.domains = -(-cluster.gpus // scale_up.domain_gpus)
+        self.gpus = np.arange(cluster.gpus)
+        # The first node that is neither a GPU nor the switch of a domain.
+        self.first_switch = cluster.gpus + self.domains
+        # A mesh is taken as a switch of the same bandwidth.
+        domain_switch = cluster.gpus + self.gpus // scale_up.domain_gpus
+        self.join("scale_up", self.gpus, domain_switch, scale_up.bandwidth_bytes_per_s, scale_up.latency_s / 2)
 
-    def both_ways(self, name: str, a: Ints, b: Ints, capacity: float, latency_s: float) -> None:
+    def join(self, link_class: str, a: Ints, b: Ints, bytes_per_s: float, latency_s: float) -> None:
+        """A cable from each of `a` to its partner in `b`, both ways."""
         if len(a):
-            self.parts.append((name, np.concatenate([a, b]), np.concatenate([b, a]), capacity, latency_s))
+            source, target = np.concatenate([a, b]), np.concatenate([b, a])
+            self.cables.append(_Cables(link_class, source, target, bytes_per_s, latency_s))
 
-    def network(self, name: str, gpus: int, node_kind: NDArray[np.int8]) -> Network:
-        classes = tuple(dict.fromkeys(part[0] for part in self.parts))
-        sizes = [len(part[1]) for part in self.parts]
-        source = np.concatenate([part[1] for part in self.parts]).astype(np.int32)
-        target = np.concatenate([part[2] for part in self.parts]).astype(np.int32)
-        capacity = np.repeat([part[3] for part in self.parts], sizes).astype(float)
-        latency = np.repeat([part[4] for part in self.parts], sizes).astype(float)
-        kind = np.repeat([classes.index(part[0]) for part in self.parts], sizes).astype(np.int8)
+    def join_gpus(self, gpus_per_switch: int, switch_latency_s: float) -> None:
+        """Every GPU's NIC to the switch of its run of GPUs; half the latency stands at each end."""
+        nic = self.cluster.node.nic
+        switch = self.first_switch + self.gpus // gpus_per_switch
+        self.join("nic", self.gpus, switch, nic.bandwidth_bytes_per_s, (nic.latency_s + switch_latency_s) / 2)
+
+    def network(self, switches: dict[str, int]) -> Network:
+        """The network, with so many switches by tier."""
+        cluster = self.cluster
+        tiers = {"gpu": cluster.gpus, "scale_up_switch": self.domains, **switches}
+        tier_numbers = np.array([NODE_KINDS.index(tier) for tier in tiers], np.int8)
+        node_kind = np.repeat(tier_numbers, list(tiers.values()))
+        classes = tuple(dict.fromkeys(cable.link_class for cable in self.cables))
+        sizes = [len(cable.source) for cable in self.cables]
+
+        def spread(values: list[float]) -> NDArray[np.float64]:
+            return np.repeat(values, sizes).astype(float)
+
+        source = np.concatenate([cable.source for cable in self.cables]).astype(np.int32)
+        target = np.concatenate([cable.target for cable in self.cables]).astype(np.int32)
         # Parallel cables between the same two switches are one pool.
-        _, pool = np.unique(source.astype(np.int64) * len(node_kind) + target, return_inverse=True)
-        return Network(name, gpus, node_kind, source, target, capacity, latency, kind, classes, pool.astype(np.int32))
+        pair = source.astype(np.int64) * len(node_kind) + target
+        _, pool = np.unique(pair, return_inverse=True)
+        return Network(
+            name=cluster.name,
+            gpus=cluster.gpus,
+            node_kind=node_kind,
+            source=source,
+            target=target,
+            capacity_bytes_per_s=spread([cable.bytes_per_s for cable in self.cables]),
+            latency_s=spread([cable.latency_s for cable in self.cables]),
+            link_class=spread([classes.index(cable.link_class) for cable in self.cables]).astype(np.int8),
+            classes=classes,
+            pool=pool.astype(np.int32),
+        )
 
 
-def _kinds(gpus: int, domains: int, switches: dict[str, int]) -> NDArray[np.int8]:
-    names = ["gpu", "scale_up_switch", *switches]
-    return np.repeat(np.array([NODE_KINDS.index(n) for n in names], np.int8), [gpus, domains, *switches.values()])
-
-
-def _scale_up(links: _Links, cluster: Cluster) -> int:
-    """GPU to domain switch; a mesh is taken as a switch of the same bandwidth. Returns the number of domains."""
-    scale_up = cluster.node.scale_up
-    gpu = np.arange(cluster.gpus)
-    links.both_ways("scale_up", gpu, cluster.gpus + gpu // scale_up.domain_gpus, scale_up.bandwidth_bytes_per_s,
-                    scale_up.latency_s / 2)  # fmt: skip
-    return -(-cluster.gpus // scale_up.domain_gpus)
+def _join_groups(
+    wiring: _Wiring, first: int, groups: int, members: int, parallel: int, bytes_per_s: float, latency_s: float
+) -> None:
+    """`parallel` cables between every two groups of `members` switches, dealt to the switches of a group in turn."""
+    one, other = np.triu_indices(groups, 1)
+    for cable in range(parallel):
+        port_of_one = (other - 1) * parallel + cable
+        port_of_other = one * parallel + cable
+        source = first + one * members + port_of_one % members
+        target = first + other * members + port_of_other % members
+        wiring.join("global", source, target, bytes_per_s, latency_s)
 
 
 def dragonfly(cluster: Cluster) -> Network:
@@ -54,75 +99,60 @@ def dragonfly(cluster: Cluster) -> Network:
     Within a group switches are joined all to all; where the first tier is named leaf, a group is a leaf-spine tree
     instead (dragonfly+). ValueError where a switch has too few ports.
     """
-    fabric, node = cluster.fabric, cluster.node
+    fabric = cluster.fabric
     if len(fabric.tiers) != 3:
         raise ValueError(f"fabric {fabric.name}: a dragonfly has the tiers switch (or leaf), group and global")
     if fabric.tiers[0].name == "leaf":
         return dragonfly_plus(cluster)
     switch, group, top = fabric.tiers
-    per_switch, per_group = switch.reach_gpus, group.reach_gpus // switch.reach_gpus
+    per_switch = switch.reach_gpus
+    per_group = group.reach_gpus // per_switch
     switches = -(-cluster.gpus // per_switch)
     groups = -(-switches // per_group)
-    globals_per_switch = switch.radix - per_switch - (per_group - 1)
-    if globals_per_switch * per_group < groups - 1:
+    spare_ports = switch.radix - per_switch - (per_group - 1)
+    global_ports = spare_ports * per_group
+    if global_ports < groups - 1:
         raise ValueError(
-            f"fabric {fabric.name}: {switch.name} of radix {switch.radix} leaves {max(globals_per_switch, 0)} global "
+            f"fabric {fabric.name}: {switch.name} of radix {switch.radix} leaves {max(spare_ports, 0)} global "
             f"ports beside {per_switch} endpoints and {per_group - 1} switches; {groups} groups need {groups - 1} "
             f"per group"
         )
-    links = _Links()
-    domains = _scale_up(links, cluster)
-    first = cluster.gpus + domains
-    total = groups * per_group
-    gpu = np.arange(cluster.gpus)
-    links.both_ways("nic", gpu, first + gpu // per_switch, node.nic.bandwidth_bytes_per_s,
-                    (node.nic.latency_s + switch.latency_s) / 2)  # fmt: skip
-    a, b = np.triu_indices(per_group, 1)
-    base = np.repeat(np.arange(groups) * per_group, len(a))
-    links.both_ways("local", first + base + np.tile(a, groups), first + base + np.tile(b, groups),
-                    group.port_bandwidth_bytes_per_s, group.latency_s)  # fmt: skip
-    g, h = np.triu_indices(groups, 1)
+    wiring = _Wiring(cluster)
+    wiring.join_gpus(per_switch, switch.latency_s)
+    first = wiring.first_switch
+    one, other = np.triu_indices(per_group, 1)
+    base = first + np.repeat(np.arange(groups) * per_group, len(one))
+    ends = (base + np.tile(one, groups), base + np.tile(other, groups))
+    wiring.join("local", *ends, group.port_bandwidth_bytes_per_s, group.latency_s)
     # Every global port of a group that is left over makes one more parallel cable to each other group.
-    parallel = max(1, (globals_per_switch * per_group) // max(1, groups - 1)) if groups > 1 else 0
-    for cable in range(parallel):
-        # Group g's port towards h: the ports are dealt to its switches in turn.
-        out, back = (h - 1) * parallel + cable, g * parallel + cable
-        links.both_ways("global", first + g * per_group + out % per_group, first + h * per_group + back % per_group,
-                        top.port_bandwidth_bytes_per_s, top.latency_s)  # fmt: skip
-    return links.network(cluster.name, cluster.gpus, _kinds(cluster.gpus, domains, {"switch": total}))
+    parallel = max(1, global_ports // max(1, groups - 1)) if groups > 1 else 0
+    _join_groups(wiring, first, groups, per_group, parallel, top.port_bandwidth_bytes_per_s, top.latency_s)
+    return wiring.network({"switch": groups * per_group})
 
 
 def dragonfly_plus(cluster: Cluster) -> Network:
-    """Groups are leaf-spine trees (reach of the first two tiers); spines of different groups are joined pairwise."""
-    fabric, node = cluster.fabric, cluster.node
+    """Groups are leaf-spine trees (reach of the first two tiers); spines of different groups are joined pairwise.
+
+    ValueError where the spines have too few ports.
+    """
+    fabric = cluster.fabric
     leaf, group, top = fabric.tiers
-    leaves_per_group = group.reach_gpus // leaf.reach_gpus
+    leaves = group.reach_gpus // leaf.reach_gpus
     groups = -(-cluster.gpus // group.reach_gpus)
-    spines_per_group = leaf.radix - leaf.reach_gpus
-    links = _Links()
-    domains = _scale_up(links, cluster)
-    first_leaf = cluster.gpus + domains
-    first_spine = first_leaf + groups * leaves_per_group
-    free = group.radix - leaves_per_group
-    if spines_per_group < 1 or free * spines_per_group < groups - 1:
-        raise ValueError(
-            f"fabric {fabric.name}: radix {group.radix} cannot join {groups} groups of {leaves_per_group} leaves"
-        )
-    gpu = np.arange(cluster.gpus)
-    links.both_ways("nic", gpu, first_leaf + gpu // leaf.reach_gpus, node.nic.bandwidth_bytes_per_s,
-                    (node.nic.latency_s + leaf.latency_s) / 2)  # fmt: skip
-    g, a, s = (x.ravel() for x in np.indices((groups, leaves_per_group, spines_per_group)))
-    links.both_ways("local", first_leaf + g * leaves_per_group + a, first_spine + g * spines_per_group + s,
-                    group.port_bandwidth_bytes_per_s, group.latency_s)  # fmt: skip
-    g, h = np.triu_indices(groups, 1)
-    parallel = (free * spines_per_group) // max(1, groups - 1)
-    for cable in range(parallel if groups > 1 else 0):
-        out, back = (h - 1) * parallel + cable, g * parallel + cable
-        links.both_ways("global", first_spine + g * spines_per_group + out % spines_per_group,
-                        first_spine + h * spines_per_group + back % spines_per_group,
-                        top.port_bandwidth_bytes_per_s, top.latency_s)  # fmt: skip
-    kinds = _kinds(cluster.gpus, domains, {"leaf": groups * leaves_per_group, "spine": groups * spines_per_group})
-    return links.network(cluster.name, cluster.gpus, kinds)
+    spines = leaf.radix - leaf.reach_gpus
+    global_ports = (group.radix - leaves) * spines
+    if spines < 1 or global_ports < groups - 1:
+        raise ValueError(f"fabric {fabric.name}: radix {group.radix} cannot join {groups} groups of {leaves} leaves")
+    wiring = _Wiring(cluster)
+    wiring.join_gpus(leaf.reach_gpus, leaf.latency_s)
+    first_leaf = wiring.first_switch
+    first_spine = first_leaf + groups * leaves
+    in_group, of_leaf, of_spine = (index.ravel() for index in np.indices((groups, leaves, spines)))
+    ends = (first_leaf + in_group * leaves + of_leaf, first_spine + in_group * spines + of_spine)
+    wiring.join("local", *ends, group.port_bandwidth_bytes_per_s, group.latency_s)
+    parallel = global_ports // max(1, groups - 1) if groups > 1 else 0
+    _join_groups(wiring, first_spine, groups, spines, parallel, top.port_bandwidth_bytes_per_s, top.latency_s)
+    return wiring.network({"leaf": groups * leaves, "spine": groups * spines})
 
 
 def torus_shape(nodes: int, dimensions: int) -> tuple[int, ...]:
@@ -130,7 +160,8 @@ def torus_shape(nodes: int, dimensions: int) -> tuple[int, ...]:
     shape: list[int] = []
     left = nodes
     for remaining in range(dimensions, 1, -1):
-        side = next(d for d in range(max(1, round(left ** (1 / remaining))), 0, -1) if left % d == 0)
+        longest = max(1, round(left ** (1 / remaining)))
+        side = next(length for length in range(longest, 0, -1) if left % length == 0)
         shape.append(side)
         left //= side
     shape.append(left)
@@ -142,22 +173,21 @@ def torus_shape(nodes: int, dimensions: int) -> tuple[int, ...]:
 
 
 def torus(cluster: Cluster) -> Network:
-    """Servers on a 2D or 3D torus: the one tier's radix counts neighbours; the server's router is a switch."""
-    fabric, node = cluster.fabric, cluster.node
-    tier = fabric.tiers[0]
+    """Servers on a 2D or 3D torus: the one tier's radix counts neighbours; the server's router is a switch.
+
+    ValueError for another radix, or servers that fill no torus.
+    """
+    tier = cluster.fabric.tiers[0]
     if tier.radix not in (4, 6):
-        raise ValueError(f"fabric {fabric.name}: a torus has radix 4 (2D) or 6 (3D), not {tier.radix}")
+        raise ValueError(f"fabric {cluster.fabric.name}: a torus has radix 4 (2D) or 6 (3D), not {tier.radix}")
     shape = torus_shape(cluster.nodes, tier.radix // 2)
-    links = _Links()
-    domains = _scale_up(links, cluster)
-    first = cluster.gpus + domains
-    gpu = np.arange(cluster.gpus)
-    links.both_ways("nic", gpu, first + gpu // node.gpus, node.nic.bandwidth_bytes_per_s, node.nic.latency_s / 2)
-    place = np.arange(cluster.nodes).reshape(shape)
+    wiring = _Wiring(cluster)
+    wiring.join_gpus(cluster.node.gpus, 0.0)
+    router = wiring.first_switch + np.arange(cluster.nodes).reshape(shape)
     for axis, side in enumerate(shape):
-        ahead = np.roll(place, -1, axis)
         # In a ring of two, both neighbours are the same server, reached by two cables.
         if side > 1:
-            ends = (first + place.ravel(), first + ahead.ravel())
-            links.both_ways(f"ring {axis}", *ends, tier.port_bandwidth_bytes_per_s, tier.latency_s)
-    return links.network(cluster.name, cluster.gpus, _kinds(cluster.gpus, domains, {"switch": cluster.nodes}))
+            neighbour = np.roll(router, -1, axis)
+            ends = (router.ravel(), neighbour.ravel())
+            wiring.join(f"ring {axis}", *ends, tier.port_bandwidth_bytes_per_s, tier.latency_s)
+    return wiring.network({"switch": cluster.nodes})

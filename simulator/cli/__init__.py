@@ -21,7 +21,6 @@ app = typer.Typer(
 # Every verb of the house: name, function. The functions import what they need when called, so that help stays quick.
 VERBS: dict[str, Callable[..., None]] = {
     "calibrate": calibrate.calibrate,
-    "collective": clusters.collective,
     "evaluate": evaluate.evaluate,
     "hardware": catalogues.hardware,
     "models": catalogues.models,
@@ -31,6 +30,7 @@ VERBS: dict[str, Callable[..., None]] = {
 }
 for verb, function in VERBS.items():
     app.command(verb)(function)
+app.add_typer(clusters.app, name="collective")
 
 
 def main() -> None:

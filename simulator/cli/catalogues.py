@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -54,12 +55,12 @@ def hardware(
     as_json: AsJson = False,
 ) -> None:
     """The hardware known by name, one part with sources, or a network: of a cluster (`show h100-10240`), a JSON or
-    GraphML graph, or NCCL's topology XML."""
+    GraphML graph, NCCL's topology XML, or the matrix of `nvidia-smi topo -m`."""
     from simulator.report import catalogues as report
 
     if name == "show":
         name = entry
-    is_file = name is not None and name.endswith((".json", ".graphml", ".xml"))
+    is_file = name is not None and name.endswith((".json", ".graphml", ".xml", ".txt"))
     if name is not None and name not in report.part_names() and (is_file or fabric or name.split("-")[-1].isdigit()):
         from simulator.report.network import print_network
 
@@ -87,12 +88,15 @@ def _network_of_cluster(name: str, fabric: str | None) -> NetworkSummary:
 
 
 def _network_of_file(path: str) -> NetworkSummary:
-    """A graph, or with .xml what NCCL found on a server (NCCL_TOPO_DUMP_FILE)."""
+    """A graph, what NCCL found on a server (.xml, NCCL_TOPO_DUMP_FILE), or `nvidia-smi topo -m` in a .txt file."""
     from hardware.topology.custom import read_network
-    from hardware.topology.discover import read_nccl_topology
+    from hardware.topology.nccl_xml import read_nccl_topology
     from hardware.topology.summary import summarise_network
+    from hardware.topology.topo_matrix import read_topo_matrix
 
-    return summarise_network(read_nccl_topology(path) if path.endswith(".xml") else read_network(path))
+    readers = {".xml": read_nccl_topology, ".txt": read_topo_matrix}
+    read = readers.get(Path(path).suffix, read_network)
+    return summarise_network(read(path))
 
 
 def schema(

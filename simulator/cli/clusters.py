@@ -1,11 +1,12 @@
-"""`traincast collective`, and which cluster a word on the command line means."""
+"""`traincast collective`, over sizes or of gradients in buckets, and which cluster a word on the command line means."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from simulator.cli.common import AsJson, check_known, print_json
 
@@ -20,11 +21,34 @@ FabricName = Annotated[
 ]
 
 
-def collective(
+Gpus = Annotated[int, typer.Option("--gpus", help="Ranks of the communicator, in the cluster's order.")]
+Stride = Annotated[int, typer.Option("--stride", help="Ranks lie so many GPUs apart.")]
+
+
+class OperationGroup(TyperGroup):
+    """`collective gradients` is a command of its own; any other word is the OPERATION of the table over sizes."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        named = bool(args) and args[0] in self.commands
+        return super().resolve_command(ctx, args if named else ["OPERATION", *args])
+
+
+app = typer.Typer(cls=OperationGroup, no_args_is_help=True, rich_markup_mode=None)
+# Options before the OPERATION belong to its command.
+ANY_ORDER = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+
+
+@app.callback(context_settings=ANY_ORDER)
+def collective() -> None:
+    """One collective over sizes, as nccl-tests prints it, or `gradients`, reduced in buckets behind backward."""
+
+
+@app.command("OPERATION")
+def over_sizes(
     operation: Annotated[str, typer.Argument(metavar="OPERATION", help="all_reduce, all_gather, all_to_all ...")],
     cluster: ClusterName,
-    gpus: Annotated[int, typer.Option("--gpus", help="Ranks of the communicator, in the cluster's order.")],
-    stride: Annotated[int, typer.Option("--stride", help="Ranks lie so many GPUs apart.")] = 1,
+    gpus: Gpus,
+    stride: Stride = 1,
     low: Annotated[str, typer.Option("--min", metavar="SIZE", help="Smallest size.")] = "8",
     high: Annotated[str, typer.Option("--max", metavar="SIZE", help="Largest size.")] = "16GiB",
     factor: Annotated[float, typer.Option("--factor", help="Step between sizes.")] = 2.0,
@@ -35,7 +59,7 @@ def collective(
 ) -> None:
     """One collective over sizes, laid out as nccl-tests prints it."""
     from hardware.collectives import ALGORITHMS, OPERATIONS, PROTOCOLS, strided_group
-    from hardware.collectives.sweep import sizes_between, sweep
+    from hardware.collectives.size_table import size_table, sizes_between
     from hardware.problems import InputError, Problem
     from hardware.units import QuantityError, parse
     from simulator.report.network import collective_document, print_collective
@@ -48,11 +72,55 @@ def collective(
     try:
         sizes = sizes_between(parse(low, "bytes"), parse(high, "bytes"), factor)
         group = strided_group(machine, gpus, stride)
-        rows = sweep(operation, machine, gpus, sizes, algorithm, protocol, group)
+        rows = size_table(operation, machine, gpus, sizes, algorithm, protocol, group)
     except (QuantityError, ValueError) as error:
         raise InputError([Problem("command line", None, "", str(error))]) from None
     document = collective_document(operation, machine, gpus, rows)
     print_json(document) if as_json else print_collective(document)
+
+
+@app.command()
+def gradients(
+    cluster: ClusterName,
+    gpus: Gpus,
+    layers: Annotated[
+        str, typer.Option("--layers", metavar="SIZES", help="Gradients, first ready first: 64MiB,32x400MiB.")
+    ],
+    stride: Stride = 1,
+    backward: Annotated[str, typer.Option("--backward", metavar="TIME", help="How long backward takes.")] = "0 s",
+    scheme: Annotated[str, typer.Option("--scheme", help="ddp, horovod or push_pull (parameter servers).")] = "ddp",
+    bucket: Annotated[
+        str | None, typer.Option("--bucket", metavar="SIZE", help="ddp 25MiB, horovod 128MiB unless given.")
+    ] = None,
+    compression: Annotated[str, typer.Option("--compression", help="none, fp8, int8, topk or powersgd.")] = "none",
+    keep: Annotated[
+        float | None, typer.Option("--keep", help="topk: fraction of entries (0.01); powersgd: rank (4).")
+    ] = None,
+    servers: Annotated[
+        int, typer.Option("--servers", min=0, help="push_pull: servers beside the workers; 0: they serve each other.")
+    ] = 0,
+    fabric: FabricName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Gradients of fp32 reduced in buckets while backward runs: bytes, seconds, what is exposed, bus bandwidth."""
+    from hardware.collectives import strided_group
+    from hardware.collectives.compression import COMPRESSIONS
+    from hardware.collectives.gradients import SCHEMES, Reduction, reduce_gradients, tensor_sizes
+    from hardware.problems import InputError, Problem
+    from hardware.units import QuantityError, parse
+    from simulator.report.network import gradients_document, print_gradients
+
+    check_known("--scheme", scheme, SCHEMES)
+    check_known("--compression", compression, tuple(COMPRESSIONS))
+    machine = named_cluster(cluster, fabric)
+    try:
+        backward_s = parse(backward, "s")
+        how = Reduction(scheme, parse(bucket, "bytes") if bucket else None, compression, keep, servers)
+        rows = reduce_gradients(tensor_sizes(layers), backward_s, strided_group(machine, gpus, stride), machine, how)
+    except (QuantityError, ValueError) as error:
+        raise InputError([Problem("command line", None, "", str(error))]) from None
+    document = gradients_document(machine, gpus, how, backward_s, rows)
+    print_json(document) if as_json else print_gradients(document)
 
 
 def named_cluster(text: str, fabric: str | None = None) -> Cluster:

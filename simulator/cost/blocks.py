@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-import hardware.collectives
-from hardware.collectives import DISPATCHERS, Group, combine_s, dispatch_s, expected_distinct
+from hardware.collectives import DISPATCHERS, ExpertExchange, Group, combine_s, dispatch_s, expected_distinct
 from hardware.collectives.experts import copies, token_bytes
 from hardware.kernels import streaming_s
 from hardware.precisions import PRECISIONS
@@ -68,7 +67,7 @@ class BlockCost:
 NO_COST = BlockCost()
 
 
-def exchanged(op: Routing, group: Group, load: Number) -> hardware.collectives.Exchange:
+def exchanged(op: Routing, group: Group, load: Number) -> ExpertExchange:
     """What an expert group exchanges, `load` being the tokens of the rank that counts over the mean."""
     # Expert groups sit on whole domains or share one, so limiting a token's groups limits its domains (node-limited
     # routing): to those of its groups, or where several share a domain to as many as its groups lie in on average.
@@ -76,7 +75,7 @@ def exchanged(op: Routing, group: Group, load: Number) -> hardware.collectives.E
     if op.groups > 1:
         shared = expected_distinct(group.domains, op.groups, op.group_top_k)
         limit = np.where(group.domains < op.groups, shared, op.group_top_k * group.domains / op.groups)
-    return hardware.collectives.Exchange(op.tokens, op.width, op.experts, op.top_k, limit, load)
+    return ExpertExchange(op.tokens, op.width, op.experts, op.top_k, limit, load)
 
 
 def routing_price(op: Routing, prices: Prices) -> tuple[Number, Number]:
@@ -92,7 +91,7 @@ def routing_price(op: Routing, prices: Prices) -> tuple[Number, Number]:
     return (out_s, home_s) if op.name == "dispatch" else (home_s, out_s)
 
 
-def expanding_s(moved: hardware.collectives.Exchange, group: Group, prices: Prices, fp8: bool = False) -> Number:
+def expanding_s(moved: ExpertExchange, group: Group, prices: Prices, fp8: bool = False) -> Number:
     """Behind its exchange HybridEP copies each token that arrived once for each of its local experts; going home it
     adds them up before. Kernels of their own on the exchange's stream (permute.cuh of DeepEP's hybrid-ep branch)."""
     rows = moved.tokens * moved.imbalance * (copies(moved, group)[1] + moved.topk)

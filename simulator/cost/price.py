@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hardware.arrays import plain
 from hardware.collectives import Group, collective_s
 from hardware.kernels import attention_s, evidence, flash_rate, gemm_s, grouped_gemm_s, scan_s, streaming_s
-from hardware.kernels.matmul import Role, plain
+from hardware.kernels.matmul import Role
 from hardware.precisions import PRECISIONS
 from hardware.specs import Cluster
 from simulator.cost.constants import NEUTRAL, Constants, product_rate

@@ -127,7 +127,8 @@ def paired_stages(ahead: StageCost, back: StageCost, plan: Plan) -> Seconds:
 
     Layers left without a partner run alone. Both stages must be priced beside communication.
     """
-    done, waits = NO_TIME, 0.0
+    waits: Number = 0.0
+    done = NO_TIME
     for first, last in zip_longest(ahead.layers, reversed(back.layers)):
         if first is None:
             together = input_gradient(last, plan) + weight_gradient(last)

@@ -139,7 +139,7 @@ def pair_seconds(times: SlotTimes, plan: Plan) -> dict[str, np.ndarray] | None:
         return None
     count = len(times.stages)
     found = {cause: np.zeros((count, count)) for cause in Seconds().by_cause()}
-    known: dict[tuple[int, int], dict[str, float]] = {}
+    known: dict[tuple[int, int], dict[str, Number]] = {}
     for held in stages_of_ranks(plan):
         for ahead in held:
             for back in held:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hardware.collectives import DISPATCHERS, Group, collective_s, combine_s, dispatch_s
-from hardware.collectives.traffic import Stream
+from hardware.collectives.network_use import Stream
 from hardware.precisions import FORMATS
 from hardware.specs import Cluster
 from simulator.cost.blocks import exchanged
@@ -205,7 +205,7 @@ def pipeline_streams(plan: Plan, shape: Shape, cluster: Cluster) -> Iterator[Str
     pipelines = groups(plan, "pp")
     sent, gathered = (size * plan.microbatches for size in sent_bytes(shape))
     ways = routes(plan)
-    hops: defaultdict[tuple[int, int], float] = defaultdict(float)
+    hops: defaultdict[tuple[int, int], Number] = defaultdict(float)
     share = sent / len(ways)
     for way in ways:
         for first, second in pairwise(way):
@@ -220,4 +220,4 @@ def pipeline_streams(plan: Plan, shape: Shape, cluster: Cluster) -> Iterator[Str
     if gathered:
         one = gathered / plan.microbatches
         for flow in collective_traffic("pp", "tp", "all_gather", one, 1, plan_groups(plan, cluster)["tp"], cluster):
-            yield stream(flow, [{flow: size * gathered / sent} for size in arrived.tolist()], plan)
+            yield stream(flow, [{flow: float(size * gathered / sent)} for size in arrived.tolist()], plan)

@@ -70,8 +70,9 @@ def gather_and_reduce(
     parts = parts_of(layers, plan, groups, whole)
     gathers, reduces = [], []
     for dense, expert in parts:
-        gathers.append(sum(gather_s(n, groups[k], plan, cluster) for n, k in ((dense, "dense"), (expert, "expert"))))
-        reduces.append(sum(reduce_s(n, groups[k], plan, cluster) for n, k in ((dense, "dense"), (expert, "expert"))))
+        shares = ((dense, groups["dense"]), (expert, groups["expert"]))
+        gathers.append(float(sum(gather_s(count, group, plan, cluster) for count, group in shares)))
+        reduces.append(float(sum(reduce_s(count, group, plan, cluster) for count, group in shares)))
     return tuple(gathers), tuple(reversed(reduces))
 
 

@@ -96,7 +96,7 @@ def operator_checkpointed(work: Work, plan: Plan) -> list[Tensor]:
     kind, all in 16 bit, and what tensor parallelism reduce-scatters. Compilation drops the output of w2, which no
     gradient needs; without it the checkpoint keeps that as well.
     """
-    shares = {
+    shares: dict[str, Number] = {
         "residual_1": 1.0,
         "attention_output": 1.0,
         "attention_lse": 1.0,

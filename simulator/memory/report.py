@@ -259,10 +259,13 @@ def peak_activations(slots: Sequence[ScheduleSlot], kept: Sequence[Kept]) -> tup
     def rise(chunk: int, backward_chunk: int) -> float:
         return pair_rise(kept[chunk], kept[backward_chunk])
 
-    live, peak, working = 0.0, 0.0, 0.0
+    live: Number = 0.0
+    peak: Number = 0.0
+    working = 0.0
     for slot in slots:
         back = kept[slot.backward_chunk if slot.kind == "FB" else slot.chunk]
-        held, beside = live, 0.0
+        beside = 0.0
+        held: Number = live
         if slot.kind in ("F", "FB"):
             held += rise(slot.chunk, slot.backward_chunk) if slot.kind == "FB" else kept[slot.chunk].until_backward
             live += kept[slot.chunk].until_backward

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hardware.collectives.traffic import NetworkUse, network_use
+from hardware.collectives.network_use import NetworkUse, network_use
 from hardware.precisions import half_precision_peak
 from simulator.cost.inventory import beyond_profile
 from simulator.cost.traffic import step_streams

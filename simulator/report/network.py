@@ -8,15 +8,16 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from hardware.collectives.sweep import SweepRow
+from hardware.collectives.gradients import BucketTime, Reduction
+from hardware.collectives.size_table import SizeRow
 from hardware.specs import Cluster
 from hardware.topology.summary import NetworkSummary
-from hardware.units import format_power, format_rate, format_seconds, format_usd
+from hardware.units import format_bytes, format_power, format_rate, format_seconds, format_usd
 
 FLOAT_BYTES = 4  # nccl-tests counts elements of its default type, float
 
 
-def collective_document(operation: str, cluster: Cluster, gpus: int, rows: Sequence[SweepRow]) -> dict[str, Any]:
+def collective_document(operation: str, cluster: Cluster, gpus: int, rows: Sequence[SizeRow]) -> dict[str, Any]:
     """One collective on one cluster over sizes."""
     return {
         "operation": operation,
@@ -46,6 +47,46 @@ def print_collective(document: Mapping[str, Any]) -> None:
         )
     busbw = [row["busbw_bytes_per_s"] for row in document["rows"]]
     lines.append(f"# Avg bus bandwidth    : {sum(busbw) / len(busbw) / 1e9:.4f}")
+    print("\n".join(lines))
+
+
+def gradients_document(
+    cluster: Cluster, gpus: int, how: Reduction, backward_s: float, rows: Sequence[BucketTime]
+) -> dict[str, Any]:
+    """Gradients reduced in buckets on one cluster."""
+    return {
+        "operation": "gradients",
+        "cluster": cluster.name,
+        "fabric": cluster.fabric.name,
+        "gpus": gpus,
+        "scheme": how.scheme,
+        "compression": how.compression,
+        "backward_s": backward_s,
+        "size_bytes": sum(row.size_bytes for row in rows),
+        "sent_bytes": sum(row.sent_bytes for row in rows),
+        "seconds": sum(row.compress_s + row.exchange_s for row in rows),
+        "exposed_s": sum(row.exposed_s for row in rows),
+        "rows": [row.to_dict() for row in rows],
+    }
+
+
+def print_gradients(document: Mapping[str, Any]) -> None:
+    """A bucket a line, times in microseconds from the start of backward, bandwidths in GB/s; then the sums."""
+    where = f"{document['gpus']} ranks of {document['cluster']} on {document['fabric']}"
+    columns = ("tensors", "size", "sent", "ready", "start", "end", "compress", "exchange", "exposed", "busbw")
+    units = ("", "(B)", "(B)", "(us)", "(us)", "(us)", "(us)", "(us)", "(us)", "(GB/s)")
+    lines = [
+        f"# gradients by {document['scheme']}, compression {document['compression']}, {where}; predicted",
+        "#" + "".join(f"{name:>13}" for name in columns),
+        "#" + "".join(f"{unit:>13}" for unit in units),
+    ]
+    for row in document["rows"]:
+        times = (row[f"{key}_s"] * 1e6 for key in ("ready", "start", "end", "compress", "exchange", "exposed"))
+        counts = (row["tensors"], row["size_bytes"], row["sent_bytes"])
+        cells = [f"{count:>13.0f}" for count in counts] + [f"{time:>13.1f}" for time in times]
+        lines.append(f" {''.join(cells)}{row['busbw_bytes_per_s'] / 1e9:>13.2f}")
+    total, exposed = format_seconds(document["seconds"]), format_seconds(document["exposed_s"])
+    lines.append(f"# {format_bytes(document['size_bytes'])} reduced in {total}, {exposed} of it behind backward")
     print("\n".join(lines))
 
 

@@ -21,7 +21,7 @@ def embedding_work(model: Model, shape: Shape) -> Work:
     """
     element, h, plan = shape.element_bytes, shape.hidden, shape.plan
     table = padded_vocab(model.vocab, plan) / plan.tp * h
-    added = 0.0
+    added: Number = 0.0
     if plan.stack.embedding_gradient == "added":
         own = plan.stack.gradient_accumulation
         added = table * (element + accumulation_bytes(plan, "hook" if own == "fused" else own))

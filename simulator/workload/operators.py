@@ -7,10 +7,10 @@ Shapes are those of one rank. Every number may be a scalar or a NumPy array (one
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-# A float, or a NumPy array with one element per plan.
-Number = Any
+from hardware.arrays import Number as Number
+
 GroupKind = Literal["tp", "cp", "ep", "etp"]
 Modules = tuple[str, ...]
 

@@ -80,7 +80,7 @@ def shape_of(model: Model, plan: Plan, seq_length: int) -> Shape:
     )
 
 
-def padded_vocab(vocab: int, plan: Plan) -> Number:
+def padded_vocab(vocab: int, plan: Plan) -> int:
     """Vocabulary rows after Megatron's padding to a multiple of `vocab_divisible_by` x tp."""
     multiple = plan.vocab_divisible_by * plan.tp
     return -(-vocab // multiple) * multiple

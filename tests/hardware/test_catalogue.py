@@ -239,11 +239,11 @@ def test_own_file_based_on_the_catalogue(tmp_path: Path) -> None:
 def test_own_file_from_nothing(tmp_path: Path) -> None:
     path = tmp_path / "gpu.yaml"
     path.write_text(
-        "name: X1\ngeneration: own\npeak: {bf16: 1 PFLOP/s}\nmemory_capacity: 64 GiB\nmemory_bandwidth: 2 TB/s\n"
+        "name: X1\ngeneration: hopper\npeak: {bf16: 1 PFLOP/s}\nmemory_capacity: 64 GiB\nmemory_bandwidth: 2 TB/s\n"
         "sm_count: 100\ntdp: 500 W\nidle: 50 W\nhost_bandwidth: 50 GB/s\nkernels: h100-sxm-80gb\n"
     )
     gpu = catalogue.accelerator(str(path))
-    assert gpu == Accelerator("X1", "own", {"bf16": 1e15}, 64 * GIB, 2e12, 100, 500, 50, 50e9, "h100-sxm-80gb")
+    assert gpu == Accelerator("X1", "hopper", {"bf16": 1e15}, 64 * GIB, 2e12, 100, 500, 50, 50e9, "h100-sxm-80gb")
 
 
 def test_all_problems_at_once_with_file_line_key_and_remedy(tmp_path: Path) -> None:

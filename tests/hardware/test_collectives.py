@@ -12,7 +12,7 @@ from hardware.collectives import (
     ALGORITHMS,
     DISPATCHERS,
     OPERATIONS,
-    Exchange,
+    ExpertExchange,
     Group,
     Links,
     collective_s,
@@ -24,7 +24,7 @@ from hardware.collectives import (
 )
 from hardware.collectives.algorithms import candidates
 from hardware.collectives.experts import copies
-from hardware.specs import Accelerator, Cluster, Fabric, Nic, Node, ScaleUp, Tier
+from hardware.specs import Accelerator, Cluster, Fabric, Nic, Node, ScaleUp, SwitchTier
 
 
 def links(generation: str = "hopper", scale_up: float = 450e9, **changes: object) -> Links:
@@ -223,7 +223,7 @@ def test_what_does_not_exist_is_refused(arguments: tuple, message: str) -> None:
 def cluster(gpus: int = 2048) -> Cluster:
     accelerator = Accelerator("H100", "hopper", {"bf16": 989e12}, 80e9, 3.35e12, 132, 700.0, 70.0, 55e9, "h100")
     node = Node("DGX", accelerator, 8, ScaleUp("nvswitch", 8, 450e9, 1e-6, True), Nic("infiniband", 50e9, 2e-6), 4e3)
-    tiers = (Tier("leaf", 64, 50e9, 1.0, 0.5e-6, 256), Tier("spine", 64, 50e9, 1.0, 0.9e-6, 2048))
+    tiers = (SwitchTier("leaf", 64, 50e9, 1.0, 0.5e-6, 256), SwitchTier("spine", 64, 50e9, 1.0, 0.9e-6, 2048))
     return Cluster("c", gpus, node, Fabric("f", "rail_optimized", tiers, True, 1, True, False))
 
 
@@ -255,7 +255,7 @@ def test_expected_distinct_is_the_hypergeometric_mean() -> None:
 
 def test_deepseek_v3_routing_reaches_the_published_counts() -> None:
     """8 nodes, tokens limited to 4: 3.63 nodes, 7.36 distinct GPUs."""
-    assert copies(Exchange(4096, 7168, 256, 8, 4), Group(64.0, 8.0)) == pytest.approx((3.63, 7.36), rel=2e-3)
+    assert copies(ExpertExchange(4096, 7168, 256, 8, 4), Group(64.0, 8.0)) == pytest.approx((3.63, 7.36), rel=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_deepseek_v3_routing_reaches_the_published_counts() -> None:
 )
 def test_deepep_table_on_h800(ranks: int, dispatch: float, combine: float) -> None:
     """DeepEP docs/legacy.md: logical bottleneck bandwidth, 4096 tokens, hidden 7168, fp8 out and bf16 back."""
-    exchange, group = Exchange(4096, 7168, 256, 8, 4), Group(float(ranks), 8.0)
+    exchange, group = ExpertExchange(4096, 7168, 256, 8, 4), Group(float(ranks), 8.0)
     domains, gpus = copies(exchange, group)
     counted = 4096 * (gpus if ranks == 8 else domains)
     out, back = dispatch_s(exchange, group, H800, sms=24), combine_s(exchange, group, H800, sms=24)
@@ -273,7 +273,7 @@ def test_deepep_table_on_h800(ranks: int, dispatch: float, combine: float) -> No
 
 
 def test_deduplication_beats_nccl_and_fp8_halves_the_way_out() -> None:
-    exchange, group = Exchange(4096, 7168, 256, 8, 4), Group(64.0, 8.0)
+    exchange, group = ExpertExchange(4096, 7168, 256, 8, 4), Group(64.0, 8.0)
     deepep = dispatch_s(exchange, group, H800)
     assert deepep.network_bytes == pytest.approx(96e6, rel=0.01)
     nccl = dispatch_s(exchange, group, H800, "alltoall", fp8=False)
@@ -289,7 +289,7 @@ def test_deduplication_beats_nccl_and_fp8_halves_the_way_out() -> None:
 @pytest.mark.parametrize("name", DISPATCHERS)
 def test_contract_of_dispatchers(name: str) -> None:
     """No time beats its bound, a lone rank exchanges nothing over links, and only some tokens shrink in FP8."""
-    exchange, group, record = Exchange(4096, 7168, 256, 8), Group(64.0, 8.0), DISPATCHERS[name]
+    exchange, group, record = ExpertExchange(4096, 7168, 256, 8), Group(64.0, 8.0), DISPATCHERS[name]
     out, back = dispatch_s(exchange, group, H800, name, fp8=False), combine_s(exchange, group, H800, name)
     for moved in (out, back):
         assert moved.seconds >= moved.bound_s > 0
@@ -302,8 +302,18 @@ def test_contract_of_dispatchers(name: str) -> None:
 
 
 def test_expert_group_inside_one_domain_beats_the_network() -> None:
-    exchange = Exchange(4096, 7168, 256, 8)
+    exchange = ExpertExchange(4096, 7168, 256, 8)
     inside = dispatch_s(exchange, Group(64.0, 64.0), B200, "hybridep", sms=32)
     across = dispatch_s(exchange, Group(64.0, 8.0), B200, sms=32)
     assert inside.network_bytes == 0.0
     assert inside.seconds < across.seconds / 3
+
+
+def test_a_generation_without_measurements_is_assumed_from_hopper_and_an_unknown_one_is_refused() -> None:
+    group = Group(8.0, 8.0)
+    known, amd = links("hopper"), links("cdna3", multicast=True)
+    assert collective_s("all_reduce", 1e8, group, amd) == collective_s("all_reduce", 1e8, group, known)
+    assert evidence("all_reduce", "ring", "Simple", group, known) == "fitted"
+    assert evidence("all_reduce", "ring", "Simple", group, amd) == "assumed"
+    with pytest.raises(ValueError, match="generation: 'rubin' is not known; choose from ampere, blackwell"):
+        collective_s("all_reduce", 1e8, group, links("rubin"))

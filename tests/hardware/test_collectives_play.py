@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from hardware import catalogue
-from hardware.collectives import ALGORITHMS, OPERATIONS, Exchange, dispatch_s, links_of, strided_group
+from hardware.collectives import ALGORITHMS, OPERATIONS, ExpertExchange, dispatch_s, links_of, strided_group
 from hardware.collectives.algorithms import candidates
-from hardware.collectives.phases import (
+from hardware.collectives.play import Conditions, check_groups, ideal_s, link_use, play, play_phases, strided_groups
+from hardware.collectives.transfers import (
     NETWORK,
     PHASES,
     SWITCH,
-    Phase,
+    TransferPhase,
     double_tree,
     expert_exchange,
     matrix_exchange,
@@ -23,7 +24,6 @@ from hardware.collectives.phases import (
     push_pull,
     rings_inside,
 )
-from hardware.collectives.play import Conditions, check_groups, ideal_s, link_use, play, play_phases, strided_groups
 from hardware.flows import CapacityChange
 from hardware.specs import Cluster
 from hardware.topology import Network, build_network
@@ -182,8 +182,8 @@ def test_groups_of_a_plan_that_share_nics_take_the_sum_of_their_bytes() -> None:
 def test_one_to_seven_oversubscription_shows_where_traffic_leaves_the_pod() -> None:
     """Pods of 3,072 GPUs at full bisection, 1:7 above: pairs in a pod keep their NICs, pairs across get 1/7."""
     cluster, network = pair("hgx-h100-roce", "meta-24k-roce", 6144)
-    near = [Phase(np.arange(3072), (np.arange(3072) + 1536) % 3072, np.full(3072, 1e8), 1, 0.0, 1.0)]
-    far = [Phase(np.arange(6144), (np.arange(6144) + 3072) % 6144, np.full(6144, 1e8), 1, 0.0, 1.0)]
+    near = [TransferPhase(np.arange(3072), (np.arange(3072) + 1536) % 3072, np.full(3072, 1e8), 1, 0.0, 1.0)]
+    far = [TransferPhase(np.arange(6144), (np.arange(6144) + 3072) % 6144, np.full(6144, 1e8), 1, 0.0, 1.0)]
     times = [play_phases(network, [schedule]) for schedule in (near, far)]
     transfer = [time.seconds - time.latency_s for time in times]
     assert transfer[0] == pytest.approx(1e8 / 50e9)
@@ -197,7 +197,7 @@ def test_one_to_seven_oversubscription_shows_where_traffic_leaves_the_pod() -> N
 def test_ecmp_against_adaptive_on_a_rail_to_rail_pattern() -> None:
     """Every GPU to the same rail 256 GPUs on: spraying gives full rate, hashing leaves collisions."""
     source = np.arange(512)
-    shift = [Phase(source, (source + 256) % 512, np.full(512, 1e8), 1, 0.0, 1.0)]
+    shift = [TransferPhase(source, (source + 256) % 512, np.full(512, 1e8), 1, 0.0, 1.0)]
     sprayed = play_phases(H100_NET, [shift])
     hashed = [play_phases(H100_NET, [shift], Conditions("ecmp", seed)) for seed in range(4)]
     assert sprayed.seconds - sprayed.latency_s == pytest.approx(1e8 / 50e9)
@@ -249,8 +249,8 @@ def test_second_job_on_the_same_spine() -> None:
     cluster, network = pair("hgx-h100", "clos-400g-2tier", 128)
     tiers = tuple(replace(tier, oversubscription=2.0) for tier in cluster.fabric.tiers)
     network = build_network(replace(cluster, fabric=replace(cluster.fabric, tiers=tiers)))
-    mine = Phase(np.arange(16), np.arange(32, 48), np.full(16, 1e9), 1, 0.0, 1.0)
-    other = Phase(np.arange(16, 32), np.arange(48, 64), np.full(16, 1e9), 1, 0.0, 1.0)
+    mine = TransferPhase(np.arange(16), np.arange(32, 48), np.full(16, 1e9), 1, 0.0, 1.0)
+    other = TransferPhase(np.arange(16, 32), np.arange(48, 64), np.full(16, 1e9), 1, 0.0, 1.0)
     alone, beside = play_phases(network, [[mine]]), play_phases(network, [[mine]], Conditions(beside=other))
     assert alone.seconds - alone.latency_s == pytest.approx(1e9 / 50e9)
     assert beside.seconds - beside.latency_s == pytest.approx(2 * 1e9 / 50e9)
@@ -258,7 +258,7 @@ def test_second_job_on_the_same_spine() -> None:
 
 def test_link_that_degrades_in_the_middle() -> None:
     network = pair("hgx-h100", "ndr-rail-2tier", 512)[1]
-    send = Phase(np.array([0]), np.array([256]), np.array([1e9]), 1, 0.0, 1.0)
+    send = TransferPhase(np.array([0]), np.array([256]), np.array([1e9]), 1, 0.0, 1.0)
     port = network.pool[network.class_of("nic_out")[:1]].astype(np.int64)
     slow = (CapacityChange(0.01, port, 25e9),)
     whole, degraded = play_phases(network, [[send]]), play_phases(network, [[send]], Conditions(changes=slow))
@@ -276,7 +276,7 @@ def test_parameter_server_incast() -> None:
 @pytest.mark.parametrize("ranks", [16, 64])
 def test_expert_exchange_played_takes_what_its_busiest_link_needs(ranks: int) -> None:
     """DeepSeek-V3's routing: the NIC carries one copy per domain, NVLink the copies to distinct GPUs."""
-    exchange = Exchange(4096, 7168, 256, 8, 4)
+    exchange = ExpertExchange(4096, 7168, 256, 8, 4)
     moved = dispatch_s(exchange, strided_group(H100, ranks), H100)
     phases = expert_exchange(np.arange(ranks), 8, moved.network_bytes, moved.scale_up_bytes)
     played = play_phases(H100_NET, [phases])

@@ -108,7 +108,7 @@ def test_rounds_and_one_by_one_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(5)
     paths, capacity = rng.integers(0, 300, (4, 5000)).astype(np.int32), rng.uniform(1, 10, 300)
     quick = max_min_rates(paths, capacity)
-    monkeypatch.setattr("hardware.flows._ONE_BY_ONE", 0)
+    monkeypatch.setattr("hardware.flows.max_min._ONE_BY_ONE", 0)
     assert max_min_rates(paths, capacity) == pytest.approx(quick, rel=1e-9)
 
 

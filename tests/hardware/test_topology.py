@@ -12,20 +12,16 @@ import pytest
 
 from hardware import catalogue
 from hardware.problems import InputError
-from hardware.specs import Cluster, Fabric, Tier
+from hardware.specs import Cluster, Fabric, SwitchTier
 from hardware.topology import build_network
 from hardware.topology.clos import plan_clos, switch_counts
 from hardware.topology.custom import read_network
 from hardware.topology.direct import torus_shape
-from hardware.topology.discover import (
-    expand_hostlist,
-    parse_topo_matrix,
-    read_nccl_topology,
-    read_slurm_topology,
-    read_topo_matrix,
-)
+from hardware.topology.nccl_xml import read_nccl_topology
 from hardware.topology.network import check, degrade, fail_switch, to_graph
+from hardware.topology.slurm import expand_hostlist, read_slurm_topology
 from hardware.topology.summary import summarise_cluster, summarise_network
+from hardware.topology.topo_matrix import parse_topo_matrix, read_topo_matrix
 
 
 def cluster(gpus: int, node: str, fabric: str, **changes: object) -> Cluster:
@@ -141,7 +137,7 @@ def test_torus_bisection_and_diameter_are_the_textbook_ones() -> None:
 def test_dragonfly_reaches_any_switch_in_three_hops_and_plus_has_spines() -> None:
     """Radix 8: 2 endpoints, 3 neighbours, 3 global cables; 4 switches make a group, 13 groups have one cable each."""
     sizes = (("switch", 2), ("group", 8), ("global", 104))
-    small = tuple(Tier(name, 8, 50e9, 1.0, 5e-7, reach) for name, reach in sizes)
+    small = tuple(SwitchTier(name, 8, 50e9, 1.0, 5e-7, reach) for name, reach in sizes)
     whole = cluster(104, "hgx-h100", "dragonfly-400g")
     balanced = replace(whole, fabric=replace(whole.fabric, tiers=small))
     network = build_network(balanced)
@@ -151,9 +147,9 @@ def test_dragonfly_reaches_any_switch_in_three_hops_and_plus_has_spines() -> Non
         build_network(replace(balanced, gpus=112))
     whole = cluster(2048, "hgx-h100", "dragonfly-400g")
     tiers = (
-        Tier("leaf", 64, 50e9, 1.0, 5e-7, 32),
-        Tier("spine", 64, 50e9, 1.0, 5e-7, 512),
-        Tier("global", 64, 50e9, 1.0, 1e-6, 8192),
+        SwitchTier("leaf", 64, 50e9, 1.0, 5e-7, 32),
+        SwitchTier("spine", 64, 50e9, 1.0, 5e-7, 512),
+        SwitchTier("global", 64, 50e9, 1.0, 1e-6, 8192),
     )
     plus = build_network(replace(whole, fabric=replace(whole.fabric, tiers=tiers)))
     check(plus)
@@ -174,16 +170,16 @@ def test_summary_of_the_published_multi_plane_network() -> None:
     ("tiers", "gpus", "message"),
     [
         (
-            (Tier("leaf", 64, 50e9, 1.0, 0.0, 512), Tier("spine", 64, 50e9, 1.0, 0.0, 4096)),
+            (SwitchTier("leaf", 64, 50e9, 1.0, 0.0, 512), SwitchTier("spine", 64, 50e9, 1.0, 0.0, 4096)),
             4096,
             "leaf of radix 64 has no 64 ports",
         ),
         (
-            (Tier("leaf", 64, 50e9, 1.0, 0.0, 256), Tier("spine", 32, 50e9, 1.0, 0.0, 4096)),
+            (SwitchTier("leaf", 64, 50e9, 1.0, 0.0, 256), SwitchTier("spine", 32, 50e9, 1.0, 0.0, 4096)),
             4096,
             "spine of radix 32 cannot join 128 leaves",
         ),
-        ((Tier("leaf", 64, 50e9, 1.0, 0.0, 256),), 4096, "leaf joins 256 GPUs, 4096 are wanted"),
+        ((SwitchTier("leaf", 64, 50e9, 1.0, 0.0, 256),), 4096, "leaf joins 256 GPUs, 4096 are wanted"),
         ((), 4096, "has no switches, yet 4096 GPUs"),
     ],
 )

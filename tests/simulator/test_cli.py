@@ -175,3 +175,35 @@ def test_stacks_are_listed_and_shown_with_their_sources() -> None:
     refused = traincast("stacks", "torchtitan-2024")
     assert refused.returncode == 2
     assert "did you mean torchtitan-2024-12" in refused.stderr
+
+
+def test_a_matrix_of_nvidia_smi_is_shown(tmp_path: Path) -> None:
+    matrix = tmp_path / "server.txt"
+    matrix.write_text("\tGPU0\tGPU1\nGPU0\t X \tNV12\nGPU1\tNV12\t X \n")
+    assert "2 links of 300 GB/s" in traincast("hardware", "show", str(matrix)).stdout
+
+
+def test_collective_takes_an_operation_before_or_after_its_options_and_refuses_unknown_ones() -> None:
+    sizes = ("--gpus", "16", "--min", "1MiB", "--max", "4MiB", "--json")
+    after = traincast("collective", "--cluster", "h100-64", "all_reduce", *sizes)
+    before = traincast("collective", "all_reduce", "--cluster", "h100-64", *sizes)
+    assert before.returncode == 0
+    assert before.stdout == after.stdout
+    assert [row["size_bytes"] for row in json.loads(before.stdout)["rows"]] == [2**20, 2**21, 2**22]
+    wrong = traincast("collective", "all_redcue", "--cluster", "h100-64", "--gpus", "16")
+    assert wrong.returncode == 2
+    assert "did you mean all_reduce" in wrong.stderr
+
+
+def test_collective_gradients_prints_buckets_and_what_is_exposed() -> None:
+    what = ("collective", "gradients", "--cluster", "h100-64", "--gpus", "64", "--layers", "1MiB,2x30MiB")
+    document = json.loads(traincast(*what, "--backward", "10 ms", "--json").stdout)
+    assert [row["tensors"] for row in document["rows"]] == [1, 1, 1]
+    assert document["size_bytes"] == 61 * 2**20
+    assert document["exposed_s"] == document["rows"][-1]["exposed_s"] > 0
+    table = traincast(*what, "--backward", "10 ms", "--compression", "powersgd", "--scheme", "horovod")
+    assert table.returncode == 0
+    assert "gradients by horovod, compression powersgd, 64 ranks" in table.stdout
+    assert "busbw" in table.stdout
+    assert traincast(*what, "--scheme", "push_pull", "--compression", "fp8").returncode == 2
+    assert "write e.g. 64MiB,32x400MiB" in traincast(*what, "--layers", "ax3MiB").stderr

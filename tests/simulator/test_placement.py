@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardware.collectives import strided_group
-from hardware.specs import Accelerator, Cluster, Fabric, Nic, Node, ScaleUp, Tier
+from hardware.specs import Accelerator, Cluster, Fabric, Nic, Node, ScaleUp, SwitchTier
 from simulator.plan.placement import GROUP_AXES, axes, coordinates, geometry, groups, process_group, rank_of
 from simulator.plan.spec import Plan
 
@@ -28,7 +28,7 @@ def cluster_of(gpus: int, node_gpus: int = 8, domain_gpus: int = 8) -> Cluster:
     gpu = Accelerator("test", "test", {"bf16": 1e15}, 80e9, 3e12, 132, 700.0, 100.0, 50e9, "test")
     scale_up = ScaleUp("nvswitch", domain_gpus, 450e9, 1e-6, True)
     node = Node("test", gpu, node_gpus, scale_up, Nic("infiniband", 50e9, 2e-6), 1000.0)
-    tiers = tuple(Tier(str(reach), 64, 50e9, 1.0, 1e-6, reach) for reach in (32, 512, 131_072))
+    tiers = tuple(SwitchTier(str(reach), 64, 50e9, 1.0, 1e-6, reach) for reach in (32, 512, 131_072))
     return Cluster("test", gpus, node, Fabric("test", "clos", tiers, False, 1, True, False))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hardware.collectives.traffic import Stream
+from hardware.collectives.network_use import Stream
 from hardware.precisions import FORMATS
 from simulator.cost.traffic import step_streams
 from simulator.model.parameters import total_parameters

@@ -99,7 +99,7 @@ def product_s(curve: GemmCurve, rows: pd.DataFrame, part: Accelerator, dtype: st
     written_bytes = np.where(rows.role == "wgrad", ACCUMULATE_BYTES, 2.0)
     groups = rows.groups.to_numpy(float) if "groups" in rows else np.ones(len(rows))
     m, n, k = (rows[name].to_numpy(float) for name in ("m", "n", "k"))
-    seconds: np.ndarray = tiled_s(
+    seconds = tiled_s(
         curve,
         (groups, m, n, k),
         bytes_per_element=(BYTES_PER_OPERAND[dtype], written_bytes),  # type: ignore[arg-type]
@@ -107,7 +107,7 @@ def product_s(curve: GemmCurve, rows: pd.DataFrame, part: Accelerator, dtype: st
         flops_per_s=curve.sustained_flops_per_s,
         bytes_per_s=part.memory_bandwidth_bytes_per_s,
     )
-    return seconds
+    return np.asarray(seconds)
 
 
 def fit_products(rows: pd.DataFrame, part: Accelerator, dtype: str) -> tuple[GemmCurve, dict[str, float]]:

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from hardware.arrays import Number
 from hardware.collectives.closed_form import collective_s
-from hardware.collectives.group import Group, Number, strided_group
+from hardware.collectives.group import Group, strided_group
 from hardware.specs import Cluster
 
 
 @dataclass(frozen=True, slots=True)
-class SweepRow:
+class SizeRow:
     """One line of an nccl-tests table in SI units: what was asked, and what ran."""
 
     size_bytes: float
@@ -40,11 +41,12 @@ def sizes_between(low_bytes: float, high_bytes: float, factor: float = 2.0) -> l
     """Sizes from the lowest to the highest by a factor, as nccl-tests -b -e -f steps them. ValueError for no range."""
     if not 0 < low_bytes <= high_bytes or not factor > 1:
         raise ValueError(f"sizes: 0 < min <= max and factor > 1 are wanted, not {low_bytes}, {high_bytes}, {factor}")
-    steps = int(np.floor(np.log(high_bytes / low_bytes) / np.log(factor) + 1e-9))
-    return [float(low_bytes * factor**i) for i in range(steps + 1)]
+    steps = np.log(high_bytes / low_bytes) / np.log(factor)
+    whole_steps = int(np.floor(steps + 1e-9))
+    return [float(low_bytes * factor**i) for i in range(whole_steps + 1)]
 
 
-def sweep(
+def size_table(
     operation: str,
     cluster: Cluster,
     gpus: int,
@@ -52,19 +54,18 @@ def sweep(
     algorithm: str | None = None,
     protocol: str | None = None,
     group: Group | None = None,
-) -> list[SweepRow]:
+) -> list[SizeRow]:
     """The collective at every size over the first `gpus` GPUs (or over `group`). ValueError as `collective_s`."""
     if gpus < 1:
         raise ValueError(f"gpus: one or more are wanted, not {gpus}")
-    where = group or strided_group(cluster, gpus)
+    group = group or strided_group(cluster, gpus)
     sizes = np.asarray(sizes_bytes, dtype=float)
-    times = collective_s(operation, sizes, where, cluster, algorithm, protocol)
-    factor = bus_factor(operation, gpus)
-    names = zip(
-        np.broadcast_to(times.algorithm, sizes.shape), np.broadcast_to(times.protocol, sizes.shape), strict=True
-    )
+    times = collective_s(operation, sizes, group, cluster, algorithm, protocol)
+    factor = float(bus_factor(operation, gpus))
+    algorithms = np.broadcast_to(times.algorithm, sizes.shape).tolist()
+    protocols = np.broadcast_to(times.protocol, sizes.shape).tolist()
     rows = []
-    for size, seconds, (ran, with_protocol) in zip(sizes.tolist(), times.seconds.tolist(), names, strict=True):
-        rate = size / seconds if seconds > 0 else 0.0
-        rows.append(SweepRow(size, seconds, rate, rate * factor, str(ran), str(with_protocol)))
+    for size, seconds, ran, by in zip(sizes, np.asarray(times.seconds), algorithms, protocols, strict=True):
+        rate = float(size / seconds) if seconds > 0 else 0.0
+        rows.append(SizeRow(float(size), float(seconds), rate, rate * factor, ran, by))
     return rows

@@ -9,9 +9,9 @@ import pytest
 
 from hardware import catalogue
 from hardware.collectives.algorithms import ALGORITHMS
-from hardware.collectives.phases import PHASES
+from hardware.collectives.network_use import LINK_CLASSES, ClassUse, NetworkUse, Stream, network_use, wired
 from hardware.collectives.play import Conditions, link_use, per_domain, strided_groups
-from hardware.collectives.traffic import LINK_CLASSES, ClassUse, NetworkUse, Stream, network_use, wired
+from hardware.collectives.transfers import PHASES
 from hardware.specs import Cluster
 from hardware.topology.build import build_network
 

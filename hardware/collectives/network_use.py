@@ -11,16 +11,14 @@ from dataclasses import dataclass, replace
 from math import gcd
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hardware.collectives.phases import PHASES, Phase, expert_exchange
+from hardware.arrays import Floats, Ints
 from hardware.collectives.play import Conditions, carried_bytes
-from hardware.specs import Cluster, Fabric, Tier
+from hardware.collectives.transfers import PHASES, TransferPhase, expert_exchange
+from hardware.specs import Cluster, Fabric, SwitchTier
 from hardware.topology.build import build_network
 from hardware.topology.network import Network
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 # Both directions of a class of links under one name, with what joins them in a folded Clos network.
 LINK_CLASSES = {
     "scale_up": ("scale_up_out", "scale_up_in", "scale_up_mesh"),
@@ -77,27 +75,36 @@ def network_use(cluster: Cluster, streams: Sequence[Stream], seconds: float) -> 
         raise ValueError(f"network use: the time must be above zero, not {seconds}")
     network, note = wired(cluster)
     policy = Conditions(policy="adaptive" if cluster.fabric.adaptive_routing else "ecmp")
+    domain_gpus = cluster.node.scale_up.domain_gpus
+    capacity, link_class = network.capacity_bytes_per_s, network.link_class.astype(np.uint8)
     loads: dict[str, Floats] = {}
-    capacity, kind = network.capacity_bytes_per_s, network.link_class.astype(np.uint8)
     for stream in streams:
-        carried = carried_bytes(network, stream_phases(stream, cluster.node.scale_up.domain_gpus), policy)
-        capacity, kind = carried.capacity, carried.link_class
+        carried = carried_bytes(network, stream_phases(stream, domain_gpus), policy)
+        capacity, link_class = carried.capacity, carried.link_class
         loads[stream.cause] = loads.get(stream.cause, 0.0) + carried.size_bytes
     total = sum(loads.values(), np.zeros(len(capacity)))
-    found = []
+    uses = []
     for name, directions in LINK_CLASSES.items():
         numbers = [i for i, known in enumerate(network.classes) if known in directions]
         cables = np.isin(network.link_class, numbers)
-        mine = np.isin(kind, numbers) & (capacity > 0)
         if not cables.any():
             continue
-        whole = float(network.capacity_bytes_per_s[cables].sum())
+        mine = np.isin(link_class, numbers) & (capacity > 0)
+        can_carry = float(network.capacity_bytes_per_s[cables].sum())
         busiest = float((total[mine] / capacity[mine]).max(initial=0.0)) / seconds
-        parts = {cause: float(load[mine].sum()) for cause, load in loads.items()}
-        mean = float(total[mine].sum()) / (whole * seconds)
-        found.append(ClassUse(name, int(cables.sum()), whole, mean, busiest, {c: b for c, b in parts.items() if b > 0}))
-    top = max(found, key=lambda use: use.busiest_fraction, default=None)
-    return NetworkUse(tuple(found), top.name if top and top.busiest_fraction > 0 else "none", note)
+        by_cause = {cause: float(load[mine].sum()) for cause, load in loads.items()}
+        use = ClassUse(
+            name=name,
+            links=int(cables.sum()),
+            capacity_bytes_per_s=can_carry,
+            mean_fraction=float(total[mine].sum()) / (can_carry * seconds),
+            busiest_fraction=busiest,
+            bytes_by_cause={cause: size for cause, size in by_cause.items() if size > 0},
+        )
+        uses.append(use)
+    top = max(uses, key=lambda use: use.busiest_fraction, default=None)
+    bottleneck = top.name if top and top.busiest_fraction > 0 else "none"
+    return NetworkUse(tuple(uses), bottleneck, note)
 
 
 def wired(cluster: Cluster) -> tuple[Network, str]:
@@ -109,39 +116,67 @@ def wired(cluster: Cluster) -> tuple[Network, str]:
             return build_network(cluster), ""
         except ValueError as error:
             note = f"links between switches are not counted: {error}"
-    tiers = (Tier("one switch", 2 * cluster.gpus, cluster.node.nic.bandwidth_bytes_per_s, 1.0, 0.0, cluster.gpus),)
-    one = Fabric(cluster.fabric.name, "single_switch", tiers, False, 1, True, cluster.fabric.in_network_reduction)
+    fabric, port = cluster.fabric, cluster.node.nic.bandwidth_bytes_per_s
+    switch = SwitchTier(
+        name="one switch",
+        radix=2 * cluster.gpus,
+        port_bandwidth_bytes_per_s=port,
+        oversubscription=1.0,
+        latency_s=0.0,
+        reach_gpus=cluster.gpus,
+    )
+    one = Fabric(
+        name=fabric.name,
+        kind="single_switch",
+        tiers=(switch,),
+        rails=False,
+        planes=1,
+        adaptive_routing=True,
+        in_network_reduction=fabric.in_network_reduction,
+    )
     return build_network(replace(cluster, fabric=one)), note
 
 
-def stream_phases(stream: Stream, domain_gpus: int) -> list[Phase]:
+def stream_phases(stream: Stream, domain_gpus: int) -> list[TransferPhase]:
     """The phases of all groups of a stream, groups that are shifts of each other done at once."""
-    used = stream.size_bytes > 0 if stream.scale_up_bytes is None else stream.size_bytes + stream.scale_up_bytes > 0
-    rows = np.flatnonzero(used)
+    sent = stream.size_bytes
+    if stream.scale_up_bytes is not None:
+        sent = sent + stream.scale_up_bytes
+    rows = np.flatnonzero(sent > 0)
     if not len(rows) or stream.groups.shape[1] < 2:
         return []
     groups = stream.groups[rows]
     offsets = groups - groups[:, :1]
     if not (offsets == offsets[0]).all():
         return [phase for row in rows.tolist() for phase in stream_phases(_row(stream, row), domain_gpus)]
-    first, base = groups[0], groups[:, 0] - groups[0, 0]
-    inside = int(np.unique(first // domain_gpus, return_counts=True)[1].min())
-    inside = gcd(inside, len(first))
+    first = groups[0]
+    shift = groups[:, 0] - first[0]
+    _, members = np.unique(first // domain_gpus, return_counts=True)
+    per_domain = gcd(int(members.min()), len(first))
     if stream.scale_up_bytes is None:
-        unit = PHASES[stream.algorithm](stream.operation, first, inside, 1.0)
-        return [_shifted(phase, base, phase.size_bytes * stream.size_bytes[rows, None]) for phase in unit]
-    parts = [expert_exchange(first, inside, 1.0, 0.0), expert_exchange(first, inside, 0.0, 1.0)]
-    pairs = zip(parts, (stream.size_bytes, stream.scale_up_bytes), strict=True)
-    return [_shifted(phase, base, phase.size_bytes * size[rows, None]) for part, size in pairs for phase in part]
+        unit = PHASES[stream.algorithm](stream.operation, first, per_domain, 1.0)
+        return [_shifted(phase, shift, phase.size_bytes * stream.size_bytes[rows, None]) for phase in unit]
+    across = expert_exchange(first, per_domain, 1.0, 0.0)
+    inside = expert_exchange(first, per_domain, 0.0, 1.0)
+    return [
+        _shifted(phase, shift, phase.size_bytes * size[rows, None])
+        for unit, size in ((across, stream.size_bytes), (inside, stream.scale_up_bytes))
+        for phase in unit
+    ]
 
 
 def _row(stream: Stream, row: int) -> Stream:
+    """One group of a stream."""
     inside = None if stream.scale_up_bytes is None else stream.scale_up_bytes[[row]]
     return replace(stream, groups=stream.groups[[row]], size_bytes=stream.size_bytes[[row]], scale_up_bytes=inside)
 
 
-def _shifted(phase: Phase, base: Ints, size: Floats) -> Phase:
+def _shifted(phase: TransferPhase, shift: Ints, size: Floats) -> TransferPhase:
     """The phase done by every group; ends that are switches (below zero) stay what they are."""
-    source, target = (np.where(end < 0, end, end + base[:, None]).ravel() for end in (phase.source, phase.target))
-    moved = size.ravel() > 0
-    return replace(phase, source=source[moved], target=target[moved], size_bytes=size.ravel()[moved])
+    sent = size.ravel() > 0
+
+    def shifted(end: Ints) -> Ints:
+        of_groups: Ints = np.where(end < 0, end, end + shift[:, None]).ravel()[sent]
+        return of_groups
+
+    return replace(phase, source=shifted(phase.source), target=shifted(phase.target), size_bytes=size.ravel()[sent])
