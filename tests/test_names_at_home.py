@@ -45,7 +45,7 @@ TEXT_TESTS = {"startswith", "endswith", "removeprefix", "removesuffix", "index",
 EXEMPT = {
     ("validate/calibrate/", ""): "names what torch and NCCL run here; trains one kind of plan and refuses the others",
     ("validate/kernels/", "precision"): "number formats of published kernel measurements",
-    ("hardware/collectives/gradients.py", "precision"): "schemes of gradient compression, a table of its own",
+    ("hardware/collectives/compression.py", "precision"): "schemes of gradient compression, a table of its own",
     ("validate/collectives.py", "dispatcher"): "alltoall is nccl-tests' name of a collective",
     ("simulator/plan/rules.py", "framework"): "the framework decides whose legality rules hold",
     ("validate/old_stacks.py", "framework"): "reads stacks as an old column layout names them, and goes with it",
