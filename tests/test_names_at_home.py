@@ -48,7 +48,6 @@ EXEMPT = {
     ("hardware/collectives/compression.py", "precision"): "schemes of gradient compression, a table of its own",
     ("validate/collectives.py", "dispatcher"): "alltoall is nccl-tests' name of a collective",
     ("simulator/plan/rules.py", "framework"): "the framework decides whose legality rules hold",
-    ("validate/old_stacks.py", "framework"): "reads stacks as an old column layout names them, and goes with it",
 }
 
 

@@ -20,6 +20,7 @@ from hardware.collectives import OPERATIONS, ExpertExchange, Group, Links, colle
 from hardware.collectives.experts import copies, token_bytes
 
 COLUMNS = ("sweep_id", "op", "gpu", "n_gpus", "n_nodes", "size_bytes", "time_us", "algbw_GBps", "fabric", "source")
+NUMBERS = ("n_gpus", "n_nodes", "size_bytes", "time_us", "algbw_GBps")
 OPERATION = {"alltoall": "all_to_all", "sendrecv": "send_recv", "ep_dispatch": "dispatch", "ep_combine": "combine"}
 PUBLISHED = Path(__file__).parent / "published" / "collectives.csv"
 
@@ -75,12 +76,14 @@ def links_of_row(gpu: str, fabric: str) -> Links:
 def read_measurements(path: str | Path) -> pd.DataFrame:
     """Every row, with `operation`, `measured_s` and `reason`: why it cannot be predicted, or empty.
 
-    ValueError lists the columns that a file lacks. Times that are not given follow from bandwidths.
+    ValueError lists the columns that a file lacks. Times that are not given follow from bandwidths; a cell that should
+    be a number and is not counts as not given.
     """
     table = pd.read_csv(path)
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
         raise ValueError(f"{path}: columns missing: {', '.join(missing)}")
+    table[list(NUMBERS)] = table[list(NUMBERS)].apply(pd.to_numeric, errors="coerce")
     table["operation"] = table["op"].replace(OPERATION)
     table["notes"] = table["notes"].astype(object).fillna("") if "notes" in table.columns else ""
     table["measured_s"] = table["time_us"].fillna(table["size_bytes"] / (table["algbw_GBps"] * 1e3)) * 1e-6
@@ -91,14 +94,20 @@ def read_measurements(path: str | Path) -> pd.DataFrame:
 
 
 def _reason(row: Mapping[Hashable, Any]) -> str:
-    if row["operation"] in ("dispatch", "combine"):
-        return "" if _exchange(row) else "tokens, hidden size and top-k are not in the notes"
-    if row["operation"] not in OPERATIONS:
+    """Why a row cannot be predicted; empty where it can."""
+    between_experts = row["operation"] in ("dispatch", "combine")
+    if not between_experts and row["operation"] not in OPERATIONS:
         return f"operation {row['op']} is not modelled"
     try:
         links_of_row(row["gpu"], row["fabric"])
     except ValueError as reason:
         return str(reason)
+    if not (row["n_gpus"] > 0 and row["n_nodes"] > 0):
+        return "has no number of GPUs and nodes"
+    if between_experts:
+        if _exchange(row) is None:
+            return "tokens, hidden size and top-k are not in the notes"
+        return "" if row["measured_s"] > 0 or row["algbw_GBps"] > 0 else "has no time and no bandwidth"
     return "" if row["size_bytes"] > 0 and row["measured_s"] > 0 else "has no size or no time"
 
 
@@ -182,7 +191,7 @@ def collectives_document(path: str | Path = PUBLISHED) -> dict[str, Any]:
             "status": "unsupported" if row["reason"] else "ok",
             "reason": row["reason"] or None,
             "quantity": f"{row['operation']}_time_s",
-            "n_gpus": int(row["n_gpus"]),
+            "n_gpus": None if pd.isna(row["n_gpus"]) else int(row["n_gpus"]),
             "size_bytes": None if pd.isna(row["size_bytes"]) else float(row["size_bytes"]),
             "measured": None if pd.isna(row["measured_s"]) else float(row["measured_s"]),
             **_found(predicted, i),
@@ -195,16 +204,21 @@ def collectives_document(path: str | Path = PUBLISHED) -> dict[str, Any]:
     summary = {
         "n": len(table),
         "supported": len(predicted),
-        "median_abs_error": float(error.abs().median()),
-        "mean_abs_error": float(error.abs().mean()),
-        "p90_abs_error": float(error.abs().quantile(0.9)),
-        "bias": float(error.median()),
+        "median_abs_error": _figure(error.abs().median()),
+        "mean_abs_error": _figure(error.abs().mean()),
+        "p90_abs_error": _figure(error.abs().quantile(0.9)),
+        "bias": _figure(error.median()),
         "by": {
             " and ".join(by): summarise(predicted, by).to_dict("records")
             for by in (["generation", "where"], ["generation", "where", "operation"], ["sweep_id"])
         },
     }
     return {"rows": rows, "summary": summary}
+
+
+def _figure(value: Any) -> float | None:
+    """A figure of the summary; None where no row could be predicted."""
+    return None if pd.isna(value) else float(value)
 
 
 def _found(predicted: pd.DataFrame, i: Hashable) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from validate.fit_solve import (
     log_errors,
     solve,
 )
-from validate.rows import Row, read_rows
+from validate.row import Row
+from validate.rows import read_rows
 
 COUNTED = ("A", "B")
 PROCESSES = 2
@@ -34,7 +35,7 @@ PROCESSES = 2
 
 def counted(rows: Sequence[Row]) -> list[Row]:
     """The rows whose configuration is known well enough to fit on."""
-    return [row for row in rows if row.text("quality") in COUNTED]
+    return [row for row in rows if row.quality in COUNTED]
 
 
 def figures(errors: Floats) -> str:

@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware.precisions import half_precision_peak
 from simulator.cost.constants import Constants, combined, holds_for
 from simulator.plan.allocation import allocated
 from simulator.predict import confidence
 from simulator.predict.simulate import simulate_step
 from simulator.scenario.schema import Scenario
-from validate.rows import Row, Unsupported
-from validate.rows_measured import step_time
-from validate.runs import scenario_of
+from validate.row import Row, Unsupported
+from validate.row_scenarios import scenario_of
 
 Floats = NDArray[np.float64]
 # The entries of the constants' data file, in its order.
@@ -29,17 +27,21 @@ NUDGE = 0.05  # by which rates and host costs are moved for a derivative
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A scenario whose step time was measured, and the source that says so."""
+    """A scenario whose step time was measured, and the source that says so.
+
+    `model_family` names what the model is a change of (empty: the model itself).
+    """
 
     id: str
     source: str
     scenario: Scenario
     measured_s: float
+    model_family: str = ""
 
     @property
     def family(self) -> str:
         """Source and model: what is left out together, since its errors are alike."""
-        return f"{self.source} {self.scenario.model.name}"
+        return f"{self.source} {self.model_family or self.scenario.model.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +73,10 @@ def observation_of(row: Row) -> Observation | None:
         scenario, _ = scenario_of(row)
     except Unsupported:
         return None
-    peak = scenario.cluster.accelerator.peak_flops_per_s
-    dense_16_bit = half_precision_peak(peak)
-    measured = step_time(row, scenario.model, scenario.plan, dense_16_bit)
+    measured = row.measurement("step_time_s")
     if measured is None:
         return None
-    return Observation(row.id, row.id.split("-")[0], scenario, measured.value)
+    return Observation(row.id, row.origin, scenario, measured.value, row.family)
 
 
 def predicted_s(scenario: Scenario, constants: Constants) -> float:

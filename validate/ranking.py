@@ -35,7 +35,7 @@ def rankings(entries: Sequence[Compared]) -> list[Ranking]:
             if entry.quantity == "step_time_s" and entry.measured is not None and entry.predicted is not None
             if any(fnmatchcase(entry.row.id, pattern) for pattern in sweep["ids"])
             if not any(fnmatchcase(entry.row.id, pattern) for pattern in sweep.get("without", ()))
-            if (batch := entry.row.count("global_batch_sequences"))
+            if (batch := entry.row.count("plan.global_batch_size"))
         ]
         if len(inside) > 1:
             found.append(ranking(sweep["name"], inside))

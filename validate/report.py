@@ -11,32 +11,35 @@ from validate.runs import Compared, summary
 COUNTED = ("A", "B", "")
 
 
+def status_of(entry: Compared) -> tuple[str, str | None]:
+    """Whether an entry is ok, uncertain (its source has words that are not understood) or unsupported, and why."""
+    words = ", ".join(map(repr, entry.row.unknown_words))
+    not_understood = f"words not understood: {words}" if words else None
+    if entry.predicted is None:
+        return "unsupported", "; ".join(filter(None, (entry.reason, not_understood)))
+    return ("uncertain" if words else "ok"), not_understood
+
+
 def entry_document(entry: Compared) -> dict[str, Any]:
+    status, reason = status_of(entry)
     return {
         "id": entry.row.id,
-        "status": "unsupported" if entry.predicted is None else "ok",
-        "reason": entry.reason or None,
-        "quality": entry.row.text("quality") or None,
+        "status": status,
+        "reason": reason,
+        "quality": entry.row.quality or None,
         "quantity": entry.quantity,
         "measured": entry.measured,
         "predicted": entry.predicted,
         "error_fraction": entry.error_fraction,
-        "interval": interval_of(entry),
+        "interval": list(entry.interval) if entry.interval else None,
         "breakdown_s": dict(entry.prediction.breakdown_s) if entry.prediction else None,
         "assumptions": list(entry.assumptions),
     }
 
 
-def interval_of(entry: Compared) -> list[float] | None:
-    """The 80 % interval of a predicted step time."""
-    if entry.prediction is None or entry.quantity != "step_time_s":
-        return None
-    return list(entry.prediction.step_time_interval_s)
-
-
 def runs_document(entries: Sequence[Compared]) -> dict[str, Any]:
     """Rows, and the summary of step times and of peak memory over the rows whose quality counts."""
-    counted = [entry for entry in entries if entry.row.text("quality") in COUNTED]
+    counted = [entry for entry in entries if entry.row.quality in COUNTED]
     times = [entry for entry in counted if entry.quantity == "step_time_s"]
     memory = [entry for entry in counted if entry.quantity == "peak_memory_bytes"]
     return {
@@ -50,13 +53,15 @@ def runs_text(document: Mapping[str, Any]) -> str:
     """The document as plain text: one line per row, then the summaries."""
     lines = [f"{'id':<68} {'quantity':<18} {'measured':>12} {'predicted':>12} {'error':>8}"]
     for row in document["rows"]:
-        if row["status"] != "ok":
+        if row["status"] == "unsupported":
             lines.append(f"{row['id']:<68} unsupported: {row['reason']}")
             continue
         scale = 2**30 if row["quantity"] == "peak_memory_bytes" else 1.0
         unit = "peak memory GiB" if scale > 1 else "step time s"
         lines.append(f"{row['id']:<68} {unit:<18} {row['measured'] / scale:>12.4g} {row['predicted'] / scale:>12.4g} "
                      f"{100 * row['error_fraction']:>+7.1f}%")  # fmt: skip
+        if row["reason"]:
+            lines.append(f"{'':<68} {row['reason']}")
     for title, key in (("step time", "summary"), ("peak memory", "memory_summary")):
         lines += ["", *summary_lines(title, document[key])]
     return "\n".join(lines) + "\n"

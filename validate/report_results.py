@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import csv
-import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -17,11 +16,12 @@ import numpy as np
 
 from simulator.cost import constants
 from simulator.predict import confidence
+from simulator.stack import release
 from validate.ranking import rankings
 from validate.report import COUNTED
 from validate.report_figures import scatter, strips
-from validate.rows import Row, read_rows
-from validate.rows_tables import stack_of
+from validate.row import Row
+from validate.rows import read_rows
 from validate.runs import GROUPS, Compared, compare_all, statistics
 
 HERE = Path(__file__).parent
@@ -30,10 +30,8 @@ LARGE_ERROR = 0.20
 
 
 def year_of(row: Row) -> str:
-    """The year of the software: the container's for versions like 26.08, else the first in the stack's name."""
-    container = re.search(r"-(2[0-9])\.\d\d", row.id)
-    named = re.search(r"20\d\d", stack_of(row)["name"])
-    return f"20{container[1]}" if container else named[0] if named else "unknown"
+    """The year of the release of software that a row ran on."""
+    return release(row.settings["plan.stack"]).date[:4]
 
 
 def explanations() -> Sequence[Mapping[str, Any]]:
@@ -52,7 +50,7 @@ def explanation_of(entry: Compared) -> str | None:
 
 
 def counted(entries: Sequence[Compared], quantity: str) -> list[Compared]:
-    return [e for e in entries if e.quantity == quantity and e.row.text("quality") in COUNTED]
+    return [e for e in entries if e.quantity == quantity and e.row.quality in COUNTED]
 
 
 def left_out() -> dict[str, float]:
@@ -88,9 +86,7 @@ def error_row(label: str, entries: Sequence[Compared]) -> list[str]:
 def left_out_table(entries: Sequence[Compared]) -> list[str]:
     """The same figures where each family (source and model) is predicted by constants fitted on the others."""
     errors = left_out()
-    kinds = {"all": entries} | {
-        f"{kind}": [e for e in entries if e.row.text("dense_or_moe") == kind] for kind in ("dense", "moe")
-    }
+    kinds = {"all": entries} | {f"{kind}": [e for e in entries if e.row.kind == kind] for kind in ("dense", "moe")}
     rows = []
     for name, group in kinds.items():
         known = np.array([errors[e.row.id] for e in group if e.row.id in errors])
@@ -156,7 +152,7 @@ def ranking_table(entries: Sequence[Compared]) -> list[str]:
 
 
 def unsupported_table(entries: Sequence[Compared]) -> list[str]:
-    rows = [[e.row.id, e.row.text("quality"), e.reason] for e in entries if e.predicted is None]
+    rows = [[e.row.id, e.row.quality, e.reason] for e in entries if e.predicted is None]
     return table(["row", "quality", "why not"], rows)
 
 

@@ -9,17 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from hardware.precisions import half_precision_peak
 from simulator.predict.prediction import Prediction, evaluate
-from simulator.scenario.schema import Run, Scenario
-from validate.rows import Row, Unsupported
-from validate.rows_cluster import cluster_of
-from validate.rows_measured import Measured, peak_memory, predicted, step_time
-from validate.rows_model import model_of
-from validate.rows_plan import plan_of
+from validate.row import Measured, Row, Unsupported
+from validate.row_scenarios import scenario_of, step_only
 
-# Tokens of the whole training; a step's time does not depend on it.
-TOKENS = 1e12
+# How much wider the interval of a row is for each word of its source that is not understood, on the logarithm of time:
+# judged, as a setting that is missed (a recomputation, an overlap) moves a step by about half an interval.
+WIDER_PER_WORD = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +36,15 @@ class Compared:
             return None
         return self.predicted / self.measured - 1
 
-
-def scenario_of(row: Row) -> tuple[Scenario, tuple[str, ...]]:
-    """The scenario of a row and what was assumed. Raises Unsupported with the reason."""
-    model, about_model = model_of(row)
-    cluster, about_cluster = cluster_of(row)
-    plan, about_plan = plan_of(row, model, cluster.gpus)
-    run = Run(row.need("seq_len"), TOKENS)
-    scenario = Scenario(row.id, f"{row.text('model_name')} on {row.text('gpu_type')}", model, cluster, plan, run,
-                        source=row.text("source"), file=row.place.file)  # fmt: skip
-    return scenario, (*about_model, *about_cluster, *about_plan)
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 80 % interval of a predicted step time in seconds, wider for every word not understood."""
+        if self.prediction is None or self.quantity != "step_time_s":
+            return None
+        middle_s = self.prediction.step_time_s
+        wider = 1 + WIDER_PER_WORD * len(self.row.unknown_words)
+        low_s, high_s = (middle_s * (end_s / middle_s) ** wider for end_s in self.prediction.step_time_interval_s)
+        return low_s, high_s
 
 
 def compare(row: Row) -> list[Compared]:
@@ -57,22 +52,31 @@ def compare(row: Row) -> list[Compared]:
     try:
         scenario, assumptions = scenario_of(row)
     except Unsupported as reason:
-        return [Compared(row, "step_time_s", None, None, str(reason), ())]
-    peak = scenario.cluster.accelerator.peak_flops_per_s
-    wanted = [step_time(row, scenario.model, scenario.plan, half_precision_peak(peak)), peak_memory(row)]
-    found = [measured for measured in wanted if measured is not None]
-    if not found:
+        return [Compared(row, "step_time_s", None, None, str(reason), row.assumed)]
+    if not row.measured:
         return [Compared(row, "step_time_s", None, None, "the row measured neither time nor memory", assumptions)]
     try:
-        prediction = evaluate(scenario)
+        prediction = evaluate(step_only(scenario))
     except ValueError as error:
-        return [Compared(row, m.quantity, m.value, None, f"cannot be laid out: {error}", assumptions) for m in found]
-    return [compared(row, measured, prediction, assumptions) for measured in found]
+        why = f"cannot be laid out: {error}"
+        return [Compared(row, each.quantity, each.value, None, why, assumptions) for each in row.measured]
+    return [compared(row, each, prediction, assumptions) for each in row.measured]
 
 
 def compared(row: Row, measured: Measured, prediction: Prediction, assumptions: tuple[str, ...]) -> Compared:
     noted = (*assumptions, f"measured: {measured.how}")
     return Compared(row, measured.quantity, measured.value, predicted(prediction, measured), "", noted, prediction)
+
+
+def predicted(prediction: Prediction, measured: Measured) -> float:
+    """The same quantity of a prediction, memory by the same meter."""
+    if measured.quantity == "step_time_s":
+        return prediction.step_time_s
+    if measured.meter == "device":
+        return prediction.device_memory_bytes
+    if measured.meter == "reserved":
+        return max(s.peak_memory_bytes + s.outside_allocator_bytes["fragmentation"] for s in prediction.stages)
+    return prediction.peak_memory_bytes
 
 
 def compare_all(rows: Sequence[Row], processes: int = 1) -> list[Compared]:
@@ -85,10 +89,10 @@ def compare_all(rows: Sequence[Row], processes: int = 1) -> list[Compared]:
 
 # Ways to group rows in the summary: name -> label of a row.
 GROUPS: dict[str, Callable[[Row], str]] = {
-    "gpu": lambda row: row.text("gpu_type").split()[0],
-    "model_kind": lambda row: row.text("dense_or_moe") or "unknown",
-    "source": lambda row: row.id.split("-")[0],
-    "scale": lambda row: scale_of(row.count("n_gpus") or 0),
+    "gpu": lambda row: row.gpu.split()[0] if row.gpu else "unknown",
+    "model_kind": lambda row: row.kind or "unknown",
+    "source": lambda row: row.origin,
+    "scale": lambda row: scale_of(row.count("cluster.gpus") or 0),
 }
 
 

@@ -14,7 +14,9 @@ from simulator.cli.common import AsJson, print_json
 def validate(
     runs: Annotated[
         list[Path] | None,
-        typer.Option("--runs", metavar="CSV", help="Training runs in the published columns, instead of the own ones."),
+        typer.Option(
+            "--runs", metavar="CSV", help="Training runs in either published layout, instead of the own ones."
+        ),
     ] = None,
     collectives: Annotated[
         Path | None,
@@ -23,6 +25,10 @@ def validate(
     failures: Annotated[
         Path | None,
         typer.Option("--failures", metavar="CSV", help="Failures in the published columns, or 'published'."),
+    ] = None,
+    scenario: Annotated[
+        str | None,
+        typer.Option("--scenario", metavar="ID", help="Print the scenario file of one training run, predict nothing."),
     ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FILE.html", help="With --collectives: sweeps as a picture.")
@@ -36,12 +42,16 @@ def validate(
     """
     if sum((runs is not None, collectives is not None, failures is not None)) > 1:
         raise typer.BadParameter("--runs, --collectives and --failures go one at a time")
+    if scenario is not None and (collectives is not None or failures is not None):
+        raise typer.BadParameter("--scenario prints a training run, of --runs or of the own ones")
     if plot is not None and collectives is None:
         raise typer.BadParameter("--plot needs --collectives")
     if collectives is not None:
         validate_collectives(collectives, plot, as_json)
     elif failures is not None:
         validate_failures(failures, as_json)
+    elif scenario is not None:
+        print_scenario(runs, scenario)
     else:
         validate_runs(runs, processes, as_json)
 
@@ -53,6 +63,22 @@ def validate_runs(runs: list[Path] | None, processes: int, as_json: bool) -> Non
 
     document = runs_document(compare_all(read_rows(runs or None), processes))
     print_json(document) if as_json else sys.stdout.write(runs_text(document))
+
+
+def print_scenario(runs: list[Path] | None, identifier: str) -> None:
+    """Writes the scenario of one row to stdout; raises InputError for an unknown id or a row that has none."""
+    from hardware.problems import InputError, Problem, one_of
+    from validate.row import Unsupported
+    from validate.row_scenarios import scenario_file
+    from validate.rows import read_rows
+
+    rows = {row.id: row for row in read_rows(runs or None)}
+    if identifier not in rows:
+        raise InputError([Problem("--scenario", None, "", f"row {one_of(identifier, rows)}")])
+    try:
+        sys.stdout.write(scenario_file(rows[identifier]))
+    except Unsupported as reason:
+        raise InputError([Problem("--scenario", None, identifier, str(reason))]) from None
 
 
 def validate_collectives(path: Path, plot: Path | None, as_json: bool) -> None:

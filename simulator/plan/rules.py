@@ -1,7 +1,8 @@
 """Is a plan legal? Every rule by name, whose rule it is, and all violations of a plan at once.
 
 Universal rules follow from arithmetic or from what is modelled; Megatron's are those its parser, its configuration
-or its start-up enforce (Megatron-Core 0.20), and hold where `plan.stack.framework` is "megatron-core".
+or its start-up enforce (Megatron-Core 0.20), and hold where `plan.stack.framework` is "megatron-core" and the stack
+does not lift them (`framework_rules`).
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ _EVERYWHERE = UNIVERSAL | MEGATRON
 
 
 def _in_force(plan: Plan) -> dict[str, Check]:
-    return _EVERYWHERE if plan.stack.framework == "megatron-core" else UNIVERSAL
+    megatrons = plan.stack.framework == "megatron-core" and plan.stack.framework_rules
+    return _EVERYWHERE if megatrons else UNIVERSAL
 
 
 def _broken(rules: dict[str, Check], case: Case) -> list[Violation]:

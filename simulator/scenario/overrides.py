@@ -40,9 +40,18 @@ def attributed(problem: Problem, overrides: Sequence[str]) -> Problem:
 def _apply(data: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     key, file = key.strip(), f"--set {override}"
-    names = key.split(".")
-    if not equals or not all(names):
+    if not equals or not all(key.split(".")):
         raise InputError([Problem(file, None, key, "needs the form section.key=value, as in plan.tp=2")])
+    write_key(data, key, _value(text, file, key), file)
+
+
+def write_key(data: dict[str, Any], key: str, value: Any, file: str = "scenario") -> None:
+    """Writes a value under a dotted key into `data`, sections made as needed.
+
+    A key below a named entry (`plan.stack.dropout` where `plan.stack` is a name) changes that entry. Raises InputError
+    where the key reaches into something that is not a mapping; `file` names its origin.
+    """
+    names = key.split(".")
     target: Any = data
     for depth, name in enumerate(names[:-1], start=1):
         if target.get(name) is None:
@@ -53,7 +62,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
         if not isinstance(target, dict):
             message = f"is {target!r}, a single value with nothing below it to set"
             raise InputError([Problem(file, None, ".".join(names[:depth]), message)])
-    target[names[-1]] = _value(text, file, key)
+    target[names[-1]] = value
 
 
 def _value(text: str, file: str, key: str) -> Any:

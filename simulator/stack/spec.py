@@ -13,7 +13,8 @@ class Stack:
     """What the software does by itself: kernels fused or not, what it keeps, casts, gathers, launches and overlaps.
 
     `name` is the release (`traincast stacks` lists them); `framework` decides whose legality rules hold and for which
-    launch files can be written, nothing else.
+    launch files can be written, nothing else. `framework_rules`: the framework's own rules hold; a fork, a trainer
+    built on it or a later release may be free of them.
 
     Attention: `flash_version` is the generation of flash attention: 1 (2022), 2 (2023), 3 (and fused attention of cuDNN
     9); `flash_build` the kernels of the first: CUDA, or Triton's of 2023. `context_attention`: under context
@@ -59,6 +60,7 @@ class Stack:
 
     name: str = ""
     framework: Framework = "megatron-core"
+    framework_rules: bool = True
     flash_attention: bool = True
     flash_version: int = 3
     flash_build: Literal["cuda", "triton"] = "cuda"

@@ -19,8 +19,9 @@ from hardware.documents import Document
 from hardware.problems import Place
 from simulator.predict.prediction import Prediction, evaluate
 from simulator.scenario.schema import load_scenario, read_scenario
-from validate.rows import Row, Unsupported, read_rows
-from validate.runs import scenario_of
+from validate.row import Row, Unsupported
+from validate.row_scenarios import scenario_of, step_only
+from validate.rows import read_rows
 
 FOLDER = Path(__file__).parent
 SCENARIOS = FOLDER.parents[1] / "scenarios"
@@ -63,7 +64,7 @@ def row(identifier: str) -> dict[str, Any]:
     """The figures of a published row, or why it has none."""
     found = published()[identifier]
     try:
-        return figures(evaluate(scenario_of(found)[0]))
+        return figures(evaluate(step_only(scenario_of(found)[0])))
     except (Unsupported, ValueError) as reason:
         return {"unsupported": str(reason)}
 

@@ -149,3 +149,21 @@ def test_the_fit_stored_is_the_fit_found(monkeypatch: pytest.MonkeyPatch, tmp_pa
         closed_form.forget()
     assert (tmp_path / "efficiencies.json").exists()
     assert after == pytest.approx(before, rel=0.1)
+
+
+def test_rows_of_unknown_parts_are_unsupported_one_by_one(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.csv"
+    notes = "tokens=4096 hidden=7168 topk=8 experts=256 sms=24"
+    file.write_text(
+        HEADER.replace("source", "source,notes")
+        + f"a,ep_dispatch,MI355X,8,1,,30.0,,NVLink,here,{notes}\n"
+        + "b,all_reduce,Voodoo2,8,1,1000,10.0,,NVLink,here,\n"
+        + "c,all_reduce,H100-SXM-80GB,many,1,1000,10.0,,NVLink,here,\n"
+        + "d,all_reduce,H100-SXM-80GB,8,1,1000000,40.0,,NVLink,here,\n"
+    )
+    document = collectives_document(file)
+    assert [row["status"] for row in document["rows"]] == ["unsupported"] * 3 + ["ok"]
+    assert "MI355X" in document["rows"][0]["reason"]
+    assert document["summary"]["supported"] == 1
+    file.write_text(HEADER + "b,all_reduce,Voodoo2,8,1,1000,10.0,,NVLink,here\n")
+    assert collectives_document(file)["summary"]["median_abs_error"] is None

@@ -19,6 +19,8 @@ from simulator.predict import confidence
 from simulator.predict.simulate import simulate_step
 from simulator.scenario.schema import Scenario, load_scenario
 from validate import fit as command
+from validate.columns import row_of
+from validate.columns_cells import Cells
 from validate.fit_files import constants_text, replace_file, residuals_text
 from validate.fit_points import Observation, Point, design, linearised, observation_of, points_of
 from validate.fit_solve import (
@@ -33,7 +35,7 @@ from validate.fit_solve import (
     solve,
     weights,
 )
-from validate.rows import COLUMNS, Row
+from validate.row import Row
 
 TINY = Path(__file__).parents[2] / "scenarios" / "tiny.yaml"
 CASE = confidence.Case("hopper", "dense", "megatron", 8)
@@ -310,7 +312,7 @@ MINIMAL = {"id": "T-1", "model_name": "Llama-3.1-8B", "seq_len": "8192", "gpu_ty
 
 
 def row(**cells: str) -> Row:
-    return Row({**dict.fromkeys(COLUMNS, ""), **MINIMAL, **cells}, Place("test"))
+    return row_of(Cells({**MINIMAL, **cells}), Place("test"))
 
 
 def test_rows_become_observations_or_nothing() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import traincast
-from validate.rows import COLUMNS
+from validate.columns_cells import COLUMNS
 
 MINIMAL = {"id": "T-1", "model_name": "Llama-3.1-8B", "seq_len": "8192", "gpu_type": "H100-80G SXM", "n_gpus": "8",
            "tp": "1", "cp": "2", "pp": "1", "dp": "4", "micro_batch": "1", "global_batch_sequences": "128",
