@@ -109,19 +109,18 @@ def _step_time(cells: Cells, row: Row, entry: Mapping[str, Any]) -> Measured | N
         seconds = cells.number(column)
         if seconds:
             return Measured("step_time_s", seconds, how)
-    sequences, length, gpus = (
-        row.count(f"{key}") for key in ("plan.global_batch_size", "run.seq_length", "cluster.gpus")
-    )
+    sequences, length = row.count("plan.global_batch_size"), row.count("run.seq_length")
+    gpus = row.count("cluster.gpus")
     if not (sequences and length and gpus):
         return None
     tokens, rate = sequences * length, cells.number("measured_tokens_per_s_per_gpu")
     if rate:
         return Measured("step_time_s", tokens / (rate * gpus), f"from {rate:g} tokens/s per GPU")
-    per_token_and_rate = _flops(cells, row, entry)
-    if per_token_and_rate is None:
+    counted = _flops(cells, row, entry)
+    if counted is None:
         return None
-    per_token, achieved, how = per_token_and_rate
-    return Measured("step_time_s", tokens * per_token / achieved / gpus, how)
+    flops_per_token, flops_per_s, how = counted
+    return Measured("step_time_s", tokens * flops_per_token / flops_per_s / gpus, how)
 
 
 def _flops(cells: Cells, row: Row, entry: Mapping[str, Any]) -> tuple[float, float, str] | None:

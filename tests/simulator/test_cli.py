@@ -50,6 +50,21 @@ def test_json_is_one_document_and_nothing_else(tmp_path: Path) -> None:
     assert traincast("evaluate", str(TINY), "--json").stdout == first.stdout
 
 
+def test_the_scenario_of_a_published_run_is_printed_and_evaluates(tmp_path: Path) -> None:
+    done = traincast("validate", "--scenario", "TT-8b-8-2")
+    assert done.returncode == 0
+    file = tmp_path / "run.yaml"
+    file.write_text(done.stdout)
+    document = json.loads(traincast("evaluate", str(file), "--json").stdout)
+    assert document["scenario"]["published"]["step_time_s"] == 1.9203
+    unknown = traincast("validate", "--scenario", "TT-8b-8-3")
+    assert unknown.returncode == 2
+    assert "did you mean" in unknown.stderr
+    refused = traincast("validate", "--scenario", "OPT-175B")
+    assert refused.returncode == 2
+    assert "global batch" in refused.stderr
+
+
 def test_the_report_is_plain_in_a_pipe() -> None:
     done = traincast("evaluate", str(TINY), "--set", "plan.micro_batch_size=4")
     assert done.returncode == 0

@@ -155,6 +155,17 @@ def test_every_listed_difference_occurs() -> None:
     assert seen == STRICTER.keys()
 
 
+def test_a_stack_may_be_free_of_its_frameworks_rules_but_not_of_arithmetic() -> None:
+    plan = Plan(dp=3, micro_batch_size=1, global_batch_size=6, optimizer=Optimizer(kind="lamb"))
+    facts = next(iter(FACTS.values()))
+    bound = {violation.rule for violation in violations(facts, plan, gpus=4, seq_length=4096)}
+    free = replace(plan, stack=replace(plan.stack, framework_rules=False))
+    unbound = {violation.rule for violation in violations(facts, free, gpus=4, seq_length=4096)}
+    assert "optimizer_is_offered" in bound - unbound
+    assert unbound
+    assert unbound < bound
+
+
 # A layout whose last stage is empty: Megatron-Core's check passes it, its model builder puts the loss there anyway.
 LOSS_BEFORE_LAST_STAGE = {"Et|tL|"}
 
