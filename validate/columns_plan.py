@@ -120,7 +120,7 @@ def _virtual_stages(cells: Cells, reading: Reading, plan: Mapping[str, Any], fra
     vpp = cells.count("vp")
     if vpp is None:
         usual = vocabulary()["interleaved_vpp"].get(framework, max(1, layers // plan["pp"]))
-        vpp = usual if normal(cells.text("schedule")) in vocabulary()["interleaved"] else 1
+        vpp = usual if normal(cells.text("schedule")) in vocabulary()["several_stages"] else 1
         reading.assumed.append(f"vpp = {vpp}: not stated")
     return vpp
 
