@@ -56,7 +56,10 @@ def fit_curve(rows: pd.DataFrame, operation: str, algorithm: str, bandwidth: Num
     measured = rows["measured_s"].to_numpy(float)
 
     def residual(x: np.ndarray) -> np.ndarray:
-        return np.log(curve_s(rows, operation, algorithm, bandwidth, [x[0] * 1e-6, x[1] * 1e-6, *x[2:]]) / measured)
+        computed: np.ndarray = np.log(
+            curve_s(rows, operation, algorithm, bandwidth, [x[0] * 1e-6, x[1] * 1e-6, *x[2:]]) / measured
+        )
+        return computed
 
     start = [6.0, 1.0, 0.6, 0.2, 1.5]
     low, high = [0.1, 0.0, 0.02, 0.0, 1.0], [400.0, 60.0, 1.0, 2.0, 4.0]
@@ -121,7 +124,10 @@ def fit_network(table: pd.DataFrame, technology: str, machine: Links | None = No
     def residual(x: np.ndarray) -> np.ndarray:
         set_to(x)
         predicted = predict(rows, machine)
-        return np.log(predicted["predicted_s"].to_numpy(float) / predicted["measured_s"].to_numpy(float))
+        computed: np.ndarray = np.log(
+            predicted["predicted_s"].to_numpy(float) / predicted["measured_s"].to_numpy(float)
+        )
+        return computed
 
     # All sweeps are of two nodes, where a fixed time and one per hop look alike: hops are held near NCCL's own.
     hops = [3 * constants()["network_hop_us"]["ring"][PROTOCOLS.index(protocol)] for protocol in used]
@@ -130,7 +136,8 @@ def fit_network(table: pd.DataFrame, technology: str, machine: Links | None = No
     high = [6.0] + [part for hop in hops for part in (2000.0, hop, 1.0)]
     best = least_squares(residual, start, bounds=(low, high), loss="soft_l1", f_scale=0.03, diff_step=1e-3)
     set_to(best.x)
-    return entry
+    computed: dict[str, Any] = entry
+    return computed
 
 
 def use(curves: dict[str, Any]) -> None:

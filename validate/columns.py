@@ -17,7 +17,7 @@ from simulator.workload.shape import padded_vocab
 from validate.columns_cells import COLUMNS, OPTIONAL, Cells
 from validate.columns_model import model_of
 from validate.columns_plan import cluster_of, plan_of
-from validate.columns_words import Reading, stack_entry
+from validate.columns_words import CellReading, stack_entry
 from validate.row import Measured, Meter, Row, Unsupported
 from validate.row_scenarios import published_models, scenario_of
 from validate.tables import Table
@@ -44,7 +44,7 @@ def read_rows(table: Table, file: str, problems: list[Problem]) -> list[Row]:
 
 def row_of(cells: Cells, place: Place) -> Row:
     """One row in scenario keys; `unsupported` says why where there is no scenario."""
-    reading, settings = Reading(), dict[str, Any]()
+    reading, settings = CellReading(), dict[str, Any]()
     entry = stack_entry(cells.text("source"), cells.text("zero_stage_or_distopt"))
     reason = ""
     try:
@@ -72,7 +72,7 @@ def _labelled(cells: Cells, place: Place, settings: Mapping[str, Any]) -> Row:
     )
 
 
-def _settings(cells: Cells, entry: Mapping[str, Any], reading: Reading) -> dict[str, Any]:
+def _settings(cells: Cells, entry: Mapping[str, Any], reading: CellReading) -> dict[str, Any]:
     """Scenario keys of a row. Raises Unsupported."""
     stack = cells.text("stack")
     if stack and stack not in names():

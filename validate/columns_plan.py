@@ -14,7 +14,7 @@ from simulator.plan.layout import format_layout, stage_count, stages
 from simulator.plan.spec import Plan
 from simulator.schedules import SCHEDULES, default_schedule
 from validate.columns_cells import Cells
-from validate.columns_words import Reading, normal, vocabulary
+from validate.columns_words import CellReading, normal, vocabulary
 from validate.row import Unsupported
 
 DEGREES = ("tp", "cp", "pp", "dp")
@@ -24,7 +24,7 @@ LOW_PRECISION_KEYS = ("fp8_param_gather", "activation_fp8_input_store")
 EXPERT_KEYS = ("dispatcher", "dispatch_fp8", "overlap.moe_ep", "overlap.delay_wgrad", "ep", "etp", "capacity_factor")
 
 
-def cluster_of(cells: Cells, reading: Reading) -> dict[str, Any]:
+def cluster_of(cells: Cells, reading: CellReading) -> dict[str, Any]:
     """`cluster` keys of a row. Raises Unsupported for an accelerator that is not known."""
     gpus = cells.need("n_gpus")
     part = reading.look_up(vocabulary()["gpus"], cells.text("gpu_type"))
@@ -57,7 +57,7 @@ def _machine(part: str, network: str) -> Mapping[str, Any]:
     return next(iter((*exact, *usual)))
 
 
-def plan_of(cells: Cells, reading: Reading, framework: str, model: Model) -> dict[str, Any]:
+def plan_of(cells: Cells, reading: CellReading, framework: str, model: Model) -> dict[str, Any]:
     """`plan` keys of a row, without the prefix; words go through `reading`.
 
     Raises Unsupported where degrees, batch or precision cannot be known.
@@ -81,7 +81,7 @@ def plan_of(cells: Cells, reading: Reading, framework: str, model: Model) -> dic
     return _with_effect(settings, experts=bool(cells.count("n_experts")) or cells.text("dense_or_moe") == "moe")
 
 
-def _degrees(cells: Cells, reading: Reading) -> dict[str, int]:
+def _degrees(cells: Cells, reading: CellReading) -> dict[str, int]:
     """tp, cp, pp, dp, ep, etp: the one that is left empty follows from the GPUs, several are 1 and dp fills them."""
     gpus = cells.need("n_gpus")
     stated = {name: count for name in DEGREES if (count := cells.count(name))}
@@ -102,7 +102,7 @@ def _degrees(cells: Cells, reading: Reading) -> dict[str, int]:
     return {**stated, **{name: count for name in ("ep", "etp") if (count := cells.count(name))}}
 
 
-def _batch(cells: Cells, reading: Reading) -> dict[str, int]:
+def _batch(cells: Cells, reading: CellReading) -> dict[str, int]:
     sequences, micro = cells.count("global_batch_sequences"), cells.count("micro_batch")
     if sequences is None:
         raise Unsupported("the source does not say the global batch")
@@ -112,7 +112,7 @@ def _batch(cells: Cells, reading: Reading) -> dict[str, int]:
     return {"micro_batch_size": micro, "global_batch_size": sequences}
 
 
-def _virtual_stages(cells: Cells, reading: Reading, plan: Mapping[str, Any], framework: str, layers: int) -> int:
+def _virtual_stages(cells: Cells, reading: CellReading, plan: Mapping[str, Any], framework: str, layers: int) -> int:
     """Virtual stages of a rank: the row's, else the framework's habit or one layer to each where it interleaves."""
     given = SCHEDULES.get(plan.get("schedule", ""))
     if plan["pp"] == 1 or (given is not None and given.placement.chunks is not None):
@@ -125,7 +125,7 @@ def _virtual_stages(cells: Cells, reading: Reading, plan: Mapping[str, Any], fra
     return vpp
 
 
-def _uneven_stages(reading: Reading, plan: Mapping[str, Any], model: Model) -> dict[str, Any]:
+def _uneven_stages(reading: CellReading, plan: Mapping[str, Any], model: Model) -> dict[str, Any]:
     """How layers that do not divide into the stages are spread: the ends counted as layers, else as even as it goes."""
     if "layout" in plan:
         return {}

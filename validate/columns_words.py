@@ -29,7 +29,7 @@ def normal(text: str) -> str:
 
 
 @dataclass(slots=True)
-class Reading:
+class CellReading:
     """What the cells of one row say so far: plan keys, dotted, what was assumed, and words not understood."""
 
     settings: dict[str, Any] = field(default_factory=dict)

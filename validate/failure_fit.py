@@ -25,7 +25,7 @@ OWN_FIT = 20  # classes with at least so many faults get their own repair times,
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
+class FailureFit:
     """What a fault log says: counts by class, repair times (median, mean) in seconds, and how faults come together.
 
     `log_likelihood` is that of the counts per node with lemons, `uniform_log_likelihood` with all nodes alike.
@@ -44,7 +44,7 @@ class Fit:
     uniform_log_likelihood: float
 
 
-def fit(log: Sequence[LogRow], nodes: int, span_s: float | None = None) -> Fit:
+def fit(log: Sequence[LogRow], nodes: int, span_s: float | None = None) -> FailureFit:
     """Fits a failure model to a log of `nodes` nodes over `span_s` (None: up to its last fault).
 
     Lemons: two kinds of nodes, maximum likelihood of the counts per node. Bursts: faults within ten minutes of the
@@ -56,7 +56,7 @@ def fit(log: Sequence[LogRow], nodes: int, span_s: float | None = None) -> Fit:
         per_node[node] = count
     fraction, multiplier, likelihood = fit_lemons(per_node)
     burst_mean, window = fit_bursts(np.array([row.start_s for row in log]), span)
-    return Fit(
+    return FailureFit(
         nodes=nodes,
         span_s=span,
         counts=dict(Counter(row.component for row in log).most_common()),
@@ -87,7 +87,8 @@ def fit_lemons(per_node: np.ndarray) -> tuple[float, float, float]:
 
 def _poisson_log(counts: np.ndarray, mean: np.ndarray | float) -> np.ndarray:
     factorial = np.array([math.lgamma(k + 1) for k in range(int(counts.max()) + 1)])
-    return counts * np.log(mean) - mean - factorial[counts]
+    computed: np.ndarray = counts * np.log(mean) - mean - factorial[counts]
+    return computed
 
 
 def fit_bursts(start_s: np.ndarray, span_s: float) -> tuple[float, float]:
@@ -128,7 +129,7 @@ def fit_repairs(log: Sequence[LogRow]) -> dict[str, tuple[float, float]]:
     return found
 
 
-def as_document(fitted: Fit, gpus_per_node: int, about: str, source: str) -> str:
+def as_document(fitted: FailureFit, gpus_per_node: int, about: str, source: str) -> str:
     """The fit as YAML, in the form that `simulator.run.read_failures` reads."""
     import yaml
 

@@ -32,7 +32,7 @@ STEPFUN, STEPFUN_FAULTS = "StepFun trace", "StepFun InfiniteHBD trace"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class FailureRow:
     """One published figure and what the simulator says: `interval` is the 10th to 90th percentile over runs.
 
     `status`: "predicted", "in-sample" (the model was made from this figure), or "bound" (at least `measured`).
@@ -93,11 +93,11 @@ def read_figures(path: Path = PUBLISHED) -> Figures:
     return Figures(table)
 
 
-def rows(runs: int = 200, seed: int = 0, path: Path = PUBLISHED) -> tuple[list[Row], list[str]]:
+def rows(runs: int = 200, seed: int = 0, path: Path = PUBLISHED) -> tuple[list[FailureRow], list[str]]:
     """Every figure of the file that the simulator predicts, and of each study why it does not: it is not modelled, or
     the file lacks a figure that its prediction starts from."""
     figures = read_figures(path)
-    found: list[Row] = []
+    found: list[FailureRow] = []
     unsupported = []
     # The fault counts of StepFun's trace stand under another title; they are predicted with its repair times.
     for study in sorted({study for study, _ in figures.table} - {STEPFUN_FAULTS}):
@@ -111,7 +111,7 @@ def rows(runs: int = 200, seed: int = 0, path: Path = PUBLISHED) -> tuple[list[R
     return found, unsupported
 
 
-def _llama_rows(figures: Figures, runs: int, seed: int) -> list[Row]:
+def _llama_rows(figures: Figures, runs: int, seed: int) -> list[FailureRow]:
     """Counts by cause over the window (in-sample: the rates are the table's), and the effective time it reports."""
     model, gpus, days = preset("llama-3"), figures.number(LLAMA, "gpus"), figures.number(LLAMA, "window")
     rng = np.random.default_rng(seed)
@@ -159,7 +159,7 @@ def llama_run(figures: Figures, runs: int, seed: int) -> RunSpec:
     )
 
 
-def _rsc_rows(figures: Figures, runs: int, seed: int) -> list[Row]:
+def _rsc_rows(figures: Figures, runs: int, seed: int) -> list[FailureRow]:
     """Mean times to failure from one rate, and the effective time ratio with five-minute checkpoints."""
     model = preset("rsc-1")
     found = []
@@ -204,7 +204,7 @@ def rsc_run(figures: Figures, runs: int, seed: int, gpus: int, every_s: float) -
     )
 
 
-def _bloom_rows(figures: Figures, runs: int, seed: int) -> list[Row]:
+def _bloom_rows(figures: Figures, runs: int, seed: int) -> list[FailureRow]:
     """BLOOM wrote 2.3 TB in 40 s every three hours: the overhead follows from the bytes and the bandwidth."""
     write_s = figures.number(BLOOM, "checkpoint write")
     bandwidth = 2.3e12 / write_s
@@ -226,7 +226,7 @@ def _bloom_rows(figures: Figures, runs: int, seed: int) -> list[Row]:
     return [_exact("bloom-checkpoint-overhead", "predicted", "lost_fraction", printed, overhead, given, where)]
 
 
-def _stepfun_rows(figures: Figures, runs: int, seed: int) -> list[Row]:
+def _stepfun_rows(figures: Figures, runs: int, seed: int) -> list[FailureRow]:
     """The whole 348 days of the trace from a model fitted on its first 174: half of every figure was not seen."""
     faults, repair = (STEPFUN_FAULTS, "node faults"), (STEPFUN, "repair time mean/median/p90/max")
     model, machines, window = preset("stepfun"), Machines(400, 0, 8), (0.0, 348 * DAY_S)
@@ -254,33 +254,37 @@ def _stepfun_rows(figures: Figures, runs: int, seed: int) -> list[Row]:
     ]
 
 
-def _exact(name: str, status: str, quantity: str, measured: float, predicted: float, given: str, where: str) -> Row:
+def _exact(
+    name: str, status: str, quantity: str, measured: float, predicted: float, given: str, where: str
+) -> FailureRow:
     """A prediction without chance in it."""
-    return Row(name, status, quantity, measured, predicted, (predicted, predicted), given, where)
+    return FailureRow(name, status, quantity, measured, predicted, (predicted, predicted), given, where)
 
 
-def _counted(figures: Figures, name: str, study: str, metric: str, runs: np.ndarray, given: str) -> Row:
+def _counted(figures: Figures, name: str, study: str, metric: str, runs: np.ndarray, given: str) -> FailureRow:
     return _spread(
         name, "in-sample", "count", figures.number(study, metric), runs, given, figures.text(study, metric, "source")
     )
 
 
-def _spread(name: str, status: str, quantity: str, measured: float, runs: np.ndarray, given: str, where: str) -> Row:
+def _spread(
+    name: str, status: str, quantity: str, measured: float, runs: np.ndarray, given: str, where: str
+) -> FailureRow:
     low, high = np.quantile(runs, (0.1, 0.9))
-    return Row(name, status, quantity, measured, float(runs.mean()), (float(low), float(high)), given, where)
+    return FailureRow(name, status, quantity, measured, float(runs.mean()), (float(low), float(high)), given, where)
 
 
-def _goodput(name: str, status: str, where: str, measured: float, result: RunResult, given: str) -> Row:
+def _goodput(name: str, status: str, where: str, measured: float, result: RunResult, given: str) -> FailureRow:
     spread = result.goodput_quantiles
-    return Row(name, status, "goodput_fraction", measured, result.goodput_fraction, (spread.p10, spread.p90), given,
-               where)  # fmt: skip
+    quantiles = (spread.p10, spread.p90)
+    return FailureRow(name, status, "goodput_fraction", measured, result.goodput_fraction, quantiles, given, where)
 
 
 def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower())
 
 
-STUDIES: dict[str, Callable[[Figures, int, int], list[Row]]] = {
+STUDIES: dict[str, Callable[[Figures, int, int], list[FailureRow]]] = {
     LLAMA: _llama_rows,
     RSC: _rsc_rows,
     BLOOM: _bloom_rows,
@@ -288,7 +292,7 @@ STUDIES: dict[str, Callable[[Figures, int, int], list[Row]]] = {
 }
 
 
-def failures_text(found: list[Row], unsupported: list[str]) -> str:
+def failures_text(found: list[FailureRow], unsupported: list[str]) -> str:
     """One line per figure: its name, whether it was predicted, measured, predicted, error; then what is not."""
     lines = [f"{'figure':<42} {'status':<10} {'measured':>10} {'predicted':>10} {'error':>9}"]
     for row in found:

@@ -66,7 +66,8 @@ def weights(points: Sequence[Point]) -> Floats:
 
 def softened(missed: Floats) -> Floats:
     """Residuals whose squares grow as those of `missed` / ROBUST_ERROR where small, linearly where large."""
-    return np.sign(missed) * np.sqrt(2 * (np.sqrt(1 + (missed / ROBUST_ERROR) ** 2) - 1))
+    computed: Floats = np.sign(missed) * np.sqrt(2 * (np.sqrt(1 + (missed / ROBUST_ERROR) ** 2) - 1))
+    return computed
 
 
 def solve(points: Sequence[Point], matrix: Floats, entries: Entries) -> Fit:

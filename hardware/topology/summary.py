@@ -69,7 +69,7 @@ class NetworkSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class Bill:
+class NetworkBill:
     """Cost and power of a scale-out network, and what each rests on."""
 
     cost_usd: float | None = None
@@ -85,11 +85,11 @@ def summarise_cluster(cluster: Cluster) -> NetworkSummary:
     return summarise_network(network, cluster.nodes, bill(network, cluster.fabric, cluster.gpus))
 
 
-def bill(network: Network, fabric: Fabric, gpus: int) -> Bill:
+def bill(network: Network, fabric: Fabric, gpus: int) -> NetworkBill:
     """Per endpoint as the fabric states it, else by its ports; nothing where there are no switches."""
     ports, ends = _ports(network)
     if not ports:
-        return Bill()
+        return NetworkBill()
     cost_usd, cost_source = ports * _PORT_USD, ASSUMED_COST
     if fabric.cost_usd_per_endpoint is not None:
         cost_usd = fabric.cost_usd_per_endpoint * gpus
@@ -98,7 +98,7 @@ def bill(network: Network, fabric: Fabric, gpus: int) -> Bill:
     if fabric.power_w_per_endpoint:
         power_w = fabric.power_w_per_endpoint * gpus
         power_source = fabric.sources.get("power_per_endpoint", _ENTRY)
-    return Bill(cost_usd, power_w, cost_source, power_source)
+    return NetworkBill(cost_usd, power_w, cost_source, power_source)
 
 
 def _ports(network: Network) -> tuple[float, float]:
@@ -112,7 +112,7 @@ def _ports(network: Network) -> tuple[float, float]:
     return ports, ends
 
 
-def summarise_network(network: Network, nodes: int = 0, costs: Bill = Bill()) -> NetworkSummary:
+def summarise_network(network: Network, nodes: int = 0, costs: NetworkBill = NetworkBill()) -> NetworkSummary:
     """Any network summed up; `nodes` servers and its bill, where those are known."""
     classes = []
     for number, name in enumerate(network.classes):

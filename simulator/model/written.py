@@ -6,8 +6,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from itertools import groupby
 from typing import Any
 
-from simulator.model.inline import FFNS, MIXERS
-from simulator.model.spec import FFN, Layer, LinearAttention, Mixer, Model
+from simulator.model.spec import FFN, FFNS, MIXERS, Layer, LinearAttention, Mixer, Model
 
 _KINDS = {cls: kind for kind, cls in {**MIXERS, **FFNS}.items()}
 

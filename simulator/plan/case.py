@@ -52,7 +52,7 @@ def model_facts(model: Model) -> ModelFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class PlanCase:
     """One plan to judge: for this model, on so many GPUs, with sequences of so many tokens."""
 
     facts: ModelFacts
@@ -71,7 +71,7 @@ class Fault:
     remedy: str
 
 
-Check = Callable[[Case], Fault | None]
+Check = Callable[[PlanCase], Fault | None]
 
 
 def near(value: int, legal: Iterable[int]) -> str:

@@ -64,7 +64,7 @@ class Coordinates:
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class GroupSpan:
     """How the groups of one kind lie on equal blocks of consecutive ranks (nodes or scale-up domains).
 
     `smallest` and `largest` are the fewest and most ranks of one group in a block it touches, `blocks` the most
@@ -194,7 +194,7 @@ def process_group(plan: Plan, kind: str, cluster: Cluster) -> Group:
 
 
 @lru_cache(maxsize=4096)
-def spread(line: tuple[tuple[int, int, bool], ...], block: int) -> Spread:
+def spread(line: tuple[tuple[int, int, bool], ...], block: int) -> GroupSpan:
     """How groups over the marked axes of `line` (size, stride, in the group) lie on blocks of `block` ranks.
 
     Exact: a group is one set of offsets shifted by a base, and how it falls on blocks depends on the base modulo
@@ -204,7 +204,7 @@ def spread(line: tuple[tuple[int, int, bool], ...], block: int) -> Spread:
     period = max((size * stride for size, stride, inside in line if inside and size > 1), default=1)
     if block % period == 0:
         # Groups lie in aligned windows of one period, and blocks are whole windows.
-        return Spread(members, members, 1, _groups_per_block(line, block, True, members))
+        return GroupSpan(members, members, 1, _groups_per_block(line, block, True, members))
     offsets, residues = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
     for size, stride, inside in line:
         if inside:
@@ -218,7 +218,7 @@ def spread(line: tuple[tuple[int, int, bool], ...], block: int) -> Spread:
         counts = counts[counts > 0]
         smallest, largest = min(smallest, int(counts.min())), max(largest, int(counts.max()))
         blocks = max(blocks, len(counts))
-    return Spread(smallest, largest, blocks, _groups_per_block(line, block, smallest == largest, largest))
+    return GroupSpan(smallest, largest, blocks, _groups_per_block(line, block, smallest == largest, largest))
 
 
 def _groups_per_block(line: tuple[tuple[int, int, bool], ...], block: int, even: bool, count: int) -> int:

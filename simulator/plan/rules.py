@@ -13,7 +13,7 @@ from typing import Any, Literal
 from hardware.problems import Place, Problem
 from simulator.model.spec import Model
 from simulator.plan import rules_degrees, rules_features, rules_offload, rules_pipeline
-from simulator.plan.case import Case, Check, Fault, ModelFacts, model_facts
+from simulator.plan.case import Check, Fault, ModelFacts, PlanCase, model_facts
 from simulator.plan.spec import Plan
 
 UNIVERSAL: dict[str, Check] = (
@@ -57,13 +57,13 @@ def check(model: Model, plan: Plan, *, gpus: int, seq_length: int) -> list[Viola
 
 def violations(facts: ModelFacts, plan: Plan, *, gpus: int, seq_length: int) -> list[Violation]:
     """As `check`, for a caller that judges many plans of one model and gathered its facts once."""
-    case = Case(facts, plan, gpus, seq_length)
+    case = PlanCase(facts, plan, gpus, seq_length)
     return _broken(FIRST, case) or _broken(_in_force(plan), case)
 
 
 def is_legal(facts: ModelFacts, plan: Plan, *, gpus: int, seq_length: int) -> bool:
     """Whether no rule is broken; stops at the first that is."""
-    case = Case(facts, plan, gpus, seq_length)
+    case = PlanCase(facts, plan, gpus, seq_length)
     if rules_degrees.counts_are_positive(case) is not None:
         return False
     return all(rule(case) is None for rule in _in_force(plan).values())
@@ -71,7 +71,7 @@ def is_legal(facts: ModelFacts, plan: Plan, *, gpus: int, seq_length: int) -> bo
 
 def without_effect(model: Model, plan: Plan, *, gpus: int, seq_length: int) -> list[Violation]:
     """Settings that are legal but change nothing for this model and plan: worth a warning."""
-    case = Case(model_facts(model), plan, gpus, seq_length)
+    case = PlanCase(model_facts(model), plan, gpus, seq_length)
     return _broken(WITHOUT_EFFECT, case)
 
 
@@ -83,7 +83,7 @@ def _in_force(plan: Plan) -> dict[str, Check]:
     return _EVERYWHERE if megatrons else UNIVERSAL
 
 
-def _broken(rules: dict[str, Check], case: Case) -> list[Violation]:
+def _broken(rules: dict[str, Check], case: PlanCase) -> list[Violation]:
     found = ((name, rule(case)) for name, rule in rules.items())
     return [_violation(name, fault) for name, fault in found if fault is not None]
 

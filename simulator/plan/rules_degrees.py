@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from simulator.model.spec import Attention, CompressedAttention, LatentAttention, Mamba2
-from simulator.plan.case import Case, Check, Fault, divisors, near, near_multiple
+from simulator.plan.case import Check, Fault, PlanCase, divisors, near, near_multiple
 from simulator.plan.choices import CONTEXT_EXCHANGES, SHARDINGS
 
 _COUNTS = ("dp", "tp", "cp", "pp", "vpp", "ep", "etp", "micro_batch_size", "global_batch_size", "vocab_divisible_by")
@@ -13,7 +13,7 @@ _OPTIONAL_COUNTS = ("microbatch_group_size", "first_stage_layers", "last_stage_l
 _AXES = ["cp", "dp", "ep", "pp", "tp"]
 
 
-def counts_are_positive(case: Case) -> Fault | None:
+def counts_are_positive(case: PlanCase) -> Fault | None:
     plan = case.plan
     wrong = [name for name in _COUNTS if getattr(plan, name) < 1]
     wrong += [name for name in _OPTIONAL_COUNTS if getattr(plan, name) is not None and getattr(plan, name) < 1]
@@ -23,7 +23,7 @@ def counts_are_positive(case: Case) -> Fault | None:
     return Fault(f"plan.{wrong[0]}", value, f"{', '.join(wrong)} must be at least 1", "a whole number from 1 up")
 
 
-def shares_are_possible(case: Case) -> Fault | None:
+def shares_are_possible(case: PlanCase) -> Fault | None:
     plan = case.plan
     if not plan.expert_imbalance >= 1 or math.isinf(plan.expert_imbalance):
         return Fault(
@@ -34,7 +34,7 @@ def shares_are_possible(case: Case) -> Fault | None:
     return None
 
 
-def ranks_fill_cluster(case: Case) -> Fault | None:
+def ranks_fill_cluster(case: PlanCase) -> Fault | None:
     plan = case.plan
     if plan.gpus == case.gpus:
         return None
@@ -46,7 +46,7 @@ def ranks_fill_cluster(case: Case) -> Fault | None:
     return Fault("plan.dp", plan.dp, why, f"dp {case.gpus // model_parallel}")
 
 
-def expert_grid_divides(case: Case) -> Fault | None:
+def expert_grid_divides(case: PlanCase) -> Fault | None:
     plan = case.plan
     ranks = plan.tp * plan.cp * plan.dp
     if ranks % (plan.ep * plan.etp) == 0:
@@ -56,14 +56,14 @@ def expert_grid_divides(case: Case) -> Fault | None:
     return Fault("plan.ep", plan.ep, why, f"ep {near(plan.ep, [d // plan.etp for d in legal])}" if legal else "etp 1")
 
 
-def expert_parallelism_needs_experts(case: Case) -> Fault | None:
+def expert_parallelism_needs_experts(case: PlanCase) -> Fault | None:
     plan = case.plan
     if case.facts.moe or plan.ep == 1:
         return None
     return Fault("plan.ep", plan.ep, "the model has no experts", "ep 1")
 
 
-def experts_divide(case: Case) -> Fault | None:
+def experts_divide(case: PlanCase) -> Fault | None:
     plan = case.plan
     for moe in case.facts.moe:
         if moe.experts % plan.ep:
@@ -72,7 +72,7 @@ def experts_divide(case: Case) -> Fault | None:
     return None
 
 
-def batch_divides(case: Case) -> Fault | None:
+def batch_divides(case: PlanCase) -> Fault | None:
     plan = case.plan
     share = plan.micro_batch_size * plan.dp
     if plan.global_batch_size % share == 0:
@@ -81,7 +81,7 @@ def batch_divides(case: Case) -> Fault | None:
     return Fault("plan.global_batch_size", plan.global_batch_size, why, near_multiple(plan.global_batch_size, share))
 
 
-def heads_divide(case: Case) -> Fault | None:
+def heads_divide(case: PlanCase) -> Fault | None:
     tp = case.plan.tp
     for mixer in case.facts.mixers:
         if isinstance(mixer, Attention | LatentAttention | CompressedAttention) and mixer.heads % tp:
@@ -90,7 +90,7 @@ def heads_divide(case: Case) -> Fault | None:
     return None
 
 
-def query_groups_divide(case: Case) -> Fault | None:
+def query_groups_divide(case: PlanCase) -> Fault | None:
     tp = case.plan.tp
     for mixer in case.facts.attentions:
         if mixer.kv_heads % tp and tp % mixer.kv_heads:
@@ -100,7 +100,7 @@ def query_groups_divide(case: Case) -> Fault | None:
     return None
 
 
-def linear_heads_divide(case: Case) -> Fault | None:
+def linear_heads_divide(case: PlanCase) -> Fault | None:
     plan = case.plan
     for mixer in case.facts.linear:
         if mixer.key_heads % (plan.tp * plan.cp) or mixer.value_heads % (plan.tp * plan.cp):
@@ -110,7 +110,7 @@ def linear_heads_divide(case: Case) -> Fault | None:
     return None
 
 
-def state_space_heads_divide(case: Case) -> Fault | None:
+def state_space_heads_divide(case: PlanCase) -> Fault | None:
     tp = case.plan.tp
     for mixer in case.facts.mixers:
         if isinstance(mixer, Mamba2) and (mixer.heads % tp or mixer.groups % tp):
@@ -119,7 +119,7 @@ def state_space_heads_divide(case: Case) -> Fault | None:
     return None
 
 
-def all_to_all_heads_divide(case: Case) -> Fault | None:
+def all_to_all_heads_divide(case: PlanCase) -> Fault | None:
     """Ulysses hands every rank of the cp group whole heads: heads and key/value heads by tp x cp."""
     plan = case.plan
     if plan.cp == 1 or not CONTEXT_EXCHANGES[plan.cp_comm].splits_heads:
@@ -131,7 +131,7 @@ def all_to_all_heads_divide(case: Case) -> Fault | None:
     return None
 
 
-def widths_divide(case: Case) -> Fault | None:
+def widths_divide(case: PlanCase) -> Fault | None:
     plan = case.plan
     sides = [("tp", plan.tp, "feed-forward width", ffn.width) for ffn in case.facts.dense]
     sides += [("tp", plan.tp, "shared-expert width", moe.shared_width) for moe in case.facts.moe]
@@ -143,7 +143,7 @@ def widths_divide(case: Case) -> Fault | None:
     return None
 
 
-def sequence_divides_context(case: Case) -> Fault | None:
+def sequence_divides_context(case: PlanCase) -> Fault | None:
     """Causal context parallelism gives each rank one early and one late slice of equal length."""
     cp = case.plan.cp
     if cp == 1 or case.seq_length % (2 * cp) == 0:
@@ -152,7 +152,7 @@ def sequence_divides_context(case: Case) -> Fault | None:
     return Fault("plan.cp", cp, why, f"a sequence of {near_multiple(case.seq_length, 2 * cp)} tokens, or another cp")
 
 
-def sequence_divides_tensor(case: Case) -> Fault | None:
+def sequence_divides_tensor(case: PlanCase) -> Fault | None:
     plan = case.plan
     if not plan.sequence_parallel or case.seq_length % (plan.tp * plan.cp) == 0:
         return None
@@ -161,14 +161,14 @@ def sequence_divides_tensor(case: Case) -> Fault | None:
     return Fault("plan.sequence_parallel", True, why, remedy)
 
 
-def positions_suffice(case: Case) -> Fault | None:
+def positions_suffice(case: PlanCase) -> Fault | None:
     if not case.facts.positions or case.facts.positions >= case.seq_length:
         return None
     why = f"the model's learned position table ends at {case.facts.positions}"
     return Fault("run.seq_length", case.seq_length, why, f"{case.facts.positions} tokens or fewer")
 
 
-def shard_group_divides(case: Case) -> Fault | None:
+def shard_group_divides(case: PlanCase) -> Fault | None:
     plan = case.plan
     if plan.shard_group is None:
         return None
@@ -180,13 +180,13 @@ def shard_group_divides(case: Case) -> Fault | None:
     return None
 
 
-def rank_order_is_complete(case: Case) -> Fault | None:
+def rank_order_is_complete(case: PlanCase) -> Fault | None:
     if sorted(case.plan.rank_order.split("-")) == _AXES:
         return None
     return Fault("plan.rank_order", case.plan.rank_order, "must name tp, cp, ep, dp and pp once each", "tp-cp-ep-dp-pp")
 
 
-def pipeline_last_or_equal_grids(case: Case) -> Fault | None:
+def pipeline_last_or_equal_grids(case: PlanCase) -> Fault | None:
     """Dense and expert grid must agree on the pipeline groups."""
     plan = case.plan
     if plan.pp == 1 or plan.expert_dp == plan.dp or plan.rank_order.endswith("pp"):
@@ -195,7 +195,7 @@ def pipeline_last_or_equal_grids(case: Case) -> Fault | None:
     return Fault("plan.rank_order", plan.rank_order, why, "an order that ends in pp")
 
 
-def megatron_rank_orders(case: Case) -> Fault | None:
+def megatron_rank_orders(case: PlanCase) -> Fault | None:
     orders = ("tp-cp-ep-dp-pp", "tp-cp-ep-pp-dp")
     if case.plan.rank_order in orders:
         return None

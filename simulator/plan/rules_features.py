@@ -6,19 +6,19 @@ from hardware.collectives import DISPATCHERS
 from hardware.precisions import FORMATS, PRECISIONS
 from simulator.model.spec import Attention, CompressedAttention, LatentAttention
 from simulator.optimizers import OPTIMIZERS
-from simulator.plan.case import Case, Check, Fault, near_multiple
+from simulator.plan.case import Check, Fault, PlanCase, near_multiple
 from simulator.plan.choices import CONTEXT_EXCHANGES, SHARDINGS
 from simulator.schedules import SCHEDULES
 
 MODULES = ("core_attn", "mlp", "moe", "moe_act", "layernorm", "mla_up_proj", "shared_experts")
 
 
-def _selected(case: Case) -> tuple[str, ...]:
+def _selected(case: PlanCase) -> tuple[str, ...]:
     recompute = case.plan.recompute
     return recompute.chosen_modules
 
 
-def recompute_is_complete(case: Case) -> Fault | None:
+def recompute_is_complete(case: PlanCase) -> Fault | None:
     recompute = case.plan.recompute
     if recompute.whole_layers and recompute.layers < 1:
         return Fault("plan.recompute.layers", recompute.layers, "must be at least 1", "1 or more layers at a time")
@@ -29,7 +29,7 @@ def recompute_is_complete(case: Case) -> Fault | None:
     return None
 
 
-def recompute_modules_are_known(case: Case) -> Fault | None:
+def recompute_modules_are_known(case: PlanCase) -> Fault | None:
     unknown = [module for module in _selected(case) if module not in MODULES]
     if not unknown:
         return None
@@ -37,7 +37,7 @@ def recompute_modules_are_known(case: Case) -> Fault | None:
     return Fault("plan.recompute.modules", case.plan.recompute.modules, why, f"some of {', '.join(MODULES)}")
 
 
-def router_groups_divide(case: Case) -> Fault | None:
+def router_groups_divide(case: PlanCase) -> Fault | None:
     for moe in case.facts.moe:
         if moe.experts % moe.groups or moe.group_top_k > moe.groups:
             why = f"{moe.experts} experts in {moe.groups} groups of which {moe.group_top_k} are chosen"
@@ -45,7 +45,7 @@ def router_groups_divide(case: Case) -> Fault | None:
     return None
 
 
-def low_precision_is_aligned(case: Case) -> Fault | None:
+def low_precision_is_aligned(case: PlanCase) -> Fault | None:
     plan = case.plan
     block = PRECISIONS[plan.precision].alignment
     if block is None:
@@ -60,14 +60,14 @@ def low_precision_is_aligned(case: Case) -> Fault | None:
     return None
 
 
-def experts_with_tensor_need_sequence_parallel(case: Case) -> Fault | None:
+def experts_with_tensor_need_sequence_parallel(case: PlanCase) -> Fault | None:
     plan = case.plan
     if not case.facts.moe or plan.tp == 1 or plan.sequence_parallel:
         return None
     return Fault("plan.sequence_parallel", False, f"experts with tp = {plan.tp} need it", "sequence_parallel true")
 
 
-def tensor_overlap_needs_sequence_parallel(case: Case) -> Fault | None:
+def tensor_overlap_needs_sequence_parallel(case: PlanCase) -> Fault | None:
     plan = case.plan
     if not plan.overlap.tp_comm or (plan.sequence_parallel and plan.tp > 1):
         return None
@@ -75,14 +75,14 @@ def tensor_overlap_needs_sequence_parallel(case: Case) -> Fault | None:
     return Fault("plan.overlap.tp_comm", True, why, "sequence_parallel true with tp above 1, or tp_comm false")
 
 
-def gather_overlap_needs_reduce_overlap(case: Case) -> Fault | None:
+def gather_overlap_needs_reduce_overlap(case: PlanCase) -> Fault | None:
     plan = case.plan
     if not SHARDINGS[plan.sharding].shards_optimizer or not plan.overlap.param_gather or plan.overlap.grad_reduce:
         return None
     return Fault("plan.overlap.param_gather", True, "needs overlap.grad_reduce", "both true or both false")
 
 
-def low_precision_gather_is_possible(case: Case) -> Fault | None:
+def low_precision_gather_is_possible(case: PlanCase) -> Fault | None:
     plan = case.plan
     if not plan.fp8_param_gather:
         return None
@@ -98,7 +98,7 @@ def low_precision_gather_is_possible(case: Case) -> Fault | None:
     return None
 
 
-def expert_overlap_is_possible(case: Case) -> Fault | None:
+def expert_overlap_is_possible(case: PlanCase) -> Fault | None:
     plan, recompute = case.plan, case.plan.recompute
     if not plan.overlap.moe_ep:
         return None
@@ -118,7 +118,7 @@ def expert_overlap_is_possible(case: Case) -> Fault | None:
     )
 
 
-def delayed_weight_gradients_need_expert_overlap(case: Case) -> Fault | None:
+def delayed_weight_gradients_need_expert_overlap(case: PlanCase) -> Fault | None:
     if not case.plan.overlap.delay_wgrad or case.plan.overlap.moe_ep:
         return None
     return Fault(
@@ -126,7 +126,7 @@ def delayed_weight_gradients_need_expert_overlap(case: Case) -> Fault | None:
     )
 
 
-def shared_overlap_has_dispatcher(case: Case) -> Fault | None:
+def shared_overlap_has_dispatcher(case: PlanCase) -> Fault | None:
     shared = any(moe.shared_width for moe in case.facts.moe)
     if not case.plan.overlap.shared_experts or not shared or DISPATCHERS[case.plan.dispatcher].can_overlap:
         return None
@@ -135,27 +135,27 @@ def shared_overlap_has_dispatcher(case: Case) -> Fault | None:
     return Fault("plan.overlap.shared_experts", True, why, f"dispatcher {able}")
 
 
-def deepep_has_peers(case: Case) -> Fault | None:
+def deepep_has_peers(case: PlanCase) -> Fault | None:
     plan = case.plan
     if not case.facts.moe or not DISPATCHERS[plan.dispatcher].needs_peers or plan.etp * plan.ep > 1:
         return None
     return Fault("plan.dispatcher", plan.dispatcher, "needs ep x etp above 1", "dispatcher alltoall, or a larger ep")
 
 
-def dispatch_in_fp8_is_possible(case: Case) -> Fault | None:
+def dispatch_in_fp8_is_possible(case: PlanCase) -> Fault | None:
     if not case.plan.dispatch_fp8:
         return None
     why = "Megatron-Core sends bf16 with every dispatcher modelled here"
     return Fault("plan.dispatch_fp8", True, why, "false, or plan.stack.framework deepseek")
 
 
-def expert_bias_needs_whole_experts(case: Case) -> Fault | None:
+def expert_bias_needs_whole_experts(case: PlanCase) -> Fault | None:
     if case.plan.etp == 1 or not any(moe.bias for moe in case.facts.moe):
         return None
     return Fault("plan.etp", case.plan.etp, "experts with bias cannot be split", "etp 1")
 
 
-def recomputed_modules_exist(case: Case) -> Fault | None:
+def recomputed_modules_exist(case: PlanCase) -> Fault | None:
     needs = {"mla_up_proj": (case.facts.latent, "latent attention"), "moe_act": (bool(case.facts.moe), "experts")}
     for module, (present, what) in needs.items():
         if module in _selected(case) and not present:
@@ -165,7 +165,7 @@ def recomputed_modules_exist(case: Case) -> Fault | None:
     return None
 
 
-def shared_experts_overlap_or_recompute(case: Case) -> Fault | None:
+def shared_experts_overlap_or_recompute(case: PlanCase) -> Fault | None:
     shared = any(moe.shared_width for moe in case.facts.moe)
     if "shared_experts" not in _selected(case) or not case.plan.overlap.shared_experts or not shared:
         return None
@@ -173,14 +173,14 @@ def shared_experts_overlap_or_recompute(case: Case) -> Fault | None:
     return Fault("plan.recompute.modules", case.plan.recompute.modules, why, "one of the two")
 
 
-def stored_input_is_gated(case: Case) -> Fault | None:
+def stored_input_is_gated(case: PlanCase) -> Fault | None:
     if not case.plan.activation_fp8_input_store or all(ffn.gated for ffn in case.facts.dense + case.facts.moe):
         return None
     why = "only a gated (SwiGLU) activation can store its input in fp8"
     return Fault("plan.activation_fp8_input_store", True, why, "false")
 
 
-def delayed_scaling_keeps_activations(case: Case) -> Fault | None:
+def delayed_scaling_keeps_activations(case: PlanCase) -> Fault | None:
     clash = [module for module in ("moe_act", "layernorm") if module in _selected(case)]
     if not PRECISIONS[case.plan.precision].scales_from_history or not clash:
         return None
@@ -190,7 +190,7 @@ def delayed_scaling_keeps_activations(case: Case) -> Fault | None:
     )
 
 
-def optimizer_is_offered(case: Case) -> Fault | None:
+def optimizer_is_offered(case: PlanCase) -> Fault | None:
     plan = case.plan
     cut = SHARDINGS[plan.sharding].shards_gradients  # as FSDP does, row by row
     offered = [
@@ -202,7 +202,7 @@ def optimizer_is_offered(case: Case) -> Fault | None:
     return Fault("plan.optimizer.kind", plan.optimizer.kind, why, " or ".join(offered))
 
 
-def optimizer_formats_are_offered(case: Case) -> Fault | None:
+def optimizer_formats_are_offered(case: PlanCase) -> Fault | None:
     """Moments or main weights below fp32 go through the precision-aware Adam of the distributed optimizer."""
     optimizer = case.plan.optimizer
     main = FORMATS[optimizer.main_params] if optimizer.main_params else None
@@ -225,7 +225,7 @@ def optimizer_formats_are_offered(case: Case) -> Fault | None:
     return None
 
 
-def gradient_formats_are_offered(case: Case) -> Fault | None:
+def gradient_formats_are_offered(case: PlanCase) -> Fault | None:
     """One buffer per parameter takes the gradients and is reduced as it is: fp32, or the format of the weights."""
     plan, optimizer = case.plan, case.plan.optimizer
     weights = PRECISIONS[plan.precision].high
@@ -240,7 +240,7 @@ def gradient_formats_are_offered(case: Case) -> Fault | None:
     return None
 
 
-def hyper_connections_stay_whole(case: Case) -> Fault | None:
+def hyper_connections_stay_whole(case: PlanCase) -> Fault | None:
     if case.facts.hyper_connections == 1:
         return None
     problems = [
@@ -260,7 +260,7 @@ def hyper_connections_stay_whole(case: Case) -> Fault | None:
     return Fault(key, value, "Megatron-Core cannot combine this with hyper-connections", remedy)
 
 
-def sparse_attention_gathers_context(case: Case) -> Fault | None:
+def sparse_attention_gathers_context(case: PlanCase) -> Fault | None:
     sparse = [
         m for m in case.facts.mixers if isinstance(m, Attention | LatentAttention | CompressedAttention) and m.indexer
     ]
@@ -269,7 +269,7 @@ def sparse_attention_gathers_context(case: Case) -> Fault | None:
     return Fault("plan.cp_comm", case.plan.cp_comm, "sparse attention needs all keys of the group", "allgather")
 
 
-def graphs_and_recompute_fit(case: Case) -> Fault | None:
+def graphs_and_recompute_fit(case: PlanCase) -> Fault | None:
     """A graph may lie inside a recomputed module or outside it, never partly; random numbers stay outside graphs."""
     plan, selected = case.plan, _selected(case)
     graphs = plan.stack.cuda_graphs
@@ -304,18 +304,18 @@ def graphs_and_recompute_fit(case: Case) -> Fault | None:
     )
 
 
-def _biased(case: Case) -> bool:
+def _biased(case: PlanCase) -> bool:
     facts = case.facts
     return any(a.qkv_bias or a.out_bias for a in facts.attentions) or any(ffn.bias for ffn in facts.dense + facts.moe)
 
 
-def sequence_parallel_without_tensor(case: Case) -> Fault | None:
+def sequence_parallel_without_tensor(case: PlanCase) -> Fault | None:
     if not case.plan.sequence_parallel or case.plan.tp > 1:
         return None
     return Fault("plan.sequence_parallel", True, "does nothing at tp = 1", "false")
 
 
-def expert_settings_without_experts(case: Case) -> Fault | None:
+def expert_settings_without_experts(case: PlanCase) -> Fault | None:
     plan = case.plan
     if case.facts.moe:
         return None
@@ -330,7 +330,7 @@ def expert_settings_without_experts(case: Case) -> Fault | None:
     return None
 
 
-def group_size_without_interleaving(case: Case) -> Fault | None:
+def group_size_without_interleaving(case: PlanCase) -> Fault | None:
     plan = case.plan
     if plan.microbatch_group_size is None or SCHEDULES[plan.schedule].interleaves:
         return None
@@ -338,7 +338,7 @@ def group_size_without_interleaving(case: Case) -> Fault | None:
     return Fault("plan.microbatch_group_size", plan.microbatch_group_size, why, "leave it out")
 
 
-def recompute_of_absent_modules(case: Case) -> Fault | None:
+def recompute_of_absent_modules(case: PlanCase) -> Fault | None:
     recompute, facts = case.plan.recompute, case.facts
     if recompute.modules and not recompute.named_modules:
         why = f"does nothing with granularity {recompute.granularity}"
@@ -354,7 +354,7 @@ def recompute_of_absent_modules(case: Case) -> Fault | None:
     return Fault("plan.recompute.modules", recompute.modules, f"the model has no {', '.join(absent)}", "drop them")
 
 
-def shared_overlap_without_shared_experts(case: Case) -> Fault | None:
+def shared_overlap_without_shared_experts(case: PlanCase) -> Fault | None:
     if not case.plan.overlap.shared_experts or any(moe.shared_width for moe in case.facts.moe):
         return None
     return Fault("plan.overlap.shared_experts", True, "does nothing: the model has no shared experts", "false")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from simulator.optimizers import OPTIMIZERS
-from simulator.plan.case import Case, Check, Fault
+from simulator.plan.case import Check, Fault, PlanCase
 from simulator.plan.choices import SHARDINGS
 from simulator.schedules import SCHEDULES
 
@@ -11,7 +11,7 @@ MODULES = ("core_attn", "attn_proj", "qkv_linear", "attn_norm", "mlp_norm", "exp
 _OF_EXPERTS = {"expert_fc1", "moe_act", "fused_group_mlp"}
 
 
-def offloaded_shares_are_fractions(case: Case) -> Fault | None:
+def offloaded_shares_are_fractions(case: PlanCase) -> Fault | None:
     offload = case.plan.offload
     for name in ("activation_fraction", "optimizer_fraction"):
         value = getattr(offload, name)
@@ -21,7 +21,7 @@ def offloaded_shares_are_fractions(case: Case) -> Fault | None:
     return None
 
 
-def offload_is_complete(case: Case) -> Fault | None:
+def offload_is_complete(case: PlanCase) -> Fault | None:
     offload = case.plan.offload
     if offload.activation_fraction and not offload.modules:
         why = "activations are offloaded, but of no module"
@@ -29,7 +29,7 @@ def offload_is_complete(case: Case) -> Fault | None:
     return None
 
 
-def offload_modules_exist(case: Case) -> Fault | None:
+def offload_modules_exist(case: PlanCase) -> Fault | None:
     named = case.plan.offload.modules
     unknown = [module for module in named if module not in MODULES]
     if unknown:
@@ -41,7 +41,7 @@ def offload_modules_exist(case: Case) -> Fault | None:
     return None
 
 
-def offload_has_whole_backwards(case: Case) -> Fault | None:
+def offload_has_whole_backwards(case: PlanCase) -> Fault | None:
     """What a put-off weight gradient needs would have to come back twice, or stay."""
     plan = case.plan
     if not plan.offload.modules or not SCHEDULES[plan.schedule].puts_off_weight_gradients:
@@ -50,7 +50,7 @@ def offload_has_whole_backwards(case: Case) -> Fault | None:
     return Fault("plan.offload.modules", plan.offload.modules, why, "no modules, or another schedule")
 
 
-def projection_is_offloaded_with_attention(case: Case) -> Fault | None:
+def projection_is_offloaded_with_attention(case: PlanCase) -> Fault | None:
     """The projection's input is attention's output, which attention's backward needs too."""
     modules = case.plan.offload.modules
     if "attn_proj" not in modules or "core_attn" in modules:
@@ -58,7 +58,7 @@ def projection_is_offloaded_with_attention(case: Case) -> Fault | None:
     return Fault("plan.offload.modules", modules, "attn_proj needs core_attn beside it", "both, or neither")
 
 
-def offloaded_optimizer_is_offered(case: Case) -> Fault | None:
+def offloaded_optimizer_is_offered(case: PlanCase) -> Fault | None:
     """--optimizer-cpu-offload needs the precision-aware optimizer, which is Adam's, and shards."""
     plan = case.plan
     if not plan.offload.optimizer_fraction:
@@ -72,7 +72,7 @@ def offloaded_optimizer_is_offered(case: Case) -> Fault | None:
     return None
 
 
-def offload_without_effect(case: Case) -> Fault | None:
+def offload_without_effect(case: PlanCase) -> Fault | None:
     offload, recompute = case.plan.offload, case.plan.recompute
     if offload.modules and not offload.activation_fraction:
         return Fault("plan.offload.modules", offload.modules, "does nothing: offload.activation is 0", "leave it out")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simulator.plan.case import Case, Check, Fault, divisors, near
+from simulator.plan.case import Check, Fault, PlanCase, divisors, near
 from simulator.plan.layout import parse_layout, stage_count
 from simulator.schedules import SCHEDULES, default_schedule
 
@@ -10,7 +10,7 @@ _ONE_CHUNK = default_schedule(pp=2, vpp=1)
 _MORE_CHUNKS = default_schedule(pp=2, vpp=2)
 
 
-def pipeline_has_schedule(case: Case) -> Fault | None:
+def pipeline_has_schedule(case: PlanCase) -> Fault | None:
     plan = case.plan
     record = SCHEDULES[plan.schedule]
     if record.needs_one_rank and plan.pp > 1:
@@ -22,7 +22,7 @@ def pipeline_has_schedule(case: Case) -> Fault | None:
     return None
 
 
-def chunks_match_schedule(case: Case) -> Fault | None:
+def chunks_match_schedule(case: PlanCase) -> Fault | None:
     plan = case.plan
     record = SCHEDULES[plan.schedule]
     chunks = record.placement.chunks
@@ -40,7 +40,7 @@ def chunks_match_schedule(case: Case) -> Fault | None:
     return None
 
 
-def mirrored_pipeline_is_even(case: Case) -> Fault | None:
+def mirrored_pipeline_is_even(case: PlanCase) -> Fault | None:
     """Micro-batches enter dualpipe at both ends, in equal numbers, by ranks that mirror each other."""
     plan = case.plan
     if not SCHEDULES[plan.schedule].needs_even_counts:
@@ -56,7 +56,7 @@ def mirrored_pipeline_is_even(case: Case) -> Fault | None:
     return None
 
 
-def mirrored_pipeline_is_fed(case: Case) -> Fault | None:
+def mirrored_pipeline_is_fed(case: PlanCase) -> Fault | None:
     plan = case.plan
     times = SCHEDULES[plan.schedule].least_microbatches_per_rank
     least = times * plan.pp
@@ -67,7 +67,7 @@ def mirrored_pipeline_is_fed(case: Case) -> Fault | None:
     return Fault("plan.global_batch_size", plan.global_batch_size, why, f"{least * share} or more")
 
 
-def group_size_in_range(case: Case) -> Fault | None:
+def group_size_in_range(case: PlanCase) -> Fault | None:
     """Interleaved 1F1B: pp <= group <= micro-batches."""
     plan = case.plan
     if not SCHEDULES[plan.schedule].interleaves or plan.vpp == 1:
@@ -84,7 +84,7 @@ def group_size_in_range(case: Case) -> Fault | None:
     return Fault("plan.microbatch_group_size", group, why, f"{plan.pp} to {plan.microbatches}")
 
 
-def last_group_is_full_enough(case: Case) -> Fault | None:
+def last_group_is_full_enough(case: PlanCase) -> Fault | None:
     plan = case.plan
     group = plan.microbatch_group_size or plan.pp
     if not SCHEDULES[plan.schedule].interleaves or plan.vpp == 1 or not plan.pp <= group <= plan.microbatches:
@@ -101,7 +101,7 @@ def last_group_is_full_enough(case: Case) -> Fault | None:
     return Fault("plan.microbatch_group_size", group, why, near(group, fits))
 
 
-def layers_fit_ranks(case: Case) -> Fault | None:
+def layers_fit_ranks(case: PlanCase) -> Fault | None:
     """Without any other word on the split, every virtual stage holds equally many layers."""
     plan = case.plan
     pinned = plan.first_stage_layers is not None or plan.last_stage_layers is not None
@@ -116,7 +116,7 @@ def layers_fit_ranks(case: Case) -> Fault | None:
     return Fault("plan.pp", plan.pp, f"{what} do not divide into pp x vpp = {stages} stages", remedy)
 
 
-def split_is_said_once(case: Case) -> Fault | None:
+def split_is_said_once(case: PlanCase) -> Fault | None:
     plan = case.plan
     pinned = plan.first_stage_layers is not None or plan.last_stage_layers is not None
     counted = plan.account_for_embedding or plan.account_for_loss
@@ -132,7 +132,7 @@ def split_is_said_once(case: Case) -> Fault | None:
     return None
 
 
-def pinned_ends_leave_even_middle(case: Case) -> Fault | None:
+def pinned_ends_leave_even_middle(case: PlanCase) -> Fault | None:
     plan = case.plan
     first, last = plan.first_stage_layers, plan.last_stage_layers
     if plan.layout is not None or (first is None and last is None):
@@ -151,7 +151,7 @@ def pinned_ends_leave_even_middle(case: Case) -> Fault | None:
     return None
 
 
-def layout_is_whole(case: Case) -> Fault | None:
+def layout_is_whole(case: PlanCase) -> Fault | None:
     """The string parses, has one segment per virtual stage, and places everything exactly once in model order."""
     plan, facts = case.plan, case.facts
     if plan.layout is None:
@@ -178,7 +178,7 @@ def layout_is_whole(case: Case) -> Fault | None:
     )
 
 
-def layout_keeps_mtp_in_last_chunk(case: Case) -> Fault | None:
+def layout_keeps_mtp_in_last_chunk(case: PlanCase) -> Fault | None:
     plan = case.plan
     if plan.layout is None or plan.layout.count("m") == 0:
         return None
@@ -196,14 +196,14 @@ def layout_keeps_mtp_in_last_chunk(case: Case) -> Fault | None:
     return None
 
 
-def megatron_schedules(case: Case) -> Fault | None:
+def megatron_schedules(case: PlanCase) -> Fault | None:
     if SCHEDULES[case.plan.schedule].in_megatron_core:
         return None
     why = f"Megatron-Core plays only {_ONE_CHUNK} and {_MORE_CHUNKS}"
     return Fault("plan.schedule", case.plan.schedule, why, "one of those, or plan.stack.framework deepseek")
 
 
-def interleaving_without_overlap_needs_three_ranks(case: Case) -> Fault | None:
+def interleaving_without_overlap_needs_three_ranks(case: PlanCase) -> Fault | None:
     plan = case.plan
     if not SCHEDULES[plan.schedule].interleaves or plan.vpp == 1 or plan.overlap.p2p or plan.pp != 2:
         return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import log, sqrt
 
 import numpy as np
 
 from simulator.cost.constants import Constants, constants_for
+from simulator.cost.seconds import Seconds
 from simulator.cost.step_times import SlotTimes, is_paired, pair_seconds, slot_times, update_times, with_lost
 from simulator.memory import RankMemory, memory_report
 from simulator.memory.activations import stage_kept
@@ -130,6 +132,6 @@ def schedule_name(plan: Plan) -> str:
     return paired_as if is_paired(plan) and paired_as is not None else plan.schedule
 
 
-def by_cause(stages: list) -> dict[str, np.ndarray]:
+def by_cause(stages: Sequence[Seconds]) -> dict[str, np.ndarray]:
     """Seconds by cause as arrays over stages."""
     return {cause: np.array([float(s.by_cause()[cause]) for s in stages]) for cause in stages[0].by_cause()}

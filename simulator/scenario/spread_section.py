@@ -19,7 +19,7 @@ DEFAULT_ORDER = Plan(1, 1, 1).rank_order
 
 
 @dataclass(frozen=True, slots=True)
-class Routing:
+class RoutingSection:
     """How routed tokens spread over experts: balanced but for chance (nothing given), by a power law of `exponent`,
     or as counted in a run (`histogram`, a CSV file with a row per mixture-of-experts layer, a column per expert)."""
 
@@ -39,7 +39,7 @@ def read_spread(section: Section) -> Spread:
 
 
 def _read_routing(section: Section) -> ExpertLoad:
-    routing = read_fields(Routing, section)
+    routing = read_fields(RoutingSection, section)
     if routing.histogram is None:
         return ExpertLoad(exponent=routing.exponent, tokens=1.0)
     if routing.exponent:
@@ -104,4 +104,4 @@ def spread_schema() -> dict[str, Any]:
     """The JSON Schema of the section."""
     made: dict[str, Any] = json_schema(Spread)
     properties: Mapping[str, Any] = made["properties"]
-    return {**made, "properties": {**properties, "experts": json_schema(Routing)}}
+    return {**made, "properties": {**properties, "experts": json_schema(RoutingSection)}}

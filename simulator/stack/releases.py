@@ -21,7 +21,7 @@ _NOT_SET_BY_TABLES = ("name", "framework")
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class SourcedValue:
     """A value of a release and where it is known from."""
 
     value: Any
@@ -46,8 +46,8 @@ class Release:
     plain_fp8: str
     stack: Stack
     sources: Mapping[str, str]
-    plan: Mapping[str, Setting]
-    plan_with_pipeline: Mapping[str, Setting]
+    plan: Mapping[str, SourcedValue]
+    plan_with_pipeline: Mapping[str, SourcedValue]
 
 
 @cache
@@ -98,8 +98,8 @@ def default_stack() -> Stack:
     return release(DEFAULT).stack
 
 
-def _settings(table: Mapping[str, Any]) -> dict[str, Setting]:
-    return {key: Setting(value, source) for key, (value, source) in table.items()}
+def _settings(table: Mapping[str, Any]) -> dict[str, SourcedValue]:
+    return {key: SourcedValue(value, source) for key, (value, source) in table.items()}
 
 
 def _check_keys(name: str, written: Mapping[str, Any]) -> None:

@@ -35,7 +35,8 @@ class MemoryTimeline:
 
     @property
     def total(self) -> Floats:
-        return np.sum(list(self.by_owner.values()), axis=0)
+        computed: Floats = np.sum(list(self.by_owner.values()), axis=0)
+        return computed
 
     def peak(self) -> tuple[float, float, dict[str, float]]:
         """(bytes, first moment in seconds, bytes by owner) of the peak."""

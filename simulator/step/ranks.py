@@ -188,7 +188,8 @@ class _Run:
             factor = factor * self.sequence[microbatch]
         busy = op.seconds * factor
         self.excess[rank] += busy - op.seconds
-        return clock + busy
+        computed: Floats = clock + busy
+        return computed
 
 
 def _to_members(values: Floats, size: int) -> Floats:
@@ -284,7 +285,8 @@ def _run_task(run: _Run, task: int, clock: Floats) -> Floats:
     if kind in SLOTS:
         return _run_slot(run, task, clock)
     if kind in SENDS:
-        return clock + seconds * run.link[rank] * run.jitter("pp")
+        computed: Floats = clock + seconds * run.link[rank] * run.jitter("pp")
+        return computed
     if kind in (KIND["gather"], KIND["reduce"]):
         return run.communicate(seconds, "dp", rank, clock, None)
     return clock + seconds * run.compute[rank] * run.jitter("optimizer")

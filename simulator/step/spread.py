@@ -74,7 +74,8 @@ class Spread:
 
 def mean_one(sigma: float, normal: NDArray[np.floating]) -> Floats:
     """Lognormal factors of mean 1 from standard normals."""
-    return np.exp(sigma * normal - sigma * sigma / 2).astype(np.float64, copy=False)
+    computed: Floats = np.exp(sigma * normal - sigma * sigma / 2).astype(np.float64, copy=False)
+    return computed
 
 
 def compute_factors(spread: Spread, gpus: int, gpus_per_node: int, rng: np.random.Generator) -> Floats:
@@ -123,7 +124,8 @@ def rank_shares(load: ExpertLoad, layer: int, ep: int, experts: int) -> Floats:
         counts = np.asarray(load.histogram[layer % len(load.histogram)], dtype=np.float64)
         if len(counts) % ep or counts.sum() <= 0 or (counts < 0).any():
             raise ValueError(f"expert histogram: {len(counts)} counts, not negative, must divide over ep {ep}")
-        return counts.reshape(ep, -1).sum(axis=1) / counts.sum()
+        computed: Floats = counts.reshape(ep, -1).sum(axis=1) / counts.sum()
+        return computed
     popularity = np.arange(1, experts + 1) ** -float(load.exponent)
     order = np.random.default_rng([layer, experts]).permutation(experts)
     return popularity[order].reshape(ep, -1).sum(axis=1) / popularity.sum()

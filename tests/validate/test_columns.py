@@ -14,7 +14,7 @@ from simulator.plan.spec import Plan
 from simulator.stack import names
 from validate.columns import row_of
 from validate.columns_cells import COLUMNS, Cells
-from validate.columns_words import Reading, normal, vocabulary
+from validate.columns_words import CellReading, normal, vocabulary
 from validate.row import Row, Unsupported
 from validate.row_scenarios import scenario_of
 from validate.rows import read_rows
@@ -67,21 +67,21 @@ def test_words_are_compared_without_case_hyphens_and_blanks() -> None:
     ],
 )
 def test_flags_met_in_published_files_are_understood(word: str, key: str, value: Any) -> None:
-    reading = Reading()
+    reading = CellReading()
     reading.read_flags(word)
     assert reading.unknown == []
     assert reading.settings[key] == value
 
 
 def test_flags_split_outside_brackets_and_unknown_ones_are_returned() -> None:
-    reading = Reading()
+    reading = CellReading()
     reading.read_flags("P2P overlap, cuda_graph_scope=[attn, moe_router]; warp drive, warp_speed=9")
     assert reading.settings == {"overlap.p2p": True, "stack.cuda_graphs": "partial"}
     assert reading.unknown == ["warp drive", "warp_speed=9"]
 
 
 def test_a_remark_that_is_not_known_is_not_understood() -> None:
-    reading = Reading()
+    reading = CellReading()
     assert reading.look_up(vocabulary()["precision"], "fp8 (HEAD recipe)") == "fp8"
     assert reading.unknown == []
     assert reading.look_up(vocabulary()["precision"], "fp8 (of our own)") == "fp8"

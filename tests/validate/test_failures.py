@@ -10,18 +10,18 @@ import pytest
 from hardware.problems import InputError
 from simulator.run.faults import mean_time_between_s
 from simulator.run.read_failures import preset
-from validate.failures import Row, read_figures, rows
+from validate.failures import FailureRow, read_figures, rows
 
 DAY = 86400.0
 HOUR = 3600.0
 
 
 @pytest.fixture(scope="module")
-def figures() -> dict[str, Row]:
+def figures() -> dict[str, FailureRow]:
     return {row.id: row for row in rows(runs=100)[0]}
 
 
-def test_llama_3_interruptions_by_cause(figures: dict[str, Row]) -> None:
+def test_llama_3_interruptions_by_cause(figures: dict[str, FailureRow]) -> None:
     """419 +- 20 in 54 days on 16,384 GPUs, split as in the table: each cause within its Poisson spread."""
     total = figures["llama-3-unexpected"]
     assert total.predicted == pytest.approx(419, abs=4 * math.sqrt(419 / 100))
@@ -33,7 +33,7 @@ def test_llama_3_interruptions_by_cause(figures: dict[str, Row]) -> None:
         assert row.predicted == pytest.approx(row.measured, abs=4 * math.sqrt(row.measured / 100)), row.id
 
 
-def test_llama_3_effective_time_is_above_nine_tenths(figures: dict[str, Row]) -> None:
+def test_llama_3_effective_time_is_above_nine_tenths(figures: dict[str, FailureRow]) -> None:
     assert figures["llama-3-effective-time"].interval[0] > 0.90
 
 
@@ -44,26 +44,26 @@ def test_rsc_mean_times_to_failure_are_exact() -> None:
     assert mean_time_between_s(preset("rsc-2"), 8) / DAY == pytest.approx(1000 / 2.34)
 
 
-def test_rsc_effective_time_with_five_minute_checkpoints(figures: dict[str, Row]) -> None:
+def test_rsc_effective_time_with_five_minute_checkpoints(figures: dict[str, FailureRow]) -> None:
     assert figures["rsc-1-ettr-5min"].predicted == pytest.approx(0.93, abs=0.005)
 
 
-def test_rsc_effective_time_with_hourly_checkpoints(figures: dict[str, Row]) -> None:
+def test_rsc_effective_time_with_hourly_checkpoints(figures: dict[str, FailureRow]) -> None:
     assert figures["rsc-1-ettr-60min"].predicted > 0.9
     # By hand: one failure in 7.2 h costs half an hour and five minutes.
     assert figures["rsc-1-ettr-60min"].predicted == pytest.approx(1 / (1 + 35 / 60 / 7.21), abs=0.01)
 
 
-def test_rsc_small_jobs_are_reported_as_missed(figures: dict[str, Row]) -> None:
+def test_rsc_small_jobs_are_reported_as_missed(figures: dict[str, FailureRow]) -> None:
     """The observed times of small jobs contradict the projections' rate; no model of one rate meets both."""
     assert figures["rsc-1-mttf-1024"].error_fraction > 2
 
 
-def test_bloom_checkpoint_overhead(figures: dict[str, Row]) -> None:
+def test_bloom_checkpoint_overhead(figures: dict[str, FailureRow]) -> None:
     assert figures["bloom-checkpoint-overhead"].predicted == pytest.approx(0.0037, abs=0.00005)
 
 
-def test_stepfun_year_from_its_first_half(figures: dict[str, Row]) -> None:
+def test_stepfun_year_from_its_first_half(figures: dict[str, FailureRow]) -> None:
     assert figures["stepfun-faults"].error_fraction == pytest.approx(0, abs=0.10)
     assert figures["stepfun-nodes-hit"].error_fraction == pytest.approx(0, abs=0.05)
     assert figures["stepfun-nodes-hit"].interval[0] < 231 < figures["stepfun-nodes-hit"].interval[1]

@@ -62,7 +62,8 @@ def interpolation(frame: pd.DataFrame) -> Any:
 
     def predict(shapes: np.ndarray) -> np.ndarray:
         inside = linear(shapes)
-        return np.exp(np.where(np.isnan(inside), nearest(shapes), inside))
+        computed: np.ndarray = np.exp(np.where(np.isnan(inside), nearest(shapes), inside))
+        return computed
 
     return predict
 

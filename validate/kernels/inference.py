@@ -53,7 +53,8 @@ def fit_gemm(
         return curve, Overhead(1e-6 * x[7] * casts, (x[8] * casts,))
 
     def error(x: np.ndarray) -> np.ndarray:
-        return np.log(gemm_collection_s(frame, part, dtype, build(x))) - measured
+        computed: np.ndarray = np.log(gemm_collection_s(frame, part, dtype, build(x))) - measured
+        return computed
 
     start = [0.9 * ceiling, 1.5, 3.0, 1.0, 0.5, 3.0, 0.1, 0.1, 1.0]
     low = [0.2 * ceiling, 0, 0.5, 0.0, 0, 1, 0, 0, 0]
@@ -74,7 +75,8 @@ def gemm_collection_s(
     """What the collection should have timed: the kernel and its overhead."""
     m, n, k = (frame[c].to_numpy(float) for c in "mnk")
     groups = frame.groups.to_numpy(float) if "groups" in frame else 1.0
-    return gemm_model_s(fitted[0], part, dtype, (groups, m, n, k)) + fitted[1].seconds((m * k,), part)
+    computed: np.ndarray = gemm_model_s(fitted[0], part, dtype, (groups, m, n, k)) + fitted[1].seconds((m * k,), part)
+    return computed
 
 
 def moe_work(frame: pd.DataFrame) -> tuple[list[tuple[Any, Any, Any, Any]], tuple[Any, Any]]:
@@ -95,7 +97,10 @@ def grouped_collection_s(
 ) -> np.ndarray:
     """What the collection should have timed: both products and the passes around them."""
     shapes, moved = moe_work(frame)
-    return sum(gemm_model_s(fitted[0], part, dtype, shape) for shape in shapes) + fitted[1].seconds(moved, part)
+    computed: np.ndarray = sum(gemm_model_s(fitted[0], part, dtype, shape) for shape in shapes) + fitted[1].seconds(
+        moved, part
+    )
+    return computed
 
 
 def fit_grouped(frame: pd.DataFrame, part: Accelerator, dtype: str, dense: GemmCurve) -> tuple[GemmCurve, Overhead]:
@@ -110,7 +115,8 @@ def fit_grouped(frame: pd.DataFrame, part: Accelerator, dtype: str, dense: GemmC
         return curve, Overhead(1e-6 * x[4], (x[5], x[6]))
 
     def error(x: np.ndarray) -> np.ndarray:
-        return np.log(grouped_collection_s(frame, part, dtype, build(x))) - measured
+        computed: np.ndarray = np.log(grouped_collection_s(frame, part, dtype, build(x))) - measured
+        return computed
 
     bounds = ([0.3, 0.2, 0, 1, 0, 0.5, 0], [1.0, 1.0, 1, 10, 200, 30, 30])
     return build(least_squares(error, [0.9, 0.7, 0.5, 3, 20, 2, 2], bounds=bounds, **SETTINGS).x)
@@ -141,7 +147,8 @@ def attention_collection_s(
     """What the collection should have timed: the forward kernel, rotary embedding and cache writes."""
     work, dims, moved = attention_work(rows)
     kernel = flash_s(fitted[0], work, dims, sm_count=part.sm_count, rate=1.0, backward=False)
-    return kernel + fitted[1].seconds(moved, part)
+    computed: np.ndarray = kernel + fitted[1].seconds(moved, part)
+    return computed
 
 
 def fit_attention(
@@ -162,7 +169,8 @@ def fit_attention(
         return curve, Overhead(1e-6 * x[1], (x[2],))
 
     def error(x: np.ndarray) -> np.ndarray:
-        return np.log(attention_collection_s(rows, part, build(x))) - measured
+        computed: np.ndarray = np.log(attention_collection_s(rows, part, build(x))) - measured
+        return computed
 
     count, tiny = len(sizes), 1e-9
     unit = peak_flops_per_s(part, "bf16") / 10

@@ -61,7 +61,8 @@ def training_attention(frame: pd.DataFrame, curve: AttentionCurve, part: Acceler
     measured = flops / (d.efficiency * d.peak_tflops * 1e12).to_numpy()
     ratio = measured / np.where(backward, backward_s, forward_s)
     role = np.where(backward, "backward", "forward")
-    return pd.DataFrame({"role": role, "unequal": qk != v, "ratio": ratio})[measured > 250e-6]
+    computed: pd.DataFrame = pd.DataFrame({"role": role, "unequal": qk != v, "ratio": ratio})[measured > 250e-6]
+    return computed
 
 
 def quantiles(values: pd.Series) -> list[float]:
