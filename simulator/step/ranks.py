@@ -285,11 +285,12 @@ def _run_task(run: _Run, task: int, clock: Floats) -> Floats:
     if kind in SLOTS:
         return _run_slot(run, task, clock)
     if kind in SENDS:
-        computed: Floats = clock + seconds * run.link[rank] * run.jitter("pp")
-        return computed
+        sent: Floats = clock + seconds * run.link[rank] * run.jitter("pp")
+        return sent
     if kind in (KIND["gather"], KIND["reduce"]):
         return run.communicate(seconds, "dp", rank, clock, None)
-    return clock + seconds * run.compute[rank] * run.jitter("optimizer")
+    updated: Floats = clock + seconds * run.compute[rank] * run.jitter("optimizer")
+    return updated
 
 
 def _run_slot(run: _Run, task: int, clock: Floats) -> Floats:

@@ -128,4 +128,5 @@ def rank_shares(load: ExpertLoad, layer: int, ep: int, experts: int) -> Floats:
         return computed
     popularity = np.arange(1, experts + 1) ** -float(load.exponent)
     order = np.random.default_rng([layer, experts]).permutation(experts)
-    return popularity[order].reshape(ep, -1).sum(axis=1) / popularity.sum()
+    drawn: Floats = popularity[order].reshape(ep, -1).sum(axis=1) / popularity.sum()
+    return drawn
