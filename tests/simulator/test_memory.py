@@ -8,18 +8,11 @@ from typing import Any
 import pytest
 
 from simulator.memory.activations import Kept, layer_kept, stage_kept
-from simulator.memory.report import (
-    engine_buffer_bytes,
-    gathered_beside_loss_bytes,
-    gathered_bytes,
-    memory_report,
-    optimizer_step_bytes,
-    outside_bytes,
-    peak_activations,
-    pipeline_buffer_bytes,
-    reduction_bytes,
-    state_bytes,
-)
+from simulator.memory.outside import optimizer_step_bytes, outside_bytes
+from simulator.memory.peak import peak_activations
+from simulator.memory.pipeline_buffers import engine_buffer_bytes, pipeline_buffer_bytes
+from simulator.memory.report import memory_report
+from simulator.memory.states import gathered_beside_loss_bytes, gathered_bytes, reduction_bytes, state_bytes
 from simulator.model.catalogue import load
 from simulator.model.parameters import total_parameters
 from simulator.model.spec import Attention, DenseFFN, Layer, Model

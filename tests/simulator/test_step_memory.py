@@ -14,7 +14,7 @@ import pytest
 
 from simulator.memory import memory_report
 from simulator.memory.activations import Kept, stage_kept
-from simulator.memory.report import peak_activations
+from simulator.memory.peak import peak_activations
 from simulator.predict.simulate import scenario_workload, simulate_step
 from simulator.report.memory_chart import memory_svg
 from simulator.scenario.schema import load_scenario

@@ -1,0 +1,103 @@
+"""Weights, gradients and optimizer state of one rank, and what fully sharded layers hold gathered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hardware.precisions import FORMATS, PRECISIONS
+from simulator.plan.choices import SHARDINGS
+from simulator.plan.spec import Plan
+from simulator.workload.operators import Number
+from simulator.workload.states import (
+    StageParameters,
+    optimizer_bytes,
+    parameter_bytes,
+    replica_ranks,
+    shard_count,
+)
+
+FSDP = ("fsdp", "fsdp2")  # engines whose shards are the fp32 master copy itself
+
+
+def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]:
+    """Weights, gradients and optimizer state of one rank (Megatron-Core's dist_optimizer.md)."""
+    whole: Number = sum(stage.dense + stage.expert for stage in held)
+    sharded = sharded_parameters(held, plan)
+    sharding = SHARDINGS[plan.sharding]
+    weights = sharded if sharding.shards_weights else whole
+    grads = sharded if sharding.shards_gradients else whole
+    states = sharded if sharding.shards_optimizer else whole
+    if sharding.shards_weights and plan.stack.sharding_engine in FSDP:
+        weights = 0.0  # The shards are the fp32 master copy itself; 16-bit weights exist only while gathered.
+    found = {
+        "weights": weights * parameter_bytes(plan),
+        "gradients": grads * FORMATS[plan.optimizer.grads].bytes,
+        "optimizer": states * optimizer_bytes(plan.optimizer) * (1 - plan.offload.optimizer_fraction),
+    }
+    widened = FORMATS[plan.optimizer.grads].full_width and not PRECISIONS[plan.precision].full_width
+    if plan.stack.autograd_gradients == "kept" and widened:
+        # Autograd leaves 16-bit gradients, which BF16_Optimizer adds to its fp32 ones.
+        found["16-bit gradients"] = grads * 2.0
+    under_pipeline = accumulates_unsharded(plan)
+    if under_pipeline:
+        # FSDP2 under a pipeline adds whole gradients up, in the dtype of the reduction, until the last micro-batch.
+        found["gradients"] = sharded * FORMATS[plan.optimizer.grads].bytes
+        found["unsharded gradients"] = whole * FORMATS[plan.optimizer.grad_reduce].bytes
+    if caches_quantized_weights(plan):
+        # Row- and column-wise copies, kept over the step's micro-batches so that each weight is cast once.
+        found["quantized weights"] = 2 * weights * PRECISIONS[plan.precision].operand_bytes
+    if sharding.shards_weights or under_pipeline:
+        beside_loss = frees_logits_before_layers(plan)
+        gathered = gathered_beside_loss_bytes(held[0], plan) if beside_loss else gathered_bytes(held, plan)
+        found["gathered layers"] = gathered
+    return {owner: float(size) for owner, size in found.items()}
+
+
+def sharded_parameters(held: Sequence[StageParameters], plan: Plan) -> Number:
+    """Parameters whose optimizer state one rank keeps."""
+    copies = replica_ranks(plan)
+    dense: Number = sum(stage.dense for stage in held)
+    expert: Number = sum(stage.expert for stage in held)
+    return dense / shard_count(plan, copies["dense"]) + expert / shard_count(plan, copies["expert"])
+
+
+def caches_quantized_weights(plan: Plan) -> bool:
+    """TransformerEngine keeps low-precision copies beside 16-bit weights unless the weights themselves are FP8."""
+    casts_once = plan.stack.quantized_weights == "cached" and plan.microbatches > 1
+    return casts_once and PRECISIONS[plan.precision].quantized and not plan.fp8_param_gather
+
+
+def accumulates_unsharded(plan: Plan) -> bool:
+    """torchtitan's FSDP2 under a pipeline: parameters gathered once a step, gradients reduced once."""
+    return plan.stack.sharding_engine == "fsdp2" and plan.pp > 1 and SHARDINGS[plan.sharding].gathers_once
+
+
+def frees_logits_before_layers(plan: Plan) -> bool:
+    """torchtitan without a pipeline: one stage with both ends, whose loss is over when the layers' backward begins."""
+    return plan.stack.sharding_engine == "fsdp2" and plan.pp == 1 and SHARDINGS[plan.sharding].shards_weights
+
+
+def gathered_bytes(held: Sequence[StageParameters], plan: Plan) -> float:
+    """The largest layer gathered, the next one on its way, and its gradient before the reduction."""
+    largest = max(float(dense + expert) for stage in held for dense, expert in stage.layers)
+    return largest * (2 * parameter_bytes(plan) + FORMATS[plan.optimizer.grad_reduce].bytes)
+
+
+def gathered_beside_loss_bytes(stage: StageParameters, plan: Plan) -> float:
+    """What torchtitan's FSDP2 holds gathered when the loss is at its peak, without a pipeline.
+
+    The group of the head stays gathered from forward to backward; all-gathers land in a pool of their own stream, as
+    large as the largest group, from which every group is copied; the last layer is gathered. Embedding and head are
+    read in 16 bit whatever the linears' precision (torchtitan parallelize_llama.py, PyTorch's fully_shard).
+    """
+    sizes = [float(dense + expert) for dense, expert in stage.layers]
+    element = max(2.0, parameter_bytes(plan))
+    head = (sizes[0] + sizes[-1] if plan.stack.joint_ends else sizes[-1]) * element
+    layer = max(sizes[1:-1]) * parameter_bytes(plan)
+    return head + max(head, sizes[0] * element, layer) + layer
+
+
+def reduction_bytes(stage: StageParameters, plan: Plan) -> float:
+    """The largest layer's gradient as it is reduced, and as autograd left it."""
+    sizes = [float(dense + expert) for dense, expert in stage.layers[1:-1]]
+    return max(sizes) * (2.0 + FORMATS[plan.optimizer.grad_reduce].bytes)
