@@ -307,12 +307,25 @@ def _read_node(section: Section) -> Node:
     )
     overhead_w = section.quantity("overhead_power", "w", zero=True)
     cpu = section.choice("cpu_vendor", ("intel", "amd", "nvidia"), "intel")
+    host_memory_bytes = section.quantity("host_memory", "bytes", None)
+    nvme_bytes_per_s = section.quantity("nvme", "bytes_per_s", None)
     if isinstance(gpus, int) and isinstance(scale_up.domain_gpus, int) and scale_up.domain_gpus % gpus:
         up.report("domain_gpus", f"must be a multiple of the server's {gpus} GPUs, not {scale_up.domain_gpus}")
     for each in (up, port, section):
         each.done()
     section.raise_problems()
-    return Node(name, cast(Accelerator, gpu), gpus, scale_up, nic, overhead_w, cpu, section.sources)
+    return Node(
+        name=name,
+        accelerator=cast(Accelerator, gpu),
+        gpus=gpus,
+        scale_up=scale_up,
+        nic=nic,
+        overhead_power_w=overhead_w,
+        cpu_vendor=cpu,
+        host_memory_bytes=host_memory_bytes,
+        nvme_bytes_per_s=nvme_bytes_per_s,
+        sources=section.sources,
+    )
 
 
 def _read_fabric(section: Section) -> Fabric:

@@ -81,7 +81,8 @@ class Nic:
 class Node:
     """A server (operating-system image): its GPUs, their scale-up domain, their NICs, and what else draws power.
 
-    `gpus` counts the GPUs of one server; `scale_up.domain_gpus` may span several servers (NVL72).
+    `gpus` counts the GPUs of one server; `scale_up.domain_gpus` may span several servers (NVL72). `host_memory_bytes`
+    is what its CPUs address, `nvme_bytes_per_s` what its local drives read or write together (None: not known).
     """
 
     name: str
@@ -91,6 +92,8 @@ class Node:
     nic: Nic
     overhead_power_w: float
     cpu_vendor: Literal["intel", "amd", "nvidia"] = "intel"
+    host_memory_bytes: float | None = None
+    nvme_bytes_per_s: float | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -9,7 +9,7 @@ from hardware.collectives import Group, collective_s
 from hardware.kernels import gemm_s, streaming_s
 from hardware.precisions import FORMATS
 from hardware.specs import Cluster
-from simulator.cost.offload import host_update_s
+from simulator.cost.offload import fetch_s, host_update_s, leaving_s
 from simulator.model.components import layer_linears
 from simulator.model.spec import Model
 from simulator.optimizers import MatrixProducts
@@ -70,9 +70,12 @@ def gather_and_reduce(
     parts = parts_of(layers, plan, groups, whole)
     gathers, reduces = [], []
     for dense, expert in parts:
-        shares = ((dense, groups["dense"]), (expert, groups["expert"]))
-        gathers.append(float(sum(gather_s(count, group, plan, cluster) for count, group in shares)))
-        reduces.append(float(sum(reduce_s(count, group, plan, cluster) for count, group in shares)))
+        kinds = ((dense, groups["dense"]), (expert, groups["expert"]))
+        shard = sum(count / shard_count(plan, group.ranks) for count, group in kinds)
+        gathered_s = sum(gather_s(count, group, plan, cluster) for count, group in kinds)
+        reduced_s = sum(reduce_s(count, group, plan, cluster) for count, group in kinds)
+        gathers.append(gathered_s + fetch_s(shard, plan, cluster))
+        reduces.append(reduced_s + leaving_s(shard, plan, cluster))
     return tuple(gathers), tuple(reversed(reduces))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hardware.precisions import FORMATS, PRECISIONS
 from simulator.plan.choices import SHARDINGS
@@ -10,6 +11,7 @@ from simulator.plan.spec import Plan
 from simulator.workload.operators import Number
 from simulator.workload.states import (
     StageParameters,
+    offloaded_gradient_fraction,
     optimizer_bytes,
     parameter_bytes,
     replica_ranks,
@@ -20,37 +22,70 @@ FSDP = ("fsdp", "fsdp2")  # engines whose shards are the fp32 master copy itself
 
 
 def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]:
-    """Weights, gradients and optimizer state of one rank (Megatron-Core's dist_optimizer.md)."""
-    whole: Number = sum(stage.dense + stage.expert for stage in held)
-    sharded = sharded_parameters(held, plan)
-    sharding = SHARDINGS[plan.sharding]
-    weights = sharded if sharding.shards_weights else whole
-    grads = sharded if sharding.shards_gradients else whole
-    states = sharded if sharding.shards_optimizer else whole
-    if sharding.shards_weights and plan.stack.sharding_engine in FSDP:
-        weights = 0.0  # The shards are the fp32 master copy itself; 16-bit weights exist only while gathered.
+    """Bytes of weights, gradients and optimizer state that one rank holds, by owner (Megatron-Core's dist_optimizer.md).
+
+    What the plan offloads is not among them (see `simulator.memory.host`).
+    """
+    counts = resident_counts(held, plan)
+    gradient_element = FORMATS[plan.optimizer.grads].bytes
     found = {
-        "weights": weights * parameter_bytes(plan),
-        "gradients": grads * FORMATS[plan.optimizer.grads].bytes,
-        "optimizer": states * optimizer_bytes(plan.optimizer) * (1 - plan.offload.optimizer_fraction),
+        "weights": counts.weights * parameter_bytes(plan),
+        "gradients": counts.gradients * gradient_element,
+        "optimizer": counts.states * optimizer_bytes(plan.optimizer),
     }
-    widened = FORMATS[plan.optimizer.grads].full_width and not PRECISIONS[plan.precision].full_width
-    if plan.stack.autograd_gradients == "kept" and widened:
-        # Autograd leaves 16-bit gradients, which BF16_Optimizer adds to its fp32 ones.
-        found["16-bit gradients"] = grads * 2.0
+    if keeps_autograd_gradients(plan):
+        found["16-bit gradients"] = counts.gradients * 2.0
     under_pipeline = accumulates_unsharded(plan)
     if under_pipeline:
         # FSDP2 under a pipeline adds whole gradients up, in the dtype of the reduction, until the last micro-batch.
-        found["gradients"] = sharded * FORMATS[plan.optimizer.grads].bytes
-        found["unsharded gradients"] = whole * FORMATS[plan.optimizer.grad_reduce].bytes
+        found["gradients"] = counts.sharded * gradient_element * (1 - offloaded_gradient_fraction(plan))
+        found["unsharded gradients"] = counts.whole * FORMATS[plan.optimizer.grad_reduce].bytes
     if caches_quantized_weights(plan):
         # Row- and column-wise copies, kept over the step's micro-batches so that each weight is cast once.
-        found["quantized weights"] = 2 * weights * PRECISIONS[plan.precision].operand_bytes
-    if sharding.shards_weights or under_pipeline:
+        found["quantized weights"] = 2 * counts.weights * PRECISIONS[plan.precision].operand_bytes
+    if SHARDINGS[plan.sharding].shards_weights or under_pipeline:
         beside_loss = frees_logits_before_layers(plan)
-        gathered = gathered_beside_loss_bytes(held[0], plan) if beside_loss else gathered_bytes(held, plan)
-        found["gathered layers"] = gathered
+        found["gathered layers"] = gathered_beside_loss_bytes(held[0], plan) if beside_loss else gathered_bytes(held, plan)
     return {owner: float(size) for owner, size in found.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class ResidentCounts:
+    """Parameters whose weights, gradients and optimizer states one rank holds on the GPU; `whole` are those of its
+    stages, `sharded` its share of them."""
+
+    whole: Number
+    sharded: Number
+    weights: Number
+    gradients: Number
+    states: Number
+
+
+def resident_counts(held: Sequence[StageParameters], plan: Plan) -> ResidentCounts:
+    """How many parameters of each kind stay on the GPU, given what is sharded and what is offloaded.
+
+    FSDP's shards are the fp32 master copy itself: its 16-bit weights exist only while gathered.
+    """
+    whole: Number = sum(stage.dense + stage.expert for stage in held)
+    sharded = sharded_parameters(held, plan)
+    sharding = SHARDINGS[plan.sharding]
+    masters_only = sharding.shards_weights and plan.stack.sharding_engine in FSDP
+    weights = 0.0 if masters_only or plan.offload.params != "gpu" else sharded if sharding.shards_weights else whole
+    gradients = sharded if sharding.shards_gradients else whole
+    states = sharded if sharding.shards_optimizer else whole
+    return ResidentCounts(
+        whole=whole,
+        sharded=sharded,
+        weights=weights,
+        gradients=gradients * (1 - offloaded_gradient_fraction(plan)),
+        states=states * (1 - plan.offload.optimizer_fraction),
+    )
+
+
+def keeps_autograd_gradients(plan: Plan) -> bool:
+    """Whether autograd's 16-bit gradients stay beside the fp32 ones that BF16_Optimizer adds them to."""
+    widened = FORMATS[plan.optimizer.grads].full_width and not PRECISIONS[plan.precision].full_width
+    return plan.stack.autograd_gradients == "kept" and widened
 
 
 def sharded_parameters(held: Sequence[StageParameters], plan: Plan) -> Number:
@@ -78,7 +113,13 @@ def frees_logits_before_layers(plan: Plan) -> bool:
 
 
 def gathered_bytes(held: Sequence[StageParameters], plan: Plan) -> float:
-    """The largest layer gathered, the next one on its way, and its gradient before the reduction."""
+    """The largest layer gathered, the next one on its way, and its gradient before the reduction.
+
+    Where modules are gathered one by one, the largest matrix of a decoder layer and its gradient, both as the forward
+    reads it: 4 bytes for each of its parameters in 16 bit (DeepSpeed's estimate_zero3_model_states_mem_needs).
+    """
+    if plan.stack.gathered_unit == "module":
+        return 2 * parameter_bytes(plan) * max(float(stage.largest_matrix) for stage in held)
     largest = max(float(dense + expert) for stage in held for dense, expert in stage.layers)
     return largest * (2 * parameter_bytes(plan) + FORMATS[plan.optimizer.grad_reduce].bytes)
 

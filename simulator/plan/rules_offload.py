@@ -13,10 +13,12 @@ _OF_EXPERTS = {"expert_fc1", "moe_act", "fused_group_mlp"}
 
 def offloaded_shares_are_fractions(case: PlanCase) -> Fault | None:
     offload = case.plan.offload
-    for name in ("activation_fraction", "optimizer_fraction"):
-        value = getattr(offload, name)
-        if not 0 <= value <= 1:
-            key = f"plan.offload.{name.removesuffix('_fraction')}"
+    for key, value in (
+        ("plan.offload.activation", offload.activation_fraction),
+        ("plan.offload.optimizer", offload.optimizer_fraction),
+        ("plan.offload.gradients", offload.gradient_fraction),
+    ):
+        if value is not None and not 0 <= value <= 1:
             return Fault(key, value, "is a share of what there is", "from 0 to 1")
     return None
 
@@ -72,6 +74,30 @@ def offloaded_optimizer_is_offered(case: PlanCase) -> Fault | None:
     return None
 
 
+def gradients_leave_with_the_optimizer(case: PlanCase) -> Fault | None:
+    """Gradients in host memory are read there, by the optimizer's share that runs there."""
+    offload = case.plan.offload
+    if offload.gradient_fraction is None or offload.gradient_fraction <= offload.optimizer_fraction:
+        return None
+    why = f"more gradients than optimizer states ({offload.optimizer_fraction:g}) would leave the GPU"
+    return Fault("plan.offload.gradients", offload.gradient_fraction, why, "at most offload.optimizer, or auto")
+
+
+def offloaded_params_are_shards(case: PlanCase) -> Fault | None:
+    """ZeRO-3 and FSDP offload the shards that they gather, together with the optimizer that updates them."""
+    plan, where = case.plan, case.plan.offload.params
+    if where == "gpu":
+        return None
+    if not SHARDINGS[plan.sharding].shards_weights:
+        return Fault("plan.offload.params", where, "only fully sharded parameters leave the GPU", "sharding full, or gpu")
+    if plan.offload.optimizer_fraction < 1:
+        why = "parameters leave together with the whole optimizer"
+        return Fault("plan.offload.params", where, why, "offload.optimizer 100%, or gpu")
+    if where == "nvme" and plan.stack.sharding_engine in ("fsdp", "fsdp2"):
+        return Fault("plan.offload.params", where, "FSDP offloads to host memory only", "host")
+    return None
+
+
 def offload_without_effect(case: PlanCase) -> Fault | None:
     offload, recompute = case.plan.offload, case.plan.recompute
     if offload.modules and not offload.activation_fraction:
@@ -89,6 +115,8 @@ UNIVERSAL: dict[str, Check] = {
     "offload_is_complete": offload_is_complete,
     "offload_modules_exist": offload_modules_exist,
     "offload_has_whole_backwards": offload_has_whole_backwards,
+    "gradients_leave_with_the_optimizer": gradients_leave_with_the_optimizer,
+    "offloaded_params_are_shards": offloaded_params_are_shards,
 }
 MEGATRON: dict[str, Check] = {
     "projection_is_offloaded_with_attention": projection_is_offloaded_with_attention,

@@ -10,6 +10,7 @@ from hardware import precisions
 from hardware.collectives import DISPATCHERS
 from hardware.precisions import KEPT_FORMATS
 from simulator import schedules
+from simulator.fields import Setting, setting
 from simulator.optimizers import OPTIMIZERS
 from simulator.plan.choices import CONTEXT_EXCHANGES, GRANULARITIES, SHARDINGS
 from simulator.stack import Stack, default_stack
@@ -61,17 +62,40 @@ class Recompute:
 
 @dataclass(frozen=True, slots=True)
 class Offload:
-    """What leaves the GPU for host memory (Megatron's fine-grained activation and optimizer CPU offloading).
+    """What leaves the GPU for host memory or local drives.
 
-    `activation_fraction` of what the named `modules` keep from forward to backward (core_attn, attn_proj,
-    qkv_linear, attn_norm, mlp_norm, expert_fc1, moe_act, fused_group_mlp), and `optimizer_fraction` of the optimizer's
-    state, which the CPUs update; `optimizer_overlap`: while they do, gradients and parameters travel.
+    Activations as Megatron's fine-grained offloading moves them (core_attn, attn_proj, qkv_linear, attn_norm, mlp_norm,
+    expert_fc1, moe_act, fused_group_mlp), or the inputs of fully recomputed layers (layer_input) as checkpoints of TRL,
+    FSDP and torchtitan do. Optimizer states with or without gradients, and sharded parameters, as DeepSpeed's ZeRO
+    and FSDP's CPUOffloadPolicy move them. `gradient_fraction` None: what the stack moves with the optimizer.
     """
 
-    activation_fraction: float = 0.0
-    modules: tuple[str, ...] = ()
-    optimizer_fraction: float = 0.0
-    optimizer_overlap: bool = False
+    activation_fraction: float = setting(
+        0.0, Setting("Share of what the named modules keep from forward to backward.", "100%", most=1, least=0)
+    )
+    modules: tuple[str, ...] = setting(
+        (), Setting("Modules whose kept activations leave: Megatron's names, or layer_input.", ["layer_input"])
+    )
+    optimizer_fraction: float = setting(
+        0.0, Setting("Share of the optimizer's states in host memory, which the CPUs update.", "100%", most=1, least=0)
+    )
+    optimizer_overlap: bool = setting(
+        False, Setting("Gradients and parameters travel while the CPUs update others.", True)
+    )
+    gradient_fraction: float | None = setting(
+        None,
+        Setting(
+            "Share of the reduced gradients in host memory, at most the optimizer's; auto: as the stack does.",
+            "100%",
+            key="gradients",
+            auto="auto",
+            least=0,
+            most=1,
+        ),
+    )
+    params: Literal["gpu", "host", "nvme"] = setting(
+        "gpu", Setting("Where the shards of fully sharded parameters wait: on the GPU, its host or local drives.", "host")
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 from hardware.collectives.network_use import NetworkUse, network_use
 from hardware.precisions import half_precision_peak
+from hardware.units import format_bytes
 from simulator.cost.inventory import beyond_profile
 from simulator.cost.traffic import step_streams
+from simulator.memory.host import HostMemory, host_memory
 from simulator.model.flops import flops_per_token
 from simulator.model.parameters import active_parameters, total_parameters
 from simulator.predict.confidence import step_time_interval_s
-from simulator.predict.run_spec import whole_run_spec
+from simulator.predict.run_spec import host_copy_bytes, whole_run_spec
 from simulator.predict.simulate import Simulated, Step, simulate
 from simulator.run.montecarlo import Progress
 from simulator.run.montecarlo import simulate as simulate_run
@@ -41,7 +43,7 @@ class Prediction:
     """What traincast says of a scenario; times in seconds, `breakdown_s` adds up to `step_time_s`.
 
     `training_time_s` is without failures, `run` with them. `peak_memory_bytes` is the allocator's peak on the fullest
-    rank; `fits` compares what the device shows.
+    rank; `fits` compares what the device shows, and what the fullest node's `host_memory` holds.
     `step_time_interval_s` is where 80 % of like runs lie. `network`: how far the step uses each class of links.
     `mfu_fraction` counts model FLOPs by `flops_convention` against the dense 16-bit peak.
     """
@@ -63,6 +65,7 @@ class Prediction:
     peak_memory_bytes: float
     device_memory_bytes: float
     memory_capacity_bytes: float
+    host_memory: HostMemory
     fits: bool
     breakdown_s: dict[str, float]
     evidence: dict[str, float]
@@ -89,6 +92,7 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
     peak = cluster.accelerator.peak_flops_per_s
     fullest = max(rank.device_bytes for rank in memory)
     capacity = cluster.accelerator.memory_capacity_bytes
+    host = host_memory(done.workload, step.schedule.ranks, cluster, host_copy_bytes(scenario))
     return Prediction(
         scenario=scenario,
         parameters_total=total_parameters(model),
@@ -107,12 +111,13 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
         peak_memory_bytes=max(rank.allocated_bytes for rank in memory),
         device_memory_bytes=fullest,
         memory_capacity_bytes=capacity,
-        fits=fullest <= capacity,
+        host_memory=host,
+        fits=fullest <= capacity and host.fits,
         breakdown_s=step.breakdown(),
         evidence=evidence_shares(step),
         stages=stage_reports(done),
         network=link_use(done),
-        warnings=(*warnings(done, fullest), *(whole.warnings if whole else ())),
+        warnings=(*warnings(done, fullest), *host_warnings(host), *(whole.warnings if whole else ())),
     )
 
 
@@ -164,3 +169,16 @@ def warnings(done: Simulated, fullest: float) -> tuple[str, ...]:
         shown = "; ".join(beyond[:3]) + (f" and {len(beyond) - 3} more" if len(beyond) > 3 else "")
         found.append(f"beyond what the profile measured, so extrapolated: {shown}")
     return tuple(found)
+
+
+def host_warnings(host: HostMemory) -> tuple[str, ...]:
+    """What the reader should know of the hosts' memory: that it is too little, or not known."""
+    if not host.owners:
+        return ()
+    shares = ", ".join(f"{owner} {format_bytes(size)}" for owner, size in host.owners.items())
+    needed = f"a node needs {format_bytes(host.used_bytes)} of host memory ({shares})"
+    if host.capacity_bytes is None:
+        return (f"{needed}; the node names none to compare it with: write cluster.node.host_memory",)
+    if not host.fits:
+        return (f"does not fit in host memory: {needed} and has {format_bytes(host.capacity_bytes)}",)
+    return ()

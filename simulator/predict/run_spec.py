@@ -10,6 +10,7 @@ from hardware.units import format_rate
 from simulator.model.parameters import model_parameters
 from simulator.predict.degraded import ReplicaSpeeds, speed_with_links
 from simulator.predict.simulate import Simulated, step_time_s
+from simulator.run.checkpoints import HOST_COPIES
 from simulator.run.job_facts import JobFacts, run_spec, segments
 from simulator.run.read import RunPolicies
 from simulator.run.specs import Power, RunSpec
@@ -89,6 +90,14 @@ def state_bytes(scenario: Scenario) -> float:
     counted = model_parameters(scenario.model)
     count = counted.main.total + sum(module.total for module in counted.mtp)
     return count * (parameter_bytes(scenario.plan) + optimizer_bytes(scenario.plan.optimizer))
+
+
+def host_copy_bytes(scenario: Scenario) -> float:
+    """Bytes of checkpoints that wait in host memory behind each GPU."""
+    policies = scenario.run.policies
+    if policies is None:
+        return 0.0
+    return HOST_COPIES[policies.checkpoint.policy] * state_bytes(scenario) / scenario.cluster.gpus
 
 
 def power(scenario: Scenario, compute_fraction: float) -> Power:

@@ -175,6 +175,10 @@ def _layout(plan: Mapping[str, Any]) -> Iterable[str]:
         yield f"{format_fraction(offload['activation_fraction'])} of {'+'.join(offload['modules'])} offloaded"
     if offload["optimizer_fraction"]:
         yield f"{format_fraction(offload['optimizer_fraction'])} of the optimizer on the host"
+    if offload["gradient_fraction"] is not None:
+        yield f"{format_fraction(offload['gradient_fraction'])} of the gradients on the host"
+    if offload["params"] != "gpu":
+        yield f"parameters on {'local drives' if offload['params'] == 'nvme' else 'the host'}"
     recompute = plan["recompute"]
     granularity = GRANULARITIES[recompute["granularity"]]
     if granularity.whole_layers:
@@ -273,8 +277,9 @@ def _policies(run: Mapping[str, Any]) -> Iterable[str]:
 
 def _memory(document: Mapping[str, Any], blocks: bool) -> RenderableType:
     capacity, used = document["memory_capacity_bytes"], document["device_memory_bytes"]
-    verdict = ("fits", "bold green") if document["fits"] else ("does not fit", "bold red")
-    spare = f"{format_bytes(abs(capacity - used))} {'to spare' if document['fits'] else 'too much'}"
+    on_device = used <= capacity
+    verdict = _verdict(on_device)
+    spare = f"{format_bytes(abs(capacity - used))} {'to spare' if on_device else 'too much'}"
     head = Text.assemble(
         ("Memory  ", "bold"), verdict, f": {format_bytes(used)} of {format_bytes(capacity)} on the fullest GPU, {spare}"
     )
@@ -289,7 +294,25 @@ def _memory(document: Mapping[str, Any], blocks: bool) -> RenderableType:
     table.add_column("of capacity", no_wrap=True)
     for stages in _alike(document["stages"]):
         table.add_row(*_memory_row(stages, owners, capacity, blocks))
-    return Group("", head, Padding(table, (0, 0, 0, 2)))
+    return Group("", head, Padding(table, (0, 0, 0, 2)), *_host_memory(document["host_memory"]))
+
+
+def _verdict(fits: bool) -> tuple[str, str]:
+    return ("fits", "bold green") if fits else ("does not fit", "bold red")
+
+
+def _host_memory(host: Mapping[str, Any]) -> Iterable[RenderableType]:
+    """What the fullest node's CPUs hold, where the job needs their memory."""
+    owners, capacity = host["owners"], host["capacity_bytes"]
+    if not owners:
+        return
+    used = sum(owners.values())
+    shares = ", ".join(f"{owner} {format_bytes(size)}" for owner, size in owners.items())
+    if capacity is None:
+        yield Text.assemble(("Host memory  ", "bold"), f"{format_bytes(used)} on the fullest node: {shares}")
+        return
+    amount = f": {format_bytes(used)} of {format_bytes(capacity)} on the fullest node: {shares}"
+    yield Text.assemble(("Host memory  ", "bold"), _verdict(used <= capacity), amount)
 
 
 def _memory_row(

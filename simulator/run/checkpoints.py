@@ -206,3 +206,7 @@ POLICIES: Mapping[str, Callable[[CheckpointPolicy, SavePaths], tuple[CheckpointT
     "in-memory": _in_memory,
     "tiered": _tiered,
 }
+
+# Copies of a GPU's share of the training state in host memory: one on its way to storage or drives, and with peers
+# their share beside it (GEMINI).
+HOST_COPIES: Mapping[str, int] = {"none": 0, "sync": 0, "sharded": 0, "async": 1, "in-memory": 2, "tiered": 1}

@@ -49,6 +49,9 @@ class Stack:
     layer by layer ("fsdp", "fsdp2"), or parameter by parameter through lists of tensors ("lists": DeepSpeed's ZeRO-3 of
     2021). `joint_ends`: embedding and head form one FSDP2 group, as in torchtitan before July 2025 (pull request 1094).
     `optimizer_step`: works "in_place", or through "flat_copies" of gradients or parameters (DeepSpeed).
+    `offloaded_gradients`: where the optimizer runs on the host, reduced gradients "stay" on the GPU until its step, or
+    "follow" it to host memory as they are reduced. `gathered_unit`: fully sharded parameters are whole for a "layer" at
+    a time, or for one "module" with parameters of its own.
 
     Pipelines: `pipeline_engine`: buffers are "allocated" per send, or held by "torch" (torch.distributed.pipelining) or
     "deepspeed". `pipeline_sends`: every rank sends its "share" of a stage's output and tensor ranks gather it again, or
@@ -88,6 +91,8 @@ class Stack:
     sharding_engine: Literal["buckets", "fsdp", "fsdp2", "lists"] = "buckets"
     joint_ends: bool = False
     optimizer_step: Literal["in_place", "flat_copies"] = "in_place"
+    offloaded_gradients: Literal["stay", "follow"] = "stay"
+    gathered_unit: Literal["layer", "module"] = "layer"
     pipeline_engine: Literal["allocated", "torch", "deepspeed"] = "allocated"
     pipeline_sends: Literal["whole", "share"] = "whole"
     expandable_segments: bool = True

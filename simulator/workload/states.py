@@ -8,16 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from hardware.precisions import FORMATS, PRECISIONS
-from simulator.model.components import norm_size
+from simulator.model.components import layer_linears, norm_size
 from simulator.model.parameters import (
     Split,
     embedding_parameters,
     head_parameters,
     layer_parameters,
+    linear_parameters,
     mtp_modules,
     mtp_parameters,
 )
-from simulator.model.spec import Model
+from simulator.model.spec import Layer, Model
 from simulator.optimizers import OPTIMIZERS
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.layout import StageLayers
@@ -32,11 +33,13 @@ class StageParameters:
     """Parameters on one rank of a stage: `dense` are replicated over dp x cp, `expert` over expert data parallelism.
 
     `layers`: the same, layer by layer (embedding first, head last), as fully sharded plans gather them.
+    `largest_matrix`: parameters of the largest module of a decoder layer.
     """
 
     dense: Number
     expert: Number
     layers: tuple[tuple[Number, Number], ...]
+    largest_matrix: Number = 0.0
 
 
 def local(split: Split, plan: Plan) -> tuple[Number, Number]:
@@ -48,6 +51,7 @@ def stage_parameters(model: Model, plan: Plan, stages: Sequence[StageLayers]) ->
     """One entry per virtual stage."""
     vocab = padded_vocab(model.vocab, plan)
     embedding, head = embedding_parameters(model, vocab), head_parameters(model, vocab)
+    matrices = {layer: largest_matrix(model, layer, plan) for layer in set(model.layers)}
     known = {layer: layer_parameters(model, layer).all for layer in set(model.layers)}
     result = []
     for stage in stages:
@@ -57,8 +61,15 @@ def stage_parameters(model: Model, plan: Plan, stages: Sequence[StageLayers]) ->
         if stage.head:
             held.append(head + Split(replicated=norm_size(model)))
         layers = tuple(local(split, plan) for split in held)
-        result.append(StageParameters(sum(d for d, _ in layers), sum(e for _, e in layers), layers))
+        largest = max((matrices[model.layers[index]] for index in stage.layers), default=0.0)
+        result.append(StageParameters(sum(d for d, _ in layers), sum(e for _, e in layers), layers, largest))
     return tuple(result)
+
+
+def largest_matrix(model: Model, layer: Layer, plan: Plan) -> Number:
+    """Parameters on one rank of a decoder layer's largest module: one matrix, or one matrix of all its experts."""
+    sizes = (local(linear_parameters(linear), plan) for linear in layer_linears(model, layer))
+    return max((dense + expert for dense, expert in sizes), default=0.0)
 
 
 def has_embedding_copy(model: Model, plan: Plan, stage: StageLayers) -> bool:
@@ -79,6 +90,14 @@ def optimizer_bytes(optimizer: Optimizer) -> float:
     """Optimizer state per parameter: master copy and moments."""
     main_bytes = FORMATS[optimizer.main_params].bytes if optimizer.main_params else 0.0
     return OPTIMIZERS[optimizer.kind].state_bytes(main_bytes, FORMATS[optimizer.moments].bytes)
+
+
+def offloaded_gradient_fraction(plan: Plan) -> float:
+    """Share of the reduced gradients that waits in host memory: as the plan says, or as its stack does by itself."""
+    offload = plan.offload
+    if offload.gradient_fraction is not None:
+        return offload.gradient_fraction
+    return offload.optimizer_fraction if plan.stack.offloaded_gradients == "follow" else 0.0
 
 
 def update_bytes(plan: Plan) -> float:
