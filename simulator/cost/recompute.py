@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from simulator.plan.spec import Plan
+from simulator.workload.ends import CHUNKED
 from simulator.workload.operators import CoreAttention, Exchange, Matmul, Number, Operator, Routing
 
 # What follows the activation of a dense ffn; the weight gradient's own cast of the input is part of backward.
@@ -15,7 +16,8 @@ def recomputed_modules(plan: Plan, whole_layer: bool) -> frozenset[str] | None:
     """Modules computed again before backward; None: all of the layer."""
     if plan.recompute.whole_layers and whole_layer:
         return None
-    return frozenset(plan.recompute.chosen_modules)
+    logits = CHUNKED if plan.recomputes_logits else ()
+    return frozenset((*plan.recompute.chosen_modules, *logits))
 
 
 def is_recomputed(modules: tuple[str, ...], again: frozenset[str] | None) -> bool:
@@ -45,7 +47,8 @@ def operator_share(op: Operator, operators: Sequence[Operator], plan: Plan) -> N
     """What torchtitan's per-operator checkpointing runs again of an operator.
 
     It keeps attention, what tensor parallelism reduce-scatters, and every second product of q, k, v, out, w1, w3, w2
-    (its save list): k and w3 run again, and out where no reduce-scattered sum of it is kept. w2's output nobody needs.
+    (its save list): k and w3 run again, out where no reduce-scattered sum of it is kept, and grouped products, which are
+    not on the list. w2's output nobody needs.
     Norms, activations, casts and gathers run again.
     """
     if isinstance(op, CoreAttention | Routing) or op.name in LAST:
@@ -53,6 +56,8 @@ def operator_share(op: Operator, operators: Sequence[Operator], plan: Plan) -> N
     if isinstance(op, Exchange):
         return float(op.forward == "all_gather" and op.group == "tp")
     if not isinstance(op, Matmul):
+        return 1.0
+    if op.name.startswith("expert_"):
         return 1.0
     if op.name == "out":
         return float(not plan.sequence_parallel)

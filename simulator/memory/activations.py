@@ -8,14 +8,19 @@ from functools import cache
 
 import numpy as np
 
+from hardware.precisions import PRECISIONS
 from simulator.model.spec import Layer
 from simulator.plan.spec import Plan
 from simulator.workload.derive import Workload
 from simulator.workload.ends import head_working_bytes
-from simulator.workload.operators import CoreAttention, Matmul, Number, Tensor, Work
+from simulator.workload.operators import CoreAttention, Matmul, Number, Routing, Tensor, Work
 
-# What each of Megatron's offloadable modules keeps: its inputs, as fine-grained activation offloading moves them.
+# A layer's input: the residual stream, or streams.
+LAYER_INPUT = ("residual_1", "mixer_streams")
+# What each of Megatron's offloadable modules keeps: its inputs, as fine-grained activation offloading moves them;
+# and the layer's own, as offloaded checkpoints of fully recomputed layers.
 OFFLOADED: dict[str, tuple[str, ...]] = {
+    "layer_input": LAYER_INPUT,
     "attn_norm": ("residual_1",),
     "qkv_linear": ("qkv_input",),
     "core_attn": ("qkv",),
@@ -25,9 +30,6 @@ OFFLOADED: dict[str, tuple[str, ...]] = {
     "moe_act": ("expert_fc1_output",),
     "fused_group_mlp": ("expert_fc1_input", "expert_fc1_output", "expert_fc2_input"),
 }
-
-# A layer's input: the residual stream, or streams.
-LAYER_INPUT = ("residual_1", "mixer_streams")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +95,16 @@ def checkpoints_operators(plan: Plan, work: Work) -> bool:
 def operator_checkpointed(work: Work, plan: Plan) -> list[Tensor]:
     """What torchtitan's per-operator checkpointing keeps of a layer: its input, attention's output and every second
     product of q, k, v, out, w1, w3, w2 (torchtitan, activation checkpointing's save list), so q, v and w1 of their
-    kind, all in 16 bit, and what tensor parallelism reduce-scatters. Compilation drops the output of w2, which no
-    gradient needs; without it the checkpoint keeps that as well.
+    kind, shared experts' too, all in 16 bit, what tensor parallelism reduce-scatters, and what expert parallelism
+    receives, out and home; grouped products are not among them. Compilation drops the output of w2, which no gradient
+    needs; without it the checkpoint keeps that as well.
     """
     shares: dict[str, Number] = {
         "residual_1": 1.0,
         "attention_output": 1.0,
         "attention_lse": 1.0,
         "fc1_output": 0.5,
+        "shared_fc1_output": 0.5,
         "latents": 0.5,
         "projected": 0.5,
     }
@@ -112,10 +116,29 @@ def operator_checkpointed(work: Work, plan: Plan) -> list[Tensor]:
             kept = op.heads * op.qk_dim + op.kv_heads * op.v_dim
             shares["qkv"] = kept / (kept + keys)
     kept = [replace(t, bytes=t.bytes * shares[t.name]) for t in work.saved if t.name in shares]
+    kept += received_rows(work, plan)
     if not plan.stack.fused_kernels:
         partial_sums = plan.tp if plan.sequence_parallel else 1
         kept += [Tensor("fc2_output", t.bytes * partial_sums) for t in work.saved if t.name == "residual_2"]
     return kept
+
+
+def received_rows(work: Work, plan: Plan) -> list[Tensor]:
+    """Outputs of the two all-to-alls around routed experts, which exist where experts lie on several ranks.
+
+    Out arrive as many rows as the hottest rank's experts work on; home come each token's own copies.
+    """
+    routed = [op for op in work.operators if isinstance(op, Routing)]
+    element = PRECISIONS[plan.precision].output_bytes
+    return [Tensor(op.name, element * routed_copies(op, plan) * op.width) for op in routed if plan.ep > 1]
+
+
+def routed_copies(op: Routing, plan: Plan) -> Number:
+    """Token copies that arrive from one exchange on the hottest rank."""
+    copies = op.tokens * op.top_k
+    if op.name == "combine":
+        return copies
+    return copies * (plan.expert_imbalance if plan.capacity_factor is None else plan.capacity_factor)
 
 
 def offloaded_tensors(plan: Plan) -> frozenset[str]:

@@ -16,8 +16,8 @@ from simulator.plan.spec import Plan
 from simulator.workload.derive import Workload
 from simulator.workload.states import StageParameters, offloaded_gradient_fraction, optimizer_bytes, parameter_bytes
 
-# What pinned buffers and the host's allocator take beside offloaded states, as a share of them: additional_buffer_factor
-# 1.5 of DeepSpeed's estimators (deepspeedai/DeepSpeed pull request 1536).
+# What pinned buffers and the host's allocator take beside offloaded states, as a share of them:
+# additional_buffer_factor 1.5 of DeepSpeed's estimators (deepspeedai/DeepSpeed pull request 1536).
 BUFFER_FRACTION = 0.5
 
 

@@ -19,10 +19,11 @@ def pipeline_buffer_bytes(model: Model, shape: Shape, held: Sequence[int], slots
     """
     plan, last = shape.plan, shape.plan.pp * shape.plan.vpp - 1
     hidden = shape.sharded_tokens * shape.hidden
-    logits = shape.tokens * padded_vocab(model.vocab, plan) / plan.tp
+    whole_logits = shape.tokens * padded_vocab(model.vocab, plan) / plan.tp
+    last_output = whole_logits if plan.loss.chunks == 1 else hidden
     elements: Number = 0.0
     for chunk, stage in enumerate(held):
-        elements += plan.microbatches * (logits if stage == last else 2 * hidden)
+        elements += plan.microbatches * (last_output if stage == last else 2 * hidden)
         elements += (plan.microbatches - most_in_flight(slots, chunk)) * hidden if stage else 0.0
     return float(elements * shape.element_bytes)
 

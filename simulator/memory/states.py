@@ -22,7 +22,7 @@ FSDP = ("fsdp", "fsdp2")  # engines whose shards are the fp32 master copy itself
 
 
 def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]:
-    """Bytes of weights, gradients and optimizer state that one rank holds, by owner (Megatron-Core's dist_optimizer.md).
+    """Bytes of weights, gradients and optimizer state of one rank, by owner (Megatron-Core's dist_optimizer.md).
 
     What the plan offloads is not among them (see `simulator.memory.host`).
     """
@@ -45,7 +45,8 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
         found["quantized weights"] = 2 * counts.weights * PRECISIONS[plan.precision].operand_bytes
     if SHARDINGS[plan.sharding].shards_weights or under_pipeline:
         beside_loss = frees_logits_before_layers(plan)
-        found["gathered layers"] = gathered_beside_loss_bytes(held[0], plan) if beside_loss else gathered_bytes(held, plan)
+        gathered = gathered_beside_loss_bytes(held[0], plan) if beside_loss else gathered_bytes(held, plan)
+        found["gathered layers"] = gathered
     return {owner: float(size) for owner, size in found.items()}
 
 

@@ -37,6 +37,15 @@ def recompute_modules_are_known(case: PlanCase) -> Fault | None:
     return Fault("plan.recompute.modules", case.plan.recompute.modules, why, f"some of {', '.join(MODULES)}")
 
 
+def loss_chunks_hold_tokens(case: PlanCase) -> Fault | None:
+    plan = case.plan
+    tokens = plan.micro_batch_size * case.seq_length // plan.cp
+    if plan.loss.chunks <= tokens:
+        return None
+    why = f"more chunks than the {tokens} tokens of a micro-batch on one rank"
+    return Fault("plan.loss.chunks", plan.loss.chunks, why, f"at most {tokens}")
+
+
 def router_groups_divide(case: PlanCase) -> Fault | None:
     for moe in case.facts.moe:
         if moe.experts % moe.groups or moe.group_top_k > moe.groups:
@@ -364,6 +373,7 @@ UNIVERSAL: dict[str, Check] = {
     "recompute_is_complete": recompute_is_complete,
     "recompute_modules_are_known": recompute_modules_are_known,
     "recomputed_modules_exist": recomputed_modules_exist,
+    "loss_chunks_hold_tokens": loss_chunks_hold_tokens,
     "router_groups_divide": router_groups_divide,
     "low_precision_is_aligned": low_precision_is_aligned,
 }

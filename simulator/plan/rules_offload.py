@@ -7,7 +7,17 @@ from simulator.plan.case import Check, Fault, PlanCase
 from simulator.plan.choices import SHARDINGS
 from simulator.schedules import SCHEDULES
 
-MODULES = ("core_attn", "attn_proj", "qkv_linear", "attn_norm", "mlp_norm", "expert_fc1", "moe_act", "fused_group_mlp")
+MODULES = (
+    "layer_input",
+    "core_attn",
+    "attn_proj",
+    "qkv_linear",
+    "attn_norm",
+    "mlp_norm",
+    "expert_fc1",
+    "moe_act",
+    "fused_group_mlp",
+)
 _OF_EXPERTS = {"expert_fc1", "moe_act", "fused_group_mlp"}
 
 
@@ -89,7 +99,8 @@ def offloaded_params_are_shards(case: PlanCase) -> Fault | None:
     if where == "gpu":
         return None
     if not SHARDINGS[plan.sharding].shards_weights:
-        return Fault("plan.offload.params", where, "only fully sharded parameters leave the GPU", "sharding full, or gpu")
+        why = "only fully sharded parameters leave the GPU"
+        return Fault("plan.offload.params", where, why, "sharding full, or gpu")
     if plan.offload.optimizer_fraction < 1:
         why = "parameters leave together with the whole optimizer"
         return Fault("plan.offload.params", where, why, "offload.optimizer 100%, or gpu")
@@ -104,9 +115,9 @@ def offload_without_effect(case: PlanCase) -> Fault | None:
         return Fault("plan.offload.modules", offload.modules, "does nothing: offload.activation is 0", "leave it out")
     if offload.optimizer_overlap and not offload.optimizer_fraction:
         return Fault("plan.offload.optimizer_overlap", True, "does nothing: offload.optimizer is 0", "false")
-    if offload.modules and recompute.whole_layers and "attn_norm" not in offload.modules:
-        why = "do nothing: full recompute keeps only what attn_norm takes"
-        return Fault("plan.offload.modules", offload.modules, why, "[attn_norm], or another recompute")
+    if offload.modules and recompute.whole_layers and {"layer_input", "attn_norm"}.isdisjoint(offload.modules):
+        why = "do nothing: full recompute keeps only the layer's input"
+        return Fault("plan.offload.modules", offload.modules, why, "[layer_input], or another recompute")
     return None
 
 

@@ -94,8 +94,16 @@ class Offload:
         ),
     )
     params: Literal["gpu", "host", "nvme"] = setting(
-        "gpu", Setting("Where the shards of fully sharded parameters wait: on the GPU, its host or local drives.", "host")
+        "gpu", Setting("Where the shards of fully sharded parameters wait: GPU, host memory or local drives.", "host")
     )
+
+
+@dataclass(frozen=True, slots=True)
+class LossChunks:
+    """A cross-entropy that works through the tokens in parts, with head and loss in one (torchtitan, Liger, TRL,
+    Megatron): the logits of all tokens never exist at once. The stack says whether backward makes them again."""
+
+    chunks: int = setting(1, Setting("Parts of a micro-batch's tokens that have logits one after another.", 8, least=1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +158,7 @@ class Plan:
     activation_fp8_input_store: bool = False
     recompute: Recompute = Recompute()
     offload: Offload = Offload()
+    loss: LossChunks = LossChunks()
     overlap: Overlap = Overlap()
     dispatcher: str = choice(DISPATCHERS, "alltoall")
     dispatch_fp8: bool = False
@@ -158,6 +167,11 @@ class Plan:
     vocab_divisible_by: int = 128
     rank_order: str = "tp-cp-ep-dp-pp"
     stack: Stack = field(default_factory=default_stack)
+
+    @property
+    def recomputes_logits(self) -> bool:
+        """Whether the backward of a loss in chunks makes every chunk's logits again."""
+        return self.loss.chunks > 1 and self.stack.chunked_loss == "recomputed"
 
     @property
     def microbatches(self) -> int:

@@ -45,20 +45,24 @@ LOG_SOFTMAX = Loss("softmax_cross_entropy", 26.0, 14.0, 9, 4, 4.0, 8.0, 4.0)
 OWN = {"eager": EAGER, "streamed": STREAMED, "log_softmax": LOG_SOFTMAX}
 
 
-def loss_of(stack: Stack) -> Loss:
-    """The cross-entropy that a stack runs; a fused or compiled one needs fused kernels."""
-    if stack.fused_loss and stack.fused_kernels:
+def loss_of(stack: Stack, experts: bool = False) -> Loss:
+    """The cross-entropy that a stack runs; a fused or compiled one needs fused kernels, or a loss compiled alone.
+
+    `experts`: the model has routed experts.
+    """
+    alone = experts and stack.fused_loss_alone == "with_experts"
+    if stack.fused_loss and (stack.fused_kernels or alone):
         return FUSED
     own = OWN[stack.own_loss]
     return EAGER if own is STREAMED and not stack.fused_kernels else own
 
 
-def logit_bytes(stack: Stack, element_bytes: float, split: bool) -> tuple[float, float]:
+def logit_bytes(stack: Stack, element_bytes: float, split: bool, experts: bool = False) -> tuple[float, float]:
     """Bytes per logit that the loss keeps for backward, and that its backward allocates beside them.
 
-    `element_bytes` of an activation; `split`: the vocabulary is split over tensor ranks.
+    `element_bytes` of an activation; `split`: the vocabulary is split over tensor ranks; `experts`: see `loss_of`.
     """
-    loss = loss_of(stack)
+    loss = loss_of(stack, experts)
     kept = element_bytes if loss.kept_bytes is None else loss.kept_bytes
     more = loss.split_gradient_bytes if split else 0.0
     return kept, element_bytes + loss.gradient_bytes + more

@@ -24,15 +24,19 @@ class Stack:
     Kernels: `dropout` on attention and residuals. `fused_kernels`: norms, activations, dropout and additions are fused,
     by hand or by a compiler. `fused_experts`: activation, biases and casts between them run inside the grouped
     products (CuTe DSL grouped MLP of Transformer Engine, 2026). `low_precision_experts`: experts' rows are "padded" to
-    the scales' blocks and multiplied one by one or few at a time. `scaled_rope`: a rotary embedding with a scale is
+    the scales' blocks and multiplied one by one or few at a time. `expert_scores` scale experts' outputs in a "fused"
+    kernel or in fp32 kernels of their own ("eager"). `scaled_rope`: a rotary embedding with a scale is
     "fused" like any, or "eager" (Megatron-Core's rope_utils.py). `small_kernels` names whose memory-bound kernels run.
     `casts`: how linears are quantised (see simulator.workload.linears). `quantized_weights`: copies for products are
     "cached" over a step's micro-batches or "recast". `cuda_graphs`: "router" holds the experts' router and
     preprocessing, "partial" attention too, "full" the whole iteration. `deterministic`: no atomic additions.
 
     Loss: `fused_loss`: cross-entropy works on 16-bit logits (Transformer Engine's kernels, torch.compile in torchtitan,
-    flash-attention's xentropy with FSDP); otherwise as `own_loss` says (simulator.stack.losses). `head_backward`: the
-    loss's tensors live "with_logits" or are freed before the projection's backward ("after_loss").
+    flash-attention's xentropy with FSDP); otherwise as `own_loss` says (simulator.stack.losses). A fused loss needs
+    fused kernels; `fused_loss_alone`: of models "with_experts" the loss is compiled though the model runs eagerly.
+    `chunked_loss`: where a plan's loss works in chunks, backward makes the logits again ("recomputed"), or each chunk's
+    gradients are made at once ("with_forward"). `head_backward`: the loss's tensors live "with_logits" or are freed
+    before the projection's backward ("after_loss").
 
     Recomputation: `selective_recompute` chooses "modules" or single "operators". `early_stop`: PyTorch's checkpoints
     (2.1 and later) recompute no further than backward needs. `column_inputs`: a column-parallel linear keeps its
@@ -72,6 +76,7 @@ class Stack:
     fused_kernels: bool = True
     fused_experts: bool = False
     low_precision_experts: Literal["plain", "padded"] = "plain"
+    expert_scores: Literal["fused", "eager"] = "fused"
     scaled_rope: Literal["fused", "eager"] = "fused"
     small_kernels: Literal["unlisted", "megatron", "deepspeed", "torchtitan", "fsdp"] = "unlisted"
     casts: Literal["separate", "transformer_engine", "torchao", "late_transpose"] = "separate"
@@ -79,7 +84,9 @@ class Stack:
     cuda_graphs: Literal["none", "router", "partial", "full"] = "none"
     deterministic: bool = False
     fused_loss: bool = False
+    fused_loss_alone: Literal["never", "with_experts"] = "never"
     own_loss: Literal["eager", "streamed", "log_softmax"] = "eager"
+    chunked_loss: Literal["recomputed", "with_forward"] = "recomputed"
     head_backward: Literal["with_logits", "after_loss"] = "with_logits"
     selective_recompute: Literal["modules", "operators"] = "modules"
     early_stop: bool = False

@@ -8,7 +8,7 @@ from simulator.model.spec import Model
 from simulator.stack import losses
 from simulator.stack.losses import loss_of
 from simulator.workload.linears import column_input, norm, row_output
-from simulator.workload.operators import Exchange, Matmul, Number, Operator, Pass, Tensor, Work
+from simulator.workload.operators import Exchange, Matmul, Modules, Number, Operator, Pass, Tensor, Work
 from simulator.workload.shape import Shape, padded_vocab
 from simulator.workload.states import accumulation_bytes
 
@@ -32,38 +32,50 @@ def embedding_work(model: Model, shape: Shape) -> Work:
     return Work((looked_up, row_output("embedding_output", h, shape)), saved)
 
 
+# What a loss in chunks computes again in backward, as recomputation chooses operators.
+CHUNKED: Modules = ("chunked_loss",)
+
+
 def loss_pass(logits: Number, shape: Shape) -> Pass:
     """Vocabulary-parallel cross-entropy as passes over the logits (`logits`: their number on one rank)."""
-    loss = loss_of(shape.plan.stack)
+    chunks = shape.plan.loss.chunks
+    loss = loss_of(shape.plan.stack, shape.experts)
     return Pass(
         "cross_entropy",
         loss.kind,
         forward_bytes=logits * loss.forward_bytes,
         backward_bytes=logits * loss.backward_bytes,
-        forward_kernels=loss.forward_kernels,
-        backward_kernels=loss.backward_kernels,
+        forward_kernels=loss.forward_kernels * chunks,
+        backward_kernels=loss.backward_kernels * chunks,
+        modules=CHUNKED,
     )
 
 
 def head_work(model: Model, shape: Shape) -> Work:
-    """Final norm, output projection over the padded vocabulary in 16 bit, vocabulary-parallel cross-entropy."""
+    """Final norm, output projection over the padded vocabulary in 16 bit, vocabulary-parallel cross-entropy.
+
+    A loss in chunks multiplies as often, and keeps no logits.
+    """
     element, h, plan = shape.element_bytes, shape.hidden, shape.plan
     columns = padded_vocab(model.vocab, plan) / plan.tp
     logits = shape.tokens * columns
+    chunks = plan.loss.chunks
+    head = Matmul("head", shape.tokens / chunks, columns, h, chunks, quantized=False, modules=CHUNKED, column=True)
     operators: tuple[Operator, ...] = (
         norm("final_norm", h, shape.sharded_tokens, shape),
         column_input("head_input", h, shape),
-        Matmul("head", shape.tokens, columns, h, quantized=False, column=True),
+        head,
         # Maximum, predicted logit and sum of exponentials, one fp32 value per token each.
-        Exchange("loss_reduction", "tp", "all_reduce", None, forward_bytes=3 * 4.0 * shape.tokens),
+        Exchange("loss_reduction", "tp", "all_reduce", None, forward_bytes=3 * 4.0 * shape.tokens, modules=CHUNKED),
         loss_pass(logits, shape),
     )
-    saved = (
+    saved = [
         Tensor("final_norm_input", element * h * shape.sharded_tokens),
         Tensor("head_input", element * h * shape.sharded_tokens, until_wgrad=True),
-        Tensor("logits", logit_bytes(shape)[0] * logits),
-    )
-    return Work(operators, saved)
+    ]
+    if chunks == 1:
+        saved.append(Tensor("logits", logit_bytes(shape)[0] * logits))
+    return Work(operators, tuple(saved))
 
 
 def head_working_bytes(model: Model, shape: Shape) -> Number:
@@ -71,8 +83,11 @@ def head_working_bytes(model: Model, shape: Shape) -> Number:
 
     The gradient of the logits, the gathered input with its gradient, and the placeholder gradient of the weight that
     Megatron-Core's fused accumulation returns. Where the loss frees its tensors before the projection's backward, that
-    holds one gradient of the logits; with tensor parallelism the gathered input stays through both.
+    holds one gradient of the logits; with tensor parallelism the gathered input stays through both. A loss in chunks
+    holds logits and gradients of one chunk.
     """
+    if shape.plan.loss.chunks > 1:
+        return chunked_head_bytes(model, shape)
     columns = padded_vocab(model.vocab, shape.plan) / shape.plan.tp
     if shape.plan.stack.head_backward == "after_loss":
         gathered = shape.element_bytes * shape.tokens * shape.hidden * (1.0 if shape.plan.tp > 1 else 0.0)
@@ -86,9 +101,18 @@ def head_working_bytes(model: Model, shape: Shape) -> Number:
     )
 
 
+def chunked_head_bytes(model: Model, shape: Shape) -> Number:
+    """Logits of one chunk with their gradient, beside the gathered input, its gradient and the weight's."""
+    plan = shape.plan
+    columns = padded_vocab(model.vocab, plan) / plan.tp
+    chunk_logits = shape.tokens / plan.loss.chunks * columns
+    around = shape.element_bytes * (2 * shape.tokens + columns) * shape.hidden
+    return sum(logit_bytes(shape)) * chunk_logits + around
+
+
 def logit_bytes(shape: Shape) -> tuple[float, float]:
     """Bytes per logit that the loss keeps for backward, and that its backward allocates beside them."""
-    return losses.logit_bytes(shape.plan.stack, shape.element_bytes, split=shape.plan.tp > 1)
+    return losses.logit_bytes(shape.plan.stack, shape.element_bytes, split=shape.plan.tp > 1, experts=shape.experts)
 
 
 def mtp_glue_work(model: Model, shape: Shape) -> Work:

@@ -152,6 +152,7 @@ def expert_operators(moe: MoE, width: int, rows: Number, shape: Shape) -> list[O
         joint = activation("expert_activation", expert_width, rows, moe.gated, shape, ("moe", "moe_act"))
         fc1_casts, fc2_casts = casts(fc1, shape, cast_input=not fp8_in), casts(fc2, shape, cast_grad=not fp8_in)
         products = [*fc1_casts, fc1, *clamp(moe, rows, shape), joint, *fc2_casts, fc2, *expert_bias(moe, rows, shape)]
+        products += expert_scores(width, rows, shape)
     return [
         *([Pass("permute", "permute", out_bytes, home_bytes, passes, passes, inside)] if passes else []),
         Routing("dispatch", *routing),
@@ -215,6 +216,18 @@ def expert_bias(moe: MoE, rows: Number, shape: Shape) -> tuple[Pass, ...]:
             ("moe",),
         ),
     )
+
+
+def expert_scores(width: int, rows: Number, shape: Shape) -> tuple[Pass, ...]:
+    """Experts' outputs times their routing scores, where eager PyTorch does it after the experts in fp32.
+
+    Cast up, product and cast down: 6 + 8 + 6 bytes an element. Backward casts the gradient up (6), multiplies it by the
+    scores (8) and by the output (12, then 4 to sum it up for the scores), and casts it down (6). (torchtitan/models/moe)
+    """
+    if shape.plan.stack.expert_scores != "eager" or shape.plan.stack.fused_kernels:
+        return ()
+    elements = width * rows
+    return (Pass("expert_scores", "elementwise", 20.0 * elements, 36.0 * elements, 3, 5, ("moe",)),)
 
 
 def expert_tensor_exchange(operation: str, total_bytes: Number, etp: int) -> tuple[Exchange, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hardware.precisions import PRECISIONS
-from simulator.model.spec import Model
+from simulator.model.spec import Model, MoE
 from simulator.plan.spec import Plan
 from simulator.workload.operators import Number
 
@@ -18,7 +18,7 @@ class Shape:
     tensor-parallel rank holds between the linears (all of them without sequence parallelism). `parallel_blocks`:
     the ffn reads what the mixer reads (see Model); `streams`: residual streams (see Model.hyper_connections). `rotary`:
     positions rotate queries and keys, as in models that have no table of them. `block_norms`, `layer_embedding`: see
-    Model.
+    Model. `experts`: some layer has routed experts.
     """
 
     hidden: int
@@ -33,6 +33,7 @@ class Shape:
     rotary: bool = True
     block_norms: str = "single"
     layer_embedding: int = 0
+    experts: bool = False
 
     @property
     def element_bytes(self) -> float:
@@ -77,6 +78,7 @@ def shape_of(model: Model, plan: Plan, seq_length: int) -> Shape:
         rotary=model.positions == 0,
         block_norms=model.block_norms,
         layer_embedding=model.layer_embedding,
+        experts=any(isinstance(layer.ffn, MoE) for layer in model.layers),
     )
 
 
