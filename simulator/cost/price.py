@@ -92,6 +92,8 @@ def matmul_price(op: Matmul, prices: Prices) -> Price:
         ]
     forward_s, input_s, weight_s = seconds
     known = evidence(accelerator, family, precision)
+    if op.frozen:
+        return Price(forward_s, input_s, evidence=known)
     kernels = 2 + ACCUMULATION_KERNELS[plan.stack.gradient_accumulation]
     weight_s = weight_s + accumulation_s(op, prices)
     return Price(forward_s, input_s, weight_s, forward_kernels=1, backward_kernels=kernels, evidence=known)

@@ -47,9 +47,8 @@ def operator_share(op: Operator, operators: Sequence[Operator], plan: Plan) -> N
     """What torchtitan's per-operator checkpointing runs again of an operator.
 
     It keeps attention, what tensor parallelism reduce-scatters, and every second product of q, k, v, out, w1, w3, w2
-    (its save list): k and w3 run again, out where no reduce-scattered sum of it is kept, and grouped products, which are
-    not on the list. w2's output nobody needs.
-    Norms, activations, casts and gathers run again.
+    (its save list): k and w3 run again, out where no reduce-scattered sum of it is kept, and grouped products, which
+    are not on the list. w2's output nobody needs. Norms, activations, casts and gathers run again.
     """
     if isinstance(op, CoreAttention | Routing) or op.name in LAST:
         return 0.0

@@ -161,7 +161,7 @@ def update_times(workload: Workload, cluster: Cluster, constants: Constants | No
     groups = shard_groups(plan, cluster)
     moved = [
         gather_and_reduce(
-            held.layers, plan, groups, cluster, whole=stage.index > 0 and not SHARDINGS[plan.sharding].shards_weights
+            held, plan, groups, cluster, whole=stage.index > 0 and not SHARDINGS[plan.sharding].shards_weights
         )
         for stage, held in zip(stages, parameters, strict=True)
     ]
@@ -182,7 +182,7 @@ def update_times(workload: Workload, cluster: Cluster, constants: Constants | No
         ]
     held = [sorted(set(ranks)) for ranks in stages_of_ranks(plan)]
     barrier_s = collective_s("all_reduce", 4.0, strided_group(cluster, cluster.gpus), cluster).seconds
-    if model.tied_embeddings and plan.pp > 1:
+    if model.tied_embeddings and plan.pp > 1 and plan.adapters is None:
         table = padded_vocab(model.vocab, plan) * model.hidden / plan.tp * FORMATS[plan.optimizer.grads].bytes
         ends = strided_group(cluster, 2, cluster.gpus // plan.pp * (plan.pp - 1))
         barrier_s += collective_s("all_reduce", table, ends, cluster).seconds

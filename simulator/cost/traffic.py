@@ -18,7 +18,7 @@ from simulator.cost.blocks import exchanged
 from simulator.cost.groups import plan_groups, shard_groups
 from simulator.cost.recompute import recomputed_shares
 from simulator.cost.step_times import sent_bytes
-from simulator.cost.updates import parts_of, replicas, sharded_over
+from simulator.cost.updates import gathered_layers, parts_of, replicas, sharded_over
 from simulator.model.spec import Layer
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.layout import ranks_of_stages, routes, stages_of_ranks
@@ -154,13 +154,15 @@ def update_traffic(
     sharding = SHARDINGS[plan.sharding]
     gathers = sharding.gathers(plan.microbatches)
     reductions = sharding.reductions(plan.microbatches)
+    gathered = parts_of(gathered_layers(held, plan), plan, sharing, whole)
+    reduced = parts_of(held.trained_layers, plan, sharing, whole)
     found: list[Traffic] = []
-    for part in parts_of(held.layers, plan, sharing, whole):
-        for (name, group), count in zip(sharing.items(), part, strict=True):
+    for all_values, all_grads in zip(gathered, reduced, strict=True):
+        for (name, group), count, trained in zip(sharing.items(), all_values, all_grads, strict=True):
             shards = sharded_over(group, plan) if sharding.shards_optimizer else group
             split = shards is not group
             kind = f"{name}-shards" if split else name
-            grads = count * FORMATS[plan.optimizer.grad_reduce].bytes
+            grads = trained * FORMATS[plan.optimizer.grad_reduce].bytes
             values = count * parameter_bytes(plan)
             found.append(collective_traffic("dp", kind, sharding.reduction, grads, reductions, shards, cluster))
             found.append(collective_traffic("dp", kind, "all_gather", values, gathers, shards, cluster))

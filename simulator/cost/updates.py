@@ -34,10 +34,8 @@ def optimizer_s(parameters: StageParameters, plan: Plan, groups: Mapping[str, Gr
     grad = FORMATS[plan.optimizer.grads].bytes
     on_gpu = 1 - plan.offload.optimizer_fraction
     touched = 3 * grad + on_gpu * update_bytes(plan)
-    shard = parameters.dense / shard_count(plan, groups["dense"].ranks) + parameters.expert / shard_count(
-        plan, groups["expert"].ranks
-    )
-    zeroed = (parameters.dense + parameters.expert) * grad
+    shard = shard_of(parameters.trained, plan, groups)
+    zeroed = sum(parameters.trained) * grad
     return streaming_s(cluster.accelerator, shard * touched + zeroed, "optimizer") + host_update_s(shard, plan, cluster)
 
 
@@ -60,23 +58,43 @@ def matrix_products_s(
 
 
 def gather_and_reduce(
-    layers: Sequence[tuple[Number, Number]], plan: Plan, groups: Mapping[str, Group], cluster: Cluster, whole: bool
+    held: StageParameters, plan: Plan, groups: Mapping[str, Group], cluster: Cluster, whole: bool
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Durations of a stage's parameter all-gathers and gradient reductions, bucket by bucket.
 
     `whole`: one bucket for the stage (Megatron-Core beyond the first stage); otherwise buckets of the usual size,
-    or of a layer where everything is sharded. Dense and expert parameters reduce over their own groups.
+    or of a layer where everything is sharded. Dense and expert parameters reduce over their own groups. Frozen weights
+    are gathered where they are sharded, and never reduced.
     """
-    parts = parts_of(layers, plan, groups, whole)
-    gathers, reduces = [], []
-    for dense, expert in parts:
-        kinds = ((dense, groups["dense"]), (expert, groups["expert"]))
-        shard = sum(count / shard_count(plan, group.ranks) for count, group in kinds)
-        gathered_s = sum(gather_s(count, group, plan, cluster) for count, group in kinds)
-        reduced_s = sum(reduce_s(count, group, plan, cluster) for count, group in kinds)
-        gathers.append(gathered_s + fetch_s(shard, plan, cluster))
-        reduces.append(reduced_s + leaving_s(shard, plan, cluster))
-    return tuple(gathers), tuple(reversed(reduces))
+    gathered = parts_of(gathered_layers(held, plan), plan, groups, whole)
+    reduced = parts_of(held.trained_layers, plan, groups, whole)
+    gathers_s = [
+        sum(gather_s(count, group, plan, cluster) for count, group in by_group(part, groups))
+        + fetch_s(shard_of(part, plan, groups), plan, cluster)
+        for part in gathered
+    ]
+    reduces_s = [
+        sum(reduce_s(count, group, plan, cluster) for count, group in by_group(part, groups))
+        + leaving_s(shard_of(part, plan, groups), plan, cluster)
+        for part in reduced
+    ]
+    return tuple(gathers_s), tuple(reversed(reduces_s))
+
+
+def gathered_layers(held: StageParameters, plan: Plan) -> tuple[tuple[Number, Number], ...]:
+    """What all-gathers bring to every rank: all parameters of sharded layers, otherwise those that were updated."""
+    return held.layers if SHARDINGS[plan.sharding].shards_weights else held.trained_layers
+
+
+def by_group(part: tuple[Number, Number], groups: Mapping[str, Group]) -> tuple[tuple[Number, Group], ...]:
+    """Dense and expert parameters, each with the ranks that share them."""
+    dense, expert = part
+    return (dense, groups["dense"]), (expert, groups["expert"])
+
+
+def shard_of(part: tuple[Number, Number], plan: Plan, groups: Mapping[str, Group]) -> Number:
+    """A rank's own share of dense and expert parameters."""
+    return sum(count / shard_count(plan, group.ranks) for count, group in by_group(part, groups))
 
 
 def gathers_lists(plan: Plan) -> bool:

@@ -10,7 +10,7 @@ from hardware.precisions import FORMATS
 from hardware.specs import Cluster
 from simulator.memory.activations import stage_kept
 from simulator.memory.peak import ScheduleSlot, most_in_flight
-from simulator.memory.states import FSDP, sharded_parameters
+from simulator.memory.states import FSDP, sharded_parameters, sharded_trained
 from simulator.plan.layout import stages_of_ranks
 from simulator.plan.spec import Plan
 from simulator.workload.derive import Workload
@@ -81,12 +81,13 @@ def offloaded_state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[s
 
     FSDP's offloaded shards are the fp32 master copy, which counts as the optimizer's.
     """
-    count = float(sharded_parameters(held, plan))
+    count = float(sharded_trained(held, plan))
+    weights = float(sharded_parameters(held, plan))
     has_weights = plan.offload.params == "host" and plan.stack.sharding_engine not in FSDP
     return {
         "optimizer": count * plan.offload.optimizer_fraction * optimizer_bytes(plan.optimizer),
         "gradients": count * offloaded_gradient_fraction(plan) * FORMATS[plan.optimizer.grads].bytes,
-        "params": count * parameter_bytes(plan) if has_weights else 0.0,
+        "params": weights * parameter_bytes(plan) if has_weights else 0.0,
     }
 
 

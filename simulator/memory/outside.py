@@ -8,7 +8,7 @@ import numpy as np
 
 from hardware.collectives import DISPATCHERS
 from hardware.precisions import FORMATS
-from simulator.memory.states import sharded_parameters
+from simulator.memory.states import sharded_trained
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.spec import Plan
 from simulator.workload.states import StageParameters, parameter_bytes
@@ -60,10 +60,10 @@ def optimizer_step_bytes(held: Sequence[StageParameters], plan: Plan) -> float:
     16 bit and cast to fp32. BF16_Optimizer gathers all parameters in one flat tensor before they are copied home
     (all_gather over a list of tensors).
     """
-    whole = float(sum(stage.dense + stage.expert for stage in held))
+    whole = float(sum(sum(stage.trained) for stage in held))
     if not SHARDINGS[plan.sharding].gathers_once:
         return 0.0
     if FORMATS[plan.optimizer.grads].full_width:
         return whole * parameter_bytes(plan)
     element = FORMATS[plan.optimizer.grads].bytes
-    return REDUCE_BUCKET_ELEMENTS * element + float(sharded_parameters(held, plan)) * (element + 4.0)
+    return REDUCE_BUCKET_ELEMENTS * element + float(sharded_trained(held, plan)) * (element + 4.0)

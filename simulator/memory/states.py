@@ -52,8 +52,8 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
 
 @dataclass(frozen=True, slots=True)
 class ResidentCounts:
-    """Parameters whose weights, gradients and optimizer states one rank holds on the GPU; `whole` are those of its
-    stages, `sharded` its share of them."""
+    """Parameters whose weights, gradients and optimizer states one rank holds on the GPU; `whole` are the trained ones
+    of its stages, `sharded` its share of them."""
 
     whole: Number
     sharded: Number
@@ -63,24 +63,32 @@ class ResidentCounts:
 
 
 def resident_counts(held: Sequence[StageParameters], plan: Plan) -> ResidentCounts:
-    """How many parameters of each kind stay on the GPU, given what is sharded and what is offloaded.
-
-    FSDP's shards are the fp32 master copy itself: its 16-bit weights exist only while gathered.
-    """
-    whole: Number = sum(stage.dense + stage.expert for stage in held)
-    sharded = sharded_parameters(held, plan)
+    """How many parameters of each kind stay on the GPU, given what is trained, what is sharded, what is offloaded."""
+    whole: Number = sum(sum(stage.trained) for stage in held)
+    sharded = sharded_trained(held, plan)
     sharding = SHARDINGS[plan.sharding]
-    masters_only = sharding.shards_weights and plan.stack.sharding_engine in FSDP
-    weights = 0.0 if masters_only or plan.offload.params != "gpu" else sharded if sharding.shards_weights else whole
     gradients = sharded if sharding.shards_gradients else whole
     states = sharded if sharding.shards_optimizer else whole
     return ResidentCounts(
         whole=whole,
         sharded=sharded,
-        weights=weights,
+        weights=resident_weights(held, plan),
         gradients=gradients * (1 - offloaded_gradient_fraction(plan)),
         states=states * (1 - plan.offload.optimizer_fraction),
     )
+
+
+def resident_weights(held: Sequence[StageParameters], plan: Plan) -> Number:
+    """Parameters that one rank holds as weights on the GPU.
+
+    FSDP's shards are the fp32 master copy itself: 16-bit weights that are trained exist only while gathered.
+    """
+    if plan.offload.params != "gpu":
+        return 0.0
+    if not SHARDINGS[plan.sharding].shards_weights:
+        return sum(stage.dense + stage.expert for stage in held)
+    masters = sharded_trained(held, plan) if plan.stack.sharding_engine in FSDP else 0.0
+    return sharded_parameters(held, plan) - masters
 
 
 def keeps_autograd_gradients(plan: Plan) -> bool:
@@ -90,10 +98,20 @@ def keeps_autograd_gradients(plan: Plan) -> bool:
 
 
 def sharded_parameters(held: Sequence[StageParameters], plan: Plan) -> Number:
+    """A rank's share of the parameters of its stages, frozen ones too."""
+    return over_replicas([(stage.dense, stage.expert) for stage in held], plan)
+
+
+def sharded_trained(held: Sequence[StageParameters], plan: Plan) -> Number:
     """Parameters whose optimizer state one rank keeps."""
+    return over_replicas([stage.trained for stage in held], plan)
+
+
+def over_replicas(counts: Sequence[tuple[Number, Number]], plan: Plan) -> Number:
+    """Dense and expert parameters, each divided by the ranks that share its optimizer state."""
     copies = replica_ranks(plan)
-    dense: Number = sum(stage.dense for stage in held)
-    expert: Number = sum(stage.expert for stage in held)
+    dense: Number = sum(count for count, _ in counts)
+    expert: Number = sum(count for _, count in counts)
     return dense / shard_count(plan, copies["dense"]) + expert / shard_count(plan, copies["expert"])
 
 
@@ -121,8 +139,12 @@ def gathered_bytes(held: Sequence[StageParameters], plan: Plan) -> float:
     """
     if plan.stack.gathered_unit == "module":
         return 2 * parameter_bytes(plan) * max(float(stage.largest_matrix) for stage in held)
-    largest = max(float(dense + expert) for stage in held for dense, expert in stage.layers)
-    return largest * (2 * parameter_bytes(plan) + FORMATS[plan.optimizer.grad_reduce].bytes)
+    reduced = FORMATS[plan.optimizer.grad_reduce].bytes
+    return max(
+        2 * parameter_bytes(plan) * float(sum(weights)) + reduced * float(sum(trained))
+        for stage in held
+        for weights, trained in zip(stage.layers, stage.trained_layers, strict=True)
+    )
 
 
 def gathered_beside_loss_bytes(stage: StageParameters, plan: Plan) -> float:
@@ -141,5 +163,5 @@ def gathered_beside_loss_bytes(stage: StageParameters, plan: Plan) -> float:
 
 def reduction_bytes(stage: StageParameters, plan: Plan) -> float:
     """The largest layer's gradient as it is reduced, and as autograd left it."""
-    sizes = [float(dense + expert) for dense, expert in stage.layers[1:-1]]
+    sizes = [float(dense + expert) for dense, expert in stage.trained_layers[1:-1]]
     return max(sizes) * (2.0 + FORMATS[plan.optimizer.grad_reduce].bytes)

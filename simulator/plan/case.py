@@ -6,13 +6,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from simulator.model.components import layer_linears
 from simulator.model.spec import Attention, DenseFFN, LatentAttention, LinearAttention, Mixer, Model, MoE
 from simulator.plan.spec import Plan
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What the rules need of a model, gathered once: distinct mixers and feed-forwards instead of every layer."""
+    """What the rules need of a model, gathered once: distinct mixers and feed-forwards instead of every layer.
+
+    `matrices`: names of all matrices of its layers.
+    """
 
     layers: int
     mtp: int
@@ -22,6 +26,7 @@ class ModelFacts:
     mixers: tuple[Mixer, ...]
     dense: tuple[DenseFFN, ...]
     moe: tuple[MoE, ...]
+    matrices: frozenset[str] = frozenset()
 
     @property
     def attentions(self) -> tuple[Attention, ...]:
@@ -48,6 +53,7 @@ def model_facts(model: Model) -> ModelFacts:
         mixers=tuple(dict.fromkeys(block.mixer for block in blocks if block.mixer is not None)),
         dense=tuple(ffn for ffn in ffns if isinstance(ffn, DenseFFN)),
         moe=tuple(ffn for ffn in ffns if isinstance(ffn, MoE)),
+        matrices=frozenset(each.name for block in blocks for each in layer_linears(model, block)),
     )
 
 

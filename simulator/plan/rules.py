@@ -12,12 +12,16 @@ from typing import Any, Literal
 
 from hardware.problems import Place, Problem
 from simulator.model.spec import Model
-from simulator.plan import rules_degrees, rules_features, rules_offload, rules_pipeline
-from simulator.plan.case import Check, Fault, ModelFacts, PlanCase, model_facts
+from simulator.plan import adapters, rules_degrees, rules_features, rules_offload, rules_pipeline
+from simulator.plan.case import Check, Fault, PlanCase, ModelFacts, model_facts
 from simulator.plan.spec import Plan
 
 UNIVERSAL: dict[str, Check] = (
-    rules_degrees.UNIVERSAL | rules_pipeline.UNIVERSAL | rules_features.UNIVERSAL | rules_offload.UNIVERSAL
+    rules_degrees.UNIVERSAL
+    | rules_pipeline.UNIVERSAL
+    | rules_features.UNIVERSAL
+    | rules_offload.UNIVERSAL
+    | adapters.UNIVERSAL
 )
 MEGATRON: dict[str, Check] = (
     rules_degrees.MEGATRON | rules_pipeline.MEGATRON | rules_features.MEGATRON | rules_offload.MEGATRON

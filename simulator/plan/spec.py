@@ -99,6 +99,20 @@ class Offload:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapters:
+    """Low-rank adapters (LoRA) beside frozen weights: only adapters have gradients and optimizer states."""
+
+    rank: int = setting(16, Setting("Width of the middle of every adapter.", 16, least=1))
+    targets: tuple[str, ...] = setting(
+        ("q_proj", "v_proj"),
+        Setting(
+            "Projections that have an adapter, by Hugging Face's or Megatron's names; experts are the routed ones.",
+            ["q_proj", "k_proj", "v_proj", "o_proj"],
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LossChunks:
     """A cross-entropy that works through the tokens in parts, with head and loss in one (torchtitan, Liger, TRL,
     Megatron): the logits of all tokens never exist at once. The stack says whether backward makes them again."""
@@ -159,6 +173,7 @@ class Plan:
     recompute: Recompute = Recompute()
     offload: Offload = Offload()
     loss: LossChunks = LossChunks()
+    adapters: Adapters | None = None
     overlap: Overlap = Overlap()
     dispatcher: str = choice(DISPATCHERS, "alltoall")
     dispatch_fp8: bool = False

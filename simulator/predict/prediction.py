@@ -164,6 +164,8 @@ def warnings(done: Simulated, fullest: float) -> tuple[str, ...]:
     found = list(scenario.warnings)
     if 0.94 * capacity < fullest <= capacity:
         found.append(f"memory fits with less than 6 % to spare ({fullest / 2**30:.1f} of {capacity / 2**30:.1f} GiB)")
+    if scenario.plan.adapters is not None:
+        found.append("MFU counts the weight gradients of frozen weights, which adapters leave out")
     beyond = beyond_profile(done.workload, scenario.cluster)
     if beyond:
         shown = "; ".join(beyond[:3]) + (f" and {len(beyond) - 3} more" if len(beyond) > 3 else "")

@@ -15,7 +15,7 @@ from simulator.run.job_facts import JobFacts, run_spec, segments
 from simulator.run.read import RunPolicies
 from simulator.run.specs import Power, RunSpec
 from simulator.scenario.schema import Scenario
-from simulator.workload.states import optimizer_bytes, parameter_bytes
+from simulator.workload.states import adapter_parameters, optimizer_bytes, parameter_bytes
 
 # Storage beside a cluster that names none: NVIDIA's H100 reference architecture, best tier, per 256 GPUs.
 STORAGE_WRITE_BYTES_PER_S = 62e9 / 256
@@ -86,9 +86,14 @@ def assumptions(scenario: Scenario) -> tuple[str, ...]:
 
 
 def state_bytes(scenario: Scenario) -> float:
-    """A whole checkpoint: weights, master copy and moments of every parameter, multi-token prediction included."""
+    """A whole checkpoint: weights, master copy and moments of every trained parameter, multi-token prediction included.
+
+    Of a model with adapters, theirs alone.
+    """
     counted = model_parameters(scenario.model)
     count = counted.main.total + sum(module.total for module in counted.mtp)
+    if scenario.plan.adapters is not None:
+        count = adapter_parameters(scenario.model, scenario.plan)
     return count * (parameter_bytes(scenario.plan) + optimizer_bytes(scenario.plan.optimizer))
 
 

@@ -179,6 +179,10 @@ def _layout(plan: Mapping[str, Any]) -> Iterable[str]:
         yield f"{format_fraction(offload['gradient_fraction'])} of the gradients on the host"
     if offload["params"] != "gpu":
         yield f"parameters on {'local drives' if offload['params'] == 'nvme' else 'the host'}"
+    if plan["adapters"]:
+        yield f"adapters of rank {plan['adapters']['rank']} on {'+'.join(plan['adapters']['targets'])}"
+    if plan["loss"]["chunks"] > 1:
+        yield f"loss in {plan['loss']['chunks']} chunks"
     recompute = plan["recompute"]
     granularity = GRANULARITIES[recompute["granularity"]]
     if granularity.whole_layers:

@@ -9,6 +9,7 @@ from typing import TypeVar
 from simulator.model.spec import FFN, Layer, Mixer, Model
 from simulator.plan.layout import StageLayers, stages
 from simulator.plan.spec import Plan
+from simulator.workload.adapters import frozen, with_adapters
 from simulator.workload.ends import embedding_work, head_work, mtp_glue_work
 from simulator.workload.ffns import ffn_work
 from simulator.workload.mixers import mixer_work
@@ -85,7 +86,13 @@ def workload_of(model: Model, plan: Plan, seq_length: int) -> Workload:
         shape=shape,
         stages=held,
         parameters=stage_parameters(model, plan, held),
-        mixers={mixer: mixer_work(mixer, shape) for mixer in mixers},
-        ffns={ffn: ffn_work(ffn, shape) for ffn in ffns},
-        ends={name: ENDS[name](model, shape) for name in names},
+        mixers={mixer: with_adapters(mixer_work(mixer, shape), mixer, shape) for mixer in mixers},
+        ffns={ffn: with_adapters(ffn_work(ffn, shape), ffn, shape) for ffn in ffns},
+        ends={name: end_work(name, model, shape) for name in names},
     )
+
+
+def end_work(name: str, model: Model, shape: Shape) -> Work:
+    """One of `ENDS`; beside adapters its weights are frozen."""
+    work = ENDS[name](model, shape)
+    return work if shape.plan.adapters is None else frozen(work)

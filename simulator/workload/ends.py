@@ -93,12 +93,17 @@ def head_working_bytes(model: Model, shape: Shape) -> Number:
         gathered = shape.element_bytes * shape.tokens * shape.hidden * (1.0 if shape.plan.tp > 1 else 0.0)
         of_loss, of_kept = logit_bytes(shape)[1], logit_bytes(shape)[0]
         projection = (shape.element_bytes - of_kept) * shape.tokens * columns
-        projection += shape.element_bytes * (shape.tokens + columns) * shape.hidden
+        projection += shape.element_bytes * (shape.tokens + trained_columns(columns, shape)) * shape.hidden
         return gathered + np.maximum(of_loss * shape.tokens * columns, projection)
     return (
         logit_bytes(shape)[1] * shape.tokens * columns
-        + shape.element_bytes * (2 * shape.tokens + columns) * shape.hidden
+        + shape.element_bytes * (2 * shape.tokens + trained_columns(columns, shape)) * shape.hidden
     )
+
+
+def trained_columns(columns: Number, shape: Shape) -> Number:
+    """Columns of the head whose weights have gradients: none beside adapters."""
+    return columns if shape.plan.adapters is None else 0.0
 
 
 def chunked_head_bytes(model: Model, shape: Shape) -> Number:
@@ -106,7 +111,7 @@ def chunked_head_bytes(model: Model, shape: Shape) -> Number:
     plan = shape.plan
     columns = padded_vocab(model.vocab, plan) / plan.tp
     chunk_logits = shape.tokens / plan.loss.chunks * columns
-    around = shape.element_bytes * (2 * shape.tokens + columns) * shape.hidden
+    around = shape.element_bytes * (2 * shape.tokens + trained_columns(columns, shape)) * shape.hidden
     return sum(logit_bytes(shape)) * chunk_logits + around
 
 

@@ -20,6 +20,7 @@ class Matmul:
     """`y[m, n] = x[m, k] w[k, n]`, `groups` of them (routed experts); backward has dgrad [m, k] and wgrad [k, n].
 
     `quantized`: runs in the low precision of the plan (FP8, FP4), where it has one. `column`: column-parallel over tp.
+    `frozen`: its weight is not trained, so that it has no weight gradient.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Matmul:
     quantized: bool = True
     modules: Modules = ()
     column: bool = False
+    frozen: bool = False
 
 
 @dataclass(frozen=True, slots=True)

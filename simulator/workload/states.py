@@ -24,6 +24,7 @@ from simulator.plan.choices import SHARDINGS
 from simulator.plan.layout import StageLayers
 from simulator.plan.spec import Optimizer, Plan
 from simulator.schedules import SCHEDULES
+from simulator.workload.adapters import adapter_linears
 from simulator.workload.operators import Number
 from simulator.workload.shape import padded_vocab
 
@@ -33,13 +34,27 @@ class StageParameters:
     """Parameters on one rank of a stage: `dense` are replicated over dp x cp, `expert` over expert data parallelism.
 
     `layers`: the same, layer by layer (embedding first, head last), as fully sharded plans gather them.
-    `largest_matrix`: parameters of the largest module of a decoder layer.
+    `largest_matrix`: parameters of the largest module of a decoder layer. `adapters`: those that are trained beside
+    frozen weights, among the others and layer by layer (None: all are trained).
     """
 
     dense: Number
     expert: Number
     layers: tuple[tuple[Number, Number], ...]
     largest_matrix: Number = 0.0
+    adapters: tuple[tuple[Number, Number], ...] | None = None
+
+    @property
+    def trained_layers(self) -> tuple[tuple[Number, Number], ...]:
+        """Dense and expert parameters that have gradients, layer by layer."""
+        return self.layers if self.adapters is None else self.adapters
+
+    @property
+    def trained(self) -> tuple[Number, Number]:
+        """Dense and expert parameters that have gradients."""
+        if self.adapters is None:
+            return self.dense, self.expert
+        return sum(dense for dense, _ in self.adapters), sum(expert for _, expert in self.adapters)
 
 
 def local(split: Split, plan: Plan) -> tuple[Number, Number]:
@@ -52,18 +67,37 @@ def stage_parameters(model: Model, plan: Plan, stages: Sequence[StageLayers]) ->
     vocab = padded_vocab(model.vocab, plan)
     embedding, head = embedding_parameters(model, vocab), head_parameters(model, vocab)
     matrices = {layer: largest_matrix(model, layer, plan) for layer in set(model.layers)}
+    adapters = {layer: layer_adapters(model, layer, plan) for layer in set(model.layers) | set(model.mtp)}
     known = {layer: layer_parameters(model, layer).all for layer in set(model.layers)}
     result = []
     for stage in stages:
-        held = [embedding] if stage.embedding or has_embedding_copy(model, plan, stage) else []
-        held += [known[model.layers[index]] for index in stage.layers]
-        held += [mtp_parameters(model, module).all for module in mtp_modules(model)[: stage.mtp]]
+        held: list[tuple[Split, Split]] = []
+        if stage.embedding or has_embedding_copy(model, plan, stage):
+            held.append((embedding, Split()))
+        held += [(known[layer], adapters[layer]) for layer in (model.layers[index] for index in stage.layers)]
+        held += [(mtp_parameters(model, each).all, adapters[each]) for each in mtp_modules(model)[: stage.mtp]]
         if stage.head:
-            held.append(head + Split(replicated=norm_size(model)))
-        layers = tuple(local(split, plan) for split in held)
+            held.append((head + Split(replicated=norm_size(model)), Split()))
+        layers = tuple(local(weights + beside, plan) for weights, beside in held)
+        trained = None if plan.adapters is None else tuple(local(beside, plan) for _, beside in held)
+        dense, expert = sum(d for d, _ in layers), sum(e for _, e in layers)
         largest = max((matrices[model.layers[index]] for index in stage.layers), default=0.0)
-        result.append(StageParameters(sum(d for d, _ in layers), sum(e for _, e in layers), layers, largest))
+        result.append(StageParameters(dense, expert, layers, largest, trained))
     return tuple(result)
+
+
+def layer_adapters(model: Model, layer: Layer, plan: Plan) -> Split:
+    """Parameters of a layer's adapters; none without."""
+    if plan.adapters is None:
+        return Split()
+    halves = (layer.mixer, layer.ffn)
+    matrices = [each for half in halves for each in adapter_linears(half, model.hidden, plan.adapters)]
+    return sum(map(linear_parameters, matrices), Split())
+
+
+def adapter_parameters(model: Model, plan: Plan) -> int:
+    """Parameters of all adapters of a model."""
+    return sum(layer_adapters(model, layer, plan).total for layer in (*model.layers, *mtp_modules(model)))
 
 
 def largest_matrix(model: Model, layer: Layer, plan: Plan) -> Number:
