@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -111,10 +111,11 @@ def fullest_node(rank_owners: Sequence[Mapping[str, float]], plan: Plan, node_gp
     stage_gpus = plan.gpus // plan.pp
     stages_on_node = max(1, node_gpus // stage_gpus)
     gpus_of_stage = node_gpus / stages_on_node
-    nodes = []
+    nodes: list[dict[str, float]] = []
     for first in range(0, len(rank_owners), stages_on_node):
-        together: Counter[str] = Counter()
+        together: dict[str, float] = defaultdict(float)
         for owners in rank_owners[first : first + stages_on_node]:
-            together.update({owner: size * gpus_of_stage for owner, size in owners.items()})
+            for owner, size in owners.items():
+                together[owner] += size * gpus_of_stage
         nodes.append(dict(together))
     return max(nodes, key=lambda owners: sum(owners.values()))

@@ -222,7 +222,7 @@ def expert_scores(width: int, rows: Number, shape: Shape) -> tuple[Pass, ...]:
     """Experts' outputs times their routing scores, where eager PyTorch does it after the experts in fp32.
 
     Cast up, product and cast down: 6 + 8 + 6 bytes an element. Backward casts the gradient up (6), multiplies it by the
-    scores (8) and by the output (12, then 4 to sum it up for the scores), and casts it down (6) (torchtitan/models/moe).
+    scores (8) and by the output (12, then 4 to sum it up for the scores), and casts it down (6). torchtitan/models/moe.
     """
     if shape.plan.stack.expert_scores != "eager" or shape.plan.stack.fused_kernels:
         return ()
