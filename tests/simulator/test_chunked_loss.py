@@ -45,8 +45,8 @@ def predict(tmp_path: Path, *words: str) -> Prediction:
 
 
 def test_a_million_tokens_on_eight_gpus(tmp_path: Path) -> None:
-    """380 s and 56.2 GB with the layers' inputs in host memory, and too much without (huggingface/trl pull request 6846;
-    its chunks have 256 of a rank's 131,072 tokens)."""
+    """380 s and 56.2 GB with the layers' inputs in host memory, and too much without (huggingface/trl pull request
+    6846; its chunks have 256 of a rank's 131,072 tokens)."""
     run = predict(tmp_path, *OFFLOADED)
     assert run.fits
     assert run.device_memory_bytes == pytest.approx(56.2e9, rel=0.1)

@@ -56,8 +56,8 @@ def on_gpu(prediction: Prediction) -> float:
 
 
 def test_gradients_follow_the_optimizer(tmp_path: Path) -> None:
-    """Of 2.7e9 parameters over 8 GPUs 2 bytes stay, and 4 bytes of a matrix of 2560 x 2 x 6912: 0.82 GB where
-    DeepSpeed's estimator says 0.75 (deepspeedai/DeepSpeed pull request 1536)."""
+    """Of 2.7e9 parameters over 8 GPUs 2 bytes stay, and 4 bytes of a matrix of 2560 x 2 x 6912: 0.82 GB. DeepSpeed's
+    estimator counts the two halves of that matrix apart: 0.75 GB (deepspeedai/DeepSpeed pull request 1536)."""
     states = on_gpu(predict(tmp_path, SMALL))
     assert states == pytest.approx(2 * PARAMETERS / 8 + 4 * 2560 * 2 * 6912)
     assert states == pytest.approx(0.75e9, rel=0.2)
@@ -104,8 +104,8 @@ def test_params_in_host_memory_or_on_drives(tmp_path: Path) -> None:
 
 
 def test_seconds_of_what_moves(tmp_path: Path) -> None:
-    """1e9 parameters: 2 bytes in, by the host link or the node's drives; 4 bytes of gradients out as they are reduced, so
-    that the update waits for the CPUs and the way home alone."""
+    """1e9 parameters: 2 bytes in, by the host link or the node's drives; 4 bytes of gradients out as they are reduced,
+    so that the update waits for the CPUs and the way home alone."""
     prediction = predict(tmp_path, SMALL)
     plan, cluster = prediction.scenario.plan, prediction.scenario.cluster
     link = cluster.accelerator.host_bandwidth_bytes_per_s

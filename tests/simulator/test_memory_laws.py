@@ -66,8 +66,8 @@ def test_tied_tables_are_summed_over_both_ends() -> None:
 
 
 def test_whole_gradients_are_zeroed() -> None:
-    """Per parameter of the shard 3 x 4 bytes of gradients and 30 of the update (12 read, 12 written, 4, 2); of the whole
-    buffer 4 bytes written."""
+    """Per parameter of the shard 3 x 4 bytes of gradients and 30 of the update (12 read, 12 written, 4, 2); of the
+    whole buffer 4 bytes written."""
     gpus = cluster(8, "hgx-h100", "none")
     held = StageParameters(1e9, 0.0, ((1e9, 0.0),))
     plan = replace(PLAN, sharding="optimizer")
@@ -120,7 +120,7 @@ def test_deepspeeds_pipeline_engine_has_four_communicators_more() -> None:
 
 
 def test_what_comes_back_lies_there_twice() -> None:
-    """Of q, k and v (16 bit, 32 + 2 x 8 heads of 128) the half that left: for the layer at hand and for the next one."""
+    """Of q, k and v (16 bit, 32 + 2 x 8 heads of 128) the half that left: for the layer at hand and the next one."""
     work = layer_work(PLAN)
     moved = replace(PLAN, offload=Offload(0.5, ("core_attn",)))
     plain, less = (layer_kept(work, plan, whole_layer_again=False) for plan in (PLAN, moved))
@@ -139,7 +139,7 @@ def test_dualpipe_fills_before_it_pairs() -> None:
 
 
 def test_dualpipe_holds_both_its_stages() -> None:
-    """Rank 1 of 4 holds at most three micro-batches of stage 1 and two of stage 2, with equal layers: five of either."""
+    """Rank 1 of 4 holds at most three micro-batches of stage 1 and two of stage 2, with equal layers: five."""
     plan = replace(PLAN, dp=4, pp=4, global_batch_size=80, schedule="dualpipe")
     workload = workload_of(LLAMA, plan, SEQ)
     report = memory_report(workload, make_schedule("dualpipe", 4, 1, 20).ranks)
