@@ -68,16 +68,13 @@ def gather_and_reduce(
     """
     gathered = parts_of(gathered_layers(held, plan), plan, groups, whole)
     reduced = parts_of(held.trained_layers, plan, groups, whole)
-    gathers_s = [
-        sum(gather_s(count, group, plan, cluster) for count, group in by_group(part, groups))
-        + fetch_s(shard_of(part, plan, groups), plan, cluster)
-        for part in gathered
-    ]
-    reduces_s = [
-        sum(reduce_s(count, group, plan, cluster) for count, group in by_group(part, groups))
-        + leaving_s(shard_of(part, plan, groups), plan, cluster)
-        for part in reduced
-    ]
+    gathers_s, reduces_s = [], []
+    for part in gathered:
+        inside_s = sum(gather_s(count, group, plan, cluster) for count, group in by_group(part, groups))
+        gathers_s.append(float(inside_s + fetch_s(shard_of(part, plan, groups), plan, cluster)))
+    for part in reduced:
+        inside_s = sum(reduce_s(count, group, plan, cluster) for count, group in by_group(part, groups))
+        reduces_s.append(float(inside_s + leaving_s(shard_of(part, plan, groups), plan, cluster)))
     return tuple(gathers_s), tuple(reversed(reduces_s))
 
 

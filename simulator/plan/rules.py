@@ -13,7 +13,7 @@ from typing import Any, Literal
 from hardware.problems import Place, Problem
 from simulator.model.spec import Model
 from simulator.plan import adapters, rules_degrees, rules_features, rules_offload, rules_pipeline
-from simulator.plan.case import Check, Fault, PlanCase, ModelFacts, model_facts
+from simulator.plan.case import Check, Fault, ModelFacts, PlanCase, model_facts
 from simulator.plan.spec import Plan
 
 UNIVERSAL: dict[str, Check] = (
