@@ -10,7 +10,8 @@ from hardware.precisions import FORMATS
 from hardware.specs import Cluster
 from simulator.memory.activations import stage_kept
 from simulator.memory.peak import ScheduleSlot, most_in_flight
-from simulator.memory.states import FSDP, sharded_parameters, sharded_trained
+from simulator.memory.states import sharded_parameters, sharded_trained
+from simulator.plan.choices import FSDP
 from simulator.plan.layout import stages_of_ranks
 from simulator.plan.spec import Plan
 from simulator.workload.derive import Workload

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hardware.precisions import FORMATS, PRECISIONS
-from simulator.plan.choices import SHARDINGS
+from simulator.plan.choices import FSDP, SHARDINGS
 from simulator.plan.spec import Plan
 from simulator.workload.operators import Number
 from simulator.workload.states import (
@@ -17,8 +17,6 @@ from simulator.workload.states import (
     replica_ranks,
     shard_count,
 )
-
-FSDP = ("fsdp", "fsdp2")  # engines whose shards are the fp32 master copy itself
 
 
 def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]:

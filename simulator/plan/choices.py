@@ -43,6 +43,10 @@ SHARDINGS: dict[str, Sharding] = {
 }
 
 
+# Engines whose shards are the fp32 master copy itself.
+FSDP = ("fsdp", "fsdp2")
+
+
 @dataclass(frozen=True, slots=True)
 class Granularity:
     """What recomputation takes: whole layers, or the modules that the plan names."""

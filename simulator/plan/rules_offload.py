@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from simulator.optimizers import OPTIMIZERS
 from simulator.plan.case import Check, Fault, PlanCase
-from simulator.plan.choices import SHARDINGS
+from simulator.plan.choices import FSDP, SHARDINGS
 from simulator.schedules import SCHEDULES
 
 MODULES = (
@@ -104,7 +104,7 @@ def offloaded_params_are_shards(case: PlanCase) -> Fault | None:
     if plan.offload.optimizer_fraction < 1:
         why = "parameters leave together with the whole optimizer"
         return Fault("plan.offload.params", where, why, "offload.optimizer 100%, or gpu")
-    if where == "nvme" and plan.stack.sharding_engine in ("fsdp", "fsdp2"):
+    if where == "nvme" and plan.stack.sharding_engine in FSDP:
         return Fault("plan.offload.params", where, "FSDP offloads to host memory only", "host")
     return None
 

@@ -12,6 +12,7 @@ from simulator.cost.offload import NVME_BYTES_PER_S, drive_s, fetch_s, host_upda
 from simulator.predict.prediction import Prediction, evaluate
 from simulator.scenario.schema import load_scenario
 
+SCENARIOS = Path(__file__).parents[2] / "scenarios"
 SMALL = """\
 model:
   hidden: 2560
@@ -129,6 +130,16 @@ def test_checkpoints_in_memory_count(tmp_path: Path) -> None:
     copies = predict(tmp_path, SMALL, "run.checkpoint.policy=in-memory").host_memory.owners
     assert "checkpoint copies" not in plain
     assert copies["checkpoint copies"] == pytest.approx(2 * 14 * PARAMETERS)
+
+
+def test_a_node_holds_the_activations_of_its_stages() -> None:
+    """1F1B on two stages of four GPUs each in one node: two micro-batches of the first are in flight, one of the
+    second; of every layer leave 2 x 2048 tokens of q, k, v (16 + 2 x 4 heads of 64) in 16 bit."""
+    words = ["plan.offload.activation=1", "plan.offload.modules=[core_attn]", "run.checkpoint.policy=sharded"]
+    prediction = evaluate(load_scenario(SCENARIOS / "tiny.yaml", words))
+    layers = 4
+    of_stage = layers * 2 * 2048 * (16 + 2 * 4) * 64 * 2
+    assert prediction.host_memory.owners == {"activations": pytest.approx(4 * (2 + 1) * of_stage)}
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from simulator.memory.activations import Kept, layer_kept, stage_kept, widest_gr
 from simulator.memory.outside import COMMUNICATOR_BYTES, outside_bytes
 from simulator.memory.peak import peak_activations
 from simulator.memory.report import memory_report
+from simulator.memory.states import state_bytes
 from simulator.model.spec import Attention, DenseFFN, Layer, Model
 from simulator.plan.layout import stages
 from simulator.plan.spec import Offload, Plan, Recompute
@@ -102,6 +103,7 @@ def test_uniform_recompute_keeps_one_input_for_so_many_layers(every: int) -> Non
     [
         ({"dp": 1}, 0),
         ({"dp": 8}, 2),  # data parallel, and experts' replicas
+        ({"dp": 1, "cp": 8}, 3),  # context, data x context parallel, and experts' replicas
         ({"dp": 8, "ep": 8}, 2),  # data and expert parallel
         ({"dp": 8, "ep": 4}, 3),
         ({"dp": 1, "tp": 8, "etp": 8}, 2),  # tensor and expert tensor parallel
@@ -127,6 +129,21 @@ def test_what_comes_back_lies_there_twice() -> None:
     away = 0.5 * 2 * SEQ * (32 + 2 * 8) * 128
     assert less.offloaded == away
     assert less.working - plain.working == 2 * away
+
+
+def test_what_left_does_not_wait_for_weight_gradients() -> None:
+    """The input of q, k and v, 4096 wide, would have."""
+    work = layer_work(PLAN)
+    moved = replace(PLAN, offload=Offload(0.5, ("qkv_linear",)))
+    plain, less = (layer_kept(work, plan, whole_layer_again=False) for plan in (PLAN, moved))
+    assert plain.until_wgrad - less.until_wgrad == less.offloaded == 0.5 * 2 * SEQ * 4096
+
+
+def test_mirrored_ranks_of_dualpipe_share_the_optimizer() -> None:
+    """2 + 4 bytes whole and 12 over 2 x 8 replicas."""
+    held = StageParameters(1e9, 0.0, ((1e9, 0.0),))
+    plan = replace(PLAN, pp=4, schedule="dualpipe", sharding="optimizer")
+    assert sum(state_bytes([held], plan).values()) == pytest.approx(1e9 * (6 + 12 / 16))
 
 
 def test_dualpipe_fills_before_it_pairs() -> None:

@@ -18,7 +18,7 @@ from simulator.model.spec import (
     MoE,
 )
 from simulator.plan.rules import FIRST, MEGATRON, RULES, UNIVERSAL, WITHOUT_EFFECT, check, without_effect
-from simulator.plan.spec import Offload, Optimizer, Overlap, Plan, Recompute
+from simulator.plan.spec import Adapters, LossChunks, Offload, Optimizer, Overlap, Plan, Recompute
 from tests.simulator.stacks import ELSEWHERE, stack_of
 
 GQA = Attention(16, 4, 64, 64)
@@ -134,6 +134,10 @@ BREAKERS: dict[str, tuple[Model, Plan]] = {
         MOE,
         plan_with(dp=4, pp=2, schedule="zb-h1", stack=ELSEWHERE, offload=Offload(0.5, ("moe_act",))),
     ),
+    "gradients_leave_with_the_optimizer": (MOE, plan_with(offload=Offload(gradient_fraction=1.0))),
+    "offloaded_params_are_shards": (MOE, plan_with(offload=Offload(optimizer_fraction=1.0, params="host"))),
+    "loss_chunks_hold_tokens": (MOE, plan_with(loss=LossChunks(4097))),
+    "adapter_targets_exist": (MOE, plan_with(adapters=Adapters(16, ("q_a_proj",)))),
     "projection_is_offloaded_with_attention": (MOE, plan_with(offload=Offload(0.5, ("attn_proj",)))),
     "offloaded_optimizer_is_offered": (MOE, plan_with(sharding="none", offload=Offload(optimizer_fraction=1.0))),
 }
