@@ -120,39 +120,13 @@ def expert_operators(moe: MoE, width: int, rows: Number, shape: Shape) -> list[O
     """Permute, dispatch, grouped FC1, activation, grouped FC2, combine, un-permute."""
     plan, element = shape.plan, shape.element_bytes
     inside: Modules = ("moe",)
-    local_experts = moe.experts / plan.ep
-    expert_width = moe.width / plan.etp
+    fc1, fc2 = expert_matmuls(moe, width, rows, shape)
     low = shape.input_bytes if plan.dispatch_fp8 else element
-    fc1 = Matmul(
-        "expert_fc1",
-        rows / local_experts,
-        (2 if moe.gated else 1) * expert_width,
-        width,
-        groups=local_experts,
-        quantized=shape.quantized,
-        modules=inside,
-    )
-    fc2 = Matmul(
-        "expert_fc2",
-        rows / local_experts,
-        width,
-        expert_width,
-        groups=local_experts,
-        quantized=shape.quantized,
-        modules=inside,
-    )
     routing = (shape.sharded_tokens, width, moe.top_k, moe.experts, moe.groups, moe.group_top_k, plan.dispatch_fp8)
     fp8_in = plan.dispatch_fp8 and shape.quantized
     passes = DISPATCHERS[plan.dispatcher].permute_passes
     out_bytes, home_bytes = (passes * 2 * size * width * rows for size in (low if fp8_in else element, element))
-    products: list[Operator]
-    if plan.stack.fused_experts:
-        products = fused_products(moe, fc1, fc2, fp8_in, shape)
-    else:
-        joint = activation("expert_activation", expert_width, rows, moe.gated, shape, ("moe", "moe_act"))
-        fc1_casts, fc2_casts = casts(fc1, shape, cast_input=not fp8_in), casts(fc2, shape, cast_grad=not fp8_in)
-        products = [*fc1_casts, fc1, *clamp(moe, rows, shape), joint, *fc2_casts, fc2, *expert_bias(moe, rows, shape)]
-        products += expert_scores(width, rows, shape)
+    products = expert_products(moe, fc1, fc2, rows, shape)
     return [
         *([Pass("permute", "permute", out_bytes, home_bytes, passes, passes, inside)] if passes else []),
         Routing("dispatch", *routing),
@@ -161,6 +135,37 @@ def expert_operators(moe: MoE, width: int, rows: Number, shape: Shape) -> list[O
         *expert_tensor_exchange("reduce_scatter", rows * width * element, plan.etp),
         Routing("combine", *routing),
         *([Pass("unpermute", "permute", home_bytes, out_bytes, passes, passes, inside)] if passes else []),
+    ]
+
+
+def expert_matmuls(moe: MoE, width: int, rows: Number, shape: Shape) -> tuple[Matmul, Matmul]:
+    """FC1 and FC2 of a rank's local experts, as many rows to each; widths over etp."""
+    local_experts = moe.experts / shape.plan.ep
+    expert_width = moe.width / shape.plan.etp
+    columns = (2 if moe.gated else 1) * expert_width
+    per_expert = rows / local_experts
+    inside: Modules = ("moe",)
+    return (
+        Matmul("expert_fc1", per_expert, columns, width, local_experts, shape.quantized, inside),
+        Matmul("expert_fc2", per_expert, width, expert_width, local_experts, shape.quantized, inside),
+    )
+
+
+def expert_products(moe: MoE, fc1: Matmul, fc2: Matmul, rows: Number, shape: Shape) -> list[Operator]:
+    """Both grouped products with what stands between and behind them: casts, limits, activation, bias, scores."""
+    fp8_in = shape.plan.dispatch_fp8 and shape.quantized
+    if shape.plan.stack.fused_experts:
+        return fused_products(moe, fc1, fc2, fp8_in, shape)
+    joint = activation("expert_activation", fc2.k, rows, moe.gated, shape, ("moe", "moe_act"))
+    return [
+        *casts(fc1, shape, cast_input=not fp8_in),
+        fc1,
+        *clamp(moe, rows, shape),
+        joint,
+        *casts(fc2, shape, cast_grad=not fp8_in),
+        fc2,
+        *expert_bias(moe, rows, shape),
+        *expert_scores(fc2.n, rows, shape),
     ]
 
 
@@ -218,7 +223,7 @@ def expert_bias(moe: MoE, rows: Number, shape: Shape) -> tuple[Pass, ...]:
     )
 
 
-def expert_scores(width: int, rows: Number, shape: Shape) -> tuple[Pass, ...]:
+def expert_scores(width: Number, rows: Number, shape: Shape) -> tuple[Pass, ...]:
     """Experts' outputs times their routing scores, where eager PyTorch does it after the experts in fp32.
 
     Cast up, product and cast down: 6 + 8 + 6 bytes an element. Backward casts the gradient up (6), multiplies it by the
