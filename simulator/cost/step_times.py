@@ -27,7 +27,7 @@ from simulator.schedules import SCHEDULES
 from simulator.workload.derive import Workload
 from simulator.workload.operators import Number
 from simulator.workload.shape import Shape, padded_vocab
-from simulator.workload.states import shard_count
+from simulator.workload.states import shard_count, travels_by_layer
 
 # Speed that expert communication keeps beside compute: DeepSeek's H800 profile spends 80 ms on what takes 52 ms alone
 # (deepseek-ai/profile-data). Its 33 ms of handshakes wait for compute: see layers.HANDOVER_FRACTION.
@@ -160,9 +160,7 @@ def update_times(workload: Workload, cluster: Cluster, constants: Constants | No
     constants = constants or constants_for(cluster.accelerator, plan)
     groups = shard_groups(plan, cluster)
     moved = [
-        gather_and_reduce(
-            held.layers, plan, groups, cluster, whole=stage.index > 0 and not SHARDINGS[plan.sharding].shards_weights
-        )
+        gather_and_reduce(held.layers, plan, groups, cluster, whole=stage.index > 0 and not travels_by_layer(plan))
         for stage, held in zip(stages, parameters, strict=True)
     ]
     rate = constants.dp_rate

@@ -28,7 +28,7 @@ from simulator.schedules import SCHEDULES
 from simulator.workload.derive import Workload
 from simulator.workload.operators import Exchange, Number, Routing, Work
 from simulator.workload.shape import Shape
-from simulator.workload.states import StageParameters, parameter_bytes
+from simulator.workload.states import StageParameters, gradient_reductions, parameter_bytes, travels_by_layer
 
 # Which ranks reduce what: dense and expert parameters over their own groups.
 SHARERS = {"dense": "dp_cp", "expert": "edp"}
@@ -61,7 +61,7 @@ def step_streams(workload: Workload, cluster: Cluster) -> list[Stream]:
     for stage, params, layers in zip(
         workload.stages, workload.parameters, layers_traffic(workload, cluster), strict=True
     ):
-        whole = stage.index > 0 and not SHARDINGS[plan.sharding].shards_weights
+        whole = stage.index > 0 and not travels_by_layer(plan)
         once = update_traffic(params, plan, sharing, cluster, whole)
         by_stage.append(total([{flow: size * rounds for flow, size in layers.items()}, once]))
     by_rank = [total(by_stage[stage] for stage in sorted(set(held))) for held in stages_of_ranks(plan)]
@@ -150,10 +150,10 @@ def update_traffic(
     held: StageParameters, plan: Plan, sharing: dict[str, Group], cluster: Cluster, whole: bool
 ) -> Traffic:
     """Gradients reduced and parameters gathered of one stage in a step; ZeRO-3 does both for every micro-batch, and
-    gathers for the backward again."""
+    gathers for the backward again; ZeRO-2 reduces for every micro-batch where its engine does."""
     sharding = SHARDINGS[plan.sharding]
     gathers = sharding.gathers(plan.microbatches)
-    reductions = sharding.reductions(plan.microbatches)
+    reductions = gradient_reductions(plan)
     found: list[Traffic] = []
     for part in parts_of(held.layers, plan, sharing, whole):
         for (name, group), count in zip(sharing.items(), part, strict=True):

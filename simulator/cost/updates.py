@@ -17,7 +17,7 @@ from simulator.plan.choices import SHARDINGS
 from simulator.plan.layout import StageLayers
 from simulator.plan.spec import Plan
 from simulator.workload.operators import Number
-from simulator.workload.states import StageParameters, parameter_bytes, shard_count, update_bytes
+from simulator.workload.states import StageParameters, parameter_bytes, shard_count, travels_by_layer, update_bytes
 
 # Megatron-Core's bucket: the larger of 40 M parameters and 1 M per data-parallel rank (param_and_grad_buffer.py).
 BUCKET_PARAMETERS = 40e6
@@ -116,12 +116,9 @@ def parts_of(
 def buckets(
     layers: Sequence[tuple[Number, Number]], plan: Plan, groups: Mapping[str, Group]
 ) -> list[tuple[Number, Number]]:
-    """Layers gathered into buckets of Megatron's size, in forward order; fully sharded plans bucket by layer."""
-    limit = (
-        max(BUCKET_PARAMETERS, 1e6 * float(groups["dense"].ranks))
-        if not SHARDINGS[plan.sharding].shards_weights
-        else 0.0
-    )
+    """Layers gathered into buckets of Megatron's size, in forward order; what travels for every micro-batch by layer."""
+    usual = max(BUCKET_PARAMETERS, 1e6 * float(groups["dense"].ranks))
+    limit = 0.0 if travels_by_layer(plan) else usual
     found: list[tuple[Number, Number]] = []
     for dense, expert in layers:
         if found and sum(found[-1]) < limit:

@@ -21,10 +21,13 @@ from simulator.workload.operators import Number
 from simulator.workload.shape import Shape, padded_vocab
 from simulator.workload.states import (
     StageParameters,
+    accumulates_unsharded,
     optimizer_bytes,
     parameter_bytes,
+    reduces_every_microbatch,
     replica_ranks,
     shard_count,
+    shares_states,
 )
 
 GIB = 2**30
@@ -101,7 +104,7 @@ def memory_report(workload: Workload, ranks: Sequence[Sequence[ScheduleSlot]]) -
 def kept_until_reduced(workload: Workload) -> tuple[Kept, ...]:
     """What one micro-batch leaves on every stage, a backward's gradients on their way to the reduction included."""
     kept = stage_kept(workload)
-    if not frees_logits_before_layers(workload.plan):
+    if not (frees_logits_before_layers(workload.plan) and shares_states(workload.plan)):
         return kept
     reducing = [reduction_bytes(params, workload.plan) for params in workload.parameters]
     return tuple(replace(k, working=max(k.working, size)) for k, size in zip(kept, reducing, strict=True))
@@ -113,9 +116,11 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
     sharded = sharded_parameters(held, plan)
     sharding = SHARDINGS[plan.sharding]
     weights = sharded if sharding.shards_weights else whole
-    grads = sharded if sharding.shards_gradients else whole
+    under_pipeline = accumulates_unsharded(plan)
+    grads = sharded if reduces_every_microbatch(plan) or under_pipeline else whole
     states = sharded if sharding.shards_optimizer else whole
-    if sharding.shards_weights and plan.stack.sharding_engine in FSDP:
+    shared = shares_states(plan)
+    if sharding.shards_weights and plan.stack.sharding_engine in FSDP and shared:
         weights = 0.0  # The shards are the fp32 master copy itself; 16-bit weights exist only while gathered.
     found = {
         "weights": weights * parameter_bytes(plan),
@@ -126,15 +131,13 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
     if plan.stack.autograd_gradients == "kept" and widened:
         # Autograd leaves 16-bit gradients, which BF16_Optimizer adds to its fp32 ones.
         found["16-bit gradients"] = grads * 2.0
-    under_pipeline = accumulates_unsharded(plan)
     if under_pipeline:
         # FSDP2 under a pipeline adds whole gradients up, in the dtype of the reduction, until the last micro-batch.
-        found["gradients"] = sharded * FORMATS[plan.optimizer.grads].bytes
         found["unsharded gradients"] = whole * FORMATS[plan.optimizer.grad_reduce].bytes
     if caches_quantized_weights(plan):
         # Row- and column-wise copies, kept over the step's micro-batches so that each weight is cast once.
         found["quantized weights"] = 2 * weights * PRECISIONS[plan.precision].operand_bytes
-    if sharding.shards_weights or under_pipeline:
+    if (sharding.shards_weights and shared) or under_pipeline:
         beside_loss = frees_logits_before_layers(plan)
         gathered = gathered_beside_loss_bytes(held[0], plan) if beside_loss else gathered_bytes(held, plan)
         found["gathered layers"] = gathered
@@ -170,11 +173,6 @@ def reduction_bytes(stage: StageParameters, plan: Plan) -> float:
 def frees_logits_before_layers(plan: Plan) -> bool:
     """torchtitan without a pipeline: one stage with both ends, whose loss is over when the layers' backward begins."""
     return plan.stack.sharding_engine == "fsdp2" and plan.pp == 1 and SHARDINGS[plan.sharding].shards_weights
-
-
-def accumulates_unsharded(plan: Plan) -> bool:
-    """torchtitan's FSDP2 under a pipeline: parameters gathered once a step, gradients reduced once."""
-    return plan.stack.sharding_engine == "fsdp2" and plan.pp > 1 and SHARDINGS[plan.sharding].gathers_once
 
 
 def pipeline_buffer_bytes(model: Model, shape: Shape, held: Sequence[int], slots: Sequence[ScheduleSlot]) -> float:

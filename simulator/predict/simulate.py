@@ -23,6 +23,7 @@ from simulator.step.player import play
 from simulator.step.timeline import Timeline
 from simulator.step.times import DataParallel, StageTimes
 from simulator.workload.derive import Workload, workload_of
+from simulator.workload.states import reduces_every_microbatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,8 @@ def simulate_step(scenario: Scenario, workload: Workload | None = None, constant
             reduce_s=updates.reduce_s,
             gather_overlap=plan.overlap.param_gather,
             reduce_overlap=plan.overlap.grad_reduce,
-            every_microbatch=SHARDINGS[plan.sharding].shards_weights,
+            gather_every_microbatch=SHARDINGS[plan.sharding].shards_weights,
+            reduce_every_microbatch=reduces_every_microbatch(plan),
             grad_norm_s=updates.barrier_s,
             optimizer_s=updates.optimizer_s,
         ),

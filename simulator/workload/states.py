@@ -108,6 +108,37 @@ def replica_ranks(plan: Plan) -> dict[str, Number]:
     return {"dense": copies * plan.dp * plan.cp, "expert": copies * plan.expert_dp}
 
 
+def gradient_reductions(plan: Plan) -> int:
+    """Gradient reductions of one rank in a step: one for every micro-batch that it works on, or one in all."""
+    copies = SCHEDULES[plan.schedule].placement.copies
+    return plan.microbatches // copies if reduces_every_microbatch(plan) else 1
+
+
+def reduces_every_microbatch(plan: Plan) -> bool:
+    """Whether a rank reduces gradients to its shard after every backward, so that none stay whole."""
+    sharding = SHARDINGS[plan.sharding]
+    if sharding.shards_weights:
+        return True
+    every = plan.stack.gradient_shards == "every_microbatch" and not accumulates_unsharded(plan)
+    return sharding.shards_gradients and every
+
+
+def accumulates_unsharded(plan: Plan) -> bool:
+    """torchtitan's FSDP2 under a pipeline: parameters gathered once a step, gradients reduced once."""
+    engine = plan.stack.sharding_engine == "fsdp2" and plan.pp > 1
+    return engine and SHARDINGS[plan.sharding].gathers_once and shares_states(plan)
+
+
+def shares_states(plan: Plan) -> bool:
+    """Whether any rank keeps less than the whole optimizer state: a shard group of one rank gathers nothing."""
+    return any(np.any(np.asarray(shard_count(plan, ranks)) > 1) for ranks in replica_ranks(plan).values())
+
+
+def travels_by_layer(plan: Plan) -> bool:
+    """Whether buckets are layers: where weights are gathered, or gradients reduced, for every micro-batch."""
+    return SHARDINGS[plan.sharding].shards_weights or reduces_every_microbatch(plan)
+
+
 def shard_count(plan: Plan, ranks: Number) -> Number:
     """Ranks that share the optimizer state of one parameter; HSDP limits them to its shard group."""
     if not SHARDINGS[plan.sharding].shards_optimizer:

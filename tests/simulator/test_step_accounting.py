@@ -127,7 +127,9 @@ def test_gradient_reduction_of_later_stages_hides_in_the_drain() -> None:
 def test_fully_sharded_gathers_for_every_micro_batch() -> None:
     """ZeRO-3, 2 micro-batches of forward 1 s and backward 2 s in 4 layers; communication-bound when a layer's gather
     and reduction outlast its compute."""
-    data = DataParallel(gather_s=((0.1,) * 4,), reduce_s=((0.1,) * 4,), every_microbatch=True)
+    data = DataParallel(
+        gather_s=((0.1,) * 4,), reduce_s=((0.1,) * 4,), gather_every_microbatch=True, reduce_every_microbatch=True
+    )
     assert step_s(data) == pytest.approx(6.0 + 0.1 + 0.1)
     heavy = replace(data, gather_s=((1.0,) * 4,), reduce_s=((1.0,) * 4,))
     # 4 layers x 2 micro-batches x (2 gathers + 1 reduction) of 1 s on one stream; compute hides in it but for ends.
