@@ -116,7 +116,7 @@ def parts_of(
 def buckets(
     layers: Sequence[tuple[Number, Number]], plan: Plan, groups: Mapping[str, Group]
 ) -> list[tuple[Number, Number]]:
-    """Layers gathered into buckets of Megatron's size, in forward order; what travels for every micro-batch by layer."""
+    """Layers gathered into buckets of Megatron's size, in forward order, or by layer what travels every micro-batch."""
     usual = max(BUCKET_PARAMETERS, 1e6 * float(groups["dense"].ranks))
     limit = 0.0 if travels_by_layer(plan) else usual
     found: list[tuple[Number, Number]] = []
