@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from simulator.schedules import FORWARD, Schedule
-from simulator.step.data_parallel import data_parallel_tasks, slot_buckets, slot_pieces
+from simulator.step.data_parallel import Blocking, data_parallel_tasks, slot_buckets, slot_pieces
 from simulator.step.flat_slots import Bools, FlatSlots, flatten
 from simulator.step.graph import KIND, STREAM, WORLD, Floats, Ints, Links, TaskGraph, Tasks, assemble, join
 from simulator.step.times import SLOT_CAUSES, StageTimes, check
@@ -17,11 +17,11 @@ AFTER_SLOT = 1 << 20  # order within a slot's place: its pieces first, then its 
 
 @dataclass(frozen=True, slots=True)
 class _Ends:
-    """By slot [slots]: its first and its last compute task, and the gather that blocks it (-1: none)."""
+    """By slot [slots]: its first and its last compute task, and what of data parallelism blocks it."""
 
     entry: Ints
     leave: Ints
-    gather: Ints
+    blocking: Blocking
 
 
 def build_graph(schedule: Schedule, times: StageTimes) -> TaskGraph:
@@ -34,7 +34,7 @@ def build_graph(schedule: Schedule, times: StageTimes) -> TaskGraph:
     first = np.concatenate([[0], np.cumsum(pieces)])
     compute = _compute_tasks(slots, _slot_seconds(slots, times), pieces)
     dp_tasks, dp_links, blocking = data_parallel_tasks(slots, data, buckets, first)
-    ends = _Ends(first[:-1], first[1:] - 1, np.where(blocking < 0, -1, blocking + len(compute)))
+    ends = _Ends(first[:-1], first[1:] - 1, blocking.shifted(len(compute)))
     parts = [compute, dp_tasks]
     edges = [_shift_new(dp_links, len(compute))]
     for forward in (True, False):
@@ -96,12 +96,14 @@ def _hand_over(slots: FlatSlots, times: StageTimes, ends: _Ends, forward: bool) 
         cause_fraction=np.zeros((len(far), len(SLOT_CAUSES))),
     )
     new, receiver = np.arange(len(far)), target[far]
-    blocked = np.flatnonzero(ends.gather[receiver] >= 0)
+    gathers, reduces = ends.blocking.gather[receiver], ends.blocking.reduce[sender]
+    gathered, reduced = np.flatnonzero(gathers >= 0), np.flatnonzero(reduces >= 0)
     return sends, [
         (ends.leave[source[near]], ends.entry[target[near]], False, False),
         (ends.leave[sender], new, False, True),
         (new, ends.entry[receiver], True, False),
-        (new[blocked], ends.gather[receiver[blocked]], True, False),
+        (new[gathered], gathers[gathered], True, False),
+        (reduces[reduced], new[reduced], False, True),
     ]
 
 

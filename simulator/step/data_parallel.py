@@ -59,12 +59,25 @@ def slot_pieces(slots: FlatSlots, buckets: SlotBuckets, data: DataParallel) -> I
     return pieces
 
 
+@dataclass(frozen=True, slots=True)
+class Blocking:
+    """By slot [slots] the gather that must end before it begins, and the reduction that must end before what it hands
+    over leaves; numbers of the new tasks, -1 where there is none."""
+
+    gather: Ints
+    reduce: Ints
+
+    def shifted(self, offset: int) -> Blocking:
+        """The same once the new tasks are numbered from `offset`."""
+        return Blocking(*(np.where(tasks < 0, -1, tasks + offset) for tasks in (self.gather, self.reduce)))
+
+
 def data_parallel_tasks(
     slots: FlatSlots, data: DataParallel, buckets: SlotBuckets, first: Ints
-) -> tuple[Tasks, Links, Ints]:
-    """The tasks of the dp streams, their links, and the task that must end before a slot may begin to run [slots].
+) -> tuple[Tasks, Links, Blocking]:
+    """The tasks of the dp streams, their links, and which of them block slots.
 
-    `first` [slots + 1]: first piece of every slot. The last result numbers the new tasks, -1 where no gather blocks.
+    `first` [slots + 1]: first piece of every slot.
     """
     begin, end = _rank_span(slots, first)
     gather_slot, used_by = _spread(buckets.gathers, first, before=True)
@@ -98,9 +111,11 @@ def data_parallel_tasks(
     if data.reduces_block:
         followed = np.flatnonzero(filled_by < end[slots.rank[reduce_slot]])
         links.append((reduces[followed], filled_by[followed] + 1, True, False))
-    blocking = np.full(len(slots), -1)
+    blocking = Blocking(np.full(len(slots), -1), np.full(len(slots), -1))
     if data.gathers_block:
-        blocking[gather_slot] = gathers
+        blocking.gather[gather_slot] = gathers
+    if data.reduces_block:
+        blocking.reduce[reduce_slot] = reduces
     return tasks, links, blocking
 
 
