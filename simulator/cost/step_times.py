@@ -18,7 +18,14 @@ from simulator.cost.offload import host_link_s
 from simulator.cost.price import Prices
 from simulator.cost.seconds import Seconds
 from simulator.cost.stages import Lost, StageCost, paired_stages, stage_costs
-from simulator.cost.updates import gather_and_reduce, gathers_lists, matrix_products_s, optimizer_s, with_lists
+from simulator.cost.updates import (
+    gather_and_reduce,
+    gathers_lists,
+    matrix_products_s,
+    optimizer_s,
+    shared_numbers_s,
+    with_lists,
+)
 from simulator.model.components import layer_linears
 from simulator.optimizers import OPTIMIZERS
 from simulator.plan.choices import SHARDINGS
@@ -28,7 +35,7 @@ from simulator.schedules import SCHEDULES
 from simulator.workload.derive import Workload
 from simulator.workload.operators import Number
 from simulator.workload.shape import Shape, padded_vocab
-from simulator.workload.states import shard_count, travels_by_layer
+from simulator.workload.states import travels_by_layer
 
 # Speed that expert communication keeps beside compute: DeepSeek's H800 profile spends 80 ms on what takes 52 ms alone
 # (deepseek-ai/profile-data). Its 33 ms of handshakes wait for compute: see layers.HANDOVER_FRACTION.
@@ -172,11 +179,14 @@ def update_times(workload: Workload, cluster: Cluster, constants: Constants | No
             with_lists(both, held.layers, calls_s, plan, cluster) for both, held in zip(moved, parameters, strict=True)
         ]
     updates = [optimizer_s(held, plan, groups, cluster) for held in parameters]
+    updates = [
+        seconds + shared_numbers_s(model, stage, plan, groups, cluster)
+        for seconds, stage in zip(updates, stages, strict=True)
+    ]
     products = OPTIMIZERS[plan.optimizer.kind].products
     if products is not None:
-        shards = shard_count(plan, groups["dense"].ranks)
         updates = [
-            seconds + matrix_products_s(model, stage, plan, products, shards, cluster)
+            seconds + matrix_products_s(model, stage, plan, products, cluster)
             for seconds, stage in zip(updates, stages, strict=True)
         ]
     held = [sorted(set(ranks)) for ranks in stages_of_ranks(plan)]

@@ -18,7 +18,7 @@ from simulator.cost.blocks import exchanged
 from simulator.cost.groups import plan_groups, shard_groups
 from simulator.cost.recompute import recomputed_shares
 from simulator.cost.step_times import sent_bytes
-from simulator.cost.updates import parts_of, replicas, sharded_over
+from simulator.cost.updates import parts_of, reduces_whole, replicas, sharded_over
 from simulator.model.spec import Layer
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.layout import ranks_of_stages, routes, stages_of_ranks
@@ -162,9 +162,12 @@ def update_traffic(
             kind = f"{name}-shards" if split else name
             grads = count * FORMATS[plan.optimizer.grad_reduce].bytes
             values = count * parameter_bytes(plan)
-            found.append(collective_traffic("dp", kind, sharding.reduction, grads, reductions, shards, cluster))
+            if reduces_whole(plan):
+                found.append(collective_traffic("dp", name, "all_reduce", grads, reductions, group, cluster))
+            else:
+                found.append(collective_traffic("dp", kind, sharding.reduction, grads, reductions, shards, cluster))
             found.append(collective_traffic("dp", kind, "all_gather", values, gathers, shards, cluster))
-            if split:
+            if split and not reduces_whole(plan):
                 rest, copies = replicas(group, shards), f"{name}-replicas"
                 found.append(
                     collective_traffic("dp", copies, "all_reduce", grads / shards.ranks, reductions, rest, cluster)

@@ -22,6 +22,7 @@ from simulator.workload.shape import Shape, padded_vocab
 from simulator.workload.states import (
     StageParameters,
     accumulates_unsharded,
+    factor_bytes,
     optimizer_bytes,
     parameter_bytes,
     reduces_every_microbatch,
@@ -122,10 +123,12 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
     shared = shares_states(plan)
     if sharding.shards_weights and plan.stack.sharding_engine in FSDP and shared:
         weights = 0.0  # The shards are the fp32 master copy itself; 16-bit weights exist only while gathered.
+    factors: Number = sum(factor_bytes(stage, plan) for stage in held)
+    kept_on_gpu = 1 - plan.offload.optimizer_fraction
     found = {
         "weights": weights * parameter_bytes(plan),
         "gradients": grads * FORMATS[plan.optimizer.grads].bytes,
-        "optimizer": states * optimizer_bytes(plan.optimizer) * (1 - plan.offload.optimizer_fraction),
+        "optimizer": (states * optimizer_bytes(plan.optimizer) + factors) * kept_on_gpu,
     }
     widened = FORMATS[plan.optimizer.grads].full_width and not PRECISIONS[plan.precision].full_width
     if plan.stack.autograd_gradients == "kept" and widened:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from hardware.precisions import FORMATS, PRECISIONS
-from simulator.model.components import norm_size
+from simulator.model.components import layer_linears, norm_size
 from simulator.model.parameters import (
     Split,
     embedding_parameters,
@@ -32,11 +33,13 @@ class StageParameters:
     """Parameters on one rank of a stage: `dense` are replicated over dp x cp, `expert` over expert data parallelism.
 
     `layers`: the same, layer by layer (embedding first, head last), as fully sharded plans gather them.
+    `factors`: rows and columns of the matrices, dense and experts', for optimizers that keep moments of these.
     """
 
     dense: Number
     expert: Number
     layers: tuple[tuple[Number, Number], ...]
+    factors: tuple[Number, Number] = (0.0, 0.0)
 
 
 def local(split: Split, plan: Plan) -> tuple[Number, Number]:
@@ -57,7 +60,8 @@ def stage_parameters(model: Model, plan: Plan, stages: Sequence[StageLayers]) ->
         if stage.head:
             held.append(head + Split(replicated=norm_size(model)))
         layers = tuple(local(split, plan) for split in held)
-        result.append(StageParameters(sum(d for d, _ in layers), sum(e for _, e in layers), layers))
+        dense, expert = sum(d for d, _ in layers), sum(e for _, e in layers)
+        result.append(StageParameters(dense, expert, layers, factor_counts(model, plan, stage)))
     return tuple(result)
 
 
@@ -85,7 +89,38 @@ def update_bytes(plan: Plan) -> float:
     """Bytes per parameter that the optimizer's elementwise update reads and writes."""
     optimizer = plan.optimizer
     gradient_bytes = FORMATS[optimizer.grads].bytes
-    return OPTIMIZERS[optimizer.kind].update_bytes(gradient_bytes, optimizer_bytes(optimizer), parameter_bytes(plan))
+    main_bytes = FORMATS[optimizer.main_params].bytes if optimizer.main_params else 0.0
+    record, state = OPTIMIZERS[optimizer.kind], optimizer_bytes(optimizer)
+    return record.update_bytes(gradient_bytes, state, parameter_bytes(plan), main_bytes)
+
+
+def factor_bytes(stage: StageParameters, plan: Plan) -> Number:
+    """Bytes of the row and column moments of a stage's matrices on one rank."""
+    if not OPTIMIZERS[plan.optimizer.kind].factored_moments:
+        return 0.0
+    copies = replica_ranks(plan)
+    shared = stage.factors[0] / shard_count(plan, copies["dense"])
+    shared += stage.factors[1] / shard_count(plan, copies["expert"])
+    return shared * FORMATS[plan.optimizer.moments].bytes
+
+
+def stage_matrices(model: Model, plan: Plan, stage: StageLayers) -> list[tuple[Number, Number, Number, bool]]:
+    """Matrices of a stage's layers on one rank: rows, columns, how many of them, and whether they are experts'."""
+    linears = Counter(linear for index in stage.layers for linear in layer_linears(model, model.layers[index]))
+    matrices = []
+    for linear, count in linears.items():
+        expert = linear.parallel.startswith("expert")
+        copies = count * linear.copies / (plan.ep if expert else 1)
+        matrices.append((linear.inputs, linear.outputs, copies, expert))
+    return matrices
+
+
+def factor_counts(model: Model, plan: Plan, stage: StageLayers) -> tuple[Number, Number]:
+    """Rows and columns of dense and of expert matrices on one rank, together."""
+    counts = {False: 0.0, True: 0.0}
+    for rows, columns, copies, expert in stage_matrices(model, plan, stage):
+        counts[expert] += copies * (rows + columns) / (plan.etp if expert else plan.tp)
+    return counts[False], counts[True]
 
 
 def accumulation_bytes(plan: Plan, how: str) -> float:

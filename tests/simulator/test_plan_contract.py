@@ -101,7 +101,7 @@ BREAKERS: dict[str, tuple[Model, Plan]] = {
     "tensor_overlap_needs_sequence_parallel": (DENSE, plan_with(dp=4, tp=2, overlap=Overlap(tp_comm=True))),
     "gather_overlap_needs_reduce_overlap": (MOE, plan_with(overlap=Overlap(grad_reduce=False))),
     "low_precision_gather_is_possible": (MOE, plan_with(fp8_param_gather=True)),
-    "expert_overlap_is_possible": (MOE, plan_with(stack=ELSEWHERE, overlap=Overlap(moe_ep=True))),
+    "expert_overlap_is_possible": (MOE, plan_with(overlap=Overlap(moe_ep=True))),
     "delayed_weight_gradients_need_expert_overlap": (MOE, plan_with(ep=8, overlap=Overlap(delay_wgrad=True))),
     "shared_overlap_has_dispatcher": (MOE, plan_with(dispatcher="allgather", overlap=Overlap(shared_experts=True))),
     "deepep_has_peers": (MOE, plan_with(dispatcher="deepep")),
