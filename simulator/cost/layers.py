@@ -112,6 +112,7 @@ def phases(ahead: LayerCost, back: LayerCost, beside: Beside = ALONE) -> tuple[P
     first = beside.phase((ahead.mixer.forward,), (home.out_s,))
     last = beside.phase((back.mixer.input + back.mixer.weight,), (out.home_s,))
     experts_back = back.ffn.input + back.ffn.weight
+    experts: tuple[PairPhase, ...]
     if beside.weights_put_off:
         experts = (beside.phase((experts_back, ahead.ffn.forward), (out.out_s, home.home_s)),)
     else:

@@ -360,13 +360,13 @@ def shared_overlap_without_shared_experts(case: PlanCase) -> Fault | None:
     return Fault("plan.overlap.shared_experts", True, "does nothing: the model has no shared experts", "false")
 
 
-def expert_overlap_without_traffic(case: Case) -> Fault | None:
+def expert_overlap_without_traffic(case: PlanCase) -> Fault | None:
     if not case.plan.overlap.moe_ep or case.plan.is_paired:
         return None
     return Fault("plan.overlap.moe_ep", True, "does nothing at ep = 1", "false")
 
 
-def delayed_weight_gradients_without_effect(case: Case) -> Fault | None:
+def delayed_weight_gradients_without_effect(case: PlanCase) -> Fault | None:
     plan = case.plan
     if not plan.overlap.delay_wgrad or (plan.is_paired and not SCHEDULES[plan.schedule].pairs):
         return None
@@ -376,7 +376,7 @@ def delayed_weight_gradients_without_effect(case: Case) -> Fault | None:
     return Fault("plan.overlap.delay_wgrad", True, why, "false")
 
 
-def sharded_weights_run_unpaired(case: Case) -> Fault | None:
+def sharded_weights_run_unpaired(case: PlanCase) -> Fault | None:
     """What is gathered for every micro-batch would have to be gathered for both halves of a pair."""
     plan = case.plan
     if not SHARDINGS[plan.sharding].shards_weights or not plan.is_paired:

@@ -104,7 +104,7 @@ def factor_bytes(stage: StageParameters, plan: Plan) -> Number:
     return shared * FORMATS[plan.optimizer.moments].bytes
 
 
-def stage_matrices(model: Model, plan: Plan, stage: StageLayers) -> list[tuple[Number, Number, Number, bool]]:
+def stage_matrices(model: Model, plan: Plan, stage: StageLayers) -> list[tuple[int, int, float, bool]]:
     """Matrices of a stage's layers on one rank: rows, columns, how many of them, and whether they are experts'."""
     linears = Counter(linear for index in stage.layers for linear in layer_linears(model, model.layers[index]))
     matrices = []
@@ -117,7 +117,7 @@ def stage_matrices(model: Model, plan: Plan, stage: StageLayers) -> list[tuple[N
 
 def factor_counts(model: Model, plan: Plan, stage: StageLayers) -> tuple[Number, Number]:
     """Rows and columns of dense and of expert matrices on one rank, together."""
-    counts = {False: 0.0, True: 0.0}
+    counts: dict[bool, Number] = {False: 0.0, True: 0.0}
     for rows, columns, copies, expert in stage_matrices(model, plan, stage):
         counts[expert] += copies * (rows + columns) / (plan.etp if expert else plan.tp)
     return counts[False], counts[True]
