@@ -16,7 +16,6 @@ from simulator.cost.price import Priced, Prices, price, times
 from simulator.cost.recompute import recomputed_shares
 from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.plan.spec import Plan
-from simulator.schedules import SCHEDULES
 from simulator.workload.operators import CoreAttention, Exchange, Matmul, Number, Routing, Work
 
 # SMs that NCCL's channels take from a product beside them: 24 on eight GPUs behind NVSwitch (NCCL's log, "24 coll
@@ -83,7 +82,7 @@ def routing_price(op: Routing, prices: Prices) -> tuple[Number, Number]:
     plan, group = prices.plan, prices.groups["ep"]
     load = plan.expert_imbalance if plan.capacity_factor is None else plan.capacity_factor
     moved = exchanged(op, group, load)
-    rate = prices.comm_fraction * prices.constants.ep_rate
+    rate = prices.constants.ep_rate
     out_s = dispatch_s(moved, group, prices.cluster, plan.dispatcher, op.fp8).seconds / rate
     home_s = combine_s(moved, group, prices.cluster, plan.dispatcher).seconds / rate
     if DISPATCHERS[plan.dispatcher].expands_on_arrival:
@@ -172,22 +171,22 @@ def backward_seconds(priced: Priced, plan: Plan, sm_count: int) -> Seconds:
     tp_s = sum(cost.input_s for op, cost in moved if op.group == "tp")
     etp_s = sum(cost.input_s for op, cost in moved if op.group == "etp")
     regather_s = sum(cost.regather_s for _, cost in moved)
-    tp_s = exposed_tp_s(tp_s, products_s, plan)
+    exposed_s = exposed_tp_s(tp_s, products_s, plan)
     if reduces_beside_weights(plan):
         reduced_s = sum(cost.input_s for op, cost in moved if op.group == "tp" and op.before_column)
         weights_s = sum(cost.weight_s for op, cost in priced if isinstance(op, Matmul) and op.column)
-        tp_s = tp_s - reduced_s + beside_s(reduced_s, weights_s, sm_count)
+        # User buffers do the same for these where it hides more (Transformer Engine's bulk overlap).
+        exposed_s = np.minimum(exposed_s, tp_s - reduced_s + beside_s(reduced_s, weights_s, sm_count))
     return Seconds(
         compute_s=compute_s,
-        tp_s=tp_s + beside_s(regather_s, products_s, sm_count) + etp_s,
+        tp_s=exposed_s + beside_s(regather_s, products_s, sm_count) + etp_s,
         cp_s=exposed_cp_s([(op, cost.input_s) for op, cost in moved], attention_s),
     )
 
 
 def reduces_beside_weights(plan: Plan) -> bool:
-    """Whether an input gradient's reduction runs beside the weight gradient (user buffers split it up themselves)."""
-    delayed = plan.overlap.delay_wgrad or SCHEDULES[plan.schedule].splits_every_backward
-    return plan.stack.async_tp_backward and not plan.overlap.tp_comm and not delayed
+    """Whether an input gradient's reduction runs beside the weight gradient of its linear."""
+    return plan.stack.async_tp_backward and not plan.puts_off_weights
 
 
 def beside_s(moving_s: Number, products_s: Number, sm_count: int) -> Number:

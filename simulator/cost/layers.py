@@ -17,6 +17,31 @@ HANDOVER_FRACTION = (129.0 - 124.3) / 114
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """What compute and expert traffic keep of their speed while both run, and whether weight gradients are put off."""
+
+    compute_fraction: float = 1.0
+    comm_fraction: float = 1.0
+    weights_put_off: bool = True
+
+    def phase(self, computing: tuple[Seconds, ...], moving: tuple[Number, ...]) -> PairPhase:
+        """A phase of `computing` and `moving`, given as each takes alone.
+
+        Each is slowed only while the other runs: traffic that outlasts the computing goes on at full speed.
+        """
+        alone_s, moving_s = sum(part.total_s for part in computing), sum(moving)
+        slower = slowing(alone_s, moving_s / self.comm_fraction, self.compute_fraction)
+        slowed_s = alone_s * slower
+        outlasting_s = moving_s + (1 - self.comm_fraction) * slowed_s
+        ends_s = np.minimum(moving_s / self.comm_fraction, outlasting_s)
+        longer = np.divide(ends_s, moving_s, where=np.asarray(moving_s) > 0, out=np.ones(np.shape(moving_s)))
+        return PairPhase(tuple(part * slower for part in computing), tuple(part * longer for part in moving))
+
+
+ALONE = Beside()
+
+
+@dataclass(frozen=True, slots=True)
 class LayerCost:
     """Mixer and ffn halves; an embedding, a head or MTP glue is a layer with only a mixer half."""
 
@@ -46,30 +71,56 @@ def weight_gradient(layer: LayerCost) -> Seconds:
     return layer.mixer.weight + layer.ffn.weight
 
 
-def pair(ahead: LayerCost, back: LayerCost, compute_fraction: float = 1.0) -> Seconds:
-    """Forward of `ahead` beside the backward of `back`: compute on one stream, expert traffic on the other.
+def pair(ahead: LayerCost, back: LayerCost, beside: Beside = ALONE) -> Seconds:
+    """Forward of `ahead` beside the backward of `back`: compute on one stream, expert traffic on the other."""
+    sum_s = NO_TIME
+    for phase in phases(ahead, back, beside):
+        exposed_s = np.maximum(0.0, phase.moving_s - phase.computing_s)
+        sum_s = sum_s + sum(phase.computing, NO_TIME) + Seconds(ep_s=exposed_s)
+    return sum_s + Seconds(ep_s=handover_s(ahead, back) + back.ffn.routing_recompute_s)
 
-    Compute: attention forward | experts backward, experts' weights, experts forward | attention backward and its
-    weights. Traffic: combine's gradient out | dispatch forward and dispatch's gradient home | combine forward.
-    Each | is a dependency between the streams (combined 1F1B of Megatron-Core; DualPipe). While traffic runs, compute
-    keeps `compute_fraction` of its speed.
+
+@dataclass(frozen=True, slots=True)
+class PairPhase:
+    """What runs between two dependencies of an overlapped pair, each as long as it takes beside the other.
+
+    `computing`: stretches of the compute stream; `moving`: transfers of expert traffic, seconds.
     """
-    done = NO_TIME
-    for computing, moving_s in phases(ahead, back):
-        slowed = computing * slowing(computing.total_s, moving_s, compute_fraction)
-        done = done + slowed + Seconds(ep_s=np.maximum(0.0, moving_s - slowed.total_s))
-    return done + Seconds(ep_s=handover_s(ahead, back) + back.ffn.routing_recompute_s)
+
+    computing: tuple[Seconds, ...]
+    moving: tuple[Number, ...]
+
+    @property
+    def computing_s(self) -> Number:
+        return sum(part.total_s for part in self.computing)
+
+    @property
+    def moving_s(self) -> Number:
+        return sum(self.moving)
 
 
-def phases(ahead: LayerCost, back: LayerCost) -> tuple[tuple[Seconds, Number], ...]:
-    """Compute of an overlapped pair and the traffic beside it, between the dependencies of its two streams."""
+def phases(ahead: LayerCost, back: LayerCost, beside: Beside = ALONE) -> tuple[PairPhase, ...]:
+    """The phases of an overlapped pair (combined 1F1B of Megatron-Core; DualPipe).
+
+    Compute: attention forward | experts backward, experts forward | attention backward and its weights. Traffic:
+    combine's gradient out | dispatch forward and dispatch's gradient home | combine forward. Each | is a dependency
+    between the streams. The experts' weight gradients run beside the dispatch's gradient only where they are put off
+    (delay_wgrad); otherwise that gradient leaves after them, which is one more dependency
+    (megatron/core/models/common/model_chunk_schedule_plan.py).
+    """
     out, home = ahead.ffn.routing_forward, back.ffn.routing_backward
-    experts = back.ffn.input + back.ffn.weight + ahead.ffn.forward
-    return (
-        (ahead.mixer.forward, home.out_s),
-        (experts, out.out_s + home.home_s),
-        (back.mixer.input + back.mixer.weight, out.home_s),
-    )
+    first = beside.phase((ahead.mixer.forward,), (home.out_s,))
+    last = beside.phase((back.mixer.input + back.mixer.weight,), (out.home_s,))
+    experts_back = back.ffn.input + back.ffn.weight
+    experts: tuple[PairPhase, ...]
+    if beside.weights_put_off:
+        experts = (beside.phase((experts_back, ahead.ffn.forward), (out.out_s, home.home_s)),)
+    else:
+        experts = (
+            beside.phase((experts_back,), (out.out_s,)),
+            beside.phase((ahead.ffn.forward,), (home.home_s,)),
+        )
+    return (first, *experts, last)
 
 
 def slowing(computing_s: Number, moving_s: Number, compute_fraction: float) -> Number:

@@ -33,15 +33,11 @@ ACCUMULATION_KERNELS = {"fused": 0, "hook": 1, "cast": 2}
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What operators are priced on. `compute_fraction` is the speed left to compute while communication kernels run,
-    for who puts operators together; `comm_fraction` the share of bandwidth left to communication beside compute (both
-    1.0: alone)."""
+    """What operators are priced on, each as it runs alone."""
 
     cluster: Cluster
     plan: Plan
     groups: Mapping[str, Group]
-    compute_fraction: float = 1.0
-    comm_fraction: float = 1.0
     constants: Constants = NEUTRAL
 
 
@@ -192,7 +188,7 @@ def collective_price_s(operation: str | None, size_bytes: Number, group: str, pr
     if operation is None:
         return 0.0
     seconds = collective_s(operation, size_bytes, prices.groups[group], prices.cluster).seconds
-    return seconds / (prices.comm_fraction * prices.constants.tp_rate)
+    return seconds / prices.constants.tp_rate
 
 
 def exchange_price(op: Exchange, prices: Prices) -> Price:

@@ -11,7 +11,7 @@ from itertools import zip_longest
 import numpy as np
 
 from simulator.cost.blocks import NO_COST, BlockCost, block_cost
-from simulator.cost.layers import LayerCost, forward, input_gradient, pair, weight_gradient
+from simulator.cost.layers import Beside, LayerCost, forward, input_gradient, pair, weight_gradient
 from simulator.cost.price import Prices
 from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.model.spec import FFN, Layer, Mixer
@@ -23,12 +23,21 @@ NO_LAYER = LayerCost()
 
 
 @dataclass(frozen=True, slots=True)
+class Lost:
+    """What a stage's forward, input and weight gradients lose to collectives of sharded parameters beside them."""
+
+    forward: Seconds = NO_TIME
+    input: Seconds = NO_TIME
+    weight: Seconds = NO_TIME
+
+
+@dataclass(frozen=True, slots=True)
 class StageCost:
     """One virtual stage for one micro-batch: its layers in order and their sums, host waits included.
 
     `host_s_per_kernel`: what the host needs to launch a kernel. `moved_s`: how long offloaded activations cross the
-    host link, one way. `compute_fraction`: what compute keeps of its speed while expert traffic runs beside it.
-    `lost`: what forward and input gradients hold beyond their layers, lost to collectives of sharded parameters.
+    host link, one way.
+    `lost`: what they hold beyond their layers.
     """
 
     layers: tuple[LayerCost, ...]
@@ -38,8 +47,12 @@ class StageCost:
     evidence_s: dict[str, Number]
     host_s_per_kernel: float
     moved_s: Number = 0.0
-    compute_fraction: float = 1.0
-    lost: tuple[Seconds, Seconds] = (NO_TIME, NO_TIME)
+    lost: Lost = Lost()
+
+    def with_lost(self, lost: Lost) -> StageCost:
+        """The stage once computing loses time to collectives beside it."""
+        forward, back, weight = self.forward + lost.forward, self.input + lost.input, self.weight + lost.weight
+        return replace(self, forward=forward, input=back, weight=weight, lost=lost)
 
 
 def stage_costs(workload: Workload, prices: Prices, moved_s: Sequence[Number] = ()) -> tuple[StageCost, ...]:
@@ -93,7 +106,6 @@ def stage_cost(layers: list[LayerCost], plan: Plan, prices: Prices, moved_s: Num
         dict(evidence),
         host_s,
         moved_s,
-        prices.compute_fraction,
     )
 
 
@@ -122,10 +134,10 @@ def with_host(busy: Seconds, needed_s: Number, beside_s: Number = 0.0) -> Second
     return replace(busy, host_s=busy.host_s + np.maximum(0.0, needed_s - busy.total_s - beside_s))
 
 
-def paired_stages(ahead: StageCost, back: StageCost, plan: Plan) -> Seconds:
+def paired_stages(ahead: StageCost, back: StageCost, plan: Plan, beside: Beside) -> Seconds:
     """One stage's forward beside another's backward, layer by layer: first of the one with last of the other.
 
-    Layers left without a partner run alone. Both stages must be priced beside communication.
+    Layers left without a partner run alone.
     """
     waits: Number = 0.0
     done = NO_TIME
@@ -135,7 +147,7 @@ def paired_stages(ahead: StageCost, back: StageCost, plan: Plan) -> Seconds:
         elif last is None:
             together = forward(first, plan)
         else:
-            together = pair(first, last, ahead.compute_fraction)
+            together = pair(first, last, beside)
         done = done + together
         waits = waits + pair_wait_s(first or NO_LAYER, last or NO_LAYER, together.total_s, ahead.host_s_per_kernel)
     moved_s = np.maximum(ahead.moved_s, back.moved_s)  # out and home at the same time

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,11 +13,19 @@ from hardware.precisions import FORMATS
 from hardware.specs import Cluster
 from simulator.cost.constants import NEUTRAL, Constants, constants_for
 from simulator.cost.groups import plan_groups, shard_groups
+from simulator.cost.layers import Beside
 from simulator.cost.offload import host_link_s
 from simulator.cost.price import Prices
 from simulator.cost.seconds import Seconds
-from simulator.cost.stages import StageCost, paired_stages, stage_costs
-from simulator.cost.updates import gather_and_reduce, gathers_lists, matrix_products_s, optimizer_s, with_lists
+from simulator.cost.stages import Lost, StageCost, paired_stages, stage_costs
+from simulator.cost.updates import (
+    gather_and_reduce,
+    gathers_lists,
+    matrix_products_s,
+    optimizer_s,
+    shared_numbers_s,
+    with_lists,
+)
 from simulator.model.components import layer_linears
 from simulator.optimizers import OPTIMIZERS
 from simulator.plan.choices import SHARDINGS
@@ -27,7 +35,7 @@ from simulator.schedules import SCHEDULES
 from simulator.workload.derive import Workload
 from simulator.workload.operators import Number
 from simulator.workload.shape import Shape, padded_vocab
-from simulator.workload.states import shard_count
+from simulator.workload.states import travels_by_layer
 
 # Speed that expert communication keeps beside compute: DeepSeek's H800 profile spends 80 ms on what takes 52 ms alone
 # (deepseek-ai/profile-data). Its 33 ms of handshakes wait for compute: see layers.HANDOVER_FRACTION.
@@ -47,23 +55,18 @@ class UpdateTimes:
 
 @dataclass(frozen=True, slots=True)
 class SlotTimes:
-    """Costs of every virtual stage, alone and (where the schedule pairs) beside communication, and of its sends."""
+    """Costs of every virtual stage and of its sends; where the schedule pairs, what is left of speeds in a pair."""
 
     stages: tuple[StageCost, ...]
-    beside: tuple[StageCost, ...] | None
+    beside: Beside | None
     send_s: float
     constants: Constants = NEUTRAL
-
-
-def is_paired(plan: Plan) -> bool:
-    """Forward and backward of different micro-batches overlap to hide expert traffic."""
-    return plan.overlap.moe_ep or SCHEDULES[plan.schedule].pairs
 
 
 def slot_times(
     workload: Workload, cluster: Cluster, constants: Constants | None = None, offloaded: Sequence[Number] = ()
 ) -> SlotTimes:
-    """Price every stage, twice where it also runs beside communication kernels.
+    """Price every stage.
 
     `constants` None: those of the data file for this part and plan. `offloaded`: bytes of activations that one
     micro-batch of each stage moves to host memory and back.
@@ -72,11 +75,7 @@ def slot_times(
     constants = constants or constants_for(cluster.accelerator, plan)
     prices = Prices(cluster, plan, plan_groups(plan, cluster), constants=constants)
     moved_s = [host_link_s(size, cluster) for size in offloaded]
-    beside = None
-    if is_paired(plan):
-        compute, comm = shares_beside(plan, cluster)
-        slowed = replace(prices, compute_fraction=compute, comm_fraction=comm)
-        beside = stage_costs(workload, slowed, moved_s)
+    beside = Beside(*shares_beside(plan, cluster), plan.puts_off_weights) if plan.is_paired else None
     send_s = stage_send_s(workload.shape, prices) if plan.pp > 1 else 0.0
     return SlotTimes(stage_costs(workload, prices, moved_s), beside, float(send_s), constants)
 
@@ -96,19 +95,27 @@ def with_lost(stages: Sequence[StageCost], updates: UpdateTimes, plan: Plan, con
     """Stages whose forward and backward lose time to the collectives of fully sharded layers beside them.
 
     NCCL's kernels hold SMs and memory bandwidth; a persistent product, as Hopper's libraries launch them, with one
-    block for each SM then waits for the blocks that found none, a whole wave.
+    block for each SM then waits for the blocks that found none, a whole wave. Under a pipeline a slot's first gather
+    and last reduction run while the rank waits for another stage.
     """
     if not SHARDINGS[plan.sharding].shards_weights or not constants.lost_beside_dp:
         return list(stages)
     rate = constants.lost_beside_dp
     found = []
     for stage, gathers, reduces in zip(stages, updates.gather_s, updates.reduce_s, strict=True):
+        if plan.pp > 1:
+            gathers, reduces = gathers[1:], reduces[:-1]
         gather_s = sum(gathers) if plan.overlap.param_gather else 0.0
         reduce_s = sum(reduces) if plan.overlap.grad_reduce else 0.0
-        busy_s = stage.input.total_s + stage.weight.total_s
-        ahead = Seconds(compute_s=rate * np.minimum(gather_s, stage.forward.total_s))
-        back = Seconds(compute_s=rate * np.minimum(gather_s + reduce_s, busy_s))
-        found.append(replace(stage, forward=stage.forward + ahead, input=stage.input + back, lost=(ahead, back)))
+        ahead_s = np.minimum(gather_s, stage.forward.total_s)
+        if SCHEDULES[plan.schedule].puts_off_weight_gradients:
+            back_s = np.minimum(gather_s, stage.input.total_s)
+            weight_s = np.minimum(reduce_s, stage.weight.total_s)
+        else:
+            back_s = np.minimum(gather_s + reduce_s, stage.input.total_s + stage.weight.total_s)
+            weight_s = 0.0
+        lost = Lost(*(Seconds(compute_s=rate * beside_s) for beside_s in (ahead_s, back_s, weight_s)))
+        found.append(stage.with_lost(lost))
     return found
 
 
@@ -143,9 +150,10 @@ def pair_seconds(times: SlotTimes, plan: Plan) -> dict[str, np.ndarray] | None:
     for held in stages_of_ranks(plan):
         for ahead in held:
             for back in held:
-                key = (id(times.beside[ahead]), id(times.beside[back]))
+                key = (id(times.stages[ahead]), id(times.stages[back]))
                 if key not in known:
-                    known[key] = paired_stages(times.beside[ahead], times.beside[back], plan).by_cause()
+                    paired = paired_stages(times.stages[ahead], times.stages[back], plan, times.beside)
+                    known[key] = paired.by_cause()
                 for cause, seconds in known[key].items():
                     found[cause][ahead, back] = seconds
     return found
@@ -160,9 +168,7 @@ def update_times(workload: Workload, cluster: Cluster, constants: Constants | No
     constants = constants or constants_for(cluster.accelerator, plan)
     groups = shard_groups(plan, cluster)
     moved = [
-        gather_and_reduce(
-            held, plan, groups, cluster, whole=stage.index > 0 and not SHARDINGS[plan.sharding].shards_weights
-        )
+        gather_and_reduce(held, plan, groups, cluster, whole=stage.index > 0 and not travels_by_layer(plan))
         for stage, held in zip(stages, parameters, strict=True)
     ]
     rate = constants.dp_rate
@@ -173,11 +179,14 @@ def update_times(workload: Workload, cluster: Cluster, constants: Constants | No
             with_lists(both, held.layers, calls_s, plan, cluster) for both, held in zip(moved, parameters, strict=True)
         ]
     updates = [optimizer_s(held, plan, groups, cluster) for held in parameters]
+    updates = [
+        seconds + shared_numbers_s(model, stage, plan, groups, cluster)
+        for seconds, stage in zip(updates, stages, strict=True)
+    ]
     products = OPTIMIZERS[plan.optimizer.kind].products
     if products is not None:
-        shards = shard_count(plan, groups["dense"].ranks)
         updates = [
-            seconds + matrix_products_s(model, stage, plan, products, shards, cluster)
+            seconds + matrix_products_s(model, stage, plan, products, cluster)
             for seconds, stage in zip(updates, stages, strict=True)
         ]
     held = [sorted(set(ranks)) for ranks in stages_of_ranks(plan)]

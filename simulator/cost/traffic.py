@@ -18,7 +18,7 @@ from simulator.cost.blocks import exchanged
 from simulator.cost.groups import plan_groups, shard_groups
 from simulator.cost.recompute import recomputed_shares
 from simulator.cost.step_times import sent_bytes
-from simulator.cost.updates import gathered_layers, parts_of, replicas, sharded_over
+from simulator.cost.updates import gathered_layers, parts_of, reduces_whole, replicas, sharded_over
 from simulator.model.spec import Layer
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.layout import ranks_of_stages, routes, stages_of_ranks
@@ -28,7 +28,7 @@ from simulator.schedules import SCHEDULES
 from simulator.workload.derive import Workload
 from simulator.workload.operators import Exchange, Number, Routing, Work
 from simulator.workload.shape import Shape
-from simulator.workload.states import StageParameters, parameter_bytes
+from simulator.workload.states import StageParameters, gradient_reductions, parameter_bytes, travels_by_layer
 
 # Which ranks reduce what: dense and expert parameters over their own groups.
 SHARERS = {"dense": "dp_cp", "expert": "edp"}
@@ -61,7 +61,7 @@ def step_streams(workload: Workload, cluster: Cluster) -> list[Stream]:
     for stage, params, layers in zip(
         workload.stages, workload.parameters, layers_traffic(workload, cluster), strict=True
     ):
-        whole = stage.index > 0 and not SHARDINGS[plan.sharding].shards_weights
+        whole = stage.index > 0 and not travels_by_layer(plan)
         once = update_traffic(params, plan, sharing, cluster, whole)
         by_stage.append(total([{flow: size * rounds for flow, size in layers.items()}, once]))
     by_rank = [total(by_stage[stage] for stage in sorted(set(held))) for held in stages_of_ranks(plan)]
@@ -150,10 +150,10 @@ def update_traffic(
     held: StageParameters, plan: Plan, sharing: dict[str, Group], cluster: Cluster, whole: bool
 ) -> Traffic:
     """Gradients reduced and parameters gathered of one stage in a step; ZeRO-3 does both for every micro-batch, and
-    gathers for the backward again."""
+    gathers for the backward again; ZeRO-2 reduces for every micro-batch where its engine does."""
     sharding = SHARDINGS[plan.sharding]
     gathers = sharding.gathers(plan.microbatches)
-    reductions = sharding.reductions(plan.microbatches)
+    reductions = gradient_reductions(plan)
     gathered = parts_of(gathered_layers(held, plan), plan, sharing, whole)
     reduced = parts_of(held.trained_layers, plan, sharing, whole)
     found: list[Traffic] = []
@@ -164,9 +164,12 @@ def update_traffic(
             kind = f"{name}-shards" if split else name
             grads = trained * FORMATS[plan.optimizer.grad_reduce].bytes
             values = count * parameter_bytes(plan)
-            found.append(collective_traffic("dp", kind, sharding.reduction, grads, reductions, shards, cluster))
+            if reduces_whole(plan):
+                found.append(collective_traffic("dp", name, "all_reduce", grads, reductions, group, cluster))
+            else:
+                found.append(collective_traffic("dp", kind, sharding.reduction, grads, reductions, shards, cluster))
             found.append(collective_traffic("dp", kind, "all_gather", values, gathers, shards, cluster))
-            if split:
+            if split and not reduces_whole(plan):
                 rest, copies = replicas(group, shards), f"{name}-replicas"
                 found.append(
                     collective_traffic("dp", copies, "all_reduce", grads / shards.ranks, reductions, rest, cluster)

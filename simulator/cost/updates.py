@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from hardware.collectives import Group, collective_s
@@ -10,14 +9,21 @@ from hardware.kernels import gemm_s, streaming_s
 from hardware.precisions import FORMATS
 from hardware.specs import Cluster
 from simulator.cost.offload import fetch_s, host_update_s, leaving_s
-from simulator.model.components import layer_linears
 from simulator.model.spec import Model
-from simulator.optimizers import MatrixProducts
+from simulator.optimizers import OPTIMIZERS, MatrixProducts
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.layout import StageLayers
 from simulator.plan.spec import Plan
 from simulator.workload.operators import Number
-from simulator.workload.states import StageParameters, parameter_bytes, shard_count, update_bytes
+from simulator.workload.states import (
+    StageParameters,
+    parameter_bytes,
+    replica_ranks,
+    shard_count,
+    stage_matrices,
+    travels_by_layer,
+    update_bytes,
+)
 
 # Megatron-Core's bucket: the larger of 40 M parameters and 1 M per data-parallel rank (param_and_grad_buffer.py).
 BUCKET_PARAMETERS = 40e6
@@ -40,21 +46,43 @@ def optimizer_s(parameters: StageParameters, plan: Plan, groups: Mapping[str, Gr
 
 
 def matrix_products_s(
-    model: Model, stage: StageLayers, plan: Plan, products: MatrixProducts, shards: Number, cluster: Cluster
+    model: Model, stage: StageLayers, plan: Plan, products: MatrixProducts, cluster: Cluster
 ) -> Number:
     """What an optimizer such as Muon computes on every matrix of a stage.
 
-    Matrices are dealt whole to the ranks of the shard group; tp ranks repeat the work ("duplicated").
+    Matrices are dealt whole to the ranks that hold them: dense ones to those of dp x cp, experts' to those of expert
+    data parallelism. tp ranks repeat the work ("duplicated").
     """
-    linears = [linear for index in stage.layers for linear in layer_linears(model, model.layers[index])]
+    ranks = replica_ranks(plan)
     seconds: Number = 0.0
-    for linear, count in Counter(linears).items():
-        rows, columns = sorted((linear.inputs, linear.outputs))
-        held = linear.copies / plan.ep if linear.parallel.startswith("expert") else linear.copies
-        shapes = products.shapes(rows, columns)
+    for inputs, outputs, copies, expert in stage_matrices(model, plan, stage):
+        shapes = products.shapes(*sorted((inputs, outputs)))
         iteration_s = sum(gemm_s(cluster.accelerator, products.precision, *shape) for shape in shapes)
-        seconds = seconds + count * held * products.iterations * iteration_s
-    return seconds / shards
+        shards = shard_count(plan, ranks["expert" if expert else "dense"])
+        seconds = seconds + copies / shards * products.iterations * iteration_s
+    return seconds
+
+
+def shared_numbers_s(
+    model: Model, stage: StageLayers, plan: Plan, groups: Mapping[str, Group], cluster: Cluster
+) -> Number:
+    """Norms and factored moments of matrices that several ranks share, summed up in one all-reduce of each group."""
+    record = OPTIMIZERS[plan.optimizer.kind]
+    numbers: dict[str, Number] = {"dense": 0.0, "expert": 0.0}
+    for rows, columns, copies, expert in stage_matrices(model, plan, stage):
+        numbers["expert" if expert else "dense"] += copies * record.shared_numbers(rows, columns)
+    shared = SHARDINGS[plan.sharding].shards_optimizer
+    return sum(
+        collective_s("all_reduce", count * 4.0, sharded_over(groups[name], plan), cluster).seconds
+        for name, count in numbers.items()
+        if shared and count
+    )
+
+
+def reduces_whole(plan: Plan) -> bool:
+    """Whether every rank needs whole gradients: nothing is sharded, or the optimizer works on whole matrices."""
+    sharding, record = SHARDINGS[plan.sharding], OPTIMIZERS[plan.optimizer.kind]
+    return not sharding.shards_optimizer or (record.needs_whole_matrices and not sharding.shards_gradients)
 
 
 def gather_and_reduce(
@@ -134,12 +162,9 @@ def parts_of(
 def buckets(
     layers: Sequence[tuple[Number, Number]], plan: Plan, groups: Mapping[str, Group]
 ) -> list[tuple[Number, Number]]:
-    """Layers gathered into buckets of Megatron's size, in forward order; fully sharded plans bucket by layer."""
-    limit = (
-        max(BUCKET_PARAMETERS, 1e6 * float(groups["dense"].ranks))
-        if not SHARDINGS[plan.sharding].shards_weights
-        else 0.0
-    )
+    """Layers gathered into buckets of Megatron's size, in forward order, or by layer what travels every micro-batch."""
+    usual = max(BUCKET_PARAMETERS, 1e6 * float(groups["dense"].ranks))
+    limit = 0.0 if travels_by_layer(plan) else usual
     found: list[tuple[Number, Number]] = []
     for dense, expert in layers:
         if found and sum(found[-1]) < limit:
@@ -157,12 +182,12 @@ def gather_s(count: Number, group: Group, plan: Plan, cluster: Cluster) -> Numbe
 
 
 def reduce_s(count: Number, group: Group, plan: Plan, cluster: Cluster) -> Number:
-    """Reduce-scatter of gradients to their shards, or an all-reduce where nothing is sharded.
+    """Reduce-scatter of gradients to their shards, or an all-reduce where every rank needs them whole.
 
     HSDP reduce-scatters inside the shard group and all-reduces the shard across its replicas.
     """
     size = count * FORMATS[plan.optimizer.grad_reduce].bytes
-    if not SHARDINGS[plan.sharding].shards_optimizer:
+    if reduces_whole(plan):
         return collective_s("all_reduce", size, group, cluster).seconds
     shards = sharded_over(group, plan)
     inside_s = collective_s("reduce_scatter", size, shards, cluster).seconds

@@ -12,6 +12,7 @@ from simulator.memory.pipeline_buffers import PIPELINE_BUFFERS
 from simulator.memory.states import frees_logits_before_layers, reduction_bytes, state_bytes
 from simulator.plan.layout import stages_of_ranks
 from simulator.workload.derive import Workload
+from simulator.workload.states import shares_states
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def memory_report(workload: Workload, ranks: Sequence[Sequence[ScheduleSlot]]) -
 def kept_until_reduced(workload: Workload) -> tuple[Kept, ...]:
     """What one micro-batch leaves on every stage, a backward's gradients on their way to the reduction included."""
     kept = stage_kept(workload)
-    if not frees_logits_before_layers(workload.plan):
+    if not (frees_logits_before_layers(workload.plan) and shares_states(workload.plan)):
         return kept
     reducing = [reduction_bytes(params, workload.plan) for params in workload.parameters]
     return tuple(replace(k, working=max(k.working, size)) for k, size in zip(kept, reducing, strict=True))

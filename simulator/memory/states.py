@@ -11,11 +11,15 @@ from simulator.plan.spec import Plan
 from simulator.workload.operators import Number
 from simulator.workload.states import (
     StageParameters,
+    accumulates_unsharded,
+    factor_bytes,
     offloaded_gradient_fraction,
     optimizer_bytes,
     parameter_bytes,
+    reduces_every_microbatch,
     replica_ranks,
     shard_count,
+    shares_states,
 )
 
 
@@ -25,23 +29,22 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
     What the plan offloads is not among them (see `simulator.memory.host`).
     """
     counts = resident_counts(held, plan)
-    gradient_element = FORMATS[plan.optimizer.grads].bytes
+    factors: Number = sum(factor_bytes(stage, plan) for stage in held)
     found = {
         "weights": counts.weights * parameter_bytes(plan),
-        "gradients": counts.gradients * gradient_element,
-        "optimizer": counts.states * optimizer_bytes(plan.optimizer),
+        "gradients": counts.gradients * FORMATS[plan.optimizer.grads].bytes,
+        "optimizer": counts.states * optimizer_bytes(plan.optimizer) + factors * (1 - plan.offload.optimizer_fraction),
     }
     if keeps_autograd_gradients(plan):
         found["16-bit gradients"] = counts.gradients * 2.0
     under_pipeline = accumulates_unsharded(plan)
     if under_pipeline:
         # FSDP2 under a pipeline adds whole gradients up, in the dtype of the reduction, until the last micro-batch.
-        found["gradients"] = counts.sharded * gradient_element * (1 - offloaded_gradient_fraction(plan))
         found["unsharded gradients"] = counts.whole * FORMATS[plan.optimizer.grad_reduce].bytes
     if caches_quantized_weights(plan):
         # Row- and column-wise copies, kept over the step's micro-batches so that each weight is cast once.
         found["quantized weights"] = 2 * counts.weights * PRECISIONS[plan.precision].operand_bytes
-    if SHARDINGS[plan.sharding].shards_weights or under_pipeline:
+    if (SHARDINGS[plan.sharding].shards_weights and shares_states(plan)) or under_pipeline:
         beside_loss = frees_logits_before_layers(plan)
         gathered = gathered_beside_loss_bytes(held[0], plan) if beside_loss else gathered_bytes(held, plan)
         found["gathered layers"] = gathered
@@ -65,7 +68,7 @@ def resident_counts(held: Sequence[StageParameters], plan: Plan) -> ResidentCoun
     whole: Number = sum(sum(stage.trained) for stage in held)
     sharded = sharded_trained(held, plan)
     sharding = SHARDINGS[plan.sharding]
-    gradients = sharded if sharding.shards_gradients else whole
+    gradients = sharded if reduces_every_microbatch(plan) or accumulates_unsharded(plan) else whole
     states = sharded if sharding.shards_optimizer else whole
     return ResidentCounts(
         whole=whole,
@@ -85,7 +88,8 @@ def resident_weights(held: Sequence[StageParameters], plan: Plan) -> Number:
         return 0.0
     if not SHARDINGS[plan.sharding].shards_weights:
         return sum(stage.dense + stage.expert for stage in held)
-    masters = sharded_trained(held, plan) if plan.stack.sharding_engine in FSDP else 0.0
+    are_masters = plan.stack.sharding_engine in FSDP and shares_states(plan)
+    masters = sharded_trained(held, plan) if are_masters else 0.0
     return sharded_parameters(held, plan) - masters
 
 
@@ -117,11 +121,6 @@ def caches_quantized_weights(plan: Plan) -> bool:
     """TransformerEngine keeps low-precision copies beside 16-bit weights unless the weights themselves are FP8."""
     casts_once = plan.stack.quantized_weights == "cached" and plan.microbatches > 1
     return casts_once and PRECISIONS[plan.precision].quantized and not plan.fp8_param_gather
-
-
-def accumulates_unsharded(plan: Plan) -> bool:
-    """torchtitan's FSDP2 under a pipeline: parameters gathered once a step, gradients reduced once."""
-    return plan.stack.sharding_engine == "fsdp2" and plan.pp > 1 and SHARDINGS[plan.sharding].gathers_once
 
 
 def frees_logits_before_layers(plan: Plan) -> bool:

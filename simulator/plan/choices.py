@@ -25,10 +25,6 @@ class Sharding:
             return 2 * microbatches
         return 1 if self.shards_optimizer else 0
 
-    def reductions(self, microbatches: int) -> int:
-        """Gradient reductions a step."""
-        return microbatches if self.shards_weights else 1
-
     @property
     def reduction(self) -> str:
         """The collective that reduces gradients."""

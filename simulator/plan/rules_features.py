@@ -369,12 +369,39 @@ def shared_overlap_without_shared_experts(case: PlanCase) -> Fault | None:
     return Fault("plan.overlap.shared_experts", True, "does nothing: the model has no shared experts", "false")
 
 
+def expert_overlap_without_traffic(case: PlanCase) -> Fault | None:
+    if not case.plan.overlap.moe_ep or case.plan.is_paired:
+        return None
+    return Fault("plan.overlap.moe_ep", True, "does nothing at ep = 1", "false")
+
+
+def delayed_weight_gradients_without_effect(case: PlanCase) -> Fault | None:
+    plan = case.plan
+    if not plan.overlap.delay_wgrad or (plan.is_paired and not SCHEDULES[plan.schedule].pairs):
+        return None
+    why = f"does nothing with schedule {plan.schedule}, which puts weight gradients off itself"
+    if not plan.is_paired:
+        why = "does nothing without overlap.moe_ep and expert traffic"
+    return Fault("plan.overlap.delay_wgrad", True, why, "false")
+
+
+def sharded_weights_run_unpaired(case: PlanCase) -> Fault | None:
+    """What is gathered for every micro-batch would have to be gathered for both halves of a pair."""
+    plan = case.plan
+    if not SHARDINGS[plan.sharding].shards_weights or not plan.is_paired:
+        return None
+    why = "weights gathered for every micro-batch are not modelled where micro-batches run in pairs"
+    remedy = "sharding optimizer_gradients, or overlap.moe_ep false and a schedule without pairs"
+    return Fault("plan.sharding", plan.sharding, why, remedy)
+
+
 UNIVERSAL: dict[str, Check] = {
     "recompute_is_complete": recompute_is_complete,
     "recompute_modules_are_known": recompute_modules_are_known,
     "recomputed_modules_exist": recomputed_modules_exist,
     "loss_chunks_hold_tokens": loss_chunks_hold_tokens,
     "router_groups_divide": router_groups_divide,
+    "sharded_weights_run_unpaired": sharded_weights_run_unpaired,
     "low_precision_is_aligned": low_precision_is_aligned,
 }
 MEGATRON: dict[str, Check] = {
@@ -404,4 +431,6 @@ WITHOUT_EFFECT: dict[str, Check] = {
     "group_size_without_interleaving": group_size_without_interleaving,
     "recompute_of_absent_modules": recompute_of_absent_modules,
     "shared_overlap_without_shared_experts": shared_overlap_without_shared_experts,
+    "expert_overlap_without_traffic": expert_overlap_without_traffic,
+    "delayed_weight_gradients_without_effect": delayed_weight_gradients_without_effect,
 }

@@ -198,6 +198,18 @@ class Plan:
         return self.tp * self.cp * self.pp * self.dp
 
     @property
+    def is_paired(self) -> bool:
+        """Whether forward and backward of different micro-batches run beside each other, to hide expert traffic."""
+        return schedules.SCHEDULES[self.schedule].pairs or (self.overlap.moe_ep and self.ep > 1)
+
+    @property
+    def puts_off_weights(self) -> bool:
+        """Whether weight gradients run apart from their input gradients: split backwards, and pairs as delay_wgrad asks
+        or as schedules of pairs do by themselves (deepseek-ai/DualPipe)."""
+        record = schedules.SCHEDULES[self.schedule]
+        return record.splits_every_backward or record.pairs or (self.overlap.delay_wgrad and self.is_paired)
+
+    @property
     def expert_dp(self) -> int:
         """Replicas of each routed expert's weights."""
         return self.tp * self.cp * self.dp // (self.ep * self.etp)

@@ -10,7 +10,7 @@ import numpy as np
 
 from simulator.cost.constants import Constants, constants_for
 from simulator.cost.seconds import Seconds
-from simulator.cost.step_times import SlotTimes, is_paired, pair_seconds, slot_times, update_times, with_lost
+from simulator.cost.step_times import SlotTimes, pair_seconds, slot_times, update_times, with_lost
 from simulator.memory import RankMemory, memory_report
 from simulator.memory.activations import stage_kept
 from simulator.plan.allocation import allocated
@@ -23,6 +23,7 @@ from simulator.step.player import play
 from simulator.step.timeline import Timeline
 from simulator.step.times import DataParallel, StageTimes
 from simulator.workload.derive import Workload, workload_of
+from simulator.workload.states import reduces_every_microbatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,8 @@ def simulate_step(scenario: Scenario, workload: Workload | None = None, constant
             reduce_s=updates.reduce_s,
             gather_overlap=plan.overlap.param_gather,
             reduce_overlap=plan.overlap.grad_reduce,
-            every_microbatch=SHARDINGS[plan.sharding].shards_weights,
+            gather_every_microbatch=SHARDINGS[plan.sharding].shards_weights,
+            reduce_every_microbatch=reduces_every_microbatch(plan),
             grad_norm_s=updates.barrier_s,
             optimizer_s=updates.optimizer_s,
         ),
@@ -129,7 +131,7 @@ def step_time_s(scenario: Scenario, step: Step, global_batch_size: int, seq_leng
 def schedule_name(plan: Plan) -> str:
     """The order of slots: with overlapped expert traffic Megatron's schedules pair forwards and backwards."""
     paired_as = SCHEDULES[plan.schedule].paired_as
-    return paired_as if is_paired(plan) and paired_as is not None else plan.schedule
+    return paired_as if plan.is_paired and paired_as is not None else plan.schedule
 
 
 def by_cause(stages: Sequence[Seconds]) -> dict[str, np.ndarray]:

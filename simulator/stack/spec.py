@@ -57,6 +57,9 @@ class Stack:
     "follow" it to host memory as they are reduced. `gathered_unit`: fully sharded parameters are whole for a "layer" at
     a time, or for one "module" with parameters of its own.
 
+    `gradient_shards`: where the plan shards gradients and not weights (ZeRO-2), each rank reduces its gradients to
+    shards after "every_microbatch", or adds whole ones up and reduces them after the "last_microbatch".
+
     Pipelines: `pipeline_engine`: buffers are "allocated" per send, or held by "torch" (torch.distributed.pipelining) or
     "deepspeed". `pipeline_sends`: every rank sends its "share" of a stage's output and tensor ranks gather it again, or
     sends it "whole".
@@ -96,6 +99,7 @@ class Stack:
     autograd_gradients: Literal["freed", "kept"] = "freed"
     async_tp_backward: bool = False
     sharding_engine: Literal["buckets", "fsdp", "fsdp2", "lists"] = "buckets"
+    gradient_shards: Literal["every_microbatch", "last_microbatch"] = "every_microbatch"
     joint_ends: bool = False
     optimizer_step: Literal["in_place", "flat_copies"] = "in_place"
     offloaded_gradients: Literal["stay", "follow"] = "stay"

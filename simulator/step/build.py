@@ -5,55 +5,42 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from simulator.schedules import BACKWARD, FORWARD, Schedule
-from simulator.step.graph import KIND, STREAM, WORLD, Floats, Ints, TaskGraph, Tasks, assemble, join
+from simulator.schedules import FORWARD, Schedule
+from simulator.step.data_parallel import Blocking, data_parallel_tasks, slot_buckets, slot_pieces
+from simulator.step.flat_slots import Bools, FlatSlots, flatten
+from simulator.step.graph import KIND, STREAM, WORLD, Floats, Ints, Links, TaskGraph, Tasks, assemble, join
 from simulator.step.times import SLOT_CAUSES, StageTimes, check
 
-Bools = NDArray[np.bool_]
-Links = list[tuple[Ints, Ints, bool, bool]]  # before, after, whether each counts within the new tasks
 AFTER_SLOT = 1 << 20  # order within a slot's place: its pieces first, then its blocking sends
 
 
 @dataclass(frozen=True, slots=True)
-class _Slots:
-    """The schedule flattened: one row per slot, with the virtual stages its halves belong to (-1: no such half)."""
+class _Ends:
+    """By slot [slots]: its first and its last compute task, and what of data parallelism blocks it."""
 
-    kind: Ints
-    work: Ints
-    rank: Ints
-    position: Ints
-    forward_stage: Ints
-    backward_stage: Ints
-    of_forward: Ints  # [microbatches, stages] -> slot
-    of_backward: Ints
-
-    def __len__(self) -> int:
-        return len(self.kind)
+    entry: Ints
+    leave: Ints
+    blocking: Blocking
 
 
 def build_graph(schedule: Schedule, times: StageTimes) -> TaskGraph:
     """The step's task graph. Raises ValueError when times and schedule do not fit each other or the schedule
     leaves out or repeats a forward or backward."""
     check(times, schedule.stages, schedule.pp)
-    slots = _flatten(schedule)
-    seconds = _slot_seconds(slots, times)
-    gathers, reduces = _buckets(slots, times)
-    pieces = np.ones(len(slots), dtype=np.int64)
-    data = times.data_parallel
-    for slot, row in (gathers if data.gather_overlap else []) + (reduces if data.reduce_overlap else []):
-        pieces[slot] = max(pieces[slot], len(row))
+    slots, data = flatten(schedule), times.data_parallel
+    buckets = slot_buckets(slots, data)
+    pieces = slot_pieces(slots, buckets, data)
     first = np.concatenate([[0], np.cumsum(pieces)])
-    entry, leave = first[:-1], first[1:] - 1
-    parts = [_compute_tasks(slots, seconds, pieces)]
-    edges: list[Ints] = []
-    for sends, links in (_hand_over(slots, times, entry, leave, forward) for forward in (True, False)):
+    compute = _compute_tasks(slots, _slot_seconds(slots, times), pieces)
+    dp_tasks, dp_links, blocking = data_parallel_tasks(slots, data, buckets, first)
+    ends = _Ends(first[:-1], first[1:] - 1, blocking.shifted(len(compute)))
+    parts = [compute, dp_tasks]
+    edges = [_shift_new(dp_links, len(compute))]
+    for forward in (True, False):
+        sends, links = _hand_over(slots, times, ends, forward)
         edges.append(_shift_new(links, sum(map(len, parts))))
         parts.append(sends)
-    dp_tasks, links = _dp_tasks(slots, times, (gathers, reduces), first)
-    edges.append(_shift_new(links, sum(map(len, parts))))
-    parts.append(dp_tasks)
     tail = _tail(join(parts), schedule.pp, times)
     if tail is not None:
         edges.append(tail[1])
@@ -61,43 +48,7 @@ def build_graph(schedule: Schedule, times: StageTimes) -> TaskGraph:
     return assemble(join(parts), np.concatenate(edges), schedule.pp)
 
 
-def _flatten(schedule: Schedule) -> _Slots:
-    rows = [slot for slots in schedule.ranks for slot in slots]
-    counts = np.array([len(slots) for slots in schedule.ranks])
-    kind = np.array([KIND[row[0]] for row in rows])
-    work = np.array([row[1:] for row in rows])
-    rank = np.repeat(np.arange(schedule.pp), counts)
-    position = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    own = schedule.stage_of_chunk[rank, work[:, 1]]
-    pair = kind == KIND["FB"]
-    other = np.where(pair, schedule.stage_of_chunk[rank, work[:, 3]], own)
-    forward_stage = np.where(np.isin(kind, [KIND["F"], KIND["FB"]]), own, -1)
-    backward_stage = np.where(kind == KIND["F"], -1, other)
-    shape = (schedule.microbatches, schedule.stages)
-    forward = _index(forward_stage >= 0, work[:, 0], forward_stage, shape, "forward")
-    runs_backward = np.isin(kind, [KIND[k] for k in BACKWARD])
-    backward_microbatch = np.where(pair, work[:, 2], work[:, 0])
-    backward = _index(runs_backward, backward_microbatch, backward_stage, shape, "backward")
-    if (position[forward] >= position[backward]).any():
-        raise ValueError(f"schedule {schedule.name!r}: a backward stands before its forward on its rank")
-    return _Slots(kind, work, rank, position, forward_stage, backward_stage, forward, backward)
-
-
-def _index(mask: Bools, microbatch: Ints, stage: Ints, shape: tuple[int, int], what: str) -> Ints:
-    """[microbatches, stages] -> the slot that does it. A stage held by two ranks still sees each micro-batch once."""
-    slots = np.flatnonzero(mask)
-    key = microbatch[slots] * shape[1] + stage[slots]
-    counts = np.bincount(key, minlength=shape[0] * shape[1])
-    if len(counts) != shape[0] * shape[1] or (counts != 1).any():
-        bad = int(np.flatnonzero(counts != 1)[0])
-        where = f"micro-batch {bad // shape[1]} on stage {bad % shape[1]}"
-        raise ValueError(f"the schedule must hold one {what} of each micro-batch and stage; {where} has {counts[bad]}")
-    table = np.empty(shape[0] * shape[1], dtype=np.int64)
-    table[key] = slots
-    return table.reshape(shape)
-
-
-def _slot_seconds(slots: _Slots, times: StageTimes) -> Floats:
+def _slot_seconds(slots: FlatSlots, times: StageTimes) -> Floats:
     """Seconds of each slot by cause [slots, SLOT_CAUSES]."""
     seconds = np.zeros((len(slots), len(SLOT_CAUSES)))
     for kind in ("F", "B", "I", "W", "FB"):
@@ -107,7 +58,7 @@ def _slot_seconds(slots: _Slots, times: StageTimes) -> Floats:
     return seconds
 
 
-def _compute_tasks(slots: _Slots, seconds: Floats, pieces: Ints) -> Tasks:
+def _compute_tasks(slots: FlatSlots, seconds: Floats, pieces: Ints) -> Tasks:
     """The slots on the compute streams, each cut into its pieces."""
     of = np.repeat(np.arange(len(slots)), pieces)
     piece = np.arange(len(of)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
@@ -118,11 +69,8 @@ def _compute_tasks(slots: _Slots, seconds: Floats, pieces: Ints) -> Tasks:
     return Tasks((whole / pieces)[of], slots.rank[of], compute, slots.kind[of], slots.work[of], place, fraction[of])
 
 
-def _hand_over(slots: _Slots, times: StageTimes, entry: Ints, leave: Ints, forward: bool) -> tuple[Tasks, Links]:
-    """Activations (or gradients) from stage to stage: the sends between ranks, and who waits for whom.
-
-    Links are (before, after, before is new, after is new): "new" numbers count within the sends.
-    """
+def _hand_over(slots: FlatSlots, times: StageTimes, ends: _Ends, forward: bool) -> tuple[Tasks, Links]:
+    """Activations (or gradients) from stage to stage: the sends between ranks, and who waits for whom."""
     table = slots.of_forward if forward else slots.of_backward
     before, after = (table[:, :-1], table[:, 1:]) if forward else (table[:, 1:], table[:, :-1])
     stage = np.arange(table.shape[1])[:-1] if forward else np.arange(table.shape[1])[1:]
@@ -147,11 +95,15 @@ def _hand_over(slots: _Slots, times: StageTimes, entry: Ints, leave: Ints, forwa
         place=np.stack([slots.position[sender], np.full(len(far), AFTER_SLOT + (not forward))], axis=1),
         cause_fraction=np.zeros((len(far), len(SLOT_CAUSES))),
     )
-    new = np.arange(len(far))
+    new, receiver = np.arange(len(far)), target[far]
+    gathers, reduces = ends.blocking.gather[receiver], ends.blocking.reduce[sender]
+    gathered, reduced = np.flatnonzero(gathers >= 0), np.flatnonzero(reduces >= 0)
     return sends, [
-        (leave[source[near]], entry[target[near]], False, False),
-        (leave[sender], new, False, True),
-        (new, entry[target[far]], True, False),
+        (ends.leave[source[near]], ends.entry[target[near]], False, False),
+        (ends.leave[sender], new, False, True),
+        (new, ends.entry[receiver], True, False),
+        (new[gathered], gathers[gathered], True, False),
+        (reduces[reduced], new[reduced], False, True),
     ]
 
 
@@ -161,7 +113,7 @@ def _shift_new(links: Links, offset: int) -> Ints:
     return np.concatenate([np.stack(pair, axis=1) for pair in shifted])
 
 
-def _blocking(slots: _Slots, times: StageTimes) -> Bools:
+def _blocking(slots: FlatSlots, times: StageTimes) -> Bools:
     """Which slots' sends hold the compute stream."""
     if times.p2p != "steady":
         return np.full(len(slots), times.p2p == "blocking")
@@ -171,85 +123,6 @@ def _blocking(slots: _Slots, times: StageTimes) -> Bools:
     np.minimum.at(first_backward, slots.rank[backward], slots.position[backward])
     np.maximum.at(last_forward, slots.rank[forward], slots.position[forward])
     return (slots.position < first_backward[slots.rank]) | (slots.position > last_forward[slots.rank])
-
-
-Buckets = list[tuple[int, tuple[float, ...]]]  # (slot, durations)
-
-
-def _buckets(slots: _Slots, times: StageTimes) -> tuple[Buckets, Buckets]:
-    """Which slots gather parameters before, and reduce gradients after they run, with the bucket durations."""
-    data = times.data_parallel
-    if data.every_microbatch and (slots.kind == KIND["FB"]).any():
-        raise ValueError("parameters gathered for every micro-batch (ZeRO-3) with overlapped pairs is not modelled")
-    gathers = _at(_users(slots, slots.forward_stage, data.every_microbatch, last=False), data.gather_s)
-    ends = np.where(slots.kind == KIND["I"], -1, slots.backward_stage)
-    reduces = _at(_users(slots, ends, data.every_microbatch, last=True), data.reduce_s)
-    if data.every_microbatch:
-        opens = np.where(slots.kind == KIND["W"], -1, slots.backward_stage)
-        backwards = _at(_users(slots, opens, True, last=False), data.gather_s)
-        gathers += [(slot, row[::-1]) for slot, row in backwards]
-    return gathers, reduces
-
-
-def _users(slots: _Slots, stage: Ints, every: bool, last: bool) -> list[tuple[int, int]]:
-    """(slot, stage) of every slot with a stage, or only the first (last) of each rank and stage."""
-    rows = np.flatnonzero(stage >= 0)
-    if every:
-        return list(zip(rows.tolist(), stage[rows].tolist(), strict=True))
-    rows = rows[::-1] if last else rows
-    _, first = np.unique(slots.rank[rows] * (stage.max() + 1) + stage[rows], return_index=True)
-    return list(zip(rows[first].tolist(), stage[rows[first]].tolist(), strict=True))
-
-
-def _at(users: list[tuple[int, int]], seconds: tuple[tuple[float, ...], ...]) -> Buckets:
-    return [(slot, seconds[stage]) for slot, stage in users if seconds and seconds[stage]]
-
-
-def _dp_tasks(slots: _Slots, times: StageTimes, buckets: tuple[Buckets, Buckets], first: Ints) -> tuple[Tasks, Links]:
-    """Parameter gathers and gradient reductions on each rank's dp stream, and whom they wait for."""
-    data = times.data_parallel
-    begin, end = _rank_span(slots, first)
-    gathered, used_by = _spread(buckets[0], first, before=True)
-    reduced, made_by = _spread(buckets[1], first, before=False)
-    if not data.gather_overlap:
-        used_by = begin[slots.rank[gathered]]
-    if not data.reduce_overlap:
-        made_by = end[slots.rank[reduced]]
-    slot, task = np.concatenate([gathered, reduced]), np.concatenate([used_by, made_by])
-    new, reduces = np.arange(len(slot)), np.arange(len(slot)) >= len(gathered)
-    # A rank's dp stream: what task i + 1 gathers, then what task i reduces, then what task i + 2 gathers.
-    place = np.stack([2 * task + np.where(reduces, 1, -2), new], axis=1)
-    tasks = Tasks(
-        duration_s=np.array([second for group in buckets for _, row in group for second in row], dtype=np.float64),
-        rank=slots.rank[slot],
-        stream=np.full(len(slot), STREAM["dp"]),
-        kind=np.where(reduces, KIND["reduce"], KIND["gather"]),
-        work=slots.work[slot],
-        place=place,
-        cause_fraction=np.zeros((len(slot), len(SLOT_CAUSES))),
-    )
-    links: Links = [(used := new[~reduces], used_by, True, False), (made_by, new[reduces], False, True)]
-    if data.every_microbatch and data.gather_overlap:
-        # Memory for gathered parameters is for the layer in use and the next one only.
-        ahead = np.flatnonzero(used_by - 2 >= begin[slots.rank[gathered]])
-        links.append((used_by[ahead] - 2, used[ahead], False, True))
-    return tasks, links
-
-
-def _spread(buckets: Buckets, first: Ints, before: bool) -> tuple[Ints, Ints]:
-    """Slot of every single bucket, and the piece of the slot it is needed before (or filled after)."""
-    slot = np.array([slot for slot, row in buckets for _ in row], dtype=np.int64)
-    of = np.array([len(row) for _, row in buckets for _ in row], dtype=np.int64)
-    index = np.array([index for _, row in buckets for index in range(len(row))], dtype=np.int64)
-    pieces = first[slot + 1] - first[slot]
-    piece = index * pieces // of if before else -(-(index + 1) * pieces // of) - 1
-    return slot, first[slot] + piece
-
-
-def _rank_span(slots: _Slots, first: Ints) -> tuple[Ints, Ints]:
-    """First and last compute task of every rank."""
-    starts = np.flatnonzero(np.diff(slots.rank, prepend=-1))
-    return first[starts], first[np.append(starts[1:], len(slots))] - 1
 
 
 def _tail(tasks: Tasks, ranks: int, times: StageTimes) -> tuple[Tasks, Ints] | None:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+# Who waits for whom: (before, after, before is new, after is new); "new" numbers count within the tasks that join.
+Links = list[tuple[Ints, Ints, bool, bool]]
 
 STREAMS = ("compute", "tp", "cp", "ep", "pp", "dp")
 KINDS = ("F", "B", "I", "W", "FB", "send_forward", "send_backward", "gather", "reduce", "norm", "optimizer", "other")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 from simulator.cost.blocks import BlockCost
-from simulator.cost.layers import LayerCost, exposed_routing_s, handover_s, phases, slowing
+from simulator.cost.layers import Beside, LayerCost, exposed_routing_s, handover_s, phases
 from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.cost.stages import StageCost, paired_stages
 from simulator.cost.step_times import SlotTimes
@@ -31,9 +31,9 @@ class Programs:
     def of(self, kind: str, stage: int, backward_stage: int) -> Program:
         """The phases of a slot: forward on `stage` (F, FB), backward on `backward_stage` (B, I, W, FB)."""
         beside = self.times.beside
-        if kind == "FB" and beside is not None:
-            return pair_program(numbered(beside, stage), numbered(beside, backward_stage), self.plan)
         ahead, back = numbered(self.times.stages, stage), numbered(self.times.stages, backward_stage)
+        if kind == "FB" and beside is not None:
+            return pair_program(ahead, back, self.plan, beside)
         phases: Program = ()
         if kind in ("F", "FB"):
             phases += forward_program(ahead, self.plan)
@@ -82,22 +82,23 @@ def study_plan(
 def forward_program(stage: Numbered, plan: Plan) -> Program:
     """Every layer: mixer, tokens to the experts, ffn, tokens back."""
     ops = [op for index, layer in stage.layers for op in _forward_ops(layer, plan, index)]
-    return (Phase(tuple(ops) + _ops(stage.cost.lost[0], "ffn", -1)), *_host(stage.cost.forward))
+    return (Phase(tuple(ops) + _ops(stage.cost.lost.forward, "ffn", -1)), *_host(stage.cost.forward))
 
 
 def input_program(stage: Numbered, plan: Plan) -> Program:
     """Every layer from the last: gradients to the experts, ffn, gradients back, mixer."""
     ops = [op for index, layer in stage.layers[::-1] for op in _input_ops(layer, plan, index)]
-    return (Phase(tuple(ops) + _backward(_ops(stage.cost.lost[1], "ffn", -1))), *_host(stage.cost.input))
+    return (Phase(tuple(ops) + _backward(_ops(stage.cost.lost.input, "ffn", -1))), *_host(stage.cost.input))
 
 
 def weight_program(stage: Numbered) -> Program:
     """Weight gradients of every layer from the last."""
     ops = [op for index, layer in stage.layers[::-1] for op in _weight_ops(layer, index)]
-    return (Phase(tuple(ops)), *_host(stage.cost.weight))
+    lost = _backward(_ops(stage.cost.lost.weight, "ffn", -1))
+    return (Phase(tuple(ops) + lost), *_host(stage.cost.weight))
 
 
-def pair_program(ahead: Numbered, back: Numbered, plan: Plan) -> Program:
+def pair_program(ahead: Numbered, back: Numbered, plan: Plan, beside: Beside) -> Program:
     """An overlapped pair: first layer of the one with the last of the other; layers without a partner run alone."""
     found: list[Phase] = []
     for first, last in zip_longest(ahead.layers, back.layers[::-1]):
@@ -106,23 +107,24 @@ def pair_program(ahead: Numbered, back: Numbered, plan: Plan) -> Program:
         elif last is None:
             found.append(Phase(_forward_ops(first[1], plan, first[0])))
         else:
-            found += _paired_layers(first, last, ahead.cost.compute_fraction)
-    return (*found, *_host(paired_stages(ahead.cost, back.cost, plan)))
+            found += _paired_layers(first, last, beside)
+    return (*found, *_host(paired_stages(ahead.cost, back.cost, plan, beside)))
 
 
-def _paired_layers(first: tuple[int, LayerCost], last: tuple[int, LayerCost], compute_fraction: float) -> list[Phase]:
-    """The three phases of the cost model's overlapped layer pair; hand-overs and recomputed traffic after them."""
+def _paired_layers(first: tuple[int, LayerCost], last: tuple[int, LayerCost], beside: Beside) -> list[Phase]:
+    """The phases of the cost model's overlapped layer pair; hand-overs and recomputed traffic after them."""
     (i, ahead), (j, back) = first, last
-    out, home = ahead.ffn.routing_forward, back.ffn.routing_backward
-    of_mixer, of_experts, of_back = (slowing(c.total_s, x, compute_fraction) for c, x in phases(ahead, back))
-    mixer_back = _backward(_ops((back.mixer.input + back.mixer.weight) * of_back, "mixer", j))
-    experts_back = _ops((back.ffn.input + back.ffn.weight) * of_experts, _kernel(back.ffn), j)
-    experts_ahead = _ops(ahead.ffn.forward * of_experts, _kernel(ahead.ffn), i)
+    mixer_ahead, *experts, mixer_back = phases(ahead, back, beside)
+    experts_back, experts_ahead = (part for phase in experts for part in phase.computing)
+    out_s, home_s = (size for phase in experts for size in phase.moving)
+    of_back = _backward(_ops(experts_back, _kernel(back.ffn), j)), _exchange(out_s, i)
+    of_ahead = _ops(experts_ahead, _kernel(ahead.ffn), i), _backward(_exchange(home_s, j))
+    joint = Phase(of_back[0] + of_ahead[0], of_back[1] + of_ahead[1])
     again = _backward(_exchange(back.ffn.routing_recompute_s + handover_s(ahead, back), j))
     return [
-        Phase(_ops(ahead.mixer.forward * of_mixer, "mixer", i), _backward(_exchange(home.out_s, j))),
-        Phase(_backward(experts_back) + experts_ahead, _exchange(out.out_s, i) + _backward(_exchange(home.home_s, j))),
-        Phase(mixer_back, _exchange(out.home_s, i)),
+        Phase(_ops(mixer_ahead.computing[0], "mixer", i), _backward(_exchange(mixer_ahead.moving_s, j))),
+        *([joint] if len(experts) == 1 else [Phase(*of_back), Phase(*of_ahead)]),
+        Phase(_backward(_ops(mixer_back.computing[0], "mixer", j)), _exchange(mixer_back.moving_s, i)),
         *([Phase(again)] if again else []),
     ]
 

@@ -11,6 +11,7 @@ from simulator.step.times import SLOT_CAUSES
 
 CAUSES = (*SLOT_CAUSES, "pp", "dp", "bubble", "optimizer", "barrier")
 SENDS = (KIND["send_forward"], KIND["send_backward"])
+SHARDED = (KIND["gather"], KIND["reduce"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +47,12 @@ class Timeline:
         optimizer = graph.kind[on_compute] == KIND["optimizer"]
         moved = np.where(cause >= 0, np.minimum((self.end_s - self.start_s)[cause], gap), 0.0)
         awaits_pp = (cause >= 0) & np.isin(graph.kind[cause], SENDS) & ~optimizer
-        awaits_dp = (cause >= 0) & (graph.kind[cause] == KIND["gather"]) & ~optimizer
+        awaits_dp = (cause >= 0) & np.isin(graph.kind[cause], SHARDED) & ~optimizer
+        before_gather = np.where(awaits_dp, self._waits_of_gathers(cause, idle_from), 0.0)
         np.add.at(spent["pp"], own_rank[awaits_pp], moved[awaits_pp])
         np.add.at(spent["bubble"], own_rank[awaits_pp], (gap - moved)[awaits_pp])
-        np.add.at(spent["dp"], own_rank[awaits_dp], gap[awaits_dp])
+        np.add.at(spent["dp"], own_rank[awaits_dp], (gap - before_gather)[awaits_dp])
+        np.add.at(spent["bubble"], own_rank[awaits_dp], before_gather[awaits_dp])
         other = ~(awaits_pp | awaits_dp | optimizer)
         np.add.at(spent["bubble"], own_rank[other], gap[other])
         self._after_slots(spent, idle_from[optimizer], self.start_s[on_compute][optimizer], own_rank[optimizer])
@@ -91,6 +94,11 @@ class Timeline:
             later = self.end_s[pred] > latest[rows]
             latest[rows[later]], awaited[rows[later]] = self.end_s[pred[later]], pred[later]
         return awaited
+
+    def _waits_of_gathers(self, awaited: Ints, idle_from: Floats) -> Floats:
+        """Seconds that a rank was idle before the awaited gather could start, since that waited for another stage."""
+        received = np.isin(self.graph.kind[self._awaited(awaited)], SENDS)
+        return np.where(received, np.maximum(0.0, self.start_s[awaited] - idle_from), 0.0)
 
     def _after_slots(self, spent: dict[str, Floats], idle_from: Floats, begin: Floats, rank: Ints) -> None:
         """The end of the step: drain of the pipeline, data-parallel tail, wait for the slowest optimizer."""

@@ -31,9 +31,10 @@ class DataParallel:
     hidden piece by piece behind the stage's first forward and last backward; one bucket waits for the whole
     slot. Megatron makes several only on the first stage (distributed_data_parallel.py disables
     bucketing on later stages and chunks).
-    `every_microbatch`: parameters are gathered again before each forward and backward and gradients reduced
-    after each (ZeRO-3 / FSDP), at most one bucket ahead of its use.
-    Without `gather_overlap` / `reduce_overlap` the whole of it stands before the first / after the last slot.
+    `gather_every_microbatch`: parameters are gathered again before each forward and backward (ZeRO-3 / FSDP), at most
+    one bucket ahead of its use; `reduce_every_microbatch`: gradients are reduced after each backward (ZeRO-2 too).
+    Without `gather_overlap` / `reduce_overlap` the whole of it stands before the first / after the last slot, or
+    before and after every slot where it belongs to every micro-batch.
     `optimizer_s` is per pipeline rank; `grad_norm_s` the all-reduce that every rank waits for before it.
     """
 
@@ -41,9 +42,20 @@ class DataParallel:
     reduce_s: tuple[tuple[float, ...], ...] = ()
     gather_overlap: bool = True
     reduce_overlap: bool = True
-    every_microbatch: bool = False
+    gather_every_microbatch: bool = False
+    reduce_every_microbatch: bool = False
     grad_norm_s: float = 0.0
     optimizer_s: tuple[float, ...] = ()
+
+    @property
+    def gathers_block(self) -> bool:
+        """Whether every slot waits for a gather of its own that starts when the slot before has ended."""
+        return self.gather_every_microbatch and not self.gather_overlap
+
+    @property
+    def reduces_block(self) -> bool:
+        """Whether every slot waits for the reduction of the slot before."""
+        return self.reduce_every_microbatch and not self.reduce_overlap
 
 
 @dataclass(frozen=True, slots=True)

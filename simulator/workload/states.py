@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,7 @@ class StageParameters:
     `layers`: the same, layer by layer (embedding first, head last), as fully sharded plans gather them.
     `largest_matrix`: parameters of the largest module of a decoder layer. `adapters`: those that are trained beside
     frozen weights, among the others and layer by layer (None: all are trained).
+    `factors`: rows and columns of the matrices, dense and experts', for optimizers that keep moments of these.
     """
 
     dense: Number
@@ -43,6 +45,7 @@ class StageParameters:
     layers: tuple[tuple[Number, Number], ...]
     largest_matrix: Number = 0.0
     adapters: tuple[tuple[Number, Number], ...] | None = None
+    factors: tuple[Number, Number] = (0.0, 0.0)
 
     @property
     def trained_layers(self) -> tuple[tuple[Number, Number], ...]:
@@ -82,7 +85,7 @@ def stage_parameters(model: Model, plan: Plan, stages: Sequence[StageLayers]) ->
         trained = None if plan.adapters is None else tuple(local(beside, plan) for _, beside in held)
         dense, expert = sum(d for d, _ in layers), sum(e for _, e in layers)
         largest = max((matrices[model.layers[index]] for index in stage.layers), default=0.0)
-        result.append(StageParameters(dense, expert, layers, largest, trained))
+        result.append(StageParameters(dense, expert, layers, largest, trained, factor_counts(model, plan, stage)))
     return tuple(result)
 
 
@@ -138,7 +141,38 @@ def update_bytes(plan: Plan) -> float:
     """Bytes per parameter that the optimizer's elementwise update reads and writes."""
     optimizer = plan.optimizer
     gradient_bytes = FORMATS[optimizer.grads].bytes
-    return OPTIMIZERS[optimizer.kind].update_bytes(gradient_bytes, optimizer_bytes(optimizer), parameter_bytes(plan))
+    main_bytes = FORMATS[optimizer.main_params].bytes if optimizer.main_params else 0.0
+    record, state = OPTIMIZERS[optimizer.kind], optimizer_bytes(optimizer)
+    return record.update_bytes(gradient_bytes, state, parameter_bytes(plan), main_bytes)
+
+
+def factor_bytes(stage: StageParameters, plan: Plan) -> Number:
+    """Bytes of the row and column moments of a stage's matrices on one rank."""
+    if not OPTIMIZERS[plan.optimizer.kind].factored_moments:
+        return 0.0
+    copies = replica_ranks(plan)
+    shared = stage.factors[0] / shard_count(plan, copies["dense"])
+    shared += stage.factors[1] / shard_count(plan, copies["expert"])
+    return shared * FORMATS[plan.optimizer.moments].bytes
+
+
+def stage_matrices(model: Model, plan: Plan, stage: StageLayers) -> list[tuple[int, int, float, bool]]:
+    """Matrices of a stage's layers on one rank: rows, columns, how many of them, and whether they are experts'."""
+    linears = Counter(linear for index in stage.layers for linear in layer_linears(model, model.layers[index]))
+    matrices = []
+    for linear, count in linears.items():
+        expert = linear.parallel.startswith("expert")
+        copies = count * linear.copies / (plan.ep if expert else 1)
+        matrices.append((linear.inputs, linear.outputs, copies, expert))
+    return matrices
+
+
+def factor_counts(model: Model, plan: Plan, stage: StageLayers) -> tuple[Number, Number]:
+    """Rows and columns of dense and of expert matrices on one rank, together."""
+    counts: dict[bool, Number] = {False: 0.0, True: 0.0}
+    for rows, columns, copies, expert in stage_matrices(model, plan, stage):
+        counts[expert] += copies * (rows + columns) / (plan.etp if expert else plan.tp)
+    return counts[False], counts[True]
 
 
 def accumulation_bytes(plan: Plan, how: str) -> float:
@@ -159,6 +193,37 @@ def replica_ranks(plan: Plan) -> dict[str, Number]:
     """
     copies = SCHEDULES[plan.schedule].placement.copies
     return {"dense": copies * plan.dp * plan.cp, "expert": copies * plan.expert_dp}
+
+
+def gradient_reductions(plan: Plan) -> int:
+    """Gradient reductions of one rank in a step: one for every micro-batch that it works on, or one in all."""
+    copies = SCHEDULES[plan.schedule].placement.copies
+    return plan.microbatches // copies if reduces_every_microbatch(plan) else 1
+
+
+def reduces_every_microbatch(plan: Plan) -> bool:
+    """Whether a rank reduces gradients to its shard after every backward, so that none stay whole."""
+    sharding = SHARDINGS[plan.sharding]
+    if sharding.shards_weights:
+        return True
+    every = plan.stack.gradient_shards == "every_microbatch" and not accumulates_unsharded(plan)
+    return sharding.shards_gradients and every
+
+
+def accumulates_unsharded(plan: Plan) -> bool:
+    """torchtitan's FSDP2 under a pipeline: parameters gathered once a step, gradients reduced once."""
+    engine = plan.stack.sharding_engine == "fsdp2" and plan.pp > 1
+    return engine and SHARDINGS[plan.sharding].gathers_once and shares_states(plan)
+
+
+def shares_states(plan: Plan) -> bool:
+    """Whether any rank keeps less than the whole optimizer state: a shard group of one rank gathers nothing."""
+    return any(np.any(np.asarray(shard_count(plan, ranks)) > 1) for ranks in replica_ranks(plan).values())
+
+
+def travels_by_layer(plan: Plan) -> bool:
+    """Whether buckets are layers: where weights are gathered, or gradients reduced, for every micro-batch."""
+    return SHARDINGS[plan.sharding].shards_weights or reduces_every_microbatch(plan)
 
 
 def shard_count(plan: Plan, ranks: Number) -> Number:

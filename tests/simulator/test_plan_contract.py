@@ -94,6 +94,7 @@ BREAKERS: dict[str, tuple[Model, Plan]] = {
     "recompute_is_complete": (MOE, plan_with(recompute=Recompute("selective"))),
     "recompute_modules_are_known": (MOE, plan_with(recompute=selective("norm"))),
     "recomputed_modules_exist": (MOE, plan_with(recompute=selective("mla_up_proj"))),
+    "sharded_weights_run_unpaired": (MOE, plan_with(ep=8, sharding="full", overlap=Overlap(moe_ep=True))),
     "router_groups_divide": (model_of(ffn=MoE(16, 4, 512, groups=3)), BASE),
     "low_precision_is_aligned": (model_of(ffn=DenseFFN(3000)), plan_with(precision="mxfp8")),
     "experts_with_tensor_need_sequence_parallel": (MOE, plan_with(dp=4, tp=2)),
@@ -151,6 +152,8 @@ IDLE: dict[str, tuple[Model, Plan]] = {
     "recompute_of_absent_modules": (MOE, plan_with(recompute=selective("mlp"))),
     "shared_overlap_without_shared_experts": (DENSE, plan_with(overlap=Overlap(shared_experts=True))),
     "offload_without_effect": (MOE, plan_with(offload=Offload(optimizer_overlap=True))),
+    "expert_overlap_without_traffic": (MOE, plan_with(stack=ELSEWHERE, overlap=Overlap(moe_ep=True))),
+    "delayed_weight_gradients_without_effect": (MOE, plan_with(stack=ELSEWHERE, overlap=Overlap(delay_wgrad=True))),
 }
 
 

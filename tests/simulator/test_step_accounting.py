@@ -127,11 +127,38 @@ def test_gradient_reduction_of_later_stages_hides_in_the_drain() -> None:
 def test_fully_sharded_gathers_for_every_micro_batch() -> None:
     """ZeRO-3, 2 micro-batches of forward 1 s and backward 2 s in 4 layers; communication-bound when a layer's gather
     and reduction outlast its compute."""
-    data = DataParallel(gather_s=((0.1,) * 4,), reduce_s=((0.1,) * 4,), every_microbatch=True)
+    data = DataParallel(
+        gather_s=((0.1,) * 4,), reduce_s=((0.1,) * 4,), gather_every_microbatch=True, reduce_every_microbatch=True
+    )
     assert step_s(data) == pytest.approx(6.0 + 0.1 + 0.1)
     heavy = replace(data, gather_s=((1.0,) * 4,), reduce_s=((1.0,) * 4,))
     # 4 layers x 2 micro-batches x (2 gathers + 1 reduction) of 1 s on one stream; compute hides in it but for ends.
     assert 24.0 <= step_s(heavy) <= 26.0
+
+
+def test_without_overlap_every_slot_waits_for_its_own_gather_and_reduction() -> None:
+    """2 micro-batches of 1 + 2 s; each gathers 0.4 s before forward and before backward and reduces 0.4 s after it.
+    Two stages: a gather starts when the activations have arrived, and gradients leave when they are reduced."""
+    data = DataParallel(
+        gather_s=((0.1,) * 4,) * 2,
+        reduce_s=((0.1,) * 4,) * 2,
+        gather_every_microbatch=True,
+        reduce_every_microbatch=True,
+        gather_overlap=False,
+        reduce_overlap=False,
+    )
+    alone = replace(data, gather_s=data.gather_s[:1], reduce_s=data.reduce_s[:1])
+    assert step_s(alone) == pytest.approx(2 * (1 + 2) + 2 * (2 * 0.4 + 0.4))
+    # 1F1B of 2 stages and 2 micro-batches is 3 slots of each kind long: F0 on both stages, then the pair of the last
+    # stage twice, then the first's backward, each with what it gathers and reduces.
+    assert step_s(data, pp=2, m=2) == pytest.approx(3 * (1 + 0.4) + 3 * (2 + 0.4 + 0.4))
+
+
+def test_gradients_reduced_every_micro_batch_hide_behind_the_next() -> None:
+    """Reductions of 0.5 s after each of 2 backwards: all exposed without overlap, the last one with it."""
+    data = DataParallel(reduce_s=((0.5,),), reduce_every_microbatch=True)
+    assert step_s(data) == pytest.approx(6.0 + 0.5)
+    assert step_s(replace(data, reduce_overlap=False)) == pytest.approx(6.0 + 2 * 0.5)
 
 
 def test_optimizer_waits_for_all_and_the_slowest_ends_the_step() -> None:

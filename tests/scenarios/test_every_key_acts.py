@@ -1,0 +1,171 @@
+"""Every key of a scenario moves the answer in the direction that it should: one row each, and no key without one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from hardware.problems import InputError
+from simulator.plan.layout import stages
+from simulator.predict.prediction import Prediction, evaluate
+from simulator.scenario.schema import load_scenario, scenario_schema
+
+SCENARIOS = Path(__file__).parents[2] / "scenarios"
+FIGURES: dict[str, Callable[[Prediction], float]] = {
+    "step": lambda prediction: prediction.step_time_s,
+    "memory": lambda prediction: max(stage.peak_memory_bytes for stage in prediction.stages),
+    "device": lambda prediction: max(stage.device_memory_bytes for stage in prediction.stages),
+    "run": lambda prediction: finish_s(prediction),
+    "restart": lambda prediction: restart_s(prediction),
+    "energy": lambda prediction: energy_j(prediction),
+}
+
+
+class Acts(NamedTuple):
+    """Writing `value` for `key` moves `figure` up or down (`sign` 1 or -1) in `scenario` with the keys of `given`."""
+
+    key: str
+    value: str
+    figure: str
+    sign: int
+    given: tuple[str, ...] = ()
+    scenario: str = "tiny"
+
+
+ALONE = ("plan.pp=1", "plan.ep=1")
+SEQUENCE = (*ALONE, "plan.tp=2", "plan.sequence_parallel=true")
+PAIRED = ("plan.pp=1", "plan.ep=8", "plan.overlap.moe_ep=true")
+ELSEWHERE = "plan.stack=pytorch-fsdp-2025"
+SPREAD = ("cluster.gpus=16", "cluster.fabric=ndr-rail-2tier")
+DEEP = ("plan.pp=4", "plan.ep=2")
+LINK = "cluster.fabric=ndr-rail-2tier"
+WIDE = (*PAIRED, "cluster.gpus=64", LINK, "plan.ep=16", "plan.global_batch_size=256")
+SAVING = ("run.tokens=10T", "run.checkpoint.policy=sync")
+WHOLE = ("plan.recompute.granularity=full",)
+CHOSEN = ("plan.recompute.granularity=selective", "plan.recompute.modules=[core_attn]")
+OFFLOADED = ("plan.offload.activation=0.5", "plan.offload.modules=[core_attn]")
+
+ROWS = (
+    Acts("plan.micro_batch_size", "4", "memory", 1),
+    Acts("plan.global_batch_size", "128", "step", 1),
+    Acts("plan.tp", "2", "memory", -1, (*ALONE, "plan.sequence_parallel=true")),
+    Acts("plan.cp", "2", "memory", -1, ALONE),
+    Acts("plan.pp", "4", "memory", -1, ("plan.ep=2",)),
+    Acts("plan.vpp", "2", "step", -1, ("plan.global_batch_size=16",)),
+    Acts("plan.ep", "2", "memory", 1),
+    Acts("plan.etp", "2", "step", 1, ("plan.pp=1", "plan.tp=2", "plan.sequence_parallel=true")),
+    Acts("plan.sequence_parallel", "true", "memory", -1, (*ALONE, "plan.tp=2", "plan.stack=pytorch-fsdp-2025")),
+    Acts("plan.cp_comm", "allgather", "step", 1, (*ALONE, "plan.cp=2", "run.seq_length=16384")),
+    Acts("plan.schedule", "gpipe", "memory", 1, ("plan.stack=hai-llm-2024",)),
+    Acts("plan.microbatch_group_size", "8", "memory", 1, ("plan.vpp=2", "plan.schedule=interleaved")),
+    Acts("plan.layout", "Et|tttttttL", "step", 1),
+    Acts("plan.first_stage_layers", "1", "step", 1),
+    Acts("plan.last_stage_layers", "1", "step", 1),
+    Acts("plan.sharding", "none", "memory", 1),
+    Acts("plan.shard_group", "2", "memory", 1),
+    Acts("plan.optimizer.kind", "sgd", "memory", -1),
+    Acts("plan.optimizer.main_params", "fp16", "memory", -1),
+    Acts("plan.optimizer.moments", "bf16", "memory", -1),
+    Acts("plan.optimizer.grads", "bf16", "memory", -1, (ELSEWHERE,)),
+    Acts("plan.optimizer.grad_reduce", "bf16", "step", -1, ("plan.sharding=full", *ALONE, ELSEWHERE)),
+    Acts("plan.precision", "fp32", "step", 1),
+    Acts("plan.fp8_param_gather", "true", "memory", -1, ("plan.precision=fp8-tensorwise",)),
+    Acts("plan.activation_fp8_input_store", "true", "memory", -1),
+    Acts("plan.recompute.granularity", "full", "memory", -1),
+    Acts("plan.recompute.method", "block", "step", -1, WHOLE),
+    Acts("plan.recompute.layers", "3", "memory", -1, (*WHOLE, "plan.recompute.method=block")),
+    Acts("plan.recompute.modules", "[moe]", "step", 1, CHOSEN),
+    Acts("plan.offload.activation", "1", "memory", -1, OFFLOADED),
+    Acts("plan.offload.modules", "[core_attn, attn_proj]", "memory", -1, OFFLOADED),
+    Acts("plan.offload.optimizer", "1", "memory", -1),
+    Acts("plan.offload.optimizer_overlap", "true", "step", -1, ("plan.offload.optimizer=1",)),
+    Acts("plan.overlap.grad_reduce", "false", "step", 1, ("plan.overlap.param_gather=false",)),
+    Acts("plan.overlap.param_gather", "false", "step", 1),
+    Acts("plan.overlap.tp_comm", "true", "step", -1, SEQUENCE),
+    Acts("plan.overlap.p2p", "false", "step", 1, (*DEEP, "plan.vpp=2")),
+    Acts("plan.overlap.moe_ep", "true", "step", -1, PAIRED[:2]),
+    Acts("plan.overlap.shared_experts", "true", "step", -1),
+    Acts("plan.overlap.delay_wgrad", "false", "step", 1, (), "kimi-k2-10240xh100"),
+    Acts("plan.dispatcher", "allgather", "step", 1, ("plan.pp=1", "plan.ep=8")),
+    Acts("plan.dispatch_fp8", "true", "step", -1, ("plan.dispatcher=deepep", "plan.stack=hai-llm-2024")),
+    Acts("plan.expert_imbalance", "1.5", "step", 1),
+    Acts("plan.capacity_factor", "2", "step", 1),
+    Acts("plan.vocab_divisible_by", "8192", "memory", 1),
+    Acts("plan.rank_order", "tp-cp-ep-pp-dp", "step", 1, (*SPREAD, "plan.ep=1")),
+    Acts("plan.stack", "pytorch-ddp-2021", "step", 1),
+    Acts("cluster.gpus", "16", "step", -1, (LINK,)),
+    Acts("cluster.node", "dgx-a100-80", "step", 1),
+    Acts("cluster.fabric", "edr-2tier", "step", 1, WIDE),
+    Acts("cluster.pue", "1.5", "energy", 1),
+    Acts("cluster.storage_write", "0.01 GB/s", "run", 1, SAVING),
+    Acts("cluster.storage_read", "0.01 GB/s", "restart", 1, SAVING),
+    Acts("run.seq_length", "4096", "step", 1),
+    Acts("run.tokens", "2B", "run", 1),
+    Acts("run.checkpoint.every", "30 s", "run", 1, SAVING),
+)  # fmt: skip
+# A name that people read, a count that follows from others and is checked, and two keys that turn illegal layouts into
+# legal ones (below).
+WITHOUT_A_ROW = {"cluster.name", "plan.dp", "plan.account_for_embedding", "plan.account_for_loss"}
+
+
+def finish_s(prediction: Prediction) -> float:
+    assert prediction.run is not None
+    return prediction.run.finish_s.p50
+
+
+def restart_s(prediction: Prediction) -> float:
+    assert prediction.run is not None
+    return prediction.run.lost_s["restart"]
+
+
+def energy_j(prediction: Prediction) -> float:
+    assert prediction.run is not None
+    assert prediction.run.energy_j is not None
+    return prediction.run.energy_j
+
+
+@cache
+def answer(scenario: str, overrides: tuple[str, ...]) -> Prediction:
+    return evaluate(load_scenario(SCENARIOS / f"{scenario}.yaml", list(overrides)))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.key)
+def test_key_moves_the_answer(row: Acts) -> None:
+    figure = FIGURES[row.figure]
+    before = figure(answer(row.scenario, row.given))
+    after = figure(answer(row.scenario, (*row.given, f"{row.key}={row.value}")))
+    assert row.sign * (after - before) > 1e-6 * before, f"{row.figure} goes from {before!r} to {after!r}"
+
+
+def leaves(schema: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    """Dotted keys of a section that hold a value."""
+    for key, inner in schema["properties"].items():
+        if "properties" in inner:
+            yield from leaves(inner, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+@pytest.mark.parametrize("section", ["plan", "cluster"])
+def test_every_key_has_a_row(section: str) -> None:
+    keys = set(leaves(scenario_schema()["properties"][section], f"{section}."))
+    assert keys - WITHOUT_A_ROW == {row.key for row in ROWS if row.key.startswith(f"{section}.")}
+
+
+@pytest.mark.parametrize("key", ["plan.account_for_embedding", "plan.account_for_loss"])
+def test_ends_that_count_as_layers_make_stages_even(key: str) -> None:
+    """94 layers on 32 stages: three each where embedding and head count, two beside them; no even split without."""
+    path = SCENARIOS / "qwen3-235b-256xh100.yaml"
+    scenario = load_scenario(path)
+    assert [len(stage.layers) for stage in stages(scenario.model, scenario.plan)] == [2, *[3] * 30, 2]
+    with pytest.raises(InputError, match="layers"):
+        load_scenario(path, [f"{key}=false"])
+
+
+def test_replicas_are_checked_against_the_cluster() -> None:
+    with pytest.raises(InputError, match=r"plan\.dp: is 2"):
+        load_scenario(SCENARIOS / "tiny.yaml", ["plan.dp=2"])
