@@ -11,6 +11,7 @@ from simulator.fields import Setting, setting
 from simulator.run.checkpoints import CheckpointPolicy, SavePaths
 from simulator.run.fault_log import LogRow
 from simulator.run.faults import FailureModel, Machines
+from simulator.run.uncertainty import CERTAIN, Uncertainty
 
 MOST_NODES, MOST_RUNS, MOST_WORKERS = 1_000_000, 1_000_000, 1024
 # Causes of time down, in the order in which a stop goes through them.
@@ -216,7 +217,7 @@ class RunSpec:
     only beyond are faults drawn from the failure model, then the log's own. `drawn_spares` (None: its own)
     is the number of spares for which faults are drawn first: runs that agree in it meet the same faults, however many
     spares each has.
-    `assumptions` name inputs that nobody gave.
+    `assumptions` name inputs that nobody gave; `uncertainty` is what the step time and the failure rate may be off.
     """
 
     segments: tuple[Segment, ...]
@@ -238,6 +239,7 @@ class RunSpec:
     fault_log_s: float | None = None
     drawn_spares: int | None = None
     assumptions: tuple[str, ...] = ()
+    uncertainty: Uncertainty = CERTAIN
 
     def __post_init__(self) -> None:
         if self.job_nodes % self.replicas:
