@@ -68,7 +68,7 @@ def cluster(
     fabric: str | Mapping[str, Any] | Fabric,
     storage_write_bytes_per_s: float | None = None,
     storage_read_bytes_per_s: float | None = None,
-    pue: float = 1.0,
+    pue: float | None = None,
     name: str | None = None,
     at: Place = INLINE,
 ) -> Cluster:
@@ -88,7 +88,7 @@ def cluster(
         problems.append(at.under("gpus").problem(f"must be a whole number above zero, not {gpus!r}"))
     elif server and network:
         problems += [at.under(key).problem(text) for key, text in _misfits(gpus, server, network)]
-    if not pue >= 1.0:
+    if pue is not None and not pue >= 1.0:
         problems.append(at.under("pue").problem(f"is total over IT power and cannot be below 1, not {pue!r}"))
     if problems:
         raise InputError(problems)
@@ -307,12 +307,13 @@ def _read_node(section: Section) -> Node:
     )
     overhead_w = section.quantity("overhead_power", "w", zero=True)
     cpu = section.choice("cpu_vendor", ("intel", "amd", "nvidia"), "intel")
+    cooling = section.choice("cooling", ("air", "liquid"), "air")
     if isinstance(gpus, int) and isinstance(scale_up.domain_gpus, int) and scale_up.domain_gpus % gpus:
         up.report("domain_gpus", f"must be a multiple of the server's {gpus} GPUs, not {scale_up.domain_gpus}")
     for each in (up, port, section):
         each.done()
     section.raise_problems()
-    return Node(name, cast(Accelerator, gpu), gpus, scale_up, nic, overhead_w, cpu, section.sources)
+    return Node(name, cast(Accelerator, gpu), gpus, scale_up, nic, overhead_w, cpu, section.sources, cooling)
 
 
 def _read_fabric(section: Section) -> Fabric:

@@ -81,7 +81,8 @@ class Nic:
 class Node:
     """A server (operating-system image): its GPUs, their scale-up domain, their NICs, and what else draws power.
 
-    `gpus` counts the GPUs of one server; `scale_up.domain_gpus` may span several servers (NVL72).
+    `gpus` counts the GPUs of one server; `scale_up.domain_gpus` may span several servers (NVL72). `cooling` decides the
+    power usage effectiveness that is assumed where a cluster names none.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Node:
     overhead_power_w: float
     cpu_vendor: Literal["intel", "amd", "nvidia"] = "intel"
     sources: Mapping[str, str] = field(default_factory=dict)
+    cooling: Literal["air", "liquid"] = "air"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ class Fabric:
 class Cluster:
     """`gpus` GPUs in equal nodes on one fabric.
 
-    `efficiencies` is the file of collective coefficients measured on it (empty: the shipped ones).
+    `pue` None: the usual one of the servers' cooling (hardware.facility). `efficiencies` is the file of collective coefficients measured on it (empty: the shipped ones).
     """
 
     name: str
@@ -143,7 +145,7 @@ class Cluster:
     fabric: Fabric
     storage_write_bytes_per_s: float | None = None
     storage_read_bytes_per_s: float | None = None
-    pue: float = 1.0
+    pue: float | None = None
     efficiencies: str = ""
 
     @property

@@ -180,8 +180,6 @@ def _read_prices(top: Section) -> RunPrices:
     prices = RunPrices(**_read_part(top, "prices"))
     if prices.gpu_hour_usd is None and not prices.capital_usd_per_gpu:
         top.report("prices.gpu_hour", "is missing: give the rent, or capital_per_gpu, life and electricity")
-    if prices.gpu_hour_usd is not None and prices.capital_usd_per_gpu:
-        top.report("prices.gpu_hour", "and capital_per_gpu exclude each other: machines are rented or owned")
     return prices
 
 

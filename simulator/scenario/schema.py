@@ -242,7 +242,7 @@ def _read_cluster(section: Section) -> Cluster | None:
     title = section.text("name", None)
     write = section.quantity("storage_write", "bytes_per_s", None)
     read = section.quantity("storage_read", "bytes_per_s", None)
-    pue = section.quantity("pue", "count", 1.0)
+    pue = section.quantity("pue", "count", None)
     section.done()
     node = _whole(section, lambda: catalogue.node(server, at.under("node"))) if server is not None else None
     fabric = _whole(section, lambda: catalogue.fabric(network, at.under("fabric"))) if network is not None else None

@@ -114,7 +114,6 @@ def test_all_problems_at_once() -> None:
     [
         ({"checkpoint": {"policy": "sync", "fast_every": "1 min"}}, "belongs to policy in-memory or tiered"),
         ({"failures": "rsc-1", "fault_log": "log.csv"}, "exclude each other"),
-        ({"prices": {"gpu_hour": "2 USD/h", "capital_per_gpu": "30 kUSD"}}, "exclude each other"),
         ({"failures": {"exposure": {"gpus": 8, "time": "1 d"}, "classes": {"a": {"count": 1}}}}, "kind: is missing"),
         (
             {"failures": {"exposure": {"gpus": 8, "time": "1 d"}, "classes": {"a": {"count": 1, "kind": "slow"}}}},
