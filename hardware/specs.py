@@ -58,7 +58,8 @@ class Accelerator:
 class ScaleUp:
     """The fast domain that joins `domain_gpus` GPUs: NVSwitch, an all-to-all mesh, or a cube mesh.
 
-    Bandwidth is per GPU and per direction. `multicast` says whether the switches reduce and replicate (NVLS).
+    Bandwidth is per GPU and per direction. `installed_gpus`: what the domain has where a job uses `domain_gpus` of it
+    only (None: the same). `multicast` says whether the switches reduce and replicate (NVLS).
     """
 
     kind: ScaleUpKind
@@ -66,6 +67,7 @@ class ScaleUp:
     bandwidth_bytes_per_s: float
     latency_s: float
     multicast: bool
+    installed_gpus: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,8 @@ class Fabric:
 class Cluster:
     """`gpus` GPUs in equal nodes on one fabric.
 
-    `pue` None: the usual one of the servers' cooling (hardware.facility). `efficiencies` is the file of collective coefficients measured on it (empty: the shipped ones).
+    `pue` None: the usual one of the servers' cooling (hardware.facility). `efficiencies` is the file of collective
+    coefficients measured on it (empty: the shipped ones).
     """
 
     name: str

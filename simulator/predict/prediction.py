@@ -11,6 +11,7 @@ from simulator.cost.traffic import step_streams
 from simulator.model.flops import flops_per_token
 from simulator.model.parameters import active_parameters, total_parameters
 from simulator.predict.confidence import step_time_interval_s
+from simulator.predict.premises import Premise, premises
 from simulator.predict.run_spec import whole_run_spec
 from simulator.predict.simulate import Simulated, Step, simulate
 from simulator.run.montecarlo import Progress
@@ -42,7 +43,8 @@ class Prediction:
 
     `training_time_s` is without failures, `run` with them. `peak_memory_bytes` is the allocator's peak on the fullest
     rank; `fits` compares what the device shows.
-    `step_time_interval_s` is where 80 % of like runs lie. `network`: how far the step uses each class of links.
+    `step_time_interval_s` is where 80 % of like runs lie. `stated` and `assumed`: what else it rests on, given by the
+    scenario or not. `network`: how far the step uses each class of links.
     `mfu_fraction` counts model FLOPs by `flops_convention` against the dense 16-bit peak.
     """
 
@@ -68,6 +70,8 @@ class Prediction:
     evidence: dict[str, float]
     stages: tuple[StageReport, ...]
     network: NetworkUse
+    stated: tuple[Premise, ...]
+    assumed: tuple[Premise, ...]
     warnings: tuple[str, ...]
 
 
@@ -83,6 +87,7 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
     step_time_s = step.step_time_s
     spec = whole_run_spec(done)
     whole = None if spec is None else simulate_run(spec, progress)
+    rests_on = premises(scenario, spec, whole)
     tokens = plan.global_batch_size * run.seq_length
     per_token = float(flops_per_token(model, run.seq_length, FLOPS_CONVENTION, int(padded_vocab(model.vocab, plan))))
     achieved = tokens * per_token / step_time_s / cluster.gpus
@@ -112,6 +117,8 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
         evidence=evidence_shares(step),
         stages=stage_reports(done),
         network=link_use(done),
+        stated=tuple(each for each in rests_on if not each.assumed),
+        assumed=tuple(each for each in rests_on if each.assumed),
         warnings=(*warnings(done, fullest), *(whole.warnings if whole else ())),
     )
 

@@ -96,7 +96,7 @@ def _settle(batch: Batch, until_s: Floats) -> None:
     stall_left_s = np.where(ends, 0.0, stall_left_s)
     _settle_saves(batch, until_s, work_s, stall_left_s, speed)
     gained_s = (work_s - job.work_s) * batch.step_factor
-    by_cause["checkpoint"] += wall_s - gained_s / (shrunk * slow)
+    by_cause["checkpoint"] += np.maximum(wall_s - gained_s / (shrunk * slow), 0.0)
     by_cause["shrunk"] += gained_s * (1 / shrunk - 1)
     by_cause["slow"] += gained_s / shrunk * (1 / slow - 1)
     job.work_s, job.stall_left_s = work_s, stall_left_s

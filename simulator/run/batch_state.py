@@ -20,8 +20,8 @@ NO_NODE = -1
 class JobState:
     """Where each job stands; shape (runs,) each.
 
-    `work_s` is the useful work done, in seconds at the predicted speed; `stall_left_s` what is left of a save that stops the
-    job. A job is down until the latest of the four marks; each mark has its own cause of loss, in this order.
+    `work_s` is the useful work done, in seconds at the predicted speed; `stall_left_s` what is left of a save that
+    stops the job. A job is down until the latest of the four marks; each mark has its own cause of loss, in this order.
     `component` is what failed last. A job that is `stuck` was given up.
     """
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from simulator.run.arrays import Bools, Floats
+from simulator.run.arrays import Floats
 from simulator.run.money import (
     Amount,
     break_even_months,
@@ -46,51 +46,59 @@ class Bill:
 
 def bill_of(spec: RunSpec, outcome: Outcome) -> Bill:
     """The bill of raw outcomes; a run that never ends has no cost, in quantiles infinity."""
-    finished = np.isfinite(outcome.finish_s)
     seconds = {"work": outcome.work_s, **outcome.lost_s}
     mean_s = {name: float(values.mean()) for name, values in seconds.items()}
     energies = _energy_j(spec, seconds)
-    energy = None if energies is None else float(energies.mean())
-    power_known = {} if spec.power is None else {
-        "energy_j": energy,
-        "energy_quantiles_j": _of_finished(energies, finished),
-        "energy_by_part_j": energy_by_part_j(mean_s, spec.job_gpus, spec.gpus, spec.power),
-    }
-    if spec.prices is None:
-        return Bill(**power_known)
-    return Bill(**power_known, **_money(spec, spec.prices, outcome, energies, mean_s))
+    bill = _consumed(spec, outcome, energies, mean_s)
+    return bill if spec.prices is None else _priced(bill, spec, spec.prices, outcome, energies, mean_s)
 
 
-def _money(
-    spec: RunSpec, prices: RunPrices, outcome: Outcome, energies: Floats | None, mean_s: Mapping[str, float]
-) -> dict[str, object]:
-    """The part of the bill that is paid; time in which GPUs stand is cheaper in electricity."""
-    finished = np.isfinite(outcome.finish_s)
-    wall_s = float(outcome.elapsed_s.mean())
-    energy = None if energies is None else float(energies.mean())
-    costs = cost_usd(outcome.elapsed_s, energies, spec.paid_gpus, prices)
-    cost = cost_usd(wall_s, energy, spec.paid_gpus, prices)
-    lost_cost = {
-        cause: cost_usd(seconds, _energy_j(spec, {cause: seconds}), spec.paid_gpus, prices)
-        for cause, seconds in mean_s.items()
-        if cause != "work"
-    }
-    gpu_w = 0.0 if energy is None else energy / wall_s / spec.paid_gpus
-    return {
-        "cost_usd": cost,
-        "cost_quantiles_usd": _of_finished(costs, finished),
-        "rent_usd": rent_usd(wall_s, spec.paid_gpus, prices),
-        "owned_usd": owned_usd(wall_s, energy, spec.paid_gpus, prices),
-        "break_even_months": break_even_months(gpu_w, prices),
-        "lost_cost_usd": lost_cost,
-        "cost_usd_per_trillion_tokens": cost / (spec.tokens / 1e12) if finished.all() else None,
-        "carbon_kg": None if energy is None else carbon_kg(energy, prices),
-    }
+def _consumed(spec: RunSpec, outcome: Outcome, energies: Floats | None, mean_s: Mapping[str, float]) -> Bill:
+    """The bill without its money."""
+    if spec.power is None or energies is None:
+        return Bill()
+    return Bill(
+        energy_j=float(energies.mean()),
+        energy_quantiles_j=_of_finished(energies, outcome),
+        energy_by_part_j=energy_by_part_j(mean_s, spec.job_gpus, spec.gpus, spec.power),
+    )
+
+
+def _priced(
+    bill: Bill,
+    spec: RunSpec,
+    prices: RunPrices,
+    outcome: Outcome,
+    energies: Floats | None,
+    mean_s: Mapping[str, float],
+) -> Bill:
+    """The bill with its money; time in which GPUs stand is cheaper in electricity."""
+    gpus, wall_s, energy = spec.paid_gpus, float(outcome.elapsed_s.mean()), bill.energy_j
+    cost = cost_usd(wall_s, energy, gpus, prices)
+    gpu_w = 0.0 if energy is None else energy / wall_s / gpus
+    all_finish = bool(np.isfinite(outcome.finish_s).all())
+    lost_s = {cause: seconds for cause, seconds in mean_s.items() if cause != "work"}
+    return replace(
+        bill,
+        cost_usd=cost,
+        cost_quantiles_usd=_of_finished(cost_usd(outcome.elapsed_s, energies, gpus, prices), outcome),
+        rent_usd=rent_usd(wall_s, gpus, prices),
+        owned_usd=owned_usd(wall_s, energy, gpus, prices),
+        break_even_months=break_even_months(gpu_w, prices),
+        lost_cost_usd={cause: _part_usd(spec, prices, cause, seconds) for cause, seconds in lost_s.items()},
+        cost_usd_per_trillion_tokens=cost / (spec.tokens / 1e12) if all_finish else None,
+        carbon_kg=None if energy is None else carbon_kg(energy, prices),
+    )
+
+
+def _part_usd(spec: RunSpec, prices: RunPrices, cause: str, seconds: float) -> float:
+    """What so many seconds of one cause of loss cost."""
+    return cost_usd(seconds, _energy_j(spec, {cause: seconds}), spec.paid_gpus, prices)
 
 
 def _energy_j(spec: RunSpec, seconds: Mapping[str, Amount]) -> Amount | None:
     return None if spec.power is None else energy_j(seconds, spec.job_gpus, spec.gpus, spec.power)
 
 
-def _of_finished(values: Floats | None, finished: Bools) -> Quantiles | None:
-    return None if values is None else quantiles(np.where(finished, values, np.inf))
+def _of_finished(values: Floats, outcome: Outcome) -> Quantiles:
+    return quantiles(np.where(np.isfinite(outcome.finish_s), values, np.inf))

@@ -25,9 +25,10 @@ POLICY_HELP = (
     "write their share while all wait; async: all wait for the copy to host memory only; in-memory: copies on a peer "
     "node before asynchronous storage; tiered: local drives before asynchronous storage."
 )
-# How often practice saves to shared storage. Llama 3's goodput above 90 % bounds the work lost per interruption to 16.7
-# min, half an interval of 33 (arXiv 2407.21783); Meta's research clusters project with 60 min (arXiv 2410.21680).
-LEAST_EVERY_S = 1800.0
+# How often practice saves to shared storage. Llama 3's goodput above 90 % leaves 16.7 min per interruption, of which a
+# restart takes about half: 15 min lose the other half (arXiv 2407.21783). Research clusters of Meta project with 60 min
+# (arXiv 2410.21680).
+LEAST_EVERY_S = 900.0
 EVERYTHING = 10**9  # nodes: a tier outside the cluster survives any loss within it
 
 
@@ -36,17 +37,20 @@ class CheckpointPolicy:
     """How the training state is saved.
 
     `every_s` is the interval to storage in seconds of work (None: the best one for the failure rate, see
-    `checkpoint_interval.best_interval_s`, but at least `least_every_s`); `fast_every_s` that of copies in host memory or on local drives (None: the
-    same rule with their cost). `peer_distance_nodes` is how far the peer of an in-memory copy is: it survives events
-    of at most so many neighbouring nodes. `overhead_s` is what an asynchronous or in-memory save stops beside its
-    copy to host memory (None: as measured elsewhere). The bandwidths are of save paths that no cluster describes.
+    `checkpoint_interval.best_interval_s`, but at least `least_every_s`); `fast_every_s` that of copies in host
+    memory or on local drives (None: the same rule with their cost). `peer_distance_nodes` is how far the peer of an
+    in-memory copy is: it survives events of at most so many neighbouring nodes. `overhead_s` is what an
+    asynchronous or in-memory save stops beside its copy to host memory (None: as measured elsewhere). The
+    bandwidths are of save paths that no cluster describes.
     """
 
     policy: PolicyName = setting("async", Setting(POLICY_HELP, "in-memory"))
     every_s: float | None = setting(
         None,
         Setting(
-            "Work between two saves to storage; auto: Daly's interval for the failure rate, at least least_every.", "30 min", auto="auto"
+            "Work between two saves to storage; auto: Daly's interval for the failure rate, at least least_every.",
+            "30 min",
+            auto="auto",
         ),
     )
     fast_every_s: float | None = setting(
@@ -63,7 +67,7 @@ class CheckpointPolicy:
         Setting(
             "How often saves to storage are allowed at most, where their interval is left open: the best interval, but "
             "not below this.",
-            "10 min",
+            "30 min",
             least=0,
         ),
     )

@@ -31,9 +31,9 @@ def energy_by_part_j(seconds: Mapping[str, Amount], job_gpus: int, gpus: int, po
 
     `seconds` maps "work" and the causes of loss to wall seconds; spares idle throughout, unused slots are off.
     """
-    busy_s = _total([s for name, s in seconds.items() if name in BUSY] or [0.0])
-    spinning_s = _total([s for name, s in seconds.items() if name in SPINNING] or [0.0])
     wall_s = _total(list(seconds.values()))
+    busy_s = _chosen(seconds, BUSY, wall_s)
+    spinning_s = _chosen(seconds, SPINNING, wall_s)
     standing_s = wall_s - busy_s - spinning_s
     parts = {cause: job_gpus * busy_s * watts for cause, watts in power.gpu_step_w.items()}
     parts["standing"] = job_gpus * (spinning_s * power.gpu_spinning_w + standing_s * power.gpu_idle_w)
@@ -42,6 +42,15 @@ def energy_by_part_j(seconds: Mapping[str, Amount], job_gpus: int, gpus: int, po
     parts["network"] = gpus * wall_s * power.fabric_w
     parts["cooling"] = (power.pue - 1) * _total(list(parts.values()))
     return parts
+
+
+def _chosen(seconds: Mapping[str, Amount], names: tuple[str, ...], like: Amount) -> Amount:
+    """Seconds of the named causes together, in the shape of `like`."""
+    total = 0.0 * like
+    for name, spent in seconds.items():
+        if name in names:
+            total = total + spent
+    return total
 
 
 def _total(amounts: list[Amount]) -> Amount:

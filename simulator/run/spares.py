@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
+from statistics import NormalDist
 
 import numpy as np
 
+from simulator.run.arrays import Floats
 from simulator.run.faults import FailureModel, FaultKind
 
 REPAIRED: tuple[FaultKind, ...] = ("crash", "hang", "corruption", "slow")
 ROUNDING = 1e-9  # of the wanted probability
-TAIL = 40.0  # standard deviations beyond which no probability is left that a float could hold
+RATES = 200  # that stand for a rate which is not known
 
 
 def nodes_away(model: FailureModel, gpus: int) -> float:
@@ -30,28 +31,33 @@ def nodes_away(model: FailureModel, gpus: int) -> float:
 def spares_needed(model: FailureModel, gpus: int, confidence: float = 0.99, most: int | None = None) -> int:
     """The fewest spares that are enough with this probability at any time, at most `most` (None: one per GPU).
 
-    Exact for memoryless failures whatever the law of repair (M/G/infinity); bursts and swings need more.
+    Exact for memoryless failures whatever the law of repair (M/G/infinity); bursts and swings need more. A rate that is
+    not known (`rate_sigma`) is averaged over its law.
     """
+    from scipy.special import pdtr  # late: it takes 0.1 s to load
+
     most = gpus if most is None else most
-    mean = nodes_away(model, gpus)
-    if mean == 0:
+    means = nodes_away(model, gpus) * _rate_factors(model.rate_sigma)
+    if not means.any():
         return 0
-    if not mean < most:  # also where rates are beyond all numbers
+    wanted = confidence * (1 - ROUNDING)
+
+    def suffice(count: int) -> bool:
+        return bool(pdtr(count, means).mean() >= wanted)
+
+    if not np.isfinite(means).all() or not suffice(most):
         return most
-    return min(poisson_quantile(mean, confidence), most)
+    low, high = -1, most  # low does not suffice, high does
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if suffice(middle) else (middle, high)
+    return high
 
 
-def poisson_quantile(mean: float, confidence: float) -> int:
-    """The least count that a Poisson variable stays at or below with this probability.
-
-    Probabilities are summed over all counts within TAIL standard deviations, from the ratio of neighbours, mean / k.
-    """
-    reach = TAIL * math.sqrt(mean) + TAIL
-    first, last = max(0, math.floor(mean - reach)), math.ceil(mean + reach)
-    counts = np.arange(first, last + 1)
-    log_ratios = np.log(mean / np.maximum(counts, 1))
-    log_ratios[0] = 0.0
-    log_weights = np.cumsum(log_ratios)
-    weights = np.exp(log_weights - log_weights.max())
-    below = np.cumsum(weights) / weights.sum()
-    return first + int(np.searchsorted(below, confidence * (1 - ROUNDING)))
+def _rate_factors(sigma: float) -> Floats:
+    """Factors of the log-normal law with median 1, equally likely each."""
+    if sigma == 0:
+        return np.ones(1)
+    normal = NormalDist()
+    factors: Floats = np.exp([sigma * normal.inv_cdf((i + 0.5) / RATES) for i in range(RATES)])
+    return factors

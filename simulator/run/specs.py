@@ -93,6 +93,15 @@ class Recovery:
     cold_spares: int = setting(
         0, Setting("Spare nodes that must start first.", 32, key="cold", least=0, most=MOST_NODES)
     )
+    spares_within_cluster: bool = setting(
+        False,
+        Setting(
+            "Whether spare nodes are among cluster.gpus, which then counts all that is bought, or on top of them. "
+            "Within, their number must be given.",
+            False,
+            key="within",
+        ),
+    )
     hot_swap_s: float = setting(60.0, Setting("Until a hot spare is in a lost node's place.", "90 s", least=0))
     cold_start_s: float = setting(1800.0, Setting("Until a cold spare is in a lost node's place.", "20 min", least=0))
     when_short: Literal["wait", "shrink"] = setting(

@@ -169,9 +169,29 @@ def test_spares_follow_poisson() -> None:
     """148 + ... nodes' faults a day times 5.54 days; the quantile by summing Poisson's law."""
     from scipy.stats import poisson
 
-    mean = nodes_away(preset("llama-3"), 16384)
-    assert spares_needed(preset("llama-3"), 16384) == poisson.ppf(0.99, mean)
-    assert spares_needed(preset("llama-3"), 16384, 0.5) == poisson.ppf(0.5, mean)
+    known = replace(preset("llama-3"), rate_sigma=0.0)
+    mean = nodes_away(known, 16384)
+    assert spares_needed(known, 16384) == poisson.ppf(0.99, mean)
+    assert spares_needed(known, 16384, 0.5) == poisson.ppf(0.5, mean)
+
+
+def test_an_unknown_rate_needs_spares_for_its_worse_half() -> None:
+    """Poisson's law averaged over the log-normal rate, by adaptive quadrature instead of equally likely rates."""
+    from scipy.integrate import quad
+    from scipy.stats import norm, poisson
+
+    model = preset("llama-3")
+    mean, needed = nodes_away(model, 4096), spares_needed(model, 4096)
+
+    def enough(count: int) -> float:
+        def weighted(normal: float) -> float:
+            return float(poisson.cdf(count, mean * np.exp(model.rate_sigma * normal)) * norm.pdf(normal))
+
+        return quad(weighted, -8, 8)[0]
+
+    assert enough(needed + 1) > 0.9895
+    assert enough(needed - 1) < 0.9905
+    assert needed > spares_needed(replace(model, rate_sigma=0.0), 4096)
 
 
 def test_phases_take_their_tokens_and_their_step_times() -> None:
