@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -11,7 +13,9 @@ from simulator.run.faults import FailureModel, FaultKind
 
 REPAIRED: tuple[FaultKind, ...] = ("crash", "hang", "corruption", "slow")
 ROUNDING = 1e-9  # of the wanted probability
+HOPELESS = 2.0  # more nodes away than so many times the most spares: none of them would be enough
 RATES = 200  # that stand for a rate which is not known
+TAIL = 40.0  # standard deviations beyond which no probability is left that a float could hold
 
 
 def nodes_away(model: FailureModel, gpus: int) -> float:
@@ -34,30 +38,50 @@ def spares_needed(model: FailureModel, gpus: int, confidence: float = 0.99, most
     Exact for memoryless failures whatever the law of repair (M/G/infinity); bursts and swings need more. A rate that is
     not known (`rate_sigma`) is averaged over its law.
     """
-    from scipy.special import pdtr  # late: it takes 0.1 s to load
-
     most = gpus if most is None else most
-    means = nodes_away(model, gpus) * _rate_factors(model.rate_sigma)
-    if not means.any():
+    mean = nodes_away(model, gpus)
+    if mean == 0:
         return 0
+    means = [mean * factor for factor in _rate_factors(model.rate_sigma)]
+    laws = [_poisson(each) for each in means if each < HOPELESS * most]
     wanted = confidence * (1 - ROUNDING)
-
-    def suffice(count: int) -> bool:
-        return bool(pdtr(count, means).mean() >= wanted)
-
-    if not np.isfinite(means).all() or not suffice(most):
-        return most
-    low, high = -1, most  # low does not suffice, high does
+    low, high = -1, most  # the fewest lie above low
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if suffice(middle) else (middle, high)
+        enough = sum(law.up_to(middle) for law in laws) / len(means)
+        low, high = (low, middle) if enough >= wanted else (middle, high)
     return high
 
 
-def _rate_factors(sigma: float) -> Floats:
+def _rate_factors(sigma: float) -> list[float]:
     """Factors of the log-normal law with median 1, equally likely each."""
     if sigma == 0:
-        return np.ones(1)
+        return [1.0]
     normal = NormalDist()
-    factors: Floats = np.exp([sigma * normal.inv_cdf((i + 0.5) / RATES) for i in range(RATES)])
-    return factors
+    return [math.exp(sigma * normal.inv_cdf((i + 0.5) / RATES)) for i in range(RATES)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Poisson:
+    """Probabilities of at most `first`, `first` + 1, ... events; none below, certainty above."""
+
+    first: int
+    below: Floats
+
+    def up_to(self, count: int) -> float:
+        at = count - self.first
+        if at < 0:
+            return 0.0
+        return float(self.below[at]) if at < len(self.below) else 1.0
+
+
+def _poisson(mean: float) -> _Poisson:
+    """Poisson's law, summed over all counts within TAIL standard deviations, from the ratio of neighbours, mean / k."""
+    reach = TAIL * math.sqrt(mean) + TAIL
+    first, last = max(0, math.floor(mean - reach)), math.ceil(mean + reach)
+    counts = np.arange(first, last + 1)
+    log_ratios = np.log(mean / np.maximum(counts, 1))
+    log_ratios[0] = 0.0
+    log_weights = np.cumsum(log_ratios)
+    weights = np.exp(log_weights - log_weights.max())
+    return _Poisson(first, np.cumsum(weights) / weights.sum())

@@ -187,7 +187,7 @@ class RunPrices:
     pay_unused_slots: bool = setting(
         True,
         Setting(
-            "Whether a job that spans several scale-up domains (NVL72) pays for the GPUs that it leaves unused in them.",
+            "Whether a job that spans several scale-up domains (NVL72) pays for the GPUs it leaves unused in them.",
             False,
         ),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,7 @@ def test_an_unknown_rate_needs_spares_for_its_worse_half() -> None:
 
     def enough(count: int) -> float:
         def weighted(normal: float) -> float:
-            return float(poisson.cdf(count, mean * np.exp(model.rate_sigma * normal)) * norm.pdf(normal))
+            return float(poisson.cdf(count, mean * math.exp(model.rate_sigma * normal)) * norm.pdf(normal))
 
         return quad(weighted, -8, 8)[0]
 
@@ -233,7 +234,6 @@ def test_phases_that_do_not_add_up(phases: object, words: str) -> None:
 
 
 def test_speeds_that_were_simulated_replace_the_models() -> None:
-    from dataclasses import replace
 
     policies = read_run({"failures": "bytedance"})
     spec = run_spec(policies, replace(FACTS, slow_speed={"MFU decline": 0.5}, assumptions=("no storage was given",)))
