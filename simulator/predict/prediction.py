@@ -91,7 +91,6 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
     tokens = plan.global_batch_size * run.seq_length
     per_token = float(flops_per_token(model, run.seq_length, FLOPS_CONVENTION, int(padded_vocab(model.vocab, plan))))
     achieved = tokens * per_token / step_time_s / cluster.gpus
-    peak = cluster.accelerator.peak_flops_per_s
     fullest = max(rank.device_bytes for rank in memory)
     capacity = cluster.accelerator.memory_capacity_bytes
     return Prediction(
@@ -104,7 +103,7 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
         tokens_per_s=tokens / step_time_s,
         tokens_per_s_per_gpu=tokens / step_time_s / cluster.gpus,
         model_flops_per_s_per_gpu=achieved,
-        mfu_fraction=achieved / half_precision_peak(peak),
+        mfu_fraction=achieved / half_precision_peak(cluster.accelerator.peak_flops_per_s),
         flops_convention=FLOPS_CONVENTION,
         gpu_hours_per_1e12_tokens=1e12 / (tokens / step_time_s) * cluster.gpus / 3600,
         training_time_s=run.tokens / tokens * step_time_s,

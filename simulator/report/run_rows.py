@@ -8,6 +8,7 @@ from typing import Any
 from hardware.units import format_energy, format_fraction, format_seconds, format_usd
 
 Row = tuple[str, str]
+ROUNDING = 1e-9  # of the run: what is lost below is no loss
 LEAST_SHARE = 0.005  # of the energy: smaller parts are summed up
 
 
@@ -30,7 +31,7 @@ def _spread(quantiles: Mapping[str, float | None], written: Callable[[float], st
 def _end(run: Mapping[str, Any]) -> Iterator[Row]:
     yield (
         "Whole run",
-        f"{_spread(run['finish_s'], format_seconds)} with failures; the error of step time and failure rate is within",
+        f"{_spread(run['finish_s'], format_seconds)} with failures, and errors of step time and failure rate",
     )
     goodput = _spread(run["goodput_quantiles"], format_fraction)
     first_order = format_fraction(run["first_order_goodput_fraction"])
@@ -59,7 +60,8 @@ def _optimum(run: Mapping[str, Any]) -> str:
 
 def _lost(run: Mapping[str, Any]) -> Iterator[Row]:
     """Time lost by cause, the largest first, with its cost."""
-    lost = sorted(((spent, cause) for cause, spent in run["lost_s"].items() if spent > 0), reverse=True)
+    least_s = ROUNDING * run["ideal_s"]
+    lost = sorted(((spent, cause) for cause, spent in run["lost_s"].items() if spent > least_s), reverse=True)
     costs = run["lost_cost_usd"]
     parts = []
     for spent, cause in lost:

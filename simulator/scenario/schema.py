@@ -449,7 +449,11 @@ def scenario_schema() -> dict[str, Any]:
         "node": {**part, "examples": catalogue.names("nodes")},
         "fabric": {**part, "examples": catalogue.names("fabrics")},
         "name": {"type": "string"},
-        "pue": {"type": "number", "minimum": 1},
+        "pue": {
+            "type": "number",
+            "minimum": 1,
+            "description": "Total over IT power; without it, that of the servers' cooling (air 1.3, liquid 1.1).",
+        },
         **{name: {"type": "string", "examples": ["1 TB/s"]} for name in ("storage_write", "storage_read")},
     }
     return {
