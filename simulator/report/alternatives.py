@@ -15,7 +15,8 @@ from hardware.units import format_count, format_fraction, format_seconds
 
 def alternatives_table(rows: list[Mapping[str, Any]]) -> RenderableType:
     """Other choices for the run: when it ends, its goodput and cost, and how that differs under equal faults."""
-    runs = f"the same faults in {rows[0]['runs']:,} run{'s' if rows[0]['runs'] > 1 else ''}; means but for P50 and P90; * best of its kind"
+    count = rows[0]["runs"]
+    runs = f"the same faults in {count:,} run{'s' if count > 1 else ''}; means but for P50, P90; * best of its kind"
     head = Text.assemble(("What would change", "bold"), f"  {runs}")
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for name in ("", "P50", "P90", "goodput", "USD", "later by", "USD more"):
