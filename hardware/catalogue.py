@@ -68,7 +68,7 @@ def cluster(
     fabric: str | Mapping[str, Any] | Fabric,
     storage_write_bytes_per_s: float | None = None,
     storage_read_bytes_per_s: float | None = None,
-    pue: float = 1.0,
+    pue: float | None = None,
     name: str | None = None,
     at: Place = INLINE,
 ) -> Cluster:
@@ -88,7 +88,7 @@ def cluster(
         problems.append(at.under("gpus").problem(f"must be a whole number above zero, not {gpus!r}"))
     elif server and network:
         problems += [at.under(key).problem(text) for key, text in _misfits(gpus, server, network)]
-    if not pue >= 1.0:
+    if pue is not None and not pue >= 1.0:
         problems.append(at.under("pue").problem(f"is total over IT power and cannot be below 1, not {pue!r}"))
     if problems:
         raise InputError(problems)
@@ -309,6 +309,7 @@ def _read_node(section: Section) -> Node:
     cpu = section.choice("cpu_vendor", ("intel", "amd", "nvidia"), "intel")
     host_memory_bytes = section.quantity("host_memory", "bytes", None)
     nvme_bytes_per_s = section.quantity("nvme", "bytes_per_s", None)
+    cooling = section.choice("cooling", ("air", "liquid"), "air")
     if isinstance(gpus, int) and isinstance(scale_up.domain_gpus, int) and scale_up.domain_gpus % gpus:
         up.report("domain_gpus", f"must be a multiple of the server's {gpus} GPUs, not {scale_up.domain_gpus}")
     for each in (up, port, section):
@@ -325,6 +326,7 @@ def _read_node(section: Section) -> Node:
         host_memory_bytes=host_memory_bytes,
         nvme_bytes_per_s=nvme_bytes_per_s,
         sources=section.sources,
+        cooling=cooling,
     )
 
 

@@ -58,7 +58,8 @@ class Accelerator:
 class ScaleUp:
     """The fast domain that joins `domain_gpus` GPUs: NVSwitch, an all-to-all mesh, or a cube mesh.
 
-    Bandwidth is per GPU and per direction. `multicast` says whether the switches reduce and replicate (NVLS).
+    Bandwidth is per GPU and per direction. `installed_gpus`: what the domain has where a job uses `domain_gpus` of it
+    only (None: the same). `multicast` says whether the switches reduce and replicate (NVLS).
     """
 
     kind: ScaleUpKind
@@ -66,6 +67,7 @@ class ScaleUp:
     bandwidth_bytes_per_s: float
     latency_s: float
     multicast: bool
+    installed_gpus: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class Node:
 
     `gpus` counts the GPUs of one server; `scale_up.domain_gpus` may span several servers (NVL72). `host_memory_bytes`
     is what its CPUs address, `nvme_bytes_per_s` what its local drives read or write together (None: not known).
+    `cooling` decides the power usage effectiveness that is assumed where a cluster names none.
     """
 
     name: str
@@ -95,6 +98,7 @@ class Node:
     host_memory_bytes: float | None = None
     nvme_bytes_per_s: float | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
+    cooling: Literal["air", "liquid"] = "air"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +141,8 @@ class Fabric:
 class Cluster:
     """`gpus` GPUs in equal nodes on one fabric.
 
-    `efficiencies` is the file of collective coefficients measured on it (empty: the shipped ones).
+    `pue` None: the usual one of the servers' cooling (hardware.facility). `efficiencies` is the file of collective
+    coefficients measured on it (empty: the shipped ones).
     """
 
     name: str
@@ -146,7 +151,7 @@ class Cluster:
     fabric: Fabric
     storage_write_bytes_per_s: float | None = None
     storage_read_bytes_per_s: float | None = None
-    pue: float = 1.0
+    pue: float | None = None
     efficiencies: str = ""
 
     @property

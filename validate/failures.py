@@ -151,7 +151,7 @@ def llama_run(figures: Figures, runs: int, seed: int) -> RunSpec:
         job_nodes=2048,
         gpus_per_node=8,
         replicas=128,
-        checkpoint=CheckpointPolicy("sharded", None),
+        checkpoint=CheckpointPolicy("sharded", None, least_every_s=0.0),
         paths=SavePaths(405e9 * 14, 16384, 128, storage, storage, 2e9, 50e9, 50e9, 3e9),
         failures=model,
         recovery=Recovery(hot_spares=spares_needed(model, 16384), maintenance_every_s=planned_s, maintenance_s=1800.0),

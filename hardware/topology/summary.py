@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hardware.facility import ASSUMED_POWER, OPTICAL_END_W, PORT_BYTES_PER_S, PORT_W
 from hardware.specs import Cluster, Fabric
 from hardware.topology.build import build_network
 from hardware.topology.clos import Clos, switch_counts
@@ -21,13 +22,9 @@ _CUT_LINKS = 200_000
 # A switch port of 400 Gb/s with its share of cables and optics: 491 million USD over 5,120 switches of 64 ports
 # (three-tier fat tree; arXiv 2505.09343, Table 3, read second-hand; its 768-switch fabric of 72 million: 1,465).
 _PORT_USD = 491e6 / (5120 * 64)
-_PORT_W = 940 / 64  # a switch of 64 such ports draws 940 W, from memory
-_OPTICAL_END_W = 17 / 2  # half of NVIDIA MMS4X00-NS, 2 x 400 Gb/s (data sheet)
-_PORT_BYTES_PER_S = 50e9
 _ENTRY = "the fabric's entry"
 _LEAF = NODE_KINDS.index("leaf")
 ASSUMED_COST = "assumed: 1,498 USD per switch port of 400 Gb/s, as arXiv 2505.09343 has it, by bandwidth"
-ASSUMED_POWER = "assumed: 14.7 W per switch port and 8.5 W per optical end of 400 Gb/s, by bandwidth"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +91,7 @@ def bill(network: Network, fabric: Fabric, gpus: int) -> NetworkBill:
     if fabric.cost_usd_per_endpoint is not None:
         cost_usd = fabric.cost_usd_per_endpoint * gpus
         cost_source = fabric.sources.get("cost_per_endpoint", _ENTRY)
-    power_w, power_source = ports * _PORT_W + ends * _OPTICAL_END_W, ASSUMED_POWER
+    power_w, power_source = ports * PORT_W + ends * OPTICAL_END_W, ASSUMED_POWER
     if fabric.power_w_per_endpoint:
         power_w = fabric.power_w_per_endpoint * gpus
         power_source = fabric.sources.get("power_per_endpoint", _ENTRY)
@@ -106,7 +103,7 @@ def _ports(network: Network) -> tuple[float, float]:
     from_switch = network.node_kind[network.source] >= _LEAF
     to_switch = network.node_kind[network.target] >= _LEAF
     # Every cable is two directed links.
-    width = network.capacity_bytes_per_s / _PORT_BYTES_PER_S / 2
+    width = network.capacity_bytes_per_s / PORT_BYTES_PER_S / 2
     ports = float(width[from_switch].sum() + width[to_switch].sum())
     ends = float(2 * width[from_switch | to_switch].sum())
     return ports, ends

@@ -26,8 +26,17 @@ def gpus_per_domain(plan: Plan, cluster: Cluster) -> int:
 
 def allocated(plan: Plan, cluster: Cluster) -> Cluster:
     """The cluster as the job sees it: its domains cut to what the job takes of each."""
-    used = gpus_per_domain(plan, cluster)
-    if used == cluster.node.scale_up.domain_gpus:
+    used, scale_up = gpus_per_domain(plan, cluster), cluster.node.scale_up
+    if used == scale_up.domain_gpus:
         return cluster
-    scale_up = replace(cluster.node.scale_up, domain_gpus=used)
+    installed = scale_up.installed_gpus or scale_up.domain_gpus
+    scale_up = replace(scale_up, domain_gpus=used, installed_gpus=installed)
     return replace(cluster, node=replace(cluster.node, scale_up=scale_up))
+
+
+def unused_gpus(cluster: Cluster) -> int:
+    """GPUs of the domains that an allocated cluster spans which the job does not use; none within one domain."""
+    scale_up = cluster.node.scale_up
+    installed = scale_up.installed_gpus or scale_up.domain_gpus
+    domains = -(-cluster.gpus // scale_up.domain_gpus)
+    return domains * installed - cluster.gpus if domains > 1 else 0

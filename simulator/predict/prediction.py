@@ -13,6 +13,7 @@ from simulator.memory.host import HostMemory, host_memory
 from simulator.model.flops import flops_per_token
 from simulator.model.parameters import active_parameters, total_parameters
 from simulator.predict.confidence import step_time_interval_s
+from simulator.predict.premises import Premise, premises
 from simulator.predict.run_spec import host_copy_bytes, whole_run_spec
 from simulator.predict.simulate import Simulated, Step, simulate
 from simulator.run.montecarlo import Progress
@@ -44,7 +45,8 @@ class Prediction:
 
     `training_time_s` is without failures, `run` with them. `peak_memory_bytes` is the allocator's peak on the fullest
     rank; `fits` compares what the device shows, and what the fullest node's `host_memory` holds.
-    `step_time_interval_s` is where 80 % of like runs lie. `network`: how far the step uses each class of links.
+    `step_time_interval_s` is where 80 % of like runs lie. `stated` and `assumed`: what else it rests on, given by the
+    scenario or not. `network`: how far the step uses each class of links.
     `mfu_fraction` counts model FLOPs by `flops_convention` against the dense 16-bit peak.
     """
 
@@ -71,6 +73,8 @@ class Prediction:
     evidence: dict[str, float]
     stages: tuple[StageReport, ...]
     network: NetworkUse
+    stated: tuple[Premise, ...]
+    assumed: tuple[Premise, ...]
     warnings: tuple[str, ...]
 
 
@@ -86,10 +90,10 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
     step_time_s = step.step_time_s
     spec = whole_run_spec(done)
     whole = None if spec is None else simulate_run(spec, progress)
+    rests_on = premises(scenario, spec, whole)
     tokens = plan.global_batch_size * run.seq_length
     per_token = float(flops_per_token(model, run.seq_length, FLOPS_CONVENTION, int(padded_vocab(model.vocab, plan))))
     achieved = tokens * per_token / step_time_s / cluster.gpus
-    peak = cluster.accelerator.peak_flops_per_s
     fullest = max(rank.device_bytes for rank in memory)
     capacity = cluster.accelerator.memory_capacity_bytes
     host = host_memory(done.workload, step.schedule.ranks, cluster, host_copy_bytes(scenario))
@@ -103,7 +107,7 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
         tokens_per_s=tokens / step_time_s,
         tokens_per_s_per_gpu=tokens / step_time_s / cluster.gpus,
         model_flops_per_s_per_gpu=achieved,
-        mfu_fraction=achieved / half_precision_peak(peak),
+        mfu_fraction=achieved / half_precision_peak(cluster.accelerator.peak_flops_per_s),
         flops_convention=FLOPS_CONVENTION,
         gpu_hours_per_1e12_tokens=1e12 / (tokens / step_time_s) * cluster.gpus / 3600,
         training_time_s=run.tokens / tokens * step_time_s,
@@ -117,6 +121,8 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
         evidence=evidence_shares(step),
         stages=stage_reports(done),
         network=link_use(done),
+        stated=tuple(each for each in rests_on if not each.assumed),
+        assumed=tuple(each for each in rests_on if each.assumed),
         warnings=(*warnings(done, fullest), *host_warnings(host), *(whole.warnings if whole else ())),
     )
 

@@ -15,7 +15,8 @@ from hardware.units import format_count, format_fraction, format_seconds
 
 def alternatives_table(rows: list[Mapping[str, Any]]) -> RenderableType:
     """Other choices for the run: when it ends, its goodput and cost, and how that differs under equal faults."""
-    runs = f"the same faults in {rows[0]['runs']:,} run{'s' if rows[0]['runs'] > 1 else ''}; * best of its kind"
+    count = rows[0]["runs"]
+    runs = f"the same faults in {count:,} run{'s' if count > 1 else ''}; means but for P50, P90; * best of its kind"
     head = Text.assemble(("What would change", "bold"), f"  {runs}")
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for name in ("", "P50", "P90", "goodput", "USD", "later by", "USD more"):
@@ -33,7 +34,7 @@ def _row(row: Mapping[str, Any]) -> Iterable[str]:
     yield mark + row["change"] + saved
     for name in ("p50", "p90"):
         ends = row["finish_s"][name]
-        yield "never" if ends is None else f"{ends / 86400:.2f} d"
+        yield "never" if ends is None else format_seconds(ends)
     yield format_fraction(row["goodput_fraction"])
     known = row["cost_usd"] is not None and row["finishes"]
     yield format_count(row["cost_usd"]) if known else "-"

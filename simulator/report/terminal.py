@@ -6,13 +6,10 @@ Works from the document, so that a stored result.json renders as the run did.
 from __future__ import annotations
 
 import io
-import re
 import sys
 from collections.abc import Iterable, Mapping
-from itertools import groupby
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -21,37 +18,26 @@ from rich.text import Text
 from hardware.units import (
     format_bytes,
     format_count,
-    format_energy,
     format_flops_rate,
     format_fraction,
     format_rate,
     format_seconds,
-    format_usd,
 )
 from simulator.plan.choices import GRANULARITIES, SHARDINGS
 from simulator.report.alternatives import alternatives_table
 from simulator.report.beyond import beyond, step_seconds
 from simulator.report.links import links_table
+from simulator.report.memory_table import memory_table
+from simulator.report.premises import premise_rows
+from simulator.report.run_rows import run_rows
 
 WIDTH = 100
 BAR = 34
-GIB = 2**30
-# Owners of memory, by their first word, that are too long for a column.
-SHORT = {
-    "gradients": "grads",
-    "optimizer": "optim",
-    "activations": "activ",
-    "quantized": "quant",
-    "gathered": "gather",
-    "working": "work",
-}
-
-
 # How people write what may be known of a published run.
 ANSWERS = {
     "step_time_s": ("step time", step_seconds),
     "tokens_per_s_per_gpu": ("tokens/s/GPU", "{:,.1f}".format),
-    "model_flops_per_s_per_gpu": ("per GPU", format_flops_rate),
+    "model_flops_per_s_per_gpu": ("model FLOPs per GPU", format_flops_rate),
     "mfu_fraction": ("MFU", format_fraction),
     "training_time_s": ("training time", format_seconds),
     "peak_memory_bytes": ("peak memory", format_bytes),
@@ -85,7 +71,8 @@ def evaluation(document: Mapping[str, Any], blocks: bool = True) -> Group:
         *([links_table(document["network"])] if document.get("network") else []),
         *([Group("", _pairs(rows))] if (rows := beyond(document)) else []),
         *([alternatives_table(document["alternatives"])] if document.get("alternatives") else []),
-        _memory(document, blocks),
+        memory_table(document, blocks),
+        *([Group("", _pairs(rows))] if (rows := premise_rows(document)) else []),
         _footer(document),
     ]
     return Group(*parts)
@@ -196,7 +183,7 @@ def _step(document: Mapping[str, Any], blocks: bool) -> RenderableType:
     head = Text.assemble(("Step time  ", "bold"), (step_seconds(total), "bold green"))
     if "step_time_interval_s" in document:
         low, high = document["step_time_interval_s"]
-        head.append(f"   between {step_seconds(low)} and {step_seconds(high)}")
+        head.append(f"   (P10 {step_seconds(low)}, P90 {step_seconds(high)})")
     table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
     for _ in range(2):
         table.add_column()
@@ -228,137 +215,14 @@ def _figures(document: Mapping[str, Any]) -> RenderableType:
     rows = [
         ("Throughput", f"{format_count(document['tokens_per_s'])} tokens/s, {per_gpu:,.1f} tokens/s/GPU"),
         ("Model FLOPs", f"{format_flops_rate(document['model_flops_per_s_per_gpu'])} per GPU, {mfu}"),
-        ("Cost in time", f"{document['gpu_hours_per_1e12_tokens']:,.0f} GPU-hours per 10^12 tokens"),
+        ("Work", f"{document['gpu_hours_per_1e12_tokens']:,.0f} GPU-hours per 10^12 tokens"),
         (
             "Training",
             f"{format_count(tokens)} tokens in {format_seconds(document['training_time_s'])}, without failures",
         ),
     ]
-    rows += [("Whole run", text) for text in _run(document["run"])]
+    rows += run_rows(document["run"], tokens)
     return Group("", _pairs(rows))
-
-
-def _run(run: Mapping[str, Any] | None) -> Iterable[str]:
-    """The run with its failures: when it ends, what it costs, where the time goes."""
-    if run is None:
-        return
-    if not run["finishes"]:
-        yield f"does not finish: {run['reason']}"
-        return
-    ends = run["finish_s"]
-    yield (f"{format_seconds(ends['p50'])} with failures (P10 {format_seconds(ends['p10'])}, P90 "
-           f"{format_seconds(ends['p90'])}), goodput {format_fraction(run['goodput_fraction'])} "
-           f"({format_fraction(run['first_order_goodput_fraction'])} to first order)")  # fmt: skip
-    yield from _policies(run)
-    lost = sorted(((spent, cause) for cause, spent in run["lost_s"].items() if spent > 0), reverse=True)
-    costs = run["lost_cost_usd"]
-    if lost:
-        price = {cause: f" = {format_count(costs[cause])} USD" if costs else "" for _, cause in lost}
-        yield "lost: " + ", ".join(
-            f"{cause.replace('_', ' ')} {format_seconds(spent)}{price[cause]}" for spent, cause in lost
-        )
-    bill = [format_usd(run["cost_usd"])] if run["cost_usd"] is not None else []
-    if run["cost_usd_per_trillion_tokens"] is not None:
-        bill.append(f"{format_usd(run['cost_usd_per_trillion_tokens'])} per 10^12 tokens")
-    bill += [format_energy(run["energy_j"])] if run["energy_j"] is not None else []
-    bill += [f"{run['carbon_kg'] / 1000:,.0f} t CO2"] if run["carbon_kg"] is not None else []
-    if bill:
-        yield ", ".join(bill)
-
-
-def _policies(run: Mapping[str, Any]) -> Iterable[str]:
-    """How often it is interrupted, and what is done about it."""
-    between = run["mean_time_between_interruptions_s"]
-    said = [f"interrupted every {format_seconds(between)}" if between else "never interrupted"]
-    saved = run["checkpoint_every_s"].values()
-    saves = [f"{tier} every {format_seconds(every)}" for tier, every in run["checkpoint_every_s"].items() if every]
-    best_s = run["best_every_s"]
-    best = f" (Daly's best: {format_seconds(best_s)})" if best_s and best_s not in saved else ""
-    said.append(f"checkpoints to {', '.join(saves)} of work{best}" if saves else "no checkpoints")
-    said.append(f"{run['spares']:,} spare nodes ({run['spares_needed']:,} suffice 99 % of the time)")
-    yield "; ".join(said)
-
-
-def _memory(document: Mapping[str, Any], blocks: bool) -> RenderableType:
-    capacity, used = document["memory_capacity_bytes"], document["device_memory_bytes"]
-    on_device = used <= capacity
-    verdict = _verdict(on_device)
-    spare = f"{format_bytes(abs(capacity - used))} {'to spare' if on_device else 'too much'}"
-    head = Text.assemble(
-        ("Memory  ", "bold"), verdict, f": {format_bytes(used)} of {format_bytes(capacity)} on the fullest GPU, {spare}"
-    )
-    owners = [owner for owner in dict.fromkeys(o for s in document["stages"] for o in _held(s))
-              if any(_held(stage).get(owner) for stage in document["stages"])]  # fmt: skip
-    table = Table(box=SIMPLE_HEAD if blocks else None, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    table.add_column("GiB on", no_wrap=True)
-    table.add_column("layers", min_width=6, max_width=14, overflow="fold")
-    for owner in owners:
-        table.add_column(SHORT.get(owner.split()[0], owner.split()[0]), justify="right", no_wrap=True)
-    table.add_column("used", justify="right")
-    table.add_column("of capacity", no_wrap=True)
-    for stages in _alike(document["stages"]):
-        table.add_row(*_memory_row(stages, owners, capacity, blocks))
-    return Group("", head, Padding(table, (0, 0, 0, 2)), *_host_memory(document["host_memory"]))
-
-
-def _verdict(fits: bool) -> tuple[str, str]:
-    return ("fits", "bold green") if fits else ("does not fit", "bold red")
-
-
-def _host_memory(host: Mapping[str, Any]) -> Iterable[RenderableType]:
-    """What the fullest node's CPUs hold, where the job needs their memory."""
-    owners, capacity = host["owners"], host["capacity_bytes"]
-    if not owners:
-        return
-    used = sum(owners.values())
-    shares = ", ".join(f"{owner} {format_bytes(size)}" for owner, size in owners.items())
-    if capacity is None:
-        yield Text.assemble(("Host memory  ", "bold"), f"{format_bytes(used)} on the fullest node: {shares}")
-        return
-    amount = f": {format_bytes(used)} of {format_bytes(capacity)} on the fullest node: {shares}"
-    yield Text.assemble(("Host memory  ", "bold"), _verdict(used <= capacity), amount)
-
-
-def _memory_row(
-    stages: list[Mapping[str, Any]], owners: list[str], capacity: float, blocks: bool
-) -> Iterable[RenderableType]:
-    first, last, used = stages[0], stages[-1], stages[0]["device_memory_bytes"]
-    yield str(first["rank"]) + (f"-{last['rank']}" if last is not first else "")
-    yield _layers(first["layers"])
-    for owner in owners:
-        held = _held(first).get(owner, 0)
-        yield _gib(held) if held else "-"
-    yield _gib(used)
-    yield _gauge(used / capacity, blocks)
-
-
-def _gib(held: float) -> str:
-    return f"{held / GIB:.1f}" if held < 100 * GIB else f"{held / GIB:,.0f}"
-
-
-def _held(stage: Mapping[str, Any]) -> dict[str, float]:
-    """Memory by owner; what the device shows beyond the allocator in one."""
-    return {**stage["memory_bytes"], "outside": sum(stage["outside_allocator_bytes"].values())}
-
-
-def _layers(chunks: list[str]) -> str:
-    """The chunks of a rank as Megatron writes layouts, long runs and equal neighbours counted: `Et*5 (tt)*6 tL`."""
-    short = (re.sub(r"t{5,}", lambda run: f"t*{len(run[0])}", symbols) for symbols in chunks)
-    counted = ((symbols, len(list(same))) for symbols, same in groupby(short))
-    return " ".join(f"({symbols})*{count}" if count > 1 else symbols for symbols, count in counted)
-
-
-def _alike(stages: list[Mapping[str, Any]]) -> Iterable[list[Mapping[str, Any]]]:
-    """Consecutive stages that hold and use the same, together."""
-    for _, group in groupby(stages, key=lambda s: (s["layers"], _held(s))):
-        yield list(group)
-
-
-def _gauge(used: float, blocks: bool, width: int = 6) -> Text:
-    full, empty = ("█", "░") if blocks else ("#", ".")
-    filled = min(round(used * width), width)
-    style = "red" if used > 1 else "yellow" if used > 0.9 else "green"
-    return Text.assemble((full * filled, style), (empty * (width - filled), "dim"), f" {100 * used:3.0f}%")
 
 
 def _footer(document: Mapping[str, Any]) -> RenderableType:

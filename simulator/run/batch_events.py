@@ -190,7 +190,7 @@ def _stop(batch: Batch, r: Ints, node: Ints, breadth: Ints, times: StopTimes, li
     newest_s = safe_s[best, np.arange(len(r))]
     work_s = np.minimum(np.minimum(newest_s, limit_s), job.work_s[r])
     source = np.where(newest_s > limit_s, len(tiers) - 1, best)  # storage keeps older checkpoints
-    lost_s = job.work_s[r] - work_s
+    lost_s = (job.work_s[r] - work_s) * batch.step_factor[r]
     losses.by_cause["lost_work"][r] += lost_s
     losses.by_component_s[r, job.component[r]] += lost_s
     usable_s = np.where(safe_s > work_s, NO_CHECKPOINT, safe_s)

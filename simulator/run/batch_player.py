@@ -85,7 +85,7 @@ def _settle(batch: Batch, until_s: Floats) -> None:
     _settle_down(batch, until_s)
     spec, job, grid, by_cause = batch.spec, batch.job, batch.saving.grid, batch.losses.by_cause
     shrunk, slow = batch.speeds()
-    speed = shrunk * slow
+    speed = shrunk * slow / batch.step_factor
     start_s = np.maximum(job.now_s, np.minimum(job.resume_at_s, until_s))
     to_end_s = wall_to_end_s(grid, job.work_s, job.stall_left_s, spec.work_s, speed)
     ends = ~job.done & (job.resume_at_s < np.inf) & (until_s - start_s >= to_end_s)
@@ -95,8 +95,8 @@ def _settle(batch: Batch, until_s: Floats) -> None:
     work_s = np.where(ends, spec.work_s, np.minimum(work_s, spec.work_s))
     stall_left_s = np.where(ends, 0.0, stall_left_s)
     _settle_saves(batch, until_s, work_s, stall_left_s, speed)
-    gained_s = work_s - job.work_s
-    by_cause["checkpoint"] += wall_s - gained_s / speed
+    gained_s = (work_s - job.work_s) * batch.step_factor
+    by_cause["checkpoint"] += np.maximum(wall_s - gained_s / (shrunk * slow), 0.0)
     by_cause["shrunk"] += gained_s * (1 / shrunk - 1)
     by_cause["slow"] += gained_s / shrunk * (1 / slow - 1)
     job.work_s, job.stall_left_s = work_s, stall_left_s
@@ -146,8 +146,13 @@ def _give_up(batch: Batch) -> None:
     """Marks runs that wait for ever, or whose pace is hopeless."""
     job = batch.job
     waits_for_ever = ~job.done & (job.resume_at_s == np.inf)
-    hopeless = ~job.done & is_hopeless(batch.spec, batch.losses.faults, job.now_s, job.work_s)
+    hopeless = ~job.done & is_hopeless(batch.spec, batch.losses.faults, job.now_s, _useful_s(batch))
     job.stuck |= waits_for_ever | hopeless
+
+
+def _useful_s(batch: Batch) -> Floats:
+    """Wall seconds of the useful work at each run's own full speed, (runs,)."""
+    return batch.job.work_s * batch.step_factor
 
 
 def _outcome(batch: Batch) -> Outcome:
@@ -155,7 +160,7 @@ def _outcome(batch: Batch) -> Outcome:
     return Outcome(
         finish_s=np.where(job.done, job.now_s, np.inf),
         elapsed_s=job.now_s,
-        work_s=job.work_s,
+        work_s=_useful_s(batch),
         lost_s=losses.by_cause,
         lost_by_component_s=losses.by_component_s,
         stops_by_component=losses.stops_by_component,

@@ -10,6 +10,7 @@ from simulator.run.arrays import Bools, Floats, Ints
 from simulator.run.checkpoints import Saving
 from simulator.run.fault_source import component_names
 from simulator.run.specs import LOSSES, RunSpec
+from simulator.run.uncertainty import step_factors
 
 NO_CHECKPOINT = -1.0  # work of a checkpoint that does not exist
 NO_NODE = -1
@@ -19,8 +20,8 @@ NO_NODE = -1
 class JobState:
     """Where each job stands; shape (runs,) each.
 
-    `work_s` is the useful work done, in seconds at full speed; `stall_left_s` what is left of a save that stops the
-    job. A job is down until the latest of the four marks; each mark has its own cause of loss, in this order.
+    `work_s` is the useful work done, in seconds at the predicted speed; `stall_left_s` what is left of a save that
+    stops the job. A job is down until the latest of the four marks; each mark has its own cause of loss, in this order.
     `component` is what failed last. A job that is `stuck` was given up.
     """
 
@@ -106,6 +107,7 @@ class Batch:
     """All runs of one call of the batch player.
 
     `replica_speed` (replicas + 1,) is the job's speed by number of replicas, filled in for those in `known_replicas`.
+    `step_factor` (runs,): by how much each run's step is longer than predicted.
     """
 
     spec: RunSpec
@@ -119,6 +121,7 @@ class Batch:
     regrow_at_s: Floats
     nodes: NodeState
     losses: Losses
+    step_factor: Floats
     replica_speed: Floats
     known_replicas: set[int]
 
@@ -148,6 +151,7 @@ def new_batch(spec: RunSpec, saving: Saving, runs: Ints) -> Batch:
         regrow_at_s=np.full(count, np.inf),
         nodes=_new_nodes(spec, count),
         losses=_no_losses(len(component_names(spec)), count),
+        step_factor=step_factors(spec.uncertainty, spec.simulation.seed, runs),
         replica_speed=np.ones(spec.replicas + 1),
         known_replicas={spec.replicas},
     )

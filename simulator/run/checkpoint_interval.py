@@ -107,9 +107,9 @@ def settle_intervals(
 
 
 def _settled_s(tier: CheckpointTier, mtbf_s: float, total_s: float, unit_s: float) -> float:
-    """The tier's own interval in whole units, or the best one where it has none."""
+    """The tier's own interval in whole units, or the best one that is allowed where it has none."""
     if tier.every_s is None:
-        return best_interval_s(tier, mtbf_s, total_s, unit_s)
+        return max(best_interval_s(tier, mtbf_s, total_s, unit_s), whole(tier.least_every_s, unit_s))
     if math.isinf(tier.every_s):
         return tier.every_s
     return whole(max(tier.every_s, tier.lag_s), unit_s)

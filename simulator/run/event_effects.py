@@ -139,7 +139,7 @@ def _fall_back(job: Job, fault: FaultEvent, limit_s: float) -> None:
     work_s = min(newest_s, limit_s, job.work_s)
     if newest_s > limit_s:
         tier = len(job.saving.tiers) - 1  # storage keeps older checkpoints
-    lost_s = job.work_s - work_s
+    lost_s = (job.work_s - work_s) * job.step_factor
     job.lost_s["lost_work"] += lost_s
     job.lost_by_component_s[job.component] += lost_s
     job.work_s = work_s

@@ -63,8 +63,9 @@ class Slowness:
 class Job:
     """The state of one run; time passes in SimPy's environment, and `account` books it."""
 
-    def __init__(self, env: simpy.Environment, spec: RunSpec, saving: Saving) -> None:
+    def __init__(self, env: simpy.Environment, spec: RunSpec, saving: Saving, step_factor: float = 1.0) -> None:
         self.env, self.spec, self.saving = env, spec, saving
+        self.step_factor = step_factor  # by how much the step is longer than predicted
         self.over: simpy.Event = env.event()
         self.life: simpy.Process | None = None
         self.nodes = NodePool(spec)
@@ -116,7 +117,7 @@ class Job:
         shrunk = self.spec.speeds()[self.replicas]
         slow = self.slowness.speed if self.slowness.until_s > now_s else 1.0
         target_s = self._next_point_s()
-        wall_s = (target_s - self.work_s) / (shrunk * slow)
+        wall_s = (target_s - self.work_s) * self.step_factor / (shrunk * slow)
         return Activity("work", now_s, target_s, shrunk, slow), wall_s
 
     def _next_point_s(self) -> float:
@@ -145,9 +146,11 @@ class Job:
     def _account_work(self, wall_s: float, target_s: float | None) -> None:
         """Work at reduced speed loses time to the missing replicas first, then to slow parts."""
         shrunk, slow = self.activity.shrunk, self.activity.slow
-        gained_s = wall_s * shrunk * slow if target_s is None else target_s - self.work_s
-        self.lost_s["shrunk"] += gained_s * (1 / shrunk - 1)
-        self.lost_s["slow"] += gained_s / shrunk * (1 / slow - 1)
+        speed = shrunk * slow / self.step_factor
+        gained_s = wall_s * speed if target_s is None else target_s - self.work_s
+        useful_s = gained_s * self.step_factor
+        self.lost_s["shrunk"] += useful_s * (1 / shrunk - 1)
+        self.lost_s["slow"] += useful_s / shrunk * (1 / slow - 1)
         if target_s is None:
             self.work_s += gained_s
             return
@@ -181,7 +184,7 @@ class Job:
         return Outcome(
             finish_s=np.array([self.now_s if self.is_complete else math.inf]),
             elapsed_s=np.array([self.now_s]),
-            work_s=np.array([self.work_s]),
+            work_s=np.array([self.work_s * self.step_factor]),
             lost_s={name: np.array([lost]) for name, lost in self.lost_s.items()},
             lost_by_component_s=self.lost_by_component_s[None],
             stops_by_component=self.stops_by_component[None],

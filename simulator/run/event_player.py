@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import simpy
 
 from simulator.run.checkpoints import Saving
@@ -13,12 +14,14 @@ from simulator.run.fault_source import FaultSource, window_s
 from simulator.run.faults import JOB
 from simulator.run.outcome import Outcome, RunEvent, is_hopeless
 from simulator.run.specs import RunSpec
+from simulator.run.uncertainty import step_factors
 
 
 def play_one(spec: RunSpec, saving: Saving, source: FaultSource, run: int = 0) -> tuple[Outcome, tuple[RunEvent, ...]]:
     """Plays run number `run`; gives its outcome, as a batch of one, and its story."""
     env = simpy.Environment()
-    job = Job(env, spec, saving)
+    step_factor = step_factors(spec.uncertainty, spec.simulation.seed, np.array([run]))[0]
+    job = Job(env, spec, saving, float(step_factor))
     job.life = env.process(_live(job))
     env.process(_suffer(job, source, run))
     env.run(until=job.over)
@@ -58,4 +61,4 @@ def _suffer(job: Job, source: FaultSource, run: int) -> Process:
 
 def _is_given_up(job: Job) -> bool:
     waits_for_ever = job.marks.resume_at_s == math.inf
-    return waits_for_ever or bool(is_hopeless(job.spec, job.faults, job.now_s, job.work_s))
+    return waits_for_ever or bool(is_hopeless(job.spec, job.faults, job.now_s, job.work_s * job.step_factor))

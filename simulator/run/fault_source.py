@@ -9,8 +9,9 @@ import numpy as np
 
 from simulator.run.fault_log import observed_s, timeline_of
 from simulator.run.fault_timeline import FaultTimeline, draw, draw_lemons, merged
-from simulator.run.faults import JOB, PLANNED, FailureModel, Machines, mean_rate_per_s
+from simulator.run.faults import JOB, PLANNED, FailureModel, Machines, mean_rate_per_s, scaled
 from simulator.run.specs import RunSpec
+from simulator.run.uncertainty import rate_factors
 
 FAULTS_PER_WINDOW = 1024  # bounds the work between two looks at the pace of a run
 WINDOW = 1.15  # of the ideal run: most runs end within one window
@@ -19,12 +20,14 @@ FaultSource = Callable[[int, tuple[float, float]], FaultTimeline]  # (run, windo
 
 @dataclass(frozen=True, slots=True)
 class DrawnFaults:
-    """Faults drawn from the failure model."""
+    """Faults drawn from the failure model, in each run at a rate of its own where the rate is not known."""
 
     spec: RunSpec
 
     def __call__(self, run: int, window_s: tuple[float, float]) -> FaultTimeline:
-        spec, model, machines = self.spec, self.spec.failures, self.spec.drawn_machines
+        spec, machines = self.spec, self.spec.drawn_machines
+        rate_factor = rate_factors(spec.uncertainty, spec.simulation.seed, np.array([run]))[0]
+        model = scaled(spec.failures, float(rate_factor))
         number = round(window_s[0] / (window_s[1] - window_s[0]))
         first = [spec.simulation.seed, run]
         timeline = _drawn(model, machines, window_s, first, [*first, number + 1])

@@ -21,7 +21,7 @@ DAY_S = 86400.0
 AT_ONCE = Duration("fixed")
 JOB = -1  # the node of a fault that hits the job and no node in particular
 # Beyond these no cluster is described any more, and the numbers of faults run away.
-MOST_VARIANCE, MOST_FOLLOWERS, MOST_MULTIPLIER = 10.0, 10.0, 1e6
+MOST_VARIANCE, MOST_FOLLOWERS, MOST_MULTIPLIER, MOST_RATE_SIGMA = 10.0, 10.0, 1e6, 3.0
 FLATTEST, STEEPEST = 0.1, 10.0
 
 
@@ -111,7 +111,8 @@ class FailureModel:
     whole rate is multiplied by a gamma factor of mean 1 and variance `swing_variance`. Each fault is followed by
     `burst_mean` others of its class on average, after exponential times of mean `burst_window_s`. None of the three
     changes the mean rate. `age_s` is the age of the cluster when the run begins. `mtbf_s` (of the whole job) or
-    `node_mtbf_s` sets the mean time between crashes and hangs once the job is known, see `settled`.
+    `node_mtbf_s` sets the mean time between crashes and hangs once the job is known, see `settled`. `rate_sigma` is how
+    far the whole rate may be off, `generation` the accelerators on which it was observed.
     """
 
     name: str
@@ -167,6 +168,19 @@ class FailureModel:
             "Mean time between the crashes and hangs of one node: scales all rates. Excludes mtbf and rate_multiplier.",
             "5 years",
         ),
+    )
+    rate_sigma: float = setting(
+        0.0,
+        Setting(
+            "Standard deviation of the logarithm of the whole rate, which is not known beforehand: each simulated run "
+            "has a rate of its own. Of a shipped model without mtbf or node_mtbf: as far as the shipped models differ.",
+            0.3,
+            least=0,
+            most=MOST_RATE_SIGMA,
+        ),
+    )
+    generation: str = setting(
+        "", Setting("Generation of the accelerators on which the failures were observed; empty: not known.", "hopper")
     )
     source: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)

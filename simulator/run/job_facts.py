@@ -22,6 +22,7 @@ class JobFacts:
     `replicas` counts what a shrinking job can drop (with experts, whole expert-data-parallel groups); bandwidths are
     per GPU and direction except storage's. `power` is per GPU with its share of node and fabric.
     `slow_speed` gives the speed of the job under slow faults of a class by name, where the step was simulated with it.
+    `unused_gpus` are those of scale-up domains that the job leaves without work.
     `assumptions` name inputs that nobody gave; the result warns of them.
     """
 
@@ -41,6 +42,7 @@ class JobFacts:
     nodes_per_pod: int = 1
     price_usd_per_gpu_hour: float | None = None
     slow_speed: Mapping[str, float] = field(default_factory=dict)
+    unused_gpus: int = 0
     assumptions: tuple[str, ...] = ()
 
     @property
@@ -50,7 +52,8 @@ class JobFacts:
 
 def run_spec(policies: RunPolicies, facts: JobFacts) -> RunSpec:
     """Policies and facts together: a run that can be simulated. Raises InputError where they do not fit."""
-    failures = _failures(policies, facts)
+    failures, prices = _failures(policies, facts), _prices(policies, facts)
+    is_unused_free = prices is not None and not prices.pay_unused_slots
     recovery = _recovery(policies, facts, failures)
     _check_fit(policies, facts, recovery)
     return RunSpec(
@@ -65,12 +68,13 @@ def run_spec(policies: RunPolicies, facts: JobFacts) -> RunSpec:
         fault_log_s=policies.fault_log_s,
         recovery=recovery,
         restart=policies.restart,
-        prices=_prices(policies, facts),
+        prices=prices,
         power=facts.power,
         simulation=policies.simulation,
         replica_speed=facts.replica_speed,
         nodes_per_rack=facts.nodes_per_rack,
         nodes_per_pod=facts.nodes_per_pod,
+        unused_gpus=0 if is_unused_free else facts.unused_gpus,
         assumptions=facts.assumptions,
     )
 
@@ -112,10 +116,11 @@ def _with_simulated_speeds(failures: FailureModel, speeds: Mapping[str, float]) 
 
 
 def _prices(policies: RunPolicies, facts: JobFacts) -> RunPrices | None:
-    """The scenario's prices, or the rent that the catalogue knows."""
-    if policies.prices is not None or facts.price_usd_per_gpu_hour is None:
-        return policies.prices
-    return RunPrices(gpu_hour_usd=facts.price_usd_per_gpu_hour)
+    """The scenario's prices, with the rent that the catalogue knows where they give none."""
+    given, rent = policies.prices, facts.price_usd_per_gpu_hour
+    if given is None:
+        return None if rent is None else RunPrices(gpu_hour_usd=rent)
+    return given if given.gpu_hour_usd is not None else replace(given, gpu_hour_usd=rent)
 
 
 def _check_fit(policies: RunPolicies, facts: JobFacts, recovery: Recovery) -> None:

@@ -1,35 +1,109 @@
-"""What a run costs and consumes: money, energy and carbon from hours, watts and prices."""
+"""What a run costs and consumes: money, energy and carbon from hours, watts and prices.
+
+Seconds may be numbers or arrays over runs; what is returned has their shape.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TypeVar
+
+from simulator.run.arrays import Floats
 from simulator.run.specs import Power, RunPrices
 
+Amount = TypeVar("Amount", float, Floats)
 HOUR_S = 3600.0
+MONTH_H = 365.25 * 24 / 12
 KWH_J = 3.6e6
-BUSY = ("work", "lost_work", "slow", "shrunk")  # GPUs compute; in all other time they stand
+BUSY = ("work", "lost_work", "slow", "shrunk")  # GPUs take steps; in all other time they stand
+SPINNING = ("detection",)  # the job has failed and nobody knows: its GPUs wait in collectives
 
 
-def energy_j(seconds: dict[str, float], job_gpus: int, gpus: int, power: Power) -> float:
-    """Energy at the meter: busy time of the job's GPUs at busy power, everything else idle, times the PUE.
+def energy_j(seconds: Mapping[str, Amount], job_gpus: int, gpus: int, power: Power) -> Amount:
+    """Energy at the meter, joules: every part of `energy_by_part_j` together."""
+    parts = energy_by_part_j(seconds, job_gpus, gpus, power)
+    return _total(list(parts.values()))
 
-    `seconds` maps "work" and the causes of loss to wall seconds; spares idle throughout.
+
+def energy_by_part_j(seconds: Mapping[str, Amount], job_gpus: int, gpus: int, power: Power) -> dict[str, Amount]:
+    """Joules at the meter: of the GPUs by cause of the step, standing, of spares, servers and network, and what cooling
+    and power distribution add (PUE).
+
+    `seconds` maps "work" and the causes of loss to wall seconds; spares idle throughout, unused slots are off.
     """
-    busy = sum(s for name, s in seconds.items() if name in BUSY)
-    idle = sum(s for name, s in seconds.items() if name not in BUSY)
-    job = job_gpus * (busy * power.busy_w + idle * power.idle_w)
-    spares = (gpus - job_gpus) * (busy + idle) * power.idle_w
-    return power.pue * (job + spares)
+    wall_s = _total(list(seconds.values()))
+    busy_s = _chosen(seconds, BUSY, wall_s)
+    spinning_s = _chosen(seconds, SPINNING, wall_s)
+    standing_s = wall_s - busy_s - spinning_s
+    parts = {cause: job_gpus * busy_s * watts for cause, watts in power.gpu_step_w.items()}
+    parts["standing"] = job_gpus * (spinning_s * power.gpu_spinning_w + standing_s * power.gpu_idle_w)
+    parts["spares"] = (gpus - job_gpus) * wall_s * power.gpu_idle_w
+    parts["servers"] = gpus * wall_s * power.server_w
+    parts["network"] = gpus * wall_s * power.fabric_w
+    parts["cooling"] = (power.pue - 1) * _total(list(parts.values()))
+    return parts
 
 
-def cost_usd(wall_s: float, energy: float | None, gpus: int, prices: RunPrices) -> float:
-    """Dollars for `wall_s` on `gpus` GPUs: rent, or capital by the share of its life plus electricity, plus extras."""
-    hours = wall_s / HOUR_S
-    extras = hours * (gpus * prices.network_usd_per_gpu_hour + prices.storage_usd_per_hour)
-    if prices.gpu_hour_usd is not None:
-        return gpus * hours * prices.gpu_hour_usd + extras
+def _chosen(seconds: Mapping[str, Amount], names: tuple[str, ...], like: Amount) -> Amount:
+    """Seconds of the named causes together, in the shape of `like`."""
+    total = 0.0 * like
+    for name, spent in seconds.items():
+        if name in names:
+            total = total + spent
+    return total
+
+
+def _total(amounts: list[Amount]) -> Amount:
+    total = amounts[0]
+    for amount in amounts[1:]:
+        total = total + amount
+    return total
+
+
+def cost_usd(wall_s: Amount, energy: Amount | None, gpus: int, prices: RunPrices) -> Amount:
+    """Dollars for `wall_s` on `gpus` GPUs: as an owner pays where the machines have a price, else as rent."""
+    owned = owned_usd(wall_s, energy, gpus, prices)
+    if owned is not None:
+        return owned
+    rent = rent_usd(wall_s, gpus, prices)
+    return _extras_usd(wall_s, gpus, prices) if rent is None else rent
+
+
+def rent_usd(wall_s: Amount, gpus: int, prices: RunPrices) -> Amount | None:
+    """Rent, and what network and storage cost on top; None without a price of rent."""
+    if prices.gpu_hour_usd is None:
+        return None
+    return gpus * (wall_s / HOUR_S) * prices.gpu_hour_usd + _extras_usd(wall_s, gpus, prices)
+
+
+def owned_usd(wall_s: Amount, energy: Amount | None, gpus: int, prices: RunPrices) -> Amount | None:
+    """Capital by the share of its life, electricity, and what comes on top; None without a price of machines."""
+    if not prices.capital_usd_per_gpu:
+        return None
     capital = gpus * prices.capital_usd_per_gpu * wall_s / prices.life_s
-    electricity = (energy or 0.0) / KWH_J * prices.electricity_usd_per_kwh
-    return capital + electricity + extras
+    extras = _extras_usd(wall_s, gpus, prices)
+    if energy is None:
+        return capital + extras
+    return capital + energy / KWH_J * prices.electricity_usd_per_kwh + extras
+
+
+def _extras_usd(wall_s: Amount, gpus: int, prices: RunPrices) -> Amount:
+    hours = wall_s / HOUR_S
+    return hours * (gpus * prices.network_usd_per_gpu_hour + prices.storage_usd_per_hour)
+
+
+def break_even_months(gpu_w: float, prices: RunPrices) -> float | None:
+    """Months of use after which an owned GPU has cost less than a rented one, where it draws `gpu_w` at the meter.
+
+    Capital / (rent - electricity); None where a price is not known, or rent is no dearer than electricity.
+    """
+    if prices.gpu_hour_usd is None or not prices.capital_usd_per_gpu:
+        return None
+    electricity_usd_per_hour = gpu_w * HOUR_S / KWH_J * prices.electricity_usd_per_kwh
+    saved_usd_per_hour = prices.gpu_hour_usd - electricity_usd_per_hour
+    if saved_usd_per_hour <= 0:
+        return None
+    return prices.capital_usd_per_gpu / saved_usd_per_hour / MONTH_H
 
 
 def carbon_kg(energy: float, prices: RunPrices) -> float | None:

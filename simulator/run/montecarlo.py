@@ -44,7 +44,7 @@ def saving_of(spec: RunSpec) -> Saving:
 def outcomes(spec: RunSpec, saving: Saving, progress: Progress | None = None) -> Outcome:
     """Raw outcomes of all runs, in the order of their numbers."""
     play_runs = partial(play, spec, saving, fault_source(spec))
-    if spec.fault_log:
+    if spec.fault_log and spec.uncertainty.is_none:
         replay = play_runs(np.arange(1))
         if replay.elapsed_s[0] <= log_ends_s(spec):
             return replay  # the log leaves nothing to chance

@@ -64,7 +64,7 @@ PARTS: Mapping[str, Part] = {
     ),
     "spares": Part(
         Recovery,
-        ("hot_spares", "cold_spares", "hot_swap_s", "cold_start_s"),
+        ("hot_spares", "cold_spares", "spares_within_cluster", "hot_swap_s", "cold_start_s"),
         "Nodes that stand by for those that fail.",
         {"hot": 16, "cold": 32},
     ),
@@ -171,6 +171,9 @@ def _read_recovery(top: Section) -> tuple[Recovery, bool]:
     if "maintenance" in top.data:
         values |= _read_part(top, "maintenance")
     auto_spares = values["hot_spares"] is None
+    if auto_spares and values["spares_within_cluster"]:
+        message = "is auto; with spares.within they are taken from cluster.gpus: give their number, e.g. hot: 4"
+        top.report("spares.hot", message)
     hot_spares = values.pop("hot_spares") or 0
     min_replicas = values.pop("min_replicas") or 1
     return Recovery(hot_spares=hot_spares, min_replicas=min_replicas, **values), auto_spares
@@ -180,8 +183,6 @@ def _read_prices(top: Section) -> RunPrices:
     prices = RunPrices(**_read_part(top, "prices"))
     if prices.gpu_hour_usd is None and not prices.capital_usd_per_gpu:
         top.report("prices.gpu_hour", "is missing: give the rent, or capital_per_gpu, life and electricity")
-    if prices.gpu_hour_usd is not None and prices.capital_usd_per_gpu:
-        top.report("prices.gpu_hour", "and capital_per_gpu exclude each other: machines are rented or owned")
     return prices
 
 

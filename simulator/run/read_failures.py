@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from math import log
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 from hardware.documents import Document, read_document
@@ -58,7 +60,7 @@ CORRELATIONS: Mapping[str, Correlation] = {
     ),
 }
 # Fields that stand at the top of a failure model.
-TOP_FIELDS = ("age_s", "mtbf_s", "node_mtbf_s")
+TOP_FIELDS = ("age_s", "mtbf_s", "node_mtbf_s", "rate_sigma", "generation")
 RATE_KEYS = ("rate_multiplier", "mtbf", "node_mtbf")  # one at most
 CLASS_FIELDS = tuple(name for name in FaultClass.__slots__ if name != "name")
 
@@ -70,10 +72,24 @@ def presets() -> list[str]:
 
 @cache
 def preset(name: str) -> FailureModel:
-    """A shipped failure model. Raises InputError for a name that is not known."""
+    """A shipped failure model, whose rate is as uncertain as the shipped models differ.
+
+    Raises InputError for a name that is not known.
+    """
     if name not in presets():
         raise InputError([INLINE.problem(f"failure model {one_of(name, [*presets(), 'none'])}")])
+    return replace(_shipped(name), rate_sigma=rate_spread())
+
+
+@cache
+def _shipped(name: str) -> FailureModel:
     return _from_document(read_document(DATA / f"{name}.yaml"), name)
+
+
+@cache
+def rate_spread() -> float:
+    """Standard deviation of the logarithm of the shipped models' rates of crashes and hangs per GPU."""
+    return stdev(-log(mean_time_between_s(_shipped(name), 1)) for name in presets())
 
 
 def failure_model(what: str | Mapping[str, Any], at: Place = INLINE) -> FailureModel:
@@ -136,12 +152,17 @@ def _with_correlation(top: Section, key: str, correlation: Correlation, model: F
 
 
 def _with_age_and_rate(top: Section, model: FailureModel) -> FailureModel:
-    """The cluster's age, and a mean time between failures, which takes the place of the base's."""
+    """The cluster's age, where the rate was observed, and a mean time between failures in place of the base's: that is
+    taken as known."""
     given = read_values(FailureModel, top, TOP_FIELDS)
     if "age" in top.data:
         model = replace(model, age_s=given["age_s"])
     if "mtbf" in top.data or "node_mtbf" in top.data:
-        model = replace(model, mtbf_s=given["mtbf_s"], node_mtbf_s=given["node_mtbf_s"])
+        model = replace(model, mtbf_s=given["mtbf_s"], node_mtbf_s=given["node_mtbf_s"], rate_sigma=0.0)
+    if "rate_sigma" in top.data:
+        model = replace(model, rate_sigma=given["rate_sigma"])
+    if "generation" in top.data:
+        model = replace(model, generation=given["generation"])
     return model
 
 

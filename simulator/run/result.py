@@ -7,18 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-
-@dataclass(frozen=True, slots=True)
-class Quantiles:
-    """The 10th, 50th and 90th percentile over runs."""
-
-    p10: float
-    p50: float
-    p90: float
-
-    def to_dict(self) -> dict[str, float | None]:
-        """Plain numbers; None where a run in that quantile never finishes."""
-        return {name: _plain(getattr(self, name)) for name in ("p10", "p50", "p90")}
+from simulator.run.quantiles import Quantiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +17,10 @@ class RunResult:
     `ideal_s` + the sum of `lost_s` is the mean wall time (of what was played, where runs were given up).
     `lost_by_component_s` splits time down and work lost by what had failed, `interruptions` counts stops by the same.
     `first_order_goodput_fraction` is the closed form beside the simulation. `finishes` False: `reason` says why.
-    `best_every_s` is Daly's interval for the tier that saves most often, `spares_needed` the nodes that suffice 99 % of
-    the time. `cost_usd`, `energy_j` and `carbon_kg` are of the mean run, None where prices or power are not given.
+    `best_every_s` is Daly's interval for the tier that saves most often and `best_every_saves_s` what it would save to
+    first order; `spares_needed` are the nodes that suffice 99 % of the time. `cost_usd`, `rent_usd`, `owned_usd`,
+    `energy_j`, `energy_by_part_j` and `carbon_kg` are of the mean run; quantiles are over runs, as those of `finish_s`.
+    None where prices or power are not given.
     """
 
     runs: int
@@ -47,14 +38,23 @@ class RunResult:
     checkpoint_every_s: Mapping[str, float]
     first_order_goodput_fraction: float
     energy_j: float | None
+    energy_quantiles_j: Quantiles | None
+    energy_by_part_j: Mapping[str, float] | None
     cost_usd: float | None
+    cost_quantiles_usd: Quantiles | None
+    rent_usd: float | None
+    owned_usd: float | None
+    break_even_months: float | None
     lost_cost_usd: Mapping[str, float] | None
     cost_usd_per_trillion_tokens: float | None
     carbon_kg: float | None
     warnings: tuple[str, ...]
     best_every_s: float
+    best_every_saves_s: float
     spares: int
     spares_needed: int
+    paid_gpus: int
+    unused_gpus: int
 
     def to_dict(self) -> dict[str, Any]:
         """The `run` part of the evaluate document: plain numbers, None for what is unknown or endless."""
@@ -73,12 +73,21 @@ class RunResult:
             "mean_time_between_interruptions_s": _plain(self.mean_time_between_interruptions_s),
             "checkpoint_every_s": {name: _plain(value) for name, value in self.checkpoint_every_s.items()},
             "best_every_s": _plain(self.best_every_s),
+            "best_every_saves_s": self.best_every_saves_s,
             "spares": self.spares,
             "spares_needed": self.spares_needed,
+            "paid_gpus": self.paid_gpus,
+            "unused_gpus": self.unused_gpus,
             "first_order_goodput_fraction": self.first_order_goodput_fraction,
             "energy_j": self.energy_j,
+            "energy_quantiles_j": _quantiles(self.energy_quantiles_j),
+            "energy_by_part_j": _mapping(self.energy_by_part_j),
             "cost_usd": self.cost_usd,
-            "lost_cost_usd": None if self.lost_cost_usd is None else dict(self.lost_cost_usd),
+            "cost_quantiles_usd": _quantiles(self.cost_quantiles_usd),
+            "rent_usd": self.rent_usd,
+            "owned_usd": self.owned_usd,
+            "break_even_months": self.break_even_months,
+            "lost_cost_usd": _mapping(self.lost_cost_usd),
             "cost_usd_per_trillion_tokens": self.cost_usd_per_trillion_tokens,
             "carbon_kg": self.carbon_kg,
             "warnings": list(self.warnings),
@@ -98,3 +107,11 @@ class RunResult:
 def _plain(value: float) -> float | None:
     """A number that JSON knows; None for infinity."""
     return value if math.isfinite(value) else None
+
+
+def _mapping(values: Mapping[str, float] | None) -> dict[str, float] | None:
+    return None if values is None else dict(values)
+
+
+def _quantiles(values: Quantiles | None) -> dict[str, float | None] | None:
+    return None if values is None else values.to_dict()

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
+from simulator.run.arrays import Floats
 from simulator.run.faults import FailureModel, FaultKind
 
 REPAIRED: tuple[FaultKind, ...] = ("crash", "hang", "corruption", "slow")
 ROUNDING = 1e-9  # of the wanted probability
+HOPELESS = 2.0  # more nodes away than so many times the most spares: none of them would be enough
+RATES = 200  # that stand for a rate which is not known
 TAIL = 40.0  # standard deviations beyond which no probability is left that a float could hold
 
 
@@ -30,22 +35,48 @@ def nodes_away(model: FailureModel, gpus: int) -> float:
 def spares_needed(model: FailureModel, gpus: int, confidence: float = 0.99, most: int | None = None) -> int:
     """The fewest spares that are enough with this probability at any time, at most `most` (None: one per GPU).
 
-    Exact for memoryless failures whatever the law of repair (M/G/infinity); bursts and swings need more.
+    Exact for memoryless failures whatever the law of repair (M/G/infinity); bursts and swings need more. A rate that is
+    not known (`rate_sigma`) is averaged over its law.
     """
     most = gpus if most is None else most
     mean = nodes_away(model, gpus)
     if mean == 0:
         return 0
-    if not mean < most:  # also where rates are beyond all numbers
-        return most
-    return min(poisson_quantile(mean, confidence), most)
+    means = [mean * factor for factor in _rate_factors(model.rate_sigma)]
+    laws = [_poisson(each) for each in means if each < HOPELESS * most]
+    wanted = confidence * (1 - ROUNDING)
+    low, high = -1, most  # the fewest lie above low
+    while high - low > 1:
+        middle = (low + high) // 2
+        enough = sum(law.up_to(middle) for law in laws) / len(means)
+        low, high = (low, middle) if enough >= wanted else (middle, high)
+    return high
 
 
-def poisson_quantile(mean: float, confidence: float) -> int:
-    """The least count that a Poisson variable stays at or below with this probability.
+def _rate_factors(sigma: float) -> list[float]:
+    """Factors of the log-normal law with median 1, equally likely each."""
+    if sigma == 0:
+        return [1.0]
+    normal = NormalDist()
+    return [math.exp(sigma * normal.inv_cdf((i + 0.5) / RATES)) for i in range(RATES)]
 
-    Probabilities are summed over all counts within TAIL standard deviations, from the ratio of neighbours, mean / k.
-    """
+
+@dataclass(frozen=True, slots=True)
+class _Poisson:
+    """Probabilities of at most `first`, `first` + 1, ... events; none below, certainty above."""
+
+    first: int
+    below: Floats
+
+    def up_to(self, count: int) -> float:
+        at = count - self.first
+        if at < 0:
+            return 0.0
+        return float(self.below[at]) if at < len(self.below) else 1.0
+
+
+def _poisson(mean: float) -> _Poisson:
+    """Poisson's law, summed over all counts within TAIL standard deviations, from the ratio of neighbours, mean / k."""
     reach = TAIL * math.sqrt(mean) + TAIL
     first, last = max(0, math.floor(mean - reach)), math.ceil(mean + reach)
     counts = np.arange(first, last + 1)
@@ -53,5 +84,4 @@ def poisson_quantile(mean: float, confidence: float) -> int:
     log_ratios[0] = 0.0
     log_weights = np.cumsum(log_ratios)
     weights = np.exp(log_weights - log_weights.max())
-    below = np.cumsum(weights) / weights.sum()
-    return first + int(np.searchsorted(below, confidence * (1 - ROUNDING)))
+    return _Poisson(first, np.cumsum(weights) / weights.sum())

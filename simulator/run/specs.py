@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from simulator.fields import Setting, setting
 from simulator.run.checkpoints import CheckpointPolicy, SavePaths
 from simulator.run.fault_log import LogRow
 from simulator.run.faults import FailureModel, Machines
+from simulator.run.uncertainty import CERTAIN, Uncertainty
 
 MOST_NODES, MOST_RUNS, MOST_WORKERS = 1_000_000, 1_000_000, 1024
 # Causes of time down, in the order in which a stop goes through them.
@@ -92,6 +93,15 @@ class Recovery:
     cold_spares: int = setting(
         0, Setting("Spare nodes that must start first.", 32, key="cold", least=0, most=MOST_NODES)
     )
+    spares_within_cluster: bool = setting(
+        False,
+        Setting(
+            "Whether spare nodes are among cluster.gpus, which then counts all that is bought, or on top of them. "
+            "Within, their number must be given.",
+            False,
+            key="within",
+        ),
+    )
     hot_swap_s: float = setting(60.0, Setting("Until a hot spare is in a lost node's place.", "90 s", least=0))
     cold_start_s: float = setting(1800.0, Setting("Until a cold spare is in a lost node's place.", "20 min", least=0))
     when_short: Literal["wait", "shrink"] = setting(
@@ -133,13 +143,14 @@ class Recovery:
 class RunPrices:
     """What time and energy cost. Rented: `gpu_hour_usd` covers everything. Owned: capital over its life, and power.
 
+    With both, the run is paid for as an owner does, and what rent would have been stands beside it.
     `network_usd_per_gpu_hour` and `storage_usd_per_hour` come on top of either. `carbon_kg_per_kwh` is the grid's.
     """
 
     gpu_hour_usd: float | None = setting(
         None,
         Setting(
-            "Rent of a GPU, which covers everything; excludes capital_per_gpu.",
+            "Rent of a GPU, which covers everything; without it, the catalogue's price of the accelerator.",
             "2.5 USD/h",
             key="gpu_hour",
             dimension="usd_per_hour",
@@ -148,7 +159,7 @@ class RunPrices:
     capital_usd_per_gpu: float = setting(
         0.0,
         Setting(
-            "Price of an owned GPU with its share of everything; excludes gpu_hour.",
+            "Price of an owned GPU with its share of everything; rent is then shown beside the owner's cost.",
             "30 kUSD",
             key="capital_per_gpu",
             dimension="usd",
@@ -173,15 +184,45 @@ class RunPrices:
         0.0, Setting("Price of the shared storage on top, as a whole.", "40 USD/h", least=0)
     )
     carbon_kg_per_kwh: float | None = setting(None, Setting("CO2 of the grid's electricity.", "380 g/kWh", least=0))
+    pay_unused_slots: bool = setting(
+        True,
+        Setting(
+            "Whether a job that spans several scale-up domains (NVL72) pays for the GPUs it leaves unused in them.",
+            False,
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Power:
-    """Watts per GPU with its share of the node and the fabric: training, and stopped or standing by; and the PUE."""
+    """Watts per GPU with its share of the node and the fabric: training, and stopped or standing by; and the PUE.
+
+    `server_w` and `fabric_w` are the shares within both. `step_w` splits what the GPU itself draws while training by
+    cause of the step (empty: not split). `waiting_w` is drawn while the job hangs in a collective (None: `idle_w`).
+    """
 
     busy_w: float
     idle_w: float
     pue: float = 1.0
+    server_w: float = 0.0
+    fabric_w: float = 0.0
+    step_w: Mapping[str, float] = field(default_factory=dict)
+    waiting_w: float | None = None
+
+    @property
+    def gpu_step_w(self) -> Mapping[str, float]:
+        """What one GPU draws in the mean over a step, by cause."""
+        return self.step_w or {"training": self.busy_w - self.server_w - self.fabric_w}
+
+    @property
+    def gpu_idle_w(self) -> float:
+        return self.idle_w - self.server_w - self.fabric_w
+
+    @property
+    def gpu_spinning_w(self) -> float:
+        """What one GPU draws while it waits in a collective that nobody ends."""
+        waiting_w = self.idle_w if self.waiting_w is None else self.waiting_w
+        return waiting_w - self.server_w - self.fabric_w
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +257,8 @@ class RunSpec:
     only beyond are faults drawn from the failure model, then the log's own. `drawn_spares` (None: its own)
     is the number of spares for which faults are drawn first: runs that agree in it meet the same faults, however many
     spares each has.
-    `assumptions` name inputs that nobody gave.
+    `unused_gpus` are paid for beside the job's and the spares', and switched off.
+    `assumptions` name inputs that nobody gave; `uncertainty` is what the step time and the failure rate may be off.
     """
 
     segments: tuple[Segment, ...]
@@ -237,7 +279,9 @@ class RunSpec:
     fault_log: tuple[LogRow, ...] = ()
     fault_log_s: float | None = None
     drawn_spares: int | None = None
+    unused_gpus: int = 0
     assumptions: tuple[str, ...] = ()
+    uncertainty: Uncertainty = CERTAIN
 
     def __post_init__(self) -> None:
         if self.job_nodes % self.replicas:
@@ -282,8 +326,13 @@ class RunSpec:
 
     @property
     def gpus(self) -> int:
-        """All GPUs paid for: the job's and the spares'."""
+        """All GPUs that run: the job's and the spares'."""
         return self.machines.nodes * self.gpus_per_node
+
+    @property
+    def paid_gpus(self) -> int:
+        """All GPUs paid for: those that run, and unused slots of scale-up domains that spares do not fill."""
+        return max(self.gpus, self.job_gpus + self.unused_gpus)
 
     @property
     def restart_s(self) -> float:

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import fields, replace
 
 import numpy as np
 
 from simulator.run.arrays import Bools, Floats, Ints
+from simulator.run.bill import Bill, bill_of
 from simulator.run.checkpoint_interval import every
 from simulator.run.checkpoints import Saving
 from simulator.run.closed_form import best_every_s, closed_form_goodput
 from simulator.run.fault_source import component_names, log_ends_s
-from simulator.run.money import carbon_kg, cost_usd, energy_j
 from simulator.run.outcome import Outcome
-from simulator.run.result import Quantiles, RunResult
+from simulator.run.quantiles import quantiles
+from simulator.run.result import RunResult
 from simulator.run.spares import spares_needed
 from simulator.run.specs import RunSpec
+from simulator.run.uncertainty import step_factors
 
 SECONDS_PER_DAY = 86400.0
-
-
-@dataclass(frozen=True, slots=True)
-class Bill:
-    """What the mean run consumes and costs; None where power or prices are not given."""
-
-    energy_j: float | None = None
-    cost_usd: float | None = None
-    lost_cost_usd: dict[str, float] | None = None
-    carbon_kg: float | None = None
 
 
 def summarise(spec: RunSpec, saving: Saving, outcome: Outcome) -> RunResult:
@@ -38,13 +30,13 @@ def summarise(spec: RunSpec, saving: Saving, outcome: Outcome) -> RunResult:
     work_s, elapsed_s = float(outcome.work_s.mean()), float(outcome.elapsed_s.mean())
     names = component_names(spec)
     stops = outcome.stops_by_component.sum(axis=1)
-    bill = _bill(spec, lost_s, work_s, elapsed_s)
+    bill = bill_of(spec, outcome)
     return RunResult(
         runs=len(finished),
         finishes=bool(finished.mean() > 0.5),
         finishing_fraction=float(finished.mean()),
         reason=_reason(spec, outcome, finished),
-        ideal_s=spec.work_s,
+        ideal_s=_ideal_s(spec, len(finished)),
         finish_s=quantiles(outcome.finish_s),
         goodput_fraction=work_s / elapsed_s,
         goodput_quantiles=quantiles(outcome.work_s / outcome.elapsed_s),
@@ -54,44 +46,32 @@ def summarise(spec: RunSpec, saving: Saving, outcome: Outcome) -> RunResult:
         mean_time_between_interruptions_s=float(elapsed_s / stops.mean()) if stops.any() else math.inf,
         checkpoint_every_s={tier.name: every(tier) for tier in saving.tiers},
         first_order_goodput_fraction=closed_form_goodput(spec, saving),
-        energy_j=bill.energy_j,
-        cost_usd=bill.cost_usd,
-        lost_cost_usd=bill.lost_cost_usd,
-        cost_usd_per_trillion_tokens=_per_trillion(bill.cost_usd, spec, finished),
-        carbon_kg=bill.carbon_kg,
         warnings=_warnings(spec, saving, float(outcome.elapsed_s.max())),
         best_every_s=best_every_s(spec, saving),
         spares=spec.recovery.spares,
+        best_every_saves_s=_saved_by_best_s(spec, saving),
         spares_needed=spares_needed(spec.failures, spec.job_gpus, most=spec.job_nodes),
+        paid_gpus=spec.paid_gpus,
+        unused_gpus=spec.paid_gpus - spec.gpus,
+        **{part.name: getattr(bill, part.name) for part in fields(Bill)},
     )
 
 
-def quantiles(values: Floats) -> Quantiles:
-    """10th, 50th and 90th percentile, each a value that occurred (so that an endless run stays endless)."""
-    p10, p50, p90 = np.quantile(values, (0.1, 0.5, 0.9), method="inverted_cdf")
-    return Quantiles(float(p10), float(p50), float(p90))
+def _ideal_s(spec: RunSpec, runs: int) -> float:
+    """Wall time of the mean run if nothing ever broke and nothing were saved."""
+    factors = step_factors(spec.uncertainty, spec.simulation.seed, np.arange(runs))
+    return spec.work_s * float(factors.mean())
 
 
-def _bill(spec: RunSpec, lost_s: dict[str, float], work_s: float, elapsed_s: float) -> Bill:
-    """The bill by cause of loss too: idle time is cheaper in electricity."""
-    energy = _energy_j(spec, {"work": work_s, **lost_s})
-    prices = spec.prices
-    if prices is None:
-        return Bill(energy)
-    lost_cost = {
-        cause: cost_usd(seconds, _energy_j(spec, {cause: seconds}), spec.gpus, prices)
-        for cause, seconds in lost_s.items()
-    }
-    carbon = None if energy is None else carbon_kg(energy, prices)
-    return Bill(energy, cost_usd(elapsed_s, energy, spec.gpus, prices), lost_cost, carbon)
-
-
-def _energy_j(spec: RunSpec, seconds: dict[str, float]) -> float | None:
-    return None if spec.power is None else energy_j(seconds, spec.job_gpus, spec.gpus, spec.power)
-
-
-def _per_trillion(cost: float | None, spec: RunSpec, finished: Bools) -> float | None:
-    return None if cost is None or not finished.all() else cost / (spec.tokens / 1e12)
+def _saved_by_best_s(spec: RunSpec, saving: Saving) -> float:
+    """Wall time that the best checkpoint interval would save, to first order; zero where it is taken already."""
+    best_s = best_every_s(spec, saving)
+    if not math.isfinite(best_s):
+        return 0.0
+    fast, *others = saving.tiers
+    best = replace(saving, tiers=(replace(fast, every_s=best_s), *others))
+    now, then = closed_form_goodput(spec, saving), closed_form_goodput(spec, best)
+    return max(0.0, spec.work_s / now - spec.work_s / then) if now > 0 else 0.0
 
 
 def _by_name(names: tuple[str, ...], table: Floats | Ints) -> dict[str, float]:

@@ -153,11 +153,14 @@ def read_scenario(document: Document, name: str) -> Scenario:
     source = top.text("source", None)
     model = _whole(top, lambda: _read_model(top.take("model"), top.place.under("model")))
     cluster = _whole(top, lambda: _read_cluster(top.section("cluster")))
+    spare_gpus = spare_gpus_within(top.data, cluster.node.gpus) if cluster else 0
+    if cluster and spare_gpus:
+        cluster = _without_spares(cluster, spare_gpus, top)
     if "hardware" in top.data:
         cluster = _whole(top, lambda: _with_profile(cluster, top.section("hardware")))
     chosen = _whole(top, lambda: _read_stack(top))
     settings: dict[str, Any] = {}
-    plan = _whole(top, lambda: _read_plan(top.section("plan"), _gpus(top), model, chosen, settings))
+    plan = _whole(top, lambda: _read_plan(top.section("plan"), _gpus(top, spare_gpus), model, chosen, settings))
     run = _whole(top, lambda: _read_run(top.section("run"), plan))
     published = _whole(top, lambda: _read_published(top.section("published"))) if "published" in top.data else None
     spread = _whole(top, lambda: read_spread(top.section("spread"))) if "spread" in top.data else None
@@ -242,7 +245,7 @@ def _read_cluster(section: Section) -> Cluster | None:
     title = section.text("name", None)
     write = section.quantity("storage_write", "bytes_per_s", None)
     read = section.quantity("storage_read", "bytes_per_s", None)
-    pue = section.quantity("pue", "count", 1.0)
+    pue = section.quantity("pue", "count", None)
     section.done()
     node = _whole(section, lambda: catalogue.node(server, at.under("node"))) if server is not None else None
     fabric = _whole(section, lambda: catalogue.fabric(network, at.under("fabric"))) if network is not None else None
@@ -281,11 +284,32 @@ def _read_published(section: Section) -> Published:
     return published
 
 
-def _gpus(top: Section) -> int | None:
-    """The cluster's number of GPUs as far as it can be read, whatever else is wrong with the cluster."""
+def spare_gpus_within(data: Mapping[str, Any], gpus_per_node: int) -> int:
+    """GPUs of the spare nodes that are among cluster.gpus (run.spares.within), as far as they can be read."""
+    run = data.get("run")
+    spares = run.get("spares") if isinstance(run, Mapping) else None
+    if not isinstance(spares, Mapping) or spares.get("within") is not True:
+        return 0
+    counts = [spares.get(key) for key in ("hot", "cold")]
+    return gpus_per_node * sum(count for count in counts if isinstance(count, int) and _is_count(count))
+
+
+def _without_spares(cluster: Cluster, spare_gpus: int, top: Section) -> Cluster:
+    """The cluster that is left for the job."""
+    if spare_gpus < cluster.gpus:
+        return replace(cluster, gpus=cluster.gpus - spare_gpus)
+    message = f"takes {spare_gpus} of cluster.gpus {cluster.gpus}: nothing is left for the job; give fewer spares"
+    top.problems.append(top.place.under("run").under("spares").problem(message))
+    return cluster
+
+
+def _gpus(top: Section, spare_gpus: int) -> int | None:
+    """The job's number of GPUs as far as it can be read, whatever else is wrong with the cluster."""
     cluster = top.data.get("cluster")
     gpus = cluster.get("gpus") if isinstance(cluster, Mapping) else None
-    return gpus if _is_count(gpus) else None
+    if not isinstance(gpus, int) or not _is_count(gpus):
+        return None
+    return gpus - spare_gpus if gpus > spare_gpus else None
 
 
 def _read_stack(top: Section) -> ChosenStack:
@@ -425,7 +449,11 @@ def scenario_schema() -> dict[str, Any]:
         "node": {**part, "examples": catalogue.names("nodes")},
         "fabric": {**part, "examples": catalogue.names("fabrics")},
         "name": {"type": "string"},
-        "pue": {"type": "number", "minimum": 1},
+        "pue": {
+            "type": "number",
+            "minimum": 1,
+            "description": "Total over IT power; without it, that of the servers' cooling (air 1.3, liquid 1.1).",
+        },
         **{name: {"type": "string", "examples": ["1 TB/s"]} for name in ("storage_write", "storage_read")},
     }
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,6 @@ def test_all_problems_at_once() -> None:
     [
         ({"checkpoint": {"policy": "sync", "fast_every": "1 min"}}, "belongs to policy in-memory or tiered"),
         ({"failures": "rsc-1", "fault_log": "log.csv"}, "exclude each other"),
-        ({"prices": {"gpu_hour": "2 USD/h", "capital_per_gpu": "30 kUSD"}}, "exclude each other"),
         ({"failures": {"exposure": {"gpus": 8, "time": "1 d"}, "classes": {"a": {"count": 1}}}}, "kind: is missing"),
         (
             {"failures": {"exposure": {"gpus": 8, "time": "1 d"}, "classes": {"a": {"count": 1, "kind": "slow"}}}},
@@ -170,9 +170,29 @@ def test_spares_follow_poisson() -> None:
     """148 + ... nodes' faults a day times 5.54 days; the quantile by summing Poisson's law."""
     from scipy.stats import poisson
 
-    mean = nodes_away(preset("llama-3"), 16384)
-    assert spares_needed(preset("llama-3"), 16384) == poisson.ppf(0.99, mean)
-    assert spares_needed(preset("llama-3"), 16384, 0.5) == poisson.ppf(0.5, mean)
+    known = replace(preset("llama-3"), rate_sigma=0.0)
+    mean = nodes_away(known, 16384)
+    assert spares_needed(known, 16384) == poisson.ppf(0.99, mean)
+    assert spares_needed(known, 16384, 0.5) == poisson.ppf(0.5, mean)
+
+
+def test_an_unknown_rate_needs_spares_for_its_worse_half() -> None:
+    """Poisson's law averaged over the log-normal rate, by adaptive quadrature instead of equally likely rates."""
+    from scipy.integrate import quad
+    from scipy.stats import norm, poisson
+
+    model = preset("llama-3")
+    mean, needed = nodes_away(model, 4096), spares_needed(model, 4096)
+
+    def enough(count: int) -> float:
+        def weighted(normal: float) -> float:
+            return float(poisson.cdf(count, mean * math.exp(model.rate_sigma * normal)) * norm.pdf(normal))
+
+        return quad(weighted, -8, 8)[0]
+
+    assert enough(needed + 1) > 0.9895
+    assert enough(needed - 1) < 0.9905
+    assert needed > spares_needed(replace(model, rate_sigma=0.0), 4096)
 
 
 def test_phases_take_their_tokens_and_their_step_times() -> None:
@@ -214,7 +234,6 @@ def test_phases_that_do_not_add_up(phases: object, words: str) -> None:
 
 
 def test_speeds_that_were_simulated_replace_the_models() -> None:
-    from dataclasses import replace
 
     policies = read_run({"failures": "bytedance"})
     spec = run_spec(policies, replace(FACTS, slow_speed={"MFU decline": 0.5}, assumptions=("no storage was given",)))

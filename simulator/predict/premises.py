@@ -1,0 +1,187 @@
+"""What a prediction rests on beside model, cluster and plan: every figure that decides it, with its source.
+
+Those that the scenario gives are stated; all others, the catalogue's included, are assumed and named in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import exp, isfinite
+from typing import Any
+
+from hardware.facility import network_power_w, pue
+from hardware.units import format_power, format_rate, format_seconds, format_usd
+from simulator.predict.power import POWER_SOURCE
+from simulator.predict.storage import SOURCE as STORAGE_SOURCE
+from simulator.predict.storage import storage_of
+from simulator.run.faults import FailureModel, mean_time_between_s
+from simulator.run.read import RunPolicies
+from simulator.run.result import RunResult
+from simulator.run.specs import RunSpec
+from simulator.scenario.schema import Scenario
+
+YEAR_S = 365.25 * 86400
+
+
+@dataclass(frozen=True, slots=True)
+class Premise:
+    """One thing that a prediction rests on: `text` says what, `source` where it comes from; `assumed`: the scenario
+    does not give it."""
+
+    topic: str
+    text: str
+    source: str
+    assumed: bool
+
+
+def premises(scenario: Scenario, spec: RunSpec | None, result: RunResult | None) -> tuple[Premise, ...]:
+    """Everything that the prediction rests on, in the order in which a reader asks."""
+    found = [*_stack(scenario)]
+    policies = scenario.run.policies
+    if spec is not None and result is not None and policies is not None:
+        found += [
+            *_price(scenario, policies, spec),
+            _failures(scenario, spec),
+            _checkpoints(scenario, spec, result),
+            *_storage(scenario),
+            _spares(scenario, policies, result),
+            *_unused(scenario, spec),
+            _restart(scenario, spec),
+            *_power(scenario),
+        ]
+    return tuple(found)
+
+
+def _given(scenario: Scenario, *path: str) -> bool:
+    """Whether the scenario's file holds the key."""
+    here: Any = scenario.written
+    for key in path:
+        if not isinstance(here, Mapping) or key not in here:
+            return False
+        here = here[key]
+    return True
+
+
+def _stack(scenario: Scenario) -> Iterable[Premise]:
+    if not scenario.stack_named:
+        yield Premise("stack", scenario.plan.stack.name, "the default; plan.stack names another", True)
+
+
+def _price(scenario: Scenario, policies: RunPolicies, spec: RunSpec) -> Iterable[Premise]:
+    """What owning costs and what renting does, as far as each is known."""
+    part, prices, given = scenario.cluster.accelerator, spec.prices, policies.prices
+    if prices is None:
+        how = "give run.prices.gpu_hour or run.prices.capital_per_gpu"
+        yield Premise("price", f"none is known of {part.name}: no cost is given", how, True)
+        return
+    if prices.capital_usd_per_gpu:
+        years = prices.life_s / YEAR_S
+        life = "" if _given(scenario, "run", "prices", "life") else " (assumed)"
+        machines = f"{format_usd(prices.capital_usd_per_gpu)} per owned GPU over {years:.3g} years{life}"
+        text = f"{machines}, electricity at {prices.electricity_usd_per_kwh:g} USD/kWh"
+        yield Premise("price", text, "given: run.prices", False)
+    if prices.gpu_hour_usd is not None:
+        is_given = given is not None and given.gpu_hour_usd is not None
+        source = "given: run.prices.gpu_hour" if is_given else part.sources.get("price", "the accelerator's entry")
+        yield Premise("rent", f"{prices.gpu_hour_usd:g} USD per GPU-hour", source, not is_given)
+
+
+def _failures(scenario: Scenario, spec: RunSpec) -> Premise:
+    given = _given(scenario, "run", "failures") or _given(scenario, "run", "fault_log")
+    model = spec.failures
+    if spec.fault_log:
+        return Premise(
+            "failures", "replayed from the fault log, then drawn at its rates", "given: run.fault_log", False
+        )
+    if not model.classes:
+        return Premise("failures", "none", "given: run.failures" if given else "the default", not given)
+    between_s = mean_time_between_s(model, spec.job_gpus)
+    every = f"a crash or hang every {format_seconds(between_s)}" if isfinite(between_s) else "no crash or hang"
+    text = f"{model.name}: {every}{_made_for(model, scenario)}{_how_sure(model)}"
+    named = "" if given else "assumed; "
+    return Premise("failures", text, f"{named}{model.source or 'given: run.failures'}", not given)
+
+
+def _made_for(model: FailureModel, scenario: Scenario) -> str:
+    here = scenario.cluster.accelerator.generation.lower()
+    if not model.generation:
+        return ", accelerators not known"
+    if model.generation.lower() == here:
+        return f", observed on this generation ({here})"
+    return f", observed on {model.generation}, not on {here}: its rates are carried over"
+
+
+def _how_sure(model: FailureModel) -> str:
+    if not model.rate_sigma:
+        return ", rate taken as known"
+    return f", rate uncertain by a factor of {exp(model.rate_sigma):.2f} either way"
+
+
+def _checkpoints(scenario: Scenario, spec: RunSpec, result: RunResult) -> Premise:
+    given = _given(scenario, "run", "checkpoint", "every")
+    saves = [f"{tier} every {format_seconds(s)}" for tier, s in result.checkpoint_every_s.items() if isfinite(s)]
+    text = f"{spec.checkpoint.policy}, {_size(spec.paths.state_bytes)} to {' and '.join(saves) or 'nowhere'}"
+    if given:
+        return Premise("checkpoints", text, "given: run.checkpoint.every", False)
+    least = format_seconds(spec.checkpoint.least_every_s)
+    why = f"assumed: Daly's best interval, but no save to storage within {least} (run.checkpoint.least_every)"
+    return Premise("checkpoints", text, why, True)
+
+
+def _size(state_bytes: float) -> str:
+    """Bytes in decimal units, as storage is bought."""
+    return format_rate(state_bytes).removesuffix("/s")
+
+
+def _storage(scenario: Scenario) -> Iterable[Premise]:
+    storage = storage_of(scenario.cluster)
+    bandwidths = {"storage_write": storage.write_bytes_per_s, "storage_read": storage.read_bytes_per_s}
+    for assumed in (False, True):
+        keys = [key for key in bandwidths if (key in storage.assumed) == assumed]
+        text = ", ".join(f"{format_rate(bandwidths[key])} {key.removeprefix('storage_')}" for key in keys)
+        source = STORAGE_SOURCE if assumed else "given: " + ", ".join(f"cluster.{key}" for key in keys)
+        if keys:
+            yield Premise("storage", text, source, assumed)
+
+
+def _spares(scenario: Scenario, policies: RunPolicies, result: RunResult) -> Premise:
+    where = "among cluster.gpus" if policies.recovery.spares_within_cluster else "on top of cluster.gpus"
+    nodes = f"{result.spares:,} spare node{'' if result.spares == 1 else 's'}"
+    text = f"{nodes} {where}; {result.paid_gpus:,} GPUs are paid for in all"
+    if policies.auto_spares:
+        return Premise("spares", text, "assumed: as many as suffice 99 % of the time (run.spares.hot)", True)
+    given = _given(scenario, "run", "spares")
+    return Premise("spares", text, "given: run.spares" if given else "the default", not given)
+
+
+def _unused(scenario: Scenario, spec: RunSpec) -> Iterable[Premise]:
+    if not spec.unused_gpus:
+        return
+    domain = scenario.cluster.node.scale_up.installed_gpus
+    unused = spec.paid_gpus - spec.gpus
+    filled = spec.unused_gpus - unused
+    text = f"domains of {domain} leave {spec.unused_gpus:,} GPUs without work: {filled:,} stand in as spares, "
+    text += f"{unused:,} are paid for and off"
+    yield Premise("unused slots", text, "assumed: whole domains are paid for (run.prices.pay_unused_slots)", True)
+
+
+def _restart(scenario: Scenario, spec: RunSpec) -> Premise:
+    given = _given(scenario, "run", "restart")
+    text = f"{format_seconds(spec.restart_s)} from nodes in place to the first step, without loading"
+    source = "given: run.restart" if given else "assumed: 60 s of start, 3 ms per GPU (MegaScale), 60 s of warm-up"
+    return Premise("restart", text, source, not given)
+
+
+def _power(scenario: Scenario) -> Iterable[Premise]:
+    cluster = scenario.cluster
+    part, factor, network = cluster.accelerator, pue(cluster), network_power_w(cluster)
+    yield Premise(
+        "GPU power", f"{format_power(part.tdp_w)} computing, {format_power(part.idle_w)} idle", POWER_SOURCE, True
+    )
+    server_w = cluster.node.overhead_power_w / cluster.node.gpus
+    source = cluster.node.sources.get("overhead_power", "the node's entry")
+    yield Premise("server power", f"{format_power(server_w)} per GPU beside it", source, True)
+    yield Premise("network power", f"{format_power(network.value)} per GPU", network.source, True)
+    cooled = "" if cluster.pue is not None else f" ({cluster.node.cooling} cooling)"
+    yield Premise("PUE", f"{factor.value:g}{cooled}", factor.source, cluster.pue is None)

@@ -1,0 +1,106 @@
+"""Terminal rows of the whole run: when it ends, what it costs, draws and loses, as quantiles or means that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from hardware.units import format_energy, format_fraction, format_seconds, format_usd
+
+Row = tuple[str, str]
+ROUNDING = 1e-9  # of the run: what is lost below is no loss
+LEAST_SHARE = 0.005  # of the energy: smaller parts are summed up
+
+
+def run_rows(run: Mapping[str, Any] | None, tokens: float) -> list[Row]:
+    """The run of `tokens` tokens with its failures; nothing where none was simulated."""
+    if run is None:
+        return []
+    if not run["finishes"]:
+        return [("Whole run", f"does not finish: {run['reason']}")]
+    return [*_end(run), *_policies(run), *_lost(run), *_cost(run, tokens), *_energy(run)]
+
+
+def _spread(quantiles: Mapping[str, float | None], written: Callable[[float], str]) -> str:
+    """P50 with P10 and P90."""
+    values = [quantiles[name] for name in ("p10", "p50", "p90")]
+    p10, p50, p90 = ["never" if value is None else written(value) for value in values]
+    return f"{p50} (P10 {p10}, P90 {p90})"
+
+
+def _end(run: Mapping[str, Any]) -> Iterator[Row]:
+    yield (
+        "Whole run",
+        f"{_spread(run['finish_s'], format_seconds)} with failures, and errors of step time and failure rate",
+    )
+    goodput = _spread(run["goodput_quantiles"], format_fraction)
+    first_order = format_fraction(run["first_order_goodput_fraction"])
+    yield "Goodput", f"{goodput}; {first_order} to first order"
+
+
+def _policies(run: Mapping[str, Any]) -> Iterator[Row]:
+    """How often it is interrupted, and what is done about it."""
+    between_s = run["mean_time_between_interruptions_s"]
+    stops = f"every {format_seconds(between_s)} in the mean" if between_s else "never"
+    yield (
+        "Interrupted",
+        f"{stops}; {_count(run['spares'], 'spare node')}, {run['spares_needed']:,} suffice 99 % of the time",
+    )
+    saves = [f"to {tier} every {format_seconds(s)}" for tier, s in run["checkpoint_every_s"].items() if s]
+    yield "Checkpoints", (f"{', '.join(saves)} of work" if saves else "none") + _optimum(run)
+
+
+def _optimum(run: Mapping[str, Any]) -> str:
+    best_s = run["best_every_s"]
+    if not best_s or best_s in run["checkpoint_every_s"].values():
+        return ""
+    saved = format_seconds(run["best_every_saves_s"]) if run["best_every_saves_s"] else "nothing"
+    return f"; Daly's best, every {format_seconds(best_s)}, would save {saved}"
+
+
+def _lost(run: Mapping[str, Any]) -> Iterator[Row]:
+    """Time lost by cause, the largest first, with its cost."""
+    least_s = ROUNDING * run["ideal_s"]
+    lost = sorted(((spent, cause) for cause, spent in run["lost_s"].items() if spent > least_s), reverse=True)
+    costs = run["lost_cost_usd"]
+    parts = []
+    for spent, cause in lost:
+        price = f" = {format_usd(costs[cause])}" if costs else ""
+        parts.append(f"{cause.replace('_', ' ')} {format_seconds(spent)}{price}")
+    if parts:
+        yield "Lost", "in the mean: " + ", ".join(parts)
+
+
+def _cost(run: Mapping[str, Any], tokens: float) -> Iterator[Row]:
+    quantiles = run["cost_quantiles_usd"]
+    if quantiles is None:
+        yield "Cost", "not known: no price is known of these GPUs; give run.prices"
+        return
+    per_trillion = (
+        "" if quantiles["p50"] is None else f"; {format_usd(quantiles['p50'] / tokens * 1e12)} per 10^12 tokens"
+    )
+    yield "Cost", f"{_spread(quantiles, format_usd)}{per_trillion}"
+    rent, owned = run["rent_usd"], run["owned_usd"]
+    if rent is None or owned is None:
+        return
+    months = run["break_even_months"]
+    even = "owning never pays" if months is None else f"owning pays after {months:.1f} months of use"
+    yield "Cost", f"in the mean {format_usd(owned)} owned, {format_usd(rent)} rented: {even}"
+
+
+def _energy(run: Mapping[str, Any]) -> Iterator[Row]:
+    quantiles = run["energy_quantiles_j"]
+    if quantiles is None:
+        return
+    carbon = "" if run["carbon_kg"] is None else f"; {run['carbon_kg'] / 1000:,.0f} t CO2 in the mean"
+    yield "Energy", f"{_spread(quantiles, format_energy)}{carbon}"
+    parts = run["energy_by_part_j"]
+    whole = sum(parts.values())
+    shown = sorted(((joules, part) for part, joules in parts.items() if joules >= LEAST_SHARE * whole), reverse=True)
+    rest = whole - sum(joules for joules, _ in shown)
+    shares = [f"{part} {format_fraction(joules / whole)}" for joules, part in shown]
+    yield "Energy", ", ".join([*shares, f"all else {format_fraction(rest / whole)}"])
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

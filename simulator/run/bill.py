@@ -1,0 +1,104 @@
+"""The bill of a run: energy, money and carbon of the mean run, their quantiles, and each by what it went into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from simulator.run.arrays import Floats
+from simulator.run.money import (
+    Amount,
+    break_even_months,
+    carbon_kg,
+    cost_usd,
+    energy_by_part_j,
+    energy_j,
+    owned_usd,
+    rent_usd,
+)
+from simulator.run.outcome import Outcome
+from simulator.run.quantiles import Quantiles, quantiles
+from simulator.run.specs import RunPrices, RunSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What the mean run consumes and costs, and quantiles over runs; None where power or prices are not given.
+
+    `rent_usd` and `owned_usd` are the two ways to pay for the mean run, `cost_usd` the one that was chosen: owned where
+    the machines have a price. `break_even_months`: of use, after which owning has cost less than renting.
+    """
+
+    energy_j: float | None = None
+    energy_quantiles_j: Quantiles | None = None
+    energy_by_part_j: Mapping[str, float] | None = None
+    cost_usd: float | None = None
+    cost_quantiles_usd: Quantiles | None = None
+    rent_usd: float | None = None
+    owned_usd: float | None = None
+    break_even_months: float | None = None
+    lost_cost_usd: Mapping[str, float] | None = None
+    cost_usd_per_trillion_tokens: float | None = None
+    carbon_kg: float | None = None
+
+
+def bill_of(spec: RunSpec, outcome: Outcome) -> Bill:
+    """The bill of raw outcomes; a run that never ends has no cost, in quantiles infinity."""
+    seconds = {"work": outcome.work_s, **outcome.lost_s}
+    mean_s = {name: float(values.mean()) for name, values in seconds.items()}
+    energies = _energy_j(spec, seconds)
+    bill = _consumed(spec, outcome, energies, mean_s)
+    return bill if spec.prices is None else _priced(bill, spec, spec.prices, outcome, energies, mean_s)
+
+
+def _consumed(spec: RunSpec, outcome: Outcome, energies: Floats | None, mean_s: Mapping[str, float]) -> Bill:
+    """The bill without its money."""
+    if spec.power is None or energies is None:
+        return Bill()
+    return Bill(
+        energy_j=float(energies.mean()),
+        energy_quantiles_j=_of_finished(energies, outcome),
+        energy_by_part_j=energy_by_part_j(mean_s, spec.job_gpus, spec.gpus, spec.power),
+    )
+
+
+def _priced(
+    bill: Bill,
+    spec: RunSpec,
+    prices: RunPrices,
+    outcome: Outcome,
+    energies: Floats | None,
+    mean_s: Mapping[str, float],
+) -> Bill:
+    """The bill with its money; time in which GPUs stand is cheaper in electricity."""
+    gpus, wall_s, energy = spec.paid_gpus, float(outcome.elapsed_s.mean()), bill.energy_j
+    cost = cost_usd(wall_s, energy, gpus, prices)
+    gpu_w = 0.0 if energy is None else energy / wall_s / gpus
+    all_finish = bool(np.isfinite(outcome.finish_s).all())
+    lost_s = {cause: seconds for cause, seconds in mean_s.items() if cause != "work"}
+    return replace(
+        bill,
+        cost_usd=cost,
+        cost_quantiles_usd=_of_finished(cost_usd(outcome.elapsed_s, energies, gpus, prices), outcome),
+        rent_usd=rent_usd(wall_s, gpus, prices),
+        owned_usd=owned_usd(wall_s, energy, gpus, prices),
+        break_even_months=break_even_months(gpu_w, prices),
+        lost_cost_usd={cause: _part_usd(spec, prices, cause, seconds) for cause, seconds in lost_s.items()},
+        cost_usd_per_trillion_tokens=cost / (spec.tokens / 1e12) if all_finish else None,
+        carbon_kg=None if energy is None else carbon_kg(energy, prices),
+    )
+
+
+def _part_usd(spec: RunSpec, prices: RunPrices, cause: str, seconds: float) -> float:
+    """What so many seconds of one cause of loss cost."""
+    return cost_usd(seconds, _energy_j(spec, {cause: seconds}), spec.paid_gpus, prices)
+
+
+def _energy_j(spec: RunSpec, seconds: Mapping[str, Amount]) -> Amount | None:
+    return None if spec.power is None else energy_j(seconds, spec.job_gpus, spec.gpus, spec.power)
+
+
+def _of_finished(values: Floats, outcome: Outcome) -> Quantiles:
+    return quantiles(np.where(np.isfinite(outcome.finish_s), values, np.inf))

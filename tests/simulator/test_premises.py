@@ -1,0 +1,123 @@
+"""What a prediction rests on is said: given or assumed, with its source, in the document and in the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hardware import catalogue
+from hardware.facility import network_power_w, pue
+from hardware.problems import InputError
+from simulator.predict.power import gpu_power_w, step_power_w
+from simulator.predict.prediction import evaluate
+from simulator.predict.premises import Premise
+from simulator.report.document import evaluate_document
+from simulator.report.terminal import evaluation_text
+from simulator.scenario.schema import load_scenario
+
+SCENARIOS = Path(__file__).parents[2] / "scenarios"
+QUICK = "run.simulation={runs: 3}"
+
+
+def said(*changes: str) -> tuple[dict[str, Premise], dict[str, Any], str]:
+    """The premises of the smallest scenario by topic, its run, and its report in one line."""
+    prediction = evaluate(load_scenario(SCENARIOS / "tiny.yaml", [QUICK, *changes]))
+    document = evaluate_document(prediction)
+    by_topic = {each.topic: each for each in (*prediction.stated, *prediction.assumed)}
+    return by_topic, document["run"], " ".join(evaluation_text(document).split())
+
+
+def test_what_nobody_gives_is_assumed_with_its_source() -> None:
+    by_topic, _, text = said()
+    assumed = {topic for topic, each in by_topic.items() if each.assumed}
+    machines = {"GPU power", "server power", "network power", "PUE"}
+    assert assumed == {"stack", "rent", "failures", "checkpoints", "spares", "restart", *machines}
+    for each in by_topic.values():
+        assert each.text
+        assert each.source
+        assert each.text in text
+    assert "observed on this generation (hopper)" in by_topic["failures"].text
+    assert by_topic["PUE"].text == "1.3 (air cooling)"
+
+
+@pytest.mark.parametrize(
+    ("change", "topic", "words"),
+    [
+        ("run.prices={gpu_hour: 2 USD/h}", "rent", "2 USD per GPU-hour"),
+        ("run.failures=rsc-1", "failures", "observed on ampere, not on hopper"),
+        (
+            "run.failures={mtbf: 3 h}",
+            "failures",
+            "every 3 h, observed on this generation (hopper), rate taken as known",
+        ),
+        ("run.failures=none", "failures", "none"),
+        ("run.checkpoint.every=20 min", "checkpoints", "storage every 20"),
+        ("run.spares.hot=2", "spares", "2 spare nodes on top of cluster.gpus; 24 GPUs are paid for"),
+        ("cluster.pue=1.45", "PUE", "1.45"),
+    ],
+)
+def test_what_the_scenario_gives_is_stated(change: str, topic: str, words: str) -> None:
+    premise = said(change)[0][topic]
+    assert not premise.assumed
+    assert words in premise.text
+
+
+def test_without_a_price_the_report_says_so() -> None:
+    by_topic, run, text = said("cluster.node={base: hgx-h100, accelerator: H100-SXM-96GB}")
+    assert by_topic["price"].text == "none is known of H100-SXM-96GB: no cost is given"
+    assert run["cost_usd"] is None
+    assert "Cost not known" in text
+
+
+def test_spares_within_the_cluster_are_taken_from_its_gpus() -> None:
+    by_topic, run, _ = said("cluster.gpus=16", "run.spares={hot: 1, within: true}")
+    assert by_topic["spares"].text == "1 spare node among cluster.gpus; 16 GPUs are paid for in all"
+    assert run["finish_s"] == said("run.spares={hot: 1}")[1]["finish_s"]
+    with pytest.raises(InputError, match="give their number"):
+        said("run.spares={within: true}")
+    with pytest.raises(InputError, match="nothing is left for the job"):
+        said("run.spares={hot: 1, within: true}")
+
+
+def test_unused_slots_of_racks_are_paid_for() -> None:
+    """256 GPUs as 64 of each of four racks of 72: 32 slots, of which two spare nodes of four take 8."""
+    sets = [QUICK, "run.spares.hot=2"]
+    path = SCENARIOS / "deepseek-v3-256xgb200.yaml"
+    paid = evaluate(load_scenario(path, sets)).run
+    free = evaluate(load_scenario(path, [*sets, "run.prices={gpu_hour: 4.54 USD/h, pay_unused_slots: false}"])).run
+    assert paid is not None
+    assert free is not None
+    assert (paid.paid_gpus, paid.unused_gpus) == (288, 24)
+    assert (free.paid_gpus, free.unused_gpus) == (264, 0)
+    assert paid.cost_usd == pytest.approx(free.cost_usd * 288 / 264)
+
+
+@pytest.mark.parametrize("name", catalogue.names("fabrics"))
+def test_every_network_has_a_power_with_its_source(name: str) -> None:
+    """By hand: two tiers of one 400G port per GPU take 3 switch ports and 4 optical ends, three tiers 5 and 6."""
+    node = catalogue.node("hgx-h100")
+    fabric = catalogue.fabric(name)
+    power = network_power_w(catalogue.cluster(8, node, fabric))
+    assert power.source
+    assert (power.value > 0) == bool(fabric.tiers)
+    by_hand = {"aws-efa": 5 * 940 / 64 + 6 * 8.5, "single-switch": 940 / 64 + 2 * 8.5, "ndr-rail-2tier": 78.0}
+    if name in by_hand:
+        assert power.value == pytest.approx(by_hand[name])
+
+
+def test_the_pue_follows_the_cooling() -> None:
+    air = catalogue.cluster(8, "hgx-h100", "ndr-rail-2tier")
+    wet = catalogue.cluster(8, {"base": "hgx-h100", "cooling": "liquid"}, "ndr-rail-2tier")
+    assert pue(air).value > pue(wet).value == pue(catalogue.cluster(72, "gb200-nvl72", "none")).value
+    assert pue(catalogue.cluster(8, "hgx-h100", "ndr-rail-2tier", pue=1.07)).value == 1.07
+
+
+def test_waiting_gpus_draw_between_idle_and_tdp() -> None:
+    part = catalogue.accelerator("h100-sxm-80gb")
+    waiting, moving, computing = (gpu_power_w(part, cause) for cause in ("bubble", "ep", "compute"))
+    assert part.idle_w < waiting < moving < computing == part.tdp_w
+    assert step_power_w(part, {"compute": 6.0, "dp": 3.0, "straggler": 1.0}) == pytest.approx(
+        {"compute": 420.0, "dp": 105.0, "straggler": 0.1 * 700 * 85 / 400}
+    )
