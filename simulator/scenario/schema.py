@@ -26,7 +26,6 @@ from simulator.model.inline import from_mapping
 from simulator.model.overrides import from_base
 from simulator.model.spec import Model, MoE
 from simulator.optimizers import OPTIMIZERS
-from simulator.plan.choices import SHARDINGS
 from simulator.plan.rules import check, without_effect
 from simulator.plan.spec import Plan
 from simulator.run.budget import Budget, read_budget
@@ -49,19 +48,13 @@ from simulator.scenario.stack_section import (
     stack_settings,
     with_settings,
 )
-from simulator.schedules import OFFERED as OFFERED_SCHEDULES
-from simulator.schedules import SCHEDULES, default_schedule
+from simulator.schedules import default_schedule
 from simulator.stack import default_stack
 from simulator.step.spread import Spread
 
 T = TypeVar("T")
 MOST_GPUS = 10_000_000
 MOST_SLOTS = 1_000_000
-PAIRING = ", ".join(name for name in OFFERED_SCHEDULES if SCHEDULES[name].pairs)
-NOT_MODELLED = (
-    "'full' gathers weights for every micro-batch; that beside overlapped forwards and backwards is not modelled: "
-    f"take sharding optimizer, or a schedule other than {PAIRING} and overlap.moe_ep false"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,8 +390,6 @@ def illegal(model: Model, cluster: Cluster, plan: Plan, run: Run, top: Place) ->
         why = f"{plan.optimizer.kind} computes in {products.precision}, which {part.name} lacks; take adamw"
         found.append(("plan.optimizer.kind", why))
     found += _beyond(plan, run)
-    if SHARDINGS[plan.sharding].shards_weights and (plan.overlap.moe_ep or SCHEDULES[plan.schedule].pairs):
-        found.append(("plan.sharding", NOT_MODELLED))
     if not found:
         found += _illegal_phases(model, cluster, plan, run)
     return [top.under(key).problem(message) for key, message in found]

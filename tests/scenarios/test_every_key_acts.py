@@ -49,6 +49,8 @@ WHOLE = ("plan.recompute.granularity=full",)
 CHOSEN = ("plan.recompute.granularity=selective", "plan.recompute.modules=[core_attn]")
 OFFLOADED = ("plan.offload.activation=0.5", "plan.offload.modules=[core_attn]")
 
+ON_HOST = ("plan.offload.optimizer=1", "plan.sharding=full", "plan.stack=deepspeed-0.19", *ALONE)
+
 ROWS = (
     Acts("plan.micro_batch_size", "4", "memory", 1),
     Acts("plan.global_batch_size", "128", "step", 1),
@@ -83,6 +85,10 @@ ROWS = (
     Acts("plan.offload.modules", "[core_attn, attn_proj]", "memory", -1, OFFLOADED),
     Acts("plan.offload.optimizer", "1", "memory", -1),
     Acts("plan.offload.optimizer_overlap", "true", "step", -1, ("plan.offload.optimizer=1",)),
+    Acts("plan.offload.gradients", "1", "memory", -1, ("plan.offload.optimizer=1",)),
+    Acts("plan.offload.params", "host", "memory", -1, ON_HOST),
+    Acts("plan.loss.chunks", "8", "memory", -1, (*ALONE, "run.seq_length=8192", ELSEWHERE)),
+    Acts("plan.adapters", "{rank: 8, targets: [linear_qkv]}", "memory", -1),
     Acts("plan.overlap.grad_reduce", "false", "step", 1, ("plan.overlap.param_gather=false",)),
     Acts("plan.overlap.param_gather", "false", "step", 1),
     Acts("plan.overlap.tp_comm", "true", "step", -1, SEQUENCE),

@@ -32,14 +32,15 @@ def test_a_collective_beside_products_costs_what_outlasts_them_and_its_multiproc
         (stack_of(), Overlap(), True),
         (stack_of(async_tp_backward=False), Overlap(), False),
         (TORCHTITAN, Overlap(), False),
-        (stack_of(), Overlap(tp_comm=True), False),
-        (stack_of(), Overlap(delay_wgrad=True), False),
+        (stack_of(), Overlap(tp_comm=True), True),  # whichever of the two hides more
+        (stack_of(), Overlap(delay_wgrad=True), True),  # nothing is put off without pairs
+        (stack_of(), Overlap(delay_wgrad=True, moe_ep=True), False),
     ],
 )
 def test_which_stacks_reduce_input_gradients_beside_weight_gradients(
     stack: Stack, overlap: Overlap, beside: bool
 ) -> None:
-    plan = Plan(dp=1, micro_batch_size=1, global_batch_size=1, tp=8, stack=stack, overlap=overlap)
+    plan = Plan(dp=1, micro_batch_size=1, global_batch_size=1, tp=8, ep=8, stack=stack, overlap=overlap)
     assert reduces_beside_weights(plan) is beside
 
 

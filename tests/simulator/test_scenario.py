@@ -196,7 +196,7 @@ BROKEN: list[tuple[str, str | bytes, list[tuple[int | None, str, str]]]] = [
         (20, "plan.precision", "V100-SXM2-32GB cannot compute in bf16; it can in fp32, fp16"),
     ]),
     ("what is not modelled", changed("precision: bf16", "sharding: full\n  overlap: {moe_ep: true}\n"
-        "  stack: {framework: deepseek}"), [(20, "plan.sharding", "is not modelled: take sharding optimizer")]),
+        "  stack: {framework: deepseek}"), [(20, "plan.sharding", "are not modelled where micro-batches run in")]),
     ("an optimizer the GPU cannot run", changed("hgx-h100", "dgx-v100").replace("precision: bf16",
         "precision: fp16\n  optimizer: {kind: muon}"), [(21, "plan.optimizer.kind", "muon computes in bf16")]),
     ("beyond anything real", changed("global_batch_size: 64", "global_batch_size: 64000000").replace("seq_length: 2048",
