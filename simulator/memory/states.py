@@ -44,7 +44,7 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
     if caches_quantized_weights(plan):
         # Row- and column-wise copies, kept over the step's micro-batches so that each weight is cast once.
         found["quantized weights"] = 2 * counts.weights * PRECISIONS[plan.precision].operand_bytes
-    if (SHARDINGS[plan.sharding].shards_weights and shares_states(plan)) or under_pipeline:
+    if gathers_layers(plan) or under_pipeline:
         beside_loss = frees_logits_before_layers(plan)
         gathered = gathered_beside_loss_bytes(held[0], plan) if beside_loss else gathered_bytes(held, plan)
         found["gathered layers"] = gathered
@@ -121,6 +121,12 @@ def caches_quantized_weights(plan: Plan) -> bool:
     """TransformerEngine keeps low-precision copies beside 16-bit weights unless the weights themselves are FP8."""
     casts_once = plan.stack.quantized_weights == "cached" and plan.microbatches > 1
     return casts_once and PRECISIONS[plan.precision].quantized and not plan.fp8_param_gather
+
+
+def gathers_layers(plan: Plan) -> bool:
+    """Whether layers are gathered while they are in use: from other ranks, or from where the plan offloads them."""
+    elsewhere = shares_states(plan) or plan.offload.params != "gpu"
+    return SHARDINGS[plan.sharding].shards_weights and elsewhere
 
 
 def frees_logits_before_layers(plan: Plan) -> bool:

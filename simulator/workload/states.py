@@ -36,8 +36,8 @@ class StageParameters:
 
     `layers`: the same, layer by layer (embedding first, head last), as fully sharded plans gather them.
     `largest_matrix`: parameters of the largest module of a decoder layer. `adapters`: those that are trained beside
-    frozen weights, among the others and layer by layer (None: all are trained).
-    `factors`: rows and columns of the matrices, dense and experts', for optimizers that keep moments of these.
+    frozen weights, among the others and layer by layer (None: all are trained). `factors`: rows and columns of the
+    matrices, dense and experts', for optimizers that keep moments of these.
     """
 
     dense: Number
@@ -157,7 +157,10 @@ def factor_bytes(stage: StageParameters, plan: Plan) -> Number:
 
 
 def stage_matrices(model: Model, plan: Plan, stage: StageLayers) -> list[tuple[int, int, float, bool]]:
-    """Matrices of a stage's layers on one rank: rows, columns, how many of them, and whether they are experts'."""
+    """Matrices of a stage's layers that the optimizer updates: rows, columns, how many one rank holds, and whether they
+    are experts'. Frozen ones are left out; those of adapters beside them are too small to count."""
+    if plan.adapters is not None:
+        return []
     linears = Counter(linear for index in stage.layers for linear in layer_linears(model, model.layers[index]))
     matrices = []
     for linear, count in linears.items():

@@ -11,7 +11,7 @@ import pytest
 
 from hardware.documents import Document
 from hardware.problems import Place
-from simulator.memory.report import state_bytes
+from simulator.memory.states import state_bytes
 from simulator.plan.allocation import allocated
 from simulator.plan.rules import check
 from simulator.plan.spec import Overlap, Plan
