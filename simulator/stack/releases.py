@@ -88,9 +88,9 @@ def release(name: str) -> Release:
 
 @cache
 def newest(framework: Framework) -> Release:
-    """The latest release of a framework."""
+    """The latest release of a framework; of two of one date the one that others are like, not recipes over it."""
     candidates = [release(name) for name in names() if release(name).stack.framework == framework]
-    return max(candidates, key=lambda candidate: candidate.date)
+    return max(candidates, key=lambda candidate: (candidate.date, candidate.like is None))
 
 
 def default_stack() -> Stack:
