@@ -7,6 +7,7 @@ change an entry: {base: hgx-h100, nic: {bandwidth: 50 GB/s}}. Values carry their
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -24,6 +25,7 @@ from hardware.specs import (
     Nic,
     NicTechnology,
     Node,
+    Origin,
     ScaleUp,
     ScaleUpKind,
     SwitchTier,
@@ -32,6 +34,8 @@ from hardware.specs import (
 Kind = Literal["accelerators", "nodes", "fabrics"]
 DATA = Path(__file__).parent / "data"
 INLINE = Place("inline")
+# Where merged data name the shipped entry that they go back to; files that write it are refused.
+ROOT = "derived from"
 # The sets of measured kernels that price operators; a part that was not measured names a sibling's and a scale.
 KERNEL_SETS = (
     "a100-sxm-80gb",
@@ -161,6 +165,8 @@ def _entry(kind: Kind, what: object, at: Place) -> Section:
     else:
         raise InputError([at.problem(f"must be a catalogue name, a file or a mapping, not {what!r}")])
     section = Section(_cited(document.data), document.place, of_machine=True)
+    if ROOT in section.data:
+        raise InputError([section.place.under(ROOT).problem("is not known; write base: and a catalogue name")])
     base = section.data.get("base")
     if base is None:
         return section
@@ -169,7 +175,13 @@ def _entry(kind: Kind, what: object, at: Place) -> Section:
     below = _entry(kind, base, section.place.under("base"))
     changes = {key: value for key, value in section.data.items() if key != "base"}
     changes.setdefault("name", f"{below.data['name']} (changed)")
+    if kind == "accelerators" and ROOT not in below.data and _is_shipped(kind, below.place):
+        changes[ROOT] = Path(below.place.file).stem
     return Section(_merge(below.data, changes), section.place, of_machine=True)
+
+
+def _is_shipped(kind: Kind, place: Place) -> bool:
+    return Path(place.file).parent == DATA / kind
 
 
 def _named(kind: Kind, name: str, at: Place) -> Document:
@@ -240,6 +252,8 @@ def _read_accelerator(section: Section) -> Accelerator:
             peaks.report(str(key), one_of(key, FORMATS))
     if not peak and not peaks.broken:
         peaks.report(REFERENCE, "is missing: give the dense peak of at least one number format")
+    tdp_w = section.quantity("tdp", "w")
+    idle_w = section.quantity("idle", "w", zero=True)
     found = Accelerator(
         name=name,
         generation=_read_generation(section),
@@ -247,17 +261,72 @@ def _read_accelerator(section: Section) -> Accelerator:
         memory_capacity_bytes=section.quantity("memory_capacity", "bytes"),
         memory_bandwidth_bytes_per_s=section.quantity("memory_bandwidth", "bytes_per_s"),
         sm_count=section.count("sm_count"),
-        tdp_w=section.quantity("tdp", "w"),
-        idle_w=section.quantity("idle", "w", zero=True),
+        tdp_w=tdp_w,
+        idle_w=idle_w,
         host_bandwidth_bytes_per_s=section.quantity("host_bandwidth", "bytes_per_s"),
         kernels=_read_kernels(section),
         kernel_scale=section.quantity("kernel_scale", "fraction", 1.0),
         price_usd_per_hour=section.quantity("price", "usd_per_hour", None, zero=True),
         sources=section.sources,
+        power_limit_w=_read_power_limit(section, tdp_w, idle_w),
     )
+    base = section.take(ROOT, None)
+    corrections = section.choice("corrections", names("accelerators"), None)
     section.done()
     section.raise_problems()
-    return found
+    return replace(found, origin=_origin(found, base, corrections, "kernel_scale" in section.data))
+
+
+def _read_power_limit(section: Section, tdp_w: float | None, idle_w: float | None) -> float | None:
+    """The cap on a part's power; it lies between what the part draws idle and its TDP."""
+    limit_w: float | None = section.quantity("power_limit", "w", None)
+    if tdp_w is not None and idle_w is not None and tdp_w <= idle_w:
+        section.report("tdp", f"is {tdp_w:g} W, no more than the {idle_w:g} W that the part draws idle; write more")
+    if limit_w is None or tdp_w is None or idle_w is None:
+        return limit_w
+    if limit_w > tdp_w:
+        section.report("power_limit", f"is {limit_w:g} W, above the part's {tdp_w:g} W; write less, or leave it out")
+    if limit_w <= idle_w:
+        section.report("power_limit", f"is {limit_w:g} W, no more than the part draws idle; write above {idle_w:g} W")
+    return limit_w
+
+
+def _origin(part: Accelerator, base: str | None, corrections: str | None, scaled: bool) -> Origin | None:
+    """Whose curves and corrections price a part; None for its own.
+
+    A part derived from a shipped one has that one's. A part written from nothing that takes a shipped part's kernels
+    has that part's, `scaled` by its own word or else by the peaks. A profile's kernels are the part's own.
+    """
+    if base is not None:
+        return _inherited(part, accelerator(base))
+    if part.kernels.endswith(".json"):
+        return None
+    if corrections is not None:
+        return _itself(part, corrections, same_generation=False)
+    if part.name.lower() in names("accelerators"):
+        return _itself(part, part.name.lower(), same_generation=True)
+    measured = accelerator(part.kernels)
+    same = part.generation == measured.generation
+    if scaled:
+        return _itself(part, part.kernels, same)
+    return Origin(
+        part.kernels, measured.peak_flops_per_s, measured.memory_bandwidth_bytes_per_s, measured.power_w, same
+    )
+
+
+def _inherited(part: Accelerator, base: Accelerator) -> Origin | None:
+    """The origin of a part's base; one that brings other curves or a scale of its own is scaled by nothing else."""
+    origin = base.origin
+    if origin is None or part.kernels.endswith(".json"):
+        return None
+    if (part.kernels, part.kernel_scale) == (base.kernels, base.kernel_scale):
+        return origin
+    return _itself(part, origin.name, origin.same_generation)
+
+
+def _itself(part: Accelerator, corrections: str, same_generation: bool) -> Origin:
+    """An origin with the part's own figures, so that nothing is scaled."""
+    return Origin(corrections, part.peak_flops_per_s, part.memory_bandwidth_bytes_per_s, part.power_w, same_generation)
 
 
 def _read_generation(section: Section) -> str:

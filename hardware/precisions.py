@@ -144,11 +144,12 @@ class Precision:
 # 112 SMs left to them. That is at the clock of training, 0.84 of the curve's (as rows decide for 8-bit products).
 # mxfp8 stands on fp8_block: on Blackwell that collection ran the same block-scaled tensor-core instruction with
 # power-of-two scales (1 per 128 there, 1 per 32 here); parts without FP4 have no hardware for block scales.
+# tf32: weights and activations of 32 bit, every product on the tensor cores (PyTorch's allow_tf32).
 # Scales: one per tensor or row (negligible), per 128 elements (blockwise, fp32), per 32 (mxfp8, 1 byte), per 16 (nvfp4,
 # 1 byte). Tensor-core kernels want both sides of a product in whole blocks of the scaling granularity.
 _PRECISIONS = (
     Precision("fp32", "fp32", high="fp32"),
-    Precision("tf32", "tf32", high="fp32", offered=False),
+    Precision("tf32", "tf32", high="tf32"),
     Precision("fp16", "fp16", high="fp16", curves=("bf16",)),
     Precision("bf16", "bf16", curves=("bf16",)),
     Precision("fp8-delayed", "fp8", curves=("fp8",), scales="tensor_delayed", alignment=16, gathers_low=True),

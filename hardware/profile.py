@@ -17,6 +17,7 @@ from hardware.collectives.algorithms import ALGORITHMS, OPERATIONS, PROTOCOLS
 from hardware.documents import read_document
 from hardware.kernels.curves import AttentionCurve, GemmCurve, kernel_set
 from hardware.kernels.matmul import ROLES
+from hardware.kernels.scaling import is_borrowed
 from hardware.kernels.streaming import fractions
 from hardware.precisions import REFERENCE
 from hardware.problems import InputError, Place, one_of
@@ -90,7 +91,7 @@ def applied(cluster: Cluster, profile: Profile, at: Place) -> Cluster:
     A part that the catalogue prices by the measured one's curves (H800 by H100) keeps its scale.
     """
     part = cluster.accelerator
-    same = part.name.lower() == profile.part
+    same = part.corrected_as == profile.part and not is_borrowed(part)
     if not same and part.kernels != profile.part:
         raise InputError([at.problem(f"was measured on {profile.part}, the cluster is of {part.name}: calibrate "
                                      f"there, or take a node of {profile.part}")])  # fmt: skip

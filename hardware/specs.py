@@ -30,6 +30,21 @@ def priced_as(generation: str, measured: Collection[str]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """The part that another takes its kernel curves and fitted corrections from, and the figures they stand for.
+
+    `name`: the catalogue part whose corrections hold. A part's rates are scaled by its own peaks and watts over these.
+    `same_generation`: kernels of the part's own generation were measured; otherwise a sibling's stand in.
+    """
+
+    name: str
+    peak_flops_per_s: Mapping[str, float]
+    memory_bandwidth_bytes_per_s: float
+    power_w: float
+    same_generation: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Accelerator:
     """One GPU as its vendor ships it.
 
@@ -37,6 +52,8 @@ class Accelerator:
     `memory_capacity_bytes` is what a framework can allocate from, a little below what the label says.
     `kernels` names the measured kernel set that prices its operators and `kernel_scale` says by how much that
     set's compute throughput is scaled where the set was measured on a sibling part (1.0: on this very part).
+    `power_limit_w`: a cap below the part's TDP (None: none). `origin`: whose curves and corrections these are (None:
+    its own).
     """
 
     name: str
@@ -52,6 +69,18 @@ class Accelerator:
     kernel_scale: float = 1.0
     price_usd_per_hour: float | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
+    power_limit_w: float | None = None
+    origin: Origin | None = None
+
+    @property
+    def power_w(self) -> float:
+        """Watts that the part may draw for long: its TDP, or the cap below it."""
+        return self.tdp_w if self.power_limit_w is None else min(self.tdp_w, self.power_limit_w)
+
+    @property
+    def corrected_as(self) -> str:
+        """The catalogue part whose fitted corrections hold for this one, in small letters."""
+        return (self.origin.name if self.origin else self.name).lower()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from hardware.kernels.scaling import is_borrowed, is_scaled, peak_scale
 from hardware.precisions import PRECISIONS, REFERENCE, Precision
 from hardware.specs import Accelerator
 
@@ -133,10 +134,18 @@ def choose(accelerator: Accelerator, family: Literal["gemm", "grouped_gemm", "at
     peak = accelerator.peak_flops_per_s[wanted.format]
     for key in wanted.curves:
         if key in curves:
-            own = accelerator.name.lower() == measured.name and family not in measured.borrowed
-            return Choice(wanted, curves[key], accelerator.kernel_scale, peak, "measured" if own else "fitted")
+            rate = accelerator.kernel_scale * peak_scale(accelerator, wanted.format)
+            return Choice(wanted, curves[key], rate, peak, _curve_evidence(accelerator, measured, family))
     rate = peak / measured.peak_flops_per_s[REFERENCE]
     return Choice(wanted, curves[REFERENCE], rate, peak, "nominal")
+
+
+def _curve_evidence(accelerator: Accelerator, measured: KernelSet, family: str) -> Evidence:
+    """A curve is measured on this very part, fitted to a sibling of its generation, or assumed for any other."""
+    if is_scaled(accelerator) or is_borrowed(accelerator):
+        return "assumed"
+    own = accelerator.corrected_as == measured.name
+    return "measured" if own and family not in measured.borrowed else "fitted"
 
 
 def supported(accelerator: Accelerator, precision: str) -> Precision:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hardware.kernels.curves import Evidence, choose, kernel_set
+from hardware.kernels.scaling import is_borrowed, memory_scale
 from hardware.kernels.streaming import fractions
 from hardware.specs import Accelerator
 
@@ -25,6 +26,8 @@ def evidence(accelerator: Accelerator, operation: str, precision: str = "bf16") 
         )
     if operation in kernel_set(accelerator.kernels).streaming:
         return "measured"
+    if memory_scale(accelerator) != 1.0 or is_borrowed(accelerator):
+        return "assumed"
     return kind.evidence if accelerator.kernels in kind.by_set else "assumed"
 
 

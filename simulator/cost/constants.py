@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from functools import cache
+from itertools import combinations
+from math import log, sqrt
 from pathlib import Path
 from typing import Any
 
-from hardware.kernels import kernel_set
+from hardware.kernels import clock_scale, kernel_set
 from hardware.precisions import PRECISIONS
 from hardware.specs import Accelerator
 from simulator.plan.spec import Plan
@@ -52,6 +54,8 @@ class Constants:
 # The family of kernels whose shipped curves a rate corrects.
 CORRECTED = {"gemm_rate": "gemm", "low_gemm_rate": "gemm", "grouped_rate": "grouped_gemm",
              "attention_rate": "attention", "streaming_rate": "streaming"}  # fmt: skip
+# The rates that follow the clock of the multiprocessors.
+CLOCKED = ("gemm_rate", "low_gemm_rate", "attention_rate")
 NEUTRAL = Constants()
 NAMES = tuple(field.name for field in fields(Constants))
 
@@ -69,7 +73,7 @@ def entries() -> tuple[Mapping[str, Any], ...]:
 def holds_for(entry: Mapping[str, Any], accelerator: Accelerator, plan: Plan) -> bool:
     """Whether an entry holds for a part under a plan; what it does not name is free."""
     about = {
-        "parts": accelerator.name.lower(),
+        "parts": accelerator.corrected_as,
         "dispatchers": plan.dispatcher,
         "bits": str(PRECISIONS[plan.precision].operand_bits),
         "precisions": plan.precision,
@@ -101,7 +105,27 @@ def combined(entries: Sequence[Mapping[str, Any]], accelerator: Accelerator, pla
         if holds_for(entry, accelerator, plan) and not profiled(entry["constant"], accelerator):
             name = entry["constant"]
             values[name] = values[name] * entry["value"] if name.endswith("_rate") else entry["value"]
+    for name in CLOCKED:
+        values[name] = clocked(values[name], clock_scale(accelerator))
     return Constants(**values)
+
+
+def clocked(rate: float, scale: float) -> float:
+    """A sustained rate at another clock, `scale` over the one that it was fitted at.
+
+    More power lifts it to the clock of short benchmarks, which are not limited (rate 1), and no further.
+    """
+    return min(rate * scale, max(rate, 1.0)) if scale != 1.0 else rate
+
+
+def borrowed_spread() -> float:
+    """How far sustained clocks of two generations lie apart: root mean square of the logarithm over all pairs.
+
+    What a part may be off by that takes another generation's, from the entries of 16-bit products.
+    """
+    rates = [(entry["generation"], entry["value"]) for entry in entries() if "generation" in entry]
+    apart = [log(one / other) for (first, one), (second, other) in combinations(rates, 2) if first != second]
+    return sqrt(sum(each**2 for each in apart) / len(apart))
 
 
 def constants_for(accelerator: Accelerator, plan: Plan) -> Constants:

@@ -180,7 +180,12 @@ def pass_price(op: Pass, prices: Prices) -> Price:
     weight_s = np.where(np.asarray(op.weight_bytes) > 0, streaming_s(accelerator, op.weight_bytes, op.kind), 0.0)
     rate = prices.constants.streaming_rate
     return Price(
-        forward_s / rate, backward_s / rate, plain(weight_s / rate), 0.0, op.forward_kernels, op.backward_kernels
+        forward_s / rate,
+        backward_s / rate,
+        plain(weight_s / rate),
+        forward_kernels=op.forward_kernels,
+        backward_kernels=op.backward_kernels,
+        evidence=evidence(accelerator, op.kind),
     )
 
 

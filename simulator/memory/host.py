@@ -15,7 +15,13 @@ from simulator.plan.choices import FSDP
 from simulator.plan.layout import stages_of_ranks
 from simulator.plan.spec import Plan
 from simulator.workload.derive import Workload
-from simulator.workload.states import StageParameters, offloaded_gradient_fraction, optimizer_bytes, parameter_bytes
+from simulator.workload.states import (
+    StageParameters,
+    main_params_bytes,
+    offloaded_gradient_fraction,
+    optimizer_bytes,
+    parameter_bytes,
+)
 
 # What pinned buffers and the host's allocator take beside offloaded states, as a share of them:
 # additional_buffer_factor 1.5 of DeepSpeed's estimators (deepspeedai/DeepSpeed pull request 1536).
@@ -80,13 +86,14 @@ def rank_host_bytes(workload: Workload, held: Sequence[int], slots: Sequence[Sch
 def offloaded_state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]:
     """Optimizer states, gradients and parameters of one rank in host memory.
 
-    FSDP's offloaded shards are the fp32 master copy, which counts as the optimizer's.
+    FSDP's offloaded shards are the fp32 master copy, which counts as the optimizer's; 32-bit weights have none.
     """
     count = float(sharded_trained(held, plan))
     weights = float(sharded_parameters(held, plan))
-    has_weights = plan.offload.params == "host" and plan.stack.sharding_engine not in FSDP
+    are_masters = plan.stack.sharding_engine in FSDP and main_params_bytes(plan) > 0
+    has_weights = plan.offload.params == "host" and not are_masters
     return {
-        "optimizer": count * plan.offload.optimizer_fraction * optimizer_bytes(plan.optimizer),
+        "optimizer": count * plan.offload.optimizer_fraction * optimizer_bytes(plan),
         "gradients": count * offloaded_gradient_fraction(plan) * FORMATS[plan.optimizer.grads].bytes,
         "params": weights * parameter_bytes(plan) if has_weights else 0.0,
     }

@@ -13,6 +13,7 @@ from simulator.workload.states import (
     StageParameters,
     accumulates_unsharded,
     factor_bytes,
+    main_params_bytes,
     offloaded_gradient_fraction,
     optimizer_bytes,
     parameter_bytes,
@@ -33,7 +34,7 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
     found = {
         "weights": counts.weights * parameter_bytes(plan),
         "gradients": counts.gradients * FORMATS[plan.optimizer.grads].bytes,
-        "optimizer": counts.states * optimizer_bytes(plan.optimizer) + factors * (1 - plan.offload.optimizer_fraction),
+        "optimizer": counts.states * optimizer_bytes(plan) + factors * (1 - plan.offload.optimizer_fraction),
     }
     if keeps_autograd_gradients(plan):
         found["16-bit gradients"] = counts.gradients * 2.0
@@ -88,7 +89,7 @@ def resident_weights(held: Sequence[StageParameters], plan: Plan) -> Number:
         return 0.0
     if not SHARDINGS[plan.sharding].shards_weights:
         return sum(stage.dense + stage.expert for stage in held)
-    are_masters = plan.stack.sharding_engine in FSDP and shares_states(plan)
+    are_masters = plan.stack.sharding_engine in FSDP and shares_states(plan) and main_params_bytes(plan) > 0
     masters = sharded_trained(held, plan) if are_masters else 0.0
     return sharded_parameters(held, plan) - masters
 

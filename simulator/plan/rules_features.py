@@ -324,6 +324,15 @@ def sequence_parallel_without_tensor(case: PlanCase) -> Fault | None:
     return Fault("plan.sequence_parallel", True, "does nothing at tp = 1", "false")
 
 
+def main_params_beside_whole_weights(case: PlanCase) -> Fault | None:
+    """Optimizers update 32-bit weights in place (FP32Optimizer of Megatron-Core, torch.optim)."""
+    main = case.plan.optimizer.main_params
+    if main is None or not PRECISIONS[case.plan.precision].full_width:
+        return None
+    why = f"does nothing: with precision {case.plan.precision} the weights are the fp32 copy"
+    return Fault("plan.optimizer.main_params", main, why, "null, or leave it out")
+
+
 def expert_settings_without_experts(case: PlanCase) -> Fault | None:
     plan = case.plan
     if case.facts.moe:
@@ -427,6 +436,7 @@ MEGATRON: dict[str, Check] = {
 }
 WITHOUT_EFFECT: dict[str, Check] = {
     "sequence_parallel_without_tensor": sequence_parallel_without_tensor,
+    "main_params_beside_whole_weights": main_params_beside_whole_weights,
     "expert_settings_without_experts": expert_settings_without_experts,
     "group_size_without_interleaving": group_size_without_interleaving,
     "recompute_of_absent_modules": recompute_of_absent_modules,

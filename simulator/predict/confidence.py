@@ -14,11 +14,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hardware.kernels import is_borrowed, scale_spread
+from hardware.specs import Accelerator
+from simulator.cost.constants import borrowed_spread
 from simulator.model.spec import MoE
 from simulator.scenario.schema import Scenario
 
 DATA = Path(__file__).parent / "data" / "residuals.csv"
 COVERAGE = 0.8
+STANDARD_DEVIATIONS = 1.2816  # of a normal distribution, to either side of 80 %
 # How much a run counts that is of another accelerator generation, of another kind (dense or MoE), of another software
 # generation, or a factor e^3 apart in GPUs: judged, not fitted.
 OTHER_GENERATION, OTHER_KIND, OTHER_STACK, SCALE_OF_GPUS = 0.25, 0.25, 0.25, 3.0
@@ -93,7 +97,21 @@ def log_interval(case: Case, known: Residuals, without: str | None = None) -> tu
     return middle + (low - middle) * wider, middle + (high - middle) * wider
 
 
+def widened(interval: tuple[float, float], part: Accelerator) -> tuple[float, float]:
+    """An interval of log(measured / predicted) with what a part's assumed rates add to it, in quadrature.
+
+    Rates scaled from another part's figures may be off by a share of the scale, clocks of another generation by what
+    those of two measured generations lie apart.
+    """
+    borrowed = borrowed_spread() if is_borrowed(part) else 0.0
+    beyond = STANDARD_DEVIATIONS * np.hypot(scale_spread(part), borrowed)
+    low, high = interval
+    middle, half = (low + high) / 2, (high - low) / 2
+    wide = float(np.hypot(half, beyond))
+    return (middle - wide, middle + wide) if beyond else interval
+
+
 def step_time_interval_s(scenario: Scenario, step_time_s: float) -> tuple[float, float]:
     """The 80 % interval of the step time that a run of this scenario would measure."""
-    low, high = log_interval(case_of(scenario), residuals())
+    low, high = widened(log_interval(case_of(scenario), residuals()), scenario.cluster.accelerator)
     return step_time_s * float(np.exp(low)), step_time_s * float(np.exp(high))

@@ -27,7 +27,7 @@ def gpu_power_w(part: Accelerator, cause: str) -> float:
     if cause in COMPUTING:
         return part.tdp_w
     fraction = MOVING_FRACTION if cause in MOVING else WAITING_FRACTION
-    return max(part.idle_w, fraction * part.tdp_w)
+    return max(part.idle_w, fraction * part.power_w)
 
 
 def step_power_w(part: Accelerator, breakdown_s: Mapping[str, float]) -> dict[str, float]:

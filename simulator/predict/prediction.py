@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hardware.collectives.network_use import NetworkUse, network_use
+from hardware.kernels import scaling_words
 from hardware.precisions import half_precision_peak
 from hardware.units import format_bytes
 from simulator.cost.inventory import beyond_profile
@@ -167,7 +168,7 @@ def warnings(done: Simulated, fullest: float) -> tuple[str, ...]:
     """What the reader should know before trusting the figures."""
     scenario = done.scenario
     capacity = scenario.cluster.accelerator.memory_capacity_bytes
-    found = list(scenario.warnings)
+    found = [*scenario.warnings, *scaling_words(scenario.cluster.accelerator)]
     if 0.94 * capacity < fullest <= capacity:
         found.append(f"memory fits with less than 6 % to spare ({fullest / 2**30:.1f} of {capacity / 2**30:.1f} GiB)")
     if scenario.plan.adapters is not None:

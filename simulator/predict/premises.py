@@ -177,7 +177,7 @@ def _power(scenario: Scenario) -> Iterable[Premise]:
     cluster = scenario.cluster
     part, factor, network = cluster.accelerator, pue(cluster), network_power_w(cluster)
     yield Premise(
-        "GPU power", f"{format_power(part.tdp_w)} computing, {format_power(part.idle_w)} idle", POWER_SOURCE, True
+        "GPU power", f"{format_power(part.power_w)} computing, {format_power(part.idle_w)} idle", POWER_SOURCE, True
     )
     server_w = cluster.node.overhead_power_w / cluster.node.gpus
     source = cluster.node.sources.get("overhead_power", "the node's entry")

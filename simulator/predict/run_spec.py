@@ -85,7 +85,7 @@ def state_bytes(scenario: Scenario) -> float:
     count = counted.main.total + sum(module.total for module in counted.mtp)
     if scenario.plan.adapters is not None:
         count = adapter_parameters(scenario.model, scenario.plan)
-    return count * (parameter_bytes(scenario.plan) + optimizer_bytes(scenario.plan.optimizer))
+    return count * (parameter_bytes(scenario.plan) + optimizer_bytes(scenario.plan))
 
 
 def host_copy_bytes(scenario: Scenario) -> float:

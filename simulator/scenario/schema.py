@@ -335,9 +335,19 @@ def _read_plan(
         section.data = {"schedule": schedule, **section.data}
         if gpus is not None:
             _fill_gpus(section, gpus, degrees)
+    _leave_out_main_params(section)
     if not section.broken:
         section.data = {"dp": 1, **section.data}  # a stand-in where dp could not be derived: that was reported
     return read_fields(Plan, section, known={"stack": stack})
+
+
+def _leave_out_main_params(section: Section) -> None:
+    """32-bit weights have no main copy beside them unless one is asked for."""
+    precision = PRECISIONS.get(str(section.data.get("precision")))
+    optimizer = section.data.get("optimizer", {})
+    if precision is None or not precision.full_width or not isinstance(optimizer, Mapping):
+        return
+    section.data = {**section.data, "optimizer": {"main_params": None, **optimizer}}
 
 
 def _plan_facts(plan: Mapping[str, Any], gpus: int | None, model: Model | None) -> PlanFacts | None:

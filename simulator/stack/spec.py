@@ -28,7 +28,8 @@ class Stack:
     kernel or in fp32 kernels of their own ("eager"). `scaled_rope`: a rotary embedding with a scale is
     "fused" like any, or "eager" (Megatron-Core's rope_utils.py). `small_kernels` names whose memory-bound kernels run.
     `casts`: how linears are quantised (see simulator.workload.linears). `quantized_weights`: copies for products are
-    "cached" over a step's micro-batches or "recast". `cuda_graphs`: "router" holds the experts' router and
+    "cached" over a step's micro-batches or "recast". `delayed_scaling`: products scaled by history and
+    their scale updates are those of the libraries of early 2025 ("early") or of later ones ("current"). `cuda_graphs`: "router" holds the experts' router and
     preprocessing, "partial" attention too, "full" the whole iteration. `deterministic`: no atomic additions.
 
     Loss: `fused_loss`: cross-entropy works on 16-bit logits (Transformer Engine's kernels, torch.compile in torchtitan,
@@ -84,6 +85,7 @@ class Stack:
     small_kernels: Literal["unlisted", "megatron", "deepspeed", "torchtitan", "fsdp"] = "unlisted"
     casts: Literal["separate", "transformer_engine", "torchao", "late_transpose"] = "separate"
     quantized_weights: Literal["recast", "cached"] = "recast"
+    delayed_scaling: Literal["early", "current"] = "current"
     cuda_graphs: Literal["none", "router", "partial", "full"] = "none"
     deterministic: bool = False
     fused_loss: bool = False

@@ -23,7 +23,7 @@ from simulator.model.spec import Layer, Model
 from simulator.optimizers import OPTIMIZERS
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.layout import StageLayers
-from simulator.plan.spec import Optimizer, Plan
+from simulator.plan.spec import Plan
 from simulator.schedules import SCHEDULES
 from simulator.workload.adapters import adapter_linears
 from simulator.workload.operators import Number
@@ -123,10 +123,18 @@ def parameter_bytes(plan: Plan) -> float:
     return PRECISIONS[plan.precision].weight_bytes(kept_low=plan.fp8_param_gather)
 
 
-def optimizer_bytes(optimizer: Optimizer) -> float:
+def main_params_bytes(plan: Plan) -> float:
+    """Bytes per parameter of the copy that the optimizer updates; none where the weights are 32 bit themselves
+    (Megatron-Core's FP32Optimizer, torch.optim)."""
+    if plan.optimizer.main_params is None or PRECISIONS[plan.precision].full_width:
+        return 0.0
+    return FORMATS[plan.optimizer.main_params].bytes
+
+
+def optimizer_bytes(plan: Plan) -> float:
     """Optimizer state per parameter: master copy and moments."""
-    main_bytes = FORMATS[optimizer.main_params].bytes if optimizer.main_params else 0.0
-    return OPTIMIZERS[optimizer.kind].state_bytes(main_bytes, FORMATS[optimizer.moments].bytes)
+    optimizer = plan.optimizer
+    return OPTIMIZERS[optimizer.kind].state_bytes(main_params_bytes(plan), FORMATS[optimizer.moments].bytes)
 
 
 def offloaded_gradient_fraction(plan: Plan) -> float:
@@ -141,8 +149,8 @@ def update_bytes(plan: Plan) -> float:
     """Bytes per parameter that the optimizer's elementwise update reads and writes."""
     optimizer = plan.optimizer
     gradient_bytes = FORMATS[optimizer.grads].bytes
-    main_bytes = FORMATS[optimizer.main_params].bytes if optimizer.main_params else 0.0
-    record, state = OPTIMIZERS[optimizer.kind], optimizer_bytes(optimizer)
+    main_bytes = main_params_bytes(plan)
+    record, state = OPTIMIZERS[optimizer.kind], optimizer_bytes(plan)
     return record.update_bytes(gradient_bytes, state, parameter_bytes(plan), main_bytes)
 
 
