@@ -149,9 +149,9 @@ class Precision:
 # 1 byte). Tensor-core kernels want both sides of a product in whole blocks of the scaling granularity.
 _PRECISIONS = (
     Precision("fp32", "fp32", high="fp32"),
-    Precision("tf32", "tf32", high="tf32"),
     Precision("fp16", "fp16", high="fp16", curves=("bf16",)),
     Precision("bf16", "bf16", curves=("bf16",)),
+    Precision("tf32", "tf32", high="tf32"),
     Precision("fp8-delayed", "fp8", curves=("fp8",), scales="tensor_delayed", alignment=16, gathers_low=True),
     Precision(
         "fp8-tensorwise",

@@ -23,11 +23,13 @@ POWER_SOURCE = (
 
 
 def gpu_power_w(part: Accelerator, cause: str) -> float:
-    """Watts of one GPU while a step spends its time on `cause`; what is neither work nor transfer is waiting."""
+    """Watts of one GPU while a step spends its time on `cause`, never above the part's cap; what is neither work nor
+    transfer is waiting."""
     if cause in COMPUTING:
-        return part.tdp_w
+        return part.power_w
     fraction = MOVING_FRACTION if cause in MOVING else WAITING_FRACTION
-    return max(part.idle_w, fraction * part.power_w)
+    drawn_w = max(part.idle_w, fraction * part.tdp_w)
+    return min(drawn_w, part.power_w)
 
 
 def step_power_w(part: Accelerator, breakdown_s: Mapping[str, float]) -> dict[str, float]:

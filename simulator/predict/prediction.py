@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from hardware.collectives import evidence
 from hardware.collectives.network_use import NetworkUse, network_use
 from hardware.kernels import scaling_words
 from hardware.precisions import half_precision_peak
+from hardware.specs import Cluster
 from hardware.units import format_bytes
+from simulator.cost.groups import plan_groups
 from simulator.cost.inventory import beyond_profile
 from simulator.cost.traffic import step_streams
 from simulator.memory.host import HostMemory, host_memory
 from simulator.model.flops import flops_per_token
 from simulator.model.parameters import active_parameters, total_parameters
+from simulator.plan.spec import Plan
 from simulator.predict.confidence import step_time_interval_s
 from simulator.predict.premises import Premise, premises
 from simulator.predict.run_spec import host_copy_bytes, whole_run_spec
@@ -119,7 +125,7 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
         host_memory=host,
         fits=fullest <= capacity and host.fits,
         breakdown_s=step.breakdown(),
-        evidence=evidence_shares(step),
+        evidence=evidence_shares(step, comm_evidence(plan, cluster)),
         stages=stage_reports(done),
         network=link_use(done),
         stated=tuple(each for each in rests_on if not each.assumed),
@@ -128,15 +134,31 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
     )
 
 
-def evidence_shares(step: Step) -> dict[str, float]:
-    """Share of the GPUs' busy time that rests on each kind of evidence; communication models are fitted."""
-    seconds = {"fitted": 0.0}
+# The collective whose coefficients decide each cause of communication within a layer.
+COLLECTIVES = {
+    "tp": ("all_gather", "ring", "Simple"),
+    "cp": ("all_gather", "ring", "Simple"),
+    "ep": ("all_to_all", "pairwise", "Simple"),
+}
+
+
+def comm_evidence(plan: Plan, cluster: Cluster) -> dict[str, str]:
+    """How the collectives of each cause are known: fitted to sweeps of these GPUs and NICs, or assumed from others."""
+    groups = plan_groups(plan, cluster)
+    return {cause: evidence(*how, groups[cause], cluster) for cause, how in COLLECTIVES.items()}
+
+
+def evidence_shares(step: Step, comm: Mapping[str, str]) -> dict[str, float]:
+    """Share of the GPUs' busy time that rests on each kind of evidence; `comm`: the kind by cause of communication."""
+    seconds: defaultdict[str, float] = defaultdict(float)
     for stage in step.slots.stages:
         for kind, spent in stage.evidence_s.items():
-            seconds[kind] = seconds.get(kind, 0.0) + float(spent)
-        moved = (stage.forward, stage.input)
-        seconds["fitted"] += sum(float(part.tp_s + part.cp_s + part.ep_s) for part in moved)
-        seconds["assumed"] = seconds.get("assumed", 0.0) + sum(float(part.host_s) for part in moved)
+            seconds[kind] += float(spent)
+        for part in (stage.forward, stage.input):
+            seconds[comm["tp"]] += float(part.tp_s)
+            seconds[comm["cp"]] += float(part.cp_s)
+            seconds[comm["ep"]] += float(part.ep_s)
+            seconds["assumed"] += float(part.host_s)
     whole = sum(seconds.values())
     return {kind: spent / whole for kind, spent in sorted(seconds.items())}
 

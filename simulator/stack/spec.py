@@ -29,8 +29,9 @@ class Stack:
     "fused" like any, or "eager" (Megatron-Core's rope_utils.py). `small_kernels` names whose memory-bound kernels run.
     `casts`: how linears are quantised (see simulator.workload.linears). `quantized_weights`: copies for products are
     "cached" over a step's micro-batches or "recast". `delayed_scaling`: products scaled by history and
-    their scale updates are those of the libraries of early 2025 ("early") or of later ones ("current"). `cuda_graphs`: "router" holds the experts' router and
-    preprocessing, "partial" attention too, "full" the whole iteration. `deterministic`: no atomic additions.
+    their scale updates are those of the libraries of early 2025 ("early") or of later ones ("current").
+    `cuda_graphs`: "router" holds the experts' router and preprocessing, "partial" attention too, "full" the whole
+    iteration. `deterministic`: no atomic additions.
 
     Loss: `fused_loss`: cross-entropy works on 16-bit logits (Transformer Engine's kernels, torch.compile in torchtitan,
     flash-attention's xentropy with FSDP); otherwise as `own_loss` says (simulator.stack.losses). A fused loss needs

@@ -55,7 +55,8 @@ def test_scales_are_of_one_kind() -> None:
 
 
 def test_offered_words() -> None:
-    assert "tf32" not in OFFERED
+    assert "tf32" in OFFERED
+    assert PRECISIONS["tf32"].full_width, "weights and activations stay 32 bit wide"
     assert REFERENCE in OFFERED
     assert KEPT_FORMATS == ("fp32", "bf16", "fp16", "fp8")
 
