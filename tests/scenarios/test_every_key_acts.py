@@ -105,6 +105,8 @@ ROWS = (
     Acts("plan.stack", "pytorch-ddp-2021", "step", 1),
     Acts("cluster.gpus", "16", "step", -1, (LINK,)),
     Acts("cluster.node", "dgx-a100-80", "step", 1),
+    Acts("cluster.node", "{base: hgx-h100, accelerator: {power_limit: 400 W}}", "step", 1),
+    Acts("cluster.node", "{base: hgx-h100, accelerator: {peak: {bf16: 2000 TFLOP/s}}}", "step", -1),
     Acts("cluster.fabric", "edr-2tier", "step", 1, WIDE),
     Acts("cluster.pue", "1.5", "energy", 1),
     Acts("cluster.storage_write", "0.01 GB/s", "run", 1, SAVING),
