@@ -59,3 +59,9 @@ def one_of(value: object, choices: Iterable[str]) -> str:
     if close:
         return f"{value!r} is not known; did you mean {' or '.join(close)}?"
     return f"{value!r} is not known; choose from {', '.join(names)}"
+
+
+def printable(text: str) -> str:
+    """The text on one line, without what would steer a terminal: control characters stand as Python escapes."""
+    words = " ".join(text.split("\n")).replace("\t", " ").replace("\r", " ")
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in words)

@@ -73,7 +73,7 @@ class Section:
         return amount
 
     def _check_plausible(self, key: str, amount: float, dimension: str) -> None:
-        wrong = units.implausible(amount, dimension) if self.of_machine else None
+        wrong = units.implausible(amount, dimension) if self.of_machine else units.unreal(amount, dimension)
         if wrong:
             self.report(key, wrong)
 

@@ -58,6 +58,23 @@ PLAUSIBLE = {
     "fraction": ("0.0001", "10000"),
     "count": ("1", "1000000000"),
 }
+# Dimension -> (least above zero, most) in SI of any other value: no model or run has less or more, and arithmetic would
+# overflow.
+REAL: dict[str, tuple[float, float]] = {
+    "bytes": (1e-3, 1e24),
+    "bytes_per_s": (1.0, 1e18),
+    "s": (1e-15, 1e11),
+    "flops": (1.0, 1e36),
+    "flops_per_s": (1.0, 1e24),
+    "w": (1e-6, 1e12),
+    "j": (1e-6, 1e24),
+    "usd": (1e-9, 1e15),
+    "usd_per_hour": (1e-9, 1e12),
+    "usd_per_kwh": (1e-9, 1e6),
+    "kg_per_kwh": (1e-9, 1e6),
+    "fraction": (1e-12, 1e6),
+    "count": (1e-12, 1e19),
+}
 _QUANTITY = re.compile(r"\s*([-+]?(?:[0-9][0-9_]*\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)\s*(.*?)\s*", re.DOTALL)
 
 
@@ -100,6 +117,16 @@ def implausible(amount: float, dimension: str) -> str | None:
     if parse(low, dimension) <= amount <= parse(high, dimension):
         return None
     return f"{amount:g} is more or less than any machine has; write a value between {low} and {high}"
+
+
+def unreal(amount: float, dimension: str) -> str | None:
+    """What is wrong with an SI amount that nothing real has; None where it is zero or plausible."""
+    least, most = REAL.get(dimension, (0.0, math.inf))
+    if amount == 0 or math.isnan(amount) or least <= amount <= most:
+        return None
+    unit = next(unit for unit, factor in UNITS[dimension].items() if factor == 1.0)
+    written, plausible = f"{amount:g} {unit}".rstrip(), f"{least:g} to {most:g} {unit}".rstrip()
+    return f"{written} is beyond anything real; {plausible} is read"
 
 
 def _wrong_unit(value: object, unit: str, dimension: str) -> str:

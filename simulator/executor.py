@@ -70,8 +70,17 @@ def _map_in_pool(
         jobs = {pool.submit(work, chunk): number for number, chunk in chunks.items()}
         for job in as_completed(jobs):
             yield jobs[job], job.result()
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        _end_workers()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_workers() -> None:
+    """Whoever waits for the results is gone: work that has begun is not waited for."""
+    for worker in multiprocessing.active_children():
+        worker.terminate()
 
 
 def _start_worker() -> None:

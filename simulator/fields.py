@@ -15,6 +15,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from hardware.problems import one_of
 from hardware.sections import Section
 from hardware.units import EXAMPLES, UNITS, format_rate, format_seconds
 
@@ -115,7 +116,7 @@ def _read_value(spec: Field[Any], hint: Any, section: Section, key: str) -> Any:
     if get_origin(hint) is Literal:
         return section.choice(key, get_args(hint))
     if get_origin(hint) is Mapping:
-        return _read_numbers(section, key, get_args(hint)[0])
+        return _read_numbers(section, key, get_args(hint)[0], setting_of(spec))
     if hint is float:
         return section.quantity(key, dimension_of_field(spec), zero=_allows_zero(spec))
     if hint is int and _allows_zero(spec):
@@ -131,7 +132,7 @@ def _read_words(section: Section, key: str) -> tuple[str, ...]:
     return ()
 
 
-def _read_numbers(section: Section, key: str, index: type) -> dict[Any, float]:
+def _read_numbers(section: Section, key: str, index: type, given: Setting | None) -> dict[Any, float]:
     """A number by name, or by number of what it belongs to."""
     below = section.section(key)
     found = {}
@@ -139,7 +140,8 @@ def _read_numbers(section: Section, key: str, index: type) -> dict[Any, float]:
         if index is int and not str(name).isdecimal():
             below.report(str(name), f"must be a whole number that counts from 0, not {name!r}")
         else:
-            found[index(name)] = below.quantity(name, "count")
+            value = below.quantity(name, "count")
+            found[index(name)] = value if given is None else _within_range(value, given, below, str(name))
     return found
 
 
@@ -157,16 +159,23 @@ def _within_range(value: Any, given: Setting, section: Section, key: str) -> Any
     """The value, or what comes nearest to it where it is out of range, which is reported."""
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
         return value
+    problem = _out_of_range(value, given)
+    if problem is None:
+        return value
+    section.report(key, problem)
+    bounds = [bound for bound in (given.least, given.most, given.below) if bound is not None]
+    return type(value)(min(bounds, key=lambda bound: abs(value - bound)))
+
+
+def _out_of_range(value: float, given: Setting) -> str | None:
+    """What is wrong with a number outside its range; None where nothing is."""
     if given.least is not None and value < given.least:
-        section.report(key, f"must be at least {_shown(given.least)}, not {value:g}")
-        return type(value)(given.least)
+        return f"must be at least {_shown(given.least)}, not {value:g}"
     if given.most is not None and value > given.most:
-        section.report(key, f"must be at most {_shown(given.most)}, not {value:g}")
-        return type(value)(given.most)
+        return f"must be at most {_shown(given.most)}, not {value:g}"
     if given.below is not None and value >= given.below:
-        section.report(key, f"must be below {_shown(given.below)}, not {value:g}")
-        return type(value)(given.below)
-    return value
+        return f"must be below {_shown(given.below)}, not {value:g}"
+    return None
 
 
 def _shown(bound: float) -> str:
@@ -184,6 +193,46 @@ def as_written(value: Any) -> Any:
     return [as_written(item) for item in value] if isinstance(value, tuple) else value
 
 
+# -- checking -----------------------------------------------------------------------------------------------------
+
+
+def wrong_values(value: Any, key: str) -> list[tuple[str, str]]:
+    """What a file could not have given to a dataclass: fields of another type, choice or range, as (key, message).
+
+    `key` is that of the dataclass's own section.
+    """
+    found = []
+    known = hints(cast("Any", type(value)))
+    for spec in fields(value):
+        held, hint = getattr(value, spec.name), known[spec.name]
+        at = f"{key}.{key_of_field(spec, hint)}"
+        if held is None and is_optional(hint):
+            continue
+        if is_dataclass(hint) and isinstance(held, cast("type", hint)):
+            found += wrong_values(held, at)
+        else:
+            found += [(at, why) for why in _wrong_value(spec, strip_none(hint) if is_optional(hint) else hint, held)]
+    return found
+
+
+def _wrong_value(spec: Field[Any], hint: Any, held: Any) -> list[str]:
+    choices = spec.metadata.get(CHOICES) or (get_args(hint) if get_origin(hint) is Literal else None)
+    if choices is not None:
+        return [] if held in choices else [one_of(held, choices)]
+    if hint is float and (isinstance(held, bool) or not isinstance(held, int | float) or not math.isfinite(held)):
+        return [f"must be a finite number, not {held!r}"]
+    if hint in (int, bool, str) and type(held) is not hint:
+        return [f"must be {WORDS[hint]}, not {held!r}"]
+    if is_dataclass(hint):
+        return [f"must be a {cast('type', hint).__name__}, not {held!r}"]
+    given = setting_of(spec)
+    if given is None or hint not in (int, float):
+        return []
+    problem = _out_of_range(held, given)
+    return [problem] if problem else []
+
+
+WORDS = {int: "a whole number", bool: "true or false", str: "text"}
 # -- what a field is ----------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from simulator.predict.prediction import Prediction, evaluate
+from simulator.predict.prediction import Prediction, predict
+from simulator.predict.simulate import simulate
 from validate.row import Measured, Row, Unsupported
 from validate.row_scenarios import scenario_of, step_only
 
@@ -56,7 +57,7 @@ def compare(row: Row) -> list[Compared]:
     if not row.measured:
         return [Compared(row, "step_time_s", None, None, "the row measured neither time nor memory", assumptions)]
     try:
-        prediction = evaluate(step_only(scenario))
+        prediction = predict(simulate(step_only(scenario)))  # what was run may break the rules of frameworks
     except ValueError as error:
         why = f"cannot be laid out: {error}"
         return [Compared(row, each.quantity, each.value, None, why, assumptions) for each in row.measured]

@@ -26,8 +26,10 @@ OutDir = Annotated[
 
 def explain(error: InputError) -> str:
     """Every problem on a line of its own: `file:line: key: what is wrong and what would be right`."""
+    from hardware.problems import printable
+
     count = len(error.problems)
-    lines = [str(problem).replace("\n", " ") for problem in error.problems]
+    lines = [printable(str(problem)) for problem in error.problems]
     return "\n".join([*lines, f"{count} {'problem' if count == 1 else 'problems'}; nothing was run", ""])
 
 

@@ -67,6 +67,7 @@ def evaluate(
     if ranks is RankChoice.all:
         check_ranks(loaded)
 
+    from hardware.problems import printable
     from simulator.predict.outer_reports import reports
     from simulator.predict.prediction import predict
     from simulator.predict.simulate import simulate
@@ -74,7 +75,7 @@ def evaluate(
 
     done = simulate(loaded)
     write_looks(done, trace, memory)
-    every, around = None, reports(done)
+    every, around = None, reports(done.step)
     if ranks is RankChoice.all:
         from simulator.predict.heterogeneity import contention, every_gpu
 
@@ -90,7 +91,7 @@ def evaluate(
         write_results(out, evaluation_files(loaded, document))
     if as_json:
         print_json(document)
-        sys.stderr.writelines(f"warning: {warning}\n" for warning in prediction.warnings)
+        sys.stderr.writelines(f"warning: {printable(warning)}\n" for warning in prediction.warnings)
     else:
         from simulator.report.terminal import print_evaluation
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import simpy
 from numpy.typing import NDArray
 
+from simulator.fields import METADATA, Setting, setting
 from simulator.step.spread import mean_one
 
+# Beyond these no cluster is described any more; every worker is simulated by itself.
+MOST_WORKERS, MOST_BOUND, MOST_SIGMA, MOST_SLOWNESS, MOST_SECONDS = 4096, 1_000_000, 3.0, 1e4, 3600.0
 Mode = Literal["synchronous", "asynchronous", "bounded"]
 Process = Generator[simpy.Event, Any, None]
 
@@ -34,14 +37,34 @@ class ParameterServer:
     step_s: float
     parameter_bytes: float
     gradient_bytes: float
-    server_bytes_per_s: float
-    worker_bytes_per_s: float
-    update_s: float = 0.0
-    latency_s: float = 0.0
-    mode: Mode = "synchronous"
-    bound: int = 0
-    jitter_sigma: float = 0.0
-    slow: Mapping[int, float] = field(default_factory=dict)
+    server_bytes_per_s: float = setting(
+        MISSING, Setting("What all servers together send, and receive, per second.", "100 GB/s")
+    )
+    worker_bytes_per_s: float = setting(MISSING, Setting("What one worker sends, and receives, per second at most."))
+    update_s: float = setting(
+        0.0, Setting("What the servers take to apply a gradient, one at a time.", "5 ms", least=0, most=MOST_SECONDS)
+    )
+    latency_s: float = setting(
+        0.0, Setting("Of a message between worker and server.", "20 us", least=0, most=MOST_SECONDS)
+    )
+    mode: Mode = setting(
+        "synchronous",
+        Setting(
+            "When gradients are applied. synchronous: all of a step together; asynchronous: each as it comes; bounded: "
+            "as it comes, but no worker is more than bound steps ahead of the slowest.",
+            "bounded",
+        ),
+    )
+    bound: int = setting(
+        0, Setting("Steps by which a worker may be ahead, in mode bounded.", 2, least=0, most=MOST_BOUND)
+    )
+    jitter_sigma: float = setting(
+        0.0, Setting("Lognormal spread of a worker's step from one to the next.", 0.05, least=0, most=MOST_SIGMA)
+    )
+    slow: Mapping[int, float] = field(
+        default_factory=dict,
+        metadata={METADATA: Setting("How many times slower each worker is.", {0: 2.0}, most=MOST_SLOWNESS)},
+    )
 
     def __post_init__(self) -> None:
         positive = ("workers", "step_s", "server_bytes_per_s", "worker_bytes_per_s")
@@ -128,8 +151,11 @@ class _Run:
         self.moved_on = self.env.event()
         self.staleness: list[int] = []
         self.computing_s = 0.0
+        self.over = self.env.event()
 
     def worker(self, number: int, steps: int) -> Process:
+        """One worker's steps; the first asynchronous one that is through ends the run, for alone the others would tell
+        nothing of the pace of all."""
         spec = self.spec
         for _ in range(steps):
             while spec.mode == "bounded" and self.clocks[number] - min(self.clocks) > spec.bound:
@@ -146,6 +172,8 @@ class _Run:
             self.clocks[number] += 1
             if spec.mode == "bounded":
                 self._wake()
+        if spec.mode == "asynchronous" and not self.over.triggered:
+            self.over.succeed()
 
     def _apply(self, read: int) -> Process:
         with self.server.request() as turn:
@@ -172,12 +200,11 @@ class _Run:
 
 
 def simulate_server(spec: ParameterServer, steps: int, rng: np.random.Generator) -> ServerResult:
-    """`steps` steps of every worker."""
+    """`steps` steps of every worker; asynchronous ones until the first has taken so many."""
     run = _Run(spec, rng)
-    for number in range(spec.workers):
-        run.env.process(run.worker(number, steps))
-    run.env.run()
-    seconds, done = float(run.env.now), spec.workers * steps
+    workers = [run.env.process(run.worker(number, steps)) for number in range(spec.workers)]
+    run.env.run(run.over if spec.mode == "asynchronous" else run.env.all_of(workers))
+    seconds, done = float(run.env.now), sum(run.clocks)
     return ServerResult(
         seconds=seconds,
         steps=done,

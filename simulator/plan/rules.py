@@ -7,13 +7,13 @@ does not lift them (`framework_rules`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from hardware.problems import Place, Problem
 from simulator.model.spec import Model
 from simulator.plan import adapters, rules_degrees, rules_features, rules_offload, rules_pipeline
-from simulator.plan.case import Check, Fault, ModelFacts, PlanCase, model_facts
+from simulator.plan.case import Check, Fault, ModelFacts, PlanCase, divisors, model_facts, near
 from simulator.plan.spec import Plan
 
 UNIVERSAL: dict[str, Check] = (
@@ -62,7 +62,12 @@ def check(model: Model, plan: Plan, *, gpus: int, seq_length: int) -> list[Viola
 def violations(facts: ModelFacts, plan: Plan, *, gpus: int, seq_length: int) -> list[Violation]:
     """As `check`, for a caller that judges many plans of one model and gathered its facts once."""
     case = PlanCase(facts, plan, gpus, seq_length)
-    return _broken(FIRST, case) or _broken(_in_force(plan), case)
+    first = _broken(FIRST, case)
+    if first:
+        return first
+    broken = _broken(_in_force(plan), case)
+    legal = {key: _legal_values(case, key, broken) for key in {each.key for each in broken} & REFILLING.keys()}
+    return [_with_legal_remedy(violation, legal) for violation in broken]
 
 
 def is_legal(facts: ModelFacts, plan: Plan, *, gpus: int, seq_length: int) -> bool:
@@ -77,6 +82,41 @@ def without_effect(model: Model, plan: Plan, *, gpus: int, seq_length: int) -> l
     """Settings that are legal but change nothing for this model and plan: worth a warning."""
     case = PlanCase(model_facts(model), plan, gpus, seq_length)
     return _broken(WITHOUT_EFFECT, case)
+
+
+# Degrees that a remedy proposes a value of, and whether another value of theirs changes dp.
+REFILLING = {"plan.tp": True, "plan.cp": True, "plan.pp": True, "plan.ep": False, "plan.etp": False}
+
+
+def _legal_values(case: PlanCase, key: str, broken: list[Violation]) -> list[int]:
+    """Values of one degree that mend all that it breaks and break no other rule; dp fills the GPUs again."""
+    others = {violation.rule for violation in broken if violation.key != key}
+    rules = [rule for name, rule in _in_force(case.plan).items() if name not in others]
+    return [value for value in divisors(case.gpus) if _passes(case, key, value, rules)]
+
+
+def _passes(case: PlanCase, key: str, value: int, rules: list[Check]) -> bool:
+    changes: dict[str, Any] = {key.partition(".")[2]: value}
+    plan = replace(case.plan, **changes)
+    replica = plan.tp * plan.cp * plan.pp
+    if REFILLING[key]:
+        if case.gpus % replica or plan.global_batch_size % plan.micro_batch_size:
+            return False
+        plan = replace(plan, dp=case.gpus // replica)
+    if plan.microbatches < 1:
+        return False
+    changed = replace(case, plan=plan)
+    return all(rule(changed) is None for rule in rules)
+
+
+def _with_legal_remedy(violation: Violation, legal: dict[str, list[int]]) -> Violation:
+    """The violation with values that pass every rule, where a single degree can mend the plan."""
+    values = legal.get(violation.key)
+    if not values:
+        return violation
+    name = violation.key.partition(".")[2]
+    now = violation.value if isinstance(violation.value, int) else 1
+    return replace(violation, remedy=f"{name} {near(now, values)}")
 
 
 _EVERYWHERE = UNIVERSAL | MEGATRON

@@ -18,7 +18,7 @@ from hardware.kernels import is_borrowed, scale_spread
 from hardware.specs import Accelerator
 from simulator.cost.constants import borrowed_spread
 from simulator.model.spec import MoE
-from simulator.scenario.schema import Scenario
+from simulator.scenario.spec import Scenario
 
 DATA = Path(__file__).parent / "data" / "residuals.csv"
 COVERAGE = 0.8

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from simulator.plan.spec import Plan
 from simulator.predict.simulate import schedule_name, simulate_step
-from simulator.scenario.schema import Scenario
+from simulator.scenario.spec import Scenario
 from simulator.schedules import make_schedule
 
 LEAST_SIMULATED = 0.5  # of the replicas: with fewer, speed falls in proportion

@@ -1,4 +1,4 @@
-"""What surrounds a simulated step, simulated with it: reading data, and replicas that do not keep step.
+"""What surrounds a simulated step, and what it makes of it: reading data, and replicas that do not keep step.
 
 These predict speed, staleness and traffic; what stale or rare exchange does to the loss they do not say.
 """
@@ -11,10 +11,12 @@ import numpy as np
 
 from hardware.precisions import FORMATS
 from simulator.model.parameters import model_parameters
-from simulator.outer_loop.input_pipeline import simulate_input
-from simulator.outer_loop.local_sgd import simulate_local_sgd
-from simulator.outer_loop.parameter_server import simulate_server
-from simulator.predict.simulate import Simulated
+from simulator.model.spec import Model
+from simulator.outer_loop.input_pipeline import InputPipeline, mean_starved_s
+from simulator.outer_loop.local_sgd import LocalSgd, simulate_local_sgd
+from simulator.outer_loop.parameter_server import ParameterServer, ServerResult, simulate_server
+from simulator.predict.step import Around, Step
+from simulator.scenario.spec import Scenario
 from simulator.workload.states import parameter_bytes
 
 SEED = 0
@@ -22,6 +24,8 @@ INPUT_BATCHES = 2000
 ROUNDS = 50
 SERVER_STEPS = 20_000  # of all workers together, and at least 8 of each
 OUTER_GRADIENT_BYTES = 4.0  # DiLoCo exchanges fp32 differences of parameters (arXiv 2311.08105)
+# What keeps replicas in step, which workers of a parameter server do not have.
+SYNCHRONOUS = ("dp", "optimizer", "barrier", "straggler")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,68 +68,84 @@ class ServerReport:
     staleness: dict[str, int]
 
 
-def input_report(done: Simulated) -> InputReport | None:
+def surrounded(scenario: Scenario, step: Step) -> Step:
+    """The step with all that surrounds it: it waits for its data first, then for clusters or servers."""
+    around = scenario.around
+    if around.input is not None:
+        step = _fed(scenario, step, around.input)
+    if around.parameter_server is not None:
+        step = _served(scenario, step, around.parameter_server)
+    if around.local_sgd is not None:
+        step = _exchanging(scenario, step, around.local_sgd)
+    return step
+
+
+def _fed(scenario: Scenario, step: Step, pipeline: InputPipeline) -> Step:
     """One rank of every replica reads its micro-batches; those of a step are used at an even pace."""
-    scenario, spec = done.scenario, done.scenario.around.input
-    storage = scenario.cluster.storage_read_bytes_per_s
-    if spec is None or storage is None:
-        return None
-    plan = scenario.plan
+    plan, cluster = scenario.plan, scenario.cluster
+    storage = cluster.storage_read_bytes_per_s
+    if storage is None:
+        raise ValueError("cluster.storage_read is missing: the input pipeline reads from it")
     spec = replace(
-        spec,
+        pipeline,
         readers=plan.dp,
         sequences=plan.micro_batch_size,
         storage_bytes_per_s=storage,
-        rank_bytes_per_s=scenario.cluster.node.nic.bandwidth_bytes_per_s,
+        rank_bytes_per_s=cluster.node.nic.bandwidth_bytes_per_s,
     )
-    pace_s = done.step.step_time_s / plan.microbatches
-    batches = max(plan.microbatches, INPUT_BATCHES)
-    found = simulate_input(spec, pace_s, batches, np.random.default_rng(SEED))
-    starved_s = float(found.starved_s[1:].mean())  # the first batch is read before training starts
-    mean_s = pace_s + starved_s
-    return InputReport(mean_s * plan.microbatches, starved_s / mean_s, spec.batches_per_s, 1 / pace_s)
+    pace_s = step.step_time_s / plan.microbatches
+    starved_s = mean_starved_s(spec, pace_s, INPUT_BATCHES, np.random.default_rng(SEED))
+    fed_s = pace_s + starved_s
+    report = InputReport(fed_s * plan.microbatches, starved_s / fed_s, spec.batches_per_s, 1 / pace_s)
+    return _with(step, "input", starved_s * plan.microbatches, ("input", report))
 
 
-def local_sgd_report(done: Simulated) -> LocalSgdReport | None:
+def _exchanging(scenario: Scenario, step: Step, given: LocalSgd) -> Step:
     """Clusters of this kind, each taking the simulated step, joined by thin links."""
-    spec = done.scenario.around.local_sgd
-    if spec is None:
-        return None
-    exchanged = parameter_count(done) * OUTER_GRADIENT_BYTES
-    spec = replace(spec, step_s=done.step.step_time_s, exchange_bytes=exchanged)
+    inner_s, exchanged = step.step_time_s, parameter_count(scenario.model) * OUTER_GRADIENT_BYTES
+    spec = replace(given, step_s=inner_s, exchange_bytes=exchanged)
     found = simulate_local_sgd(spec, ROUNDS, np.random.default_rng(SEED))
-    return LocalSgdReport(
+    report = LocalSgdReport(
         clusters=spec.clusters,
         steps_per_s=found.steps_per_s,
-        tokens_per_s=found.steps_per_s * spec.clusters * step_tokens(done),
+        tokens_per_s=found.steps_per_s * spec.clusters * step_tokens(scenario),
         round_s=float(found.round_s.mean()),
         waiting_fraction=found.waiting_fraction,
         link_bytes_per_step=found.link_bytes_per_step,
         synchronous_bytes_per_step=found.synchronous_bytes_per_step,
     )
+    joined = _with(step, "exchange", 1 / found.steps_per_s - inner_s, ("local_sgd", report))
+    return replace(joined, around=replace(joined.around, clusters=spec.clusters))
 
 
-def server_report(done: Simulated) -> ServerReport | None:
+def _served(scenario: Scenario, step: Step, given: ParameterServer) -> Step:
     """Every replica is a worker, with the simulated step less what synchronous data parallelism adds to it."""
-    scenario, spec = done.scenario, done.scenario.around.parameter_server
-    if spec is None:
-        return None
-    plan, spent, parameters = scenario.plan, done.step.breakdown(), parameter_count(done)
+    plan, parameters = scenario.plan, parameter_count(scenario.model)
+    worker = replace(step, around=replace(step.around, replaced=SYNCHRONOUS))
+    alone_s = sum(worker.breakdown().values())
     spec = replace(
-        spec,
+        given,
         workers=plan.dp,
-        step_s=done.step.step_time_s - spent["dp"] - spent["optimizer"] - spent["barrier"] - spent["straggler"],
+        step_s=alone_s,
         parameter_bytes=parameters * parameter_bytes(plan),
         gradient_bytes=parameters * FORMATS[plan.optimizer.grad_reduce].bytes,
         worker_bytes_per_s=scenario.cluster.node.nic.bandwidth_bytes_per_s * plan.gpus / plan.dp,
+        slow={number: factor for number, factor in given.slow.items() if number < plan.dp},
     )
     found = simulate_server(spec, max(8, SERVER_STEPS // plan.dp), np.random.default_rng(SEED))
+    # A step of the job: every worker has taken one in the mean.
+    paced_s = plan.dp / found.steps_per_s
+    report = _server_report(scenario, spec, found)
+    return _with(worker, "server", paced_s - alone_s, ("parameter_server", report))
+
+
+def _server_report(scenario: Scenario, spec: ParameterServer, found: ServerResult) -> ServerReport:
     share = np.cumsum(found.staleness) / found.staleness.sum()
     return ServerReport(
-        workers=plan.dp,
+        workers=spec.workers,
         mode=spec.mode,
         worker_steps_per_s=found.steps_per_s,
-        tokens_per_s=found.steps_per_s * step_tokens(done) / plan.dp,
+        tokens_per_s=found.steps_per_s * step_tokens(scenario) / spec.workers,
         waiting_fraction=found.waiting_fraction,
         traffic_bytes_per_s=found.traffic_bytes_per_s,
         mean_staleness=found.mean_staleness,
@@ -133,21 +153,23 @@ def server_report(done: Simulated) -> ServerReport | None:
     )
 
 
-def reports(done: Simulated) -> dict[str, object]:
-    """What the scenario has sections for, by section."""
-    found = {
-        "input": input_report(done),
-        "local_sgd": local_sgd_report(done),
-        "parameter_server": server_report(done),
-    }
-    return {name: report for name, report in found.items() if report is not None}
+def _with(step: Step, cause: str, seconds: float, report: tuple[str, object]) -> Step:
+    """The step that also waits for `cause`, with a section's report. Chance may leave less than nothing: none then."""
+    around: Around = step.around
+    waiting_s = {**around.waiting_s, cause: max(seconds, 0.0)}
+    return replace(step, around=replace(around, waiting_s=waiting_s, reports=dict([*around.reports.items(), report])))
 
 
-def parameter_count(done: Simulated) -> int:
+def reports(step: Step) -> dict[str, object]:
+    """Details of what the scenario has sections for, by section."""
+    return dict(step.around.reports)
+
+
+def parameter_count(model: Model) -> int:
     """Parameters of the whole model, multi-token prediction included."""
-    counted = model_parameters(done.scenario.model)
+    counted = model_parameters(model)
     return counted.main.total + sum(module.total for module in counted.mtp)
 
 
-def step_tokens(done: Simulated) -> int:
-    return done.scenario.plan.global_batch_size * done.scenario.run.seq_length
+def step_tokens(scenario: Scenario) -> int:
+    return scenario.plan.global_batch_size * scenario.run.seq_length

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from hardware.facility import network_power_w, pue
 from hardware.specs import Accelerator
 from simulator.run.specs import Power
-from simulator.scenario.schema import Scenario
+from simulator.scenario.spec import Scenario
 
 COMPUTING = ("compute", "optimizer")
 MOVING = ("tp", "cp", "ep", "dp")

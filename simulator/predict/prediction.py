@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 from hardware.collectives import evidence
 from hardware.collectives.network_use import NetworkUse, network_use
@@ -21,12 +22,16 @@ from simulator.model.parameters import active_parameters, total_parameters
 from simulator.plan.spec import Plan
 from simulator.predict.confidence import step_time_interval_s
 from simulator.predict.premises import Premise, premises
-from simulator.predict.run_spec import host_copy_bytes, whole_run_spec
-from simulator.predict.simulate import Simulated, Step, simulate
+from simulator.predict.run_spec import host_copy_bytes, stretches, tokens_per_step, whole_run_spec
+from simulator.predict.simulate import Simulated, SimulatedPhase, simulate
+from simulator.predict.step import Step
 from simulator.run.montecarlo import Progress
 from simulator.run.montecarlo import simulate as simulate_run
 from simulator.run.result import RunResult
-from simulator.scenario.schema import Scenario
+from simulator.run.specs import Segment
+from simulator.scenario.legal import validated
+from simulator.scenario.phases import Phase
+from simulator.scenario.spec import Scenario
 from simulator.workload.shape import padded_vocab
 
 FLOPS_CONVENTION = "megatron"
@@ -47,6 +52,29 @@ class StageReport:
 
 
 @dataclass(frozen=True, slots=True)
+class PhaseReport:
+    """A phase of the run: its share of the tokens, its own step and memory, and whether that fits.
+
+    `plan_changes` are the keys of its plan that differ from the scenario's. `training_time_s` is without failures.
+    """
+
+    name: str
+    tokens: float
+    seq_length: int
+    global_batch_size: int
+    plan_changes: dict[str, Any]
+    step_time_s: float
+    step_time_interval_s: tuple[float, float]
+    breakdown_s: dict[str, float]
+    tokens_per_s: float
+    mfu_fraction: float
+    training_time_s: float
+    peak_memory_bytes: float
+    device_memory_bytes: float
+    fits: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction:
     """What traincast says of a scenario; times in seconds, `breakdown_s` adds up to `step_time_s`.
 
@@ -55,6 +83,8 @@ class Prediction:
     `step_time_interval_s` is where 80 % of like runs lie. `stated` and `assumed`: what else it rests on, given by the
     scenario or not. `network`: how far the step uses each class of links.
     `mfu_fraction` counts model FLOPs by `flops_convention` against the dense 16-bit peak.
+    With `phases`, `training_time_s` and `run` contain all of them, and `fits` says whether all fit; the rest is of the
+    scenario's own plan. Clusters that train together (local SGD) are all in tokens, FLOPs, GPU-hours and the run.
     """
 
     scenario: Scenario
@@ -83,55 +113,126 @@ class Prediction:
     stated: tuple[Premise, ...]
     assumed: tuple[Premise, ...]
     warnings: tuple[str, ...]
+    phases: tuple[PhaseReport, ...] = ()
 
 
 def evaluate(scenario: Scenario) -> Prediction:
-    """Predict a scenario: simulate one step, weigh the memory, and scale up to the run."""
-    return predict(simulate(scenario))
+    """Predict a scenario: simulate one step, weigh the memory, and scale up to the run.
+
+    Raises InputError with every rule that the scenario breaks, as reading it from a file does. `predict(simulate(...))`
+    is the same without that check, for runs of the real world that break the rules of today's frameworks.
+    """
+    return predict(simulate(validated(scenario)))
 
 
 def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
     """What a simulated step says of the scenario; `progress` is told of the runs played."""
     scenario, step, memory = done.scenario, done.step, done.memory
-    model, plan, cluster, run = scenario.model, scenario.plan, scenario.cluster, scenario.run
-    step_time_s = step.step_time_s
+    gpus = scenario.cluster.gpus * step.around.clusters
     spec = whole_run_spec(done)
     whole = None if spec is None else simulate_run(spec, progress)
     rests_on = premises(scenario, spec, whole)
-    tokens = plan.global_batch_size * run.seq_length
-    per_token = float(flops_per_token(model, run.seq_length, FLOPS_CONVENTION, int(padded_vocab(model.vocab, plan))))
-    achieved = tokens * per_token / step_time_s / cluster.gpus
-    fullest = max(rank.device_bytes for rank in memory)
-    capacity = cluster.accelerator.memory_capacity_bytes
-    host = host_memory(done.workload, step.schedule.ranks, cluster, host_copy_bytes(scenario))
+    host = host_of(done)
+    tokens_per_s = tokens_per_step(done) / step.step_time_s
+    parts = [each.done for each in done.phases] or [done]
     return Prediction(
         scenario=scenario,
-        parameters_total=total_parameters(model),
-        parameters_active=active_parameters(model),
-        step_time_s=step_time_s,
-        step_time_interval_s=step_time_interval_s(scenario, step_time_s),
-        tokens_per_step=tokens,
-        tokens_per_s=tokens / step_time_s,
-        tokens_per_s_per_gpu=tokens / step_time_s / cluster.gpus,
-        model_flops_per_s_per_gpu=achieved,
-        mfu_fraction=achieved / half_precision_peak(cluster.accelerator.peak_flops_per_s),
+        parameters_total=total_parameters(scenario.model),
+        parameters_active=active_parameters(scenario.model),
+        step_time_s=step.step_time_s,
+        step_time_interval_s=step_time_interval_s(scenario, step.step_time_s),
+        tokens_per_step=tokens_per_step(done),
+        tokens_per_s=tokens_per_s,
+        tokens_per_s_per_gpu=tokens_per_s / gpus,
+        model_flops_per_s_per_gpu=model_flops_per_s_per_gpu(done),
+        mfu_fraction=mfu_fraction(done),
         flops_convention=FLOPS_CONVENTION,
-        gpu_hours_per_1e12_tokens=1e12 / (tokens / step_time_s) * cluster.gpus / 3600,
-        training_time_s=run.tokens / tokens * step_time_s,
+        gpu_hours_per_1e12_tokens=1e12 / tokens_per_s * gpus / 3600,
+        training_time_s=sum(full_speed_s(part.segment) for part in stretches(done)),
         run=whole,
         peak_memory_bytes=max(rank.allocated_bytes for rank in memory),
-        device_memory_bytes=fullest,
-        memory_capacity_bytes=capacity,
+        device_memory_bytes=done.device_bytes,
+        memory_capacity_bytes=scenario.cluster.accelerator.memory_capacity_bytes,
         host_memory=host,
-        fits=fullest <= capacity and host.fits,
+        fits=all(fits_wholly(part) for part in parts),
         breakdown_s=step.breakdown(),
-        evidence=evidence_shares(step, comm_evidence(plan, cluster)),
+        evidence=evidence_shares(step, comm_evidence(scenario.plan, scenario.cluster)),
         stages=stage_reports(done),
         network=link_use(done),
         stated=tuple(each for each in rests_on if not each.assumed),
         assumed=tuple(each for each in rests_on if each.assumed),
-        warnings=(*warnings(done, fullest), *host_warnings(host), *(whole.warnings if whole else ())),
+        warnings=(*warnings(done), *host_warnings(host), *phase_warnings(done), *(whole.warnings if whole else ())),
+        phases=tuple(phase_report(each, scenario) for each in done.phases),
     )
+
+
+def host_of(done: Simulated) -> HostMemory:
+    """What the job needs of the fullest node's own memory."""
+    copies = host_copy_bytes(done.scenario)
+    return host_memory(done.workload, done.step.schedule.ranks, done.scenario.cluster, copies)
+
+
+def fits_wholly(done: Simulated) -> bool:
+    """Whether GPUs and hosts hold what the plan needs."""
+    return done.fits and host_of(done).fits
+
+
+def full_speed_s(segment: Segment) -> float:
+    """Seconds of a stretch of the run without failures."""
+    return segment.tokens / segment.tokens_per_step * segment.step_time_s
+
+
+def model_flops_per_s_per_gpu(done: Simulated) -> float:
+    """FLOP/s that the model's arithmetic comes to on each GPU, by FLOPS_CONVENTION."""
+    scenario, step = done.scenario, done.step
+    vocab = int(padded_vocab(scenario.model.vocab, scenario.plan))
+    per_token = float(flops_per_token(scenario.model, scenario.run.seq_length, FLOPS_CONVENTION, vocab))
+    gpus = scenario.cluster.gpus * step.around.clusters
+    return tokens_per_step(done) * per_token / step.step_time_s / gpus
+
+
+def mfu_fraction(done: Simulated) -> float:
+    return model_flops_per_s_per_gpu(done) / half_precision_peak(done.scenario.cluster.accelerator.peak_flops_per_s)
+
+
+def phase_report(each: SimulatedPhase, scenario: Scenario) -> PhaseReport:
+    """A phase's own figures; `scenario` has the plan that it changes."""
+    phase, done = each.phase, each.done
+    step_time_s, tokens = done.step.step_time_s, tokens_per_step(done)
+    return PhaseReport(
+        name=phase.name,
+        tokens=phase.tokens,
+        seq_length=phase.seq_length,
+        global_batch_size=phase.plan.global_batch_size,
+        plan_changes=plan_changes(phase, scenario.plan),
+        step_time_s=step_time_s,
+        step_time_interval_s=step_time_interval_s(done.scenario, step_time_s),
+        breakdown_s=done.step.breakdown(),
+        tokens_per_s=tokens / step_time_s,
+        mfu_fraction=mfu_fraction(done),
+        training_time_s=phase.tokens / tokens * step_time_s,
+        peak_memory_bytes=max(rank.allocated_bytes for rank in done.memory),
+        device_memory_bytes=done.device_bytes,
+        fits=fits_wholly(done),
+    )
+
+
+def plan_changes(phase: Phase, plan: Plan) -> dict[str, Any]:
+    """Keys of a phase's plan, dotted, that differ from the scenario's."""
+    return _changes(phase.plan, plan, "")
+
+
+def _changes(changed: Any, base: Any, prefix: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for spec in fields(changed):
+        now, before = getattr(changed, spec.name), getattr(base, spec.name)
+        if now == before:
+            continue
+        if is_dataclass(now) and is_dataclass(before):
+            found |= _changes(now, before, f"{prefix}{spec.name}.")
+        else:
+            found[f"{prefix}{spec.name}"] = now
+    return found
 
 
 # The collective whose coefficients decide each cause of communication within a layer.
@@ -149,7 +250,9 @@ def comm_evidence(plan: Plan, cluster: Cluster) -> dict[str, str]:
 
 
 def evidence_shares(step: Step, comm: Mapping[str, str]) -> dict[str, float]:
-    """Share of the GPUs' busy time that rests on each kind of evidence; `comm`: the kind by cause of communication."""
+    """Share of the step that rests on each kind of evidence; `comm`: the kind by cause of communication. What surrounds
+    the step is assumed, by its share of the step.
+    """
     seconds: defaultdict[str, float] = defaultdict(float)
     for stage in step.slots.stages:
         for kind, spent in stage.evidence_s.items():
@@ -159,8 +262,12 @@ def evidence_shares(step: Step, comm: Mapping[str, str]) -> dict[str, float]:
             seconds[comm["cp"]] += float(part.cp_s)
             seconds[comm["ep"]] += float(part.ep_s)
             seconds["assumed"] += float(part.host_s)
-    whole = sum(seconds.values())
-    return {kind: spent / whole for kind, spent in sorted(seconds.items())}
+    busy = sum(seconds.values())
+    waiting = sum(step.around.waiting_s.values()) / step.step_time_s
+    shares = {kind: spent / busy * (1 - waiting) for kind, spent in sorted(seconds.items())}
+    if waiting:
+        shares["assumed"] = shares.get("assumed", 0.0) + waiting
+    return shares
 
 
 def stage_reports(done: Simulated) -> tuple[StageReport, ...]:
@@ -186,9 +293,9 @@ def link_use(done: Simulated) -> NetworkUse:
     return network_use(cluster, step_streams(done.workload, cluster), done.step.step_time_s)
 
 
-def warnings(done: Simulated, fullest: float) -> tuple[str, ...]:
+def warnings(done: Simulated) -> tuple[str, ...]:
     """What the reader should know before trusting the figures."""
-    scenario = done.scenario
+    scenario, fullest = done.scenario, done.device_bytes
     capacity = scenario.cluster.accelerator.memory_capacity_bytes
     found = [*scenario.warnings, *scaling_words(scenario.cluster.accelerator)]
     if 0.94 * capacity < fullest <= capacity:
@@ -213,3 +320,17 @@ def host_warnings(host: HostMemory) -> tuple[str, ...]:
     if not host.fits:
         return (f"does not fit in host memory: {needed} and has {format_bytes(host.capacity_bytes)}",)
     return ()
+
+
+def phase_warnings(done: Simulated) -> tuple[str, ...]:
+    """Every phase whose own plan does not fit."""
+    found = []
+    for each in done.phases:
+        used, capacity = each.done.device_bytes, each.done.scenario.cluster.accelerator.memory_capacity_bytes
+        if not each.done.fits:
+            needs = f"it needs {used / 2**30:,.1f} GiB on the fullest GPU of {capacity / 2**30:.1f}"
+            found.append(f"phase {each.phase.name} does not fit: {needs}")
+        host = host_of(each.done)
+        if not host.fits:
+            found.append(f"phase {each.phase.name}: {'; '.join(host_warnings(host))}")
+    return tuple(found)

@@ -19,7 +19,7 @@ from simulator.run.faults import FailureModel, mean_time_between_s
 from simulator.run.read import RunPolicies
 from simulator.run.result import RunResult
 from simulator.run.specs import RunSpec
-from simulator.scenario.schema import Scenario
+from simulator.scenario.spec import Scenario
 
 YEAR_S = 365.25 * 86400
 

@@ -2,71 +2,128 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from math import gcd
 
-from simulator.model.parameters import model_parameters
 from simulator.plan.allocation import unused_gpus
 from simulator.predict.confidence import step_time_interval_s
 from simulator.predict.degraded import ReplicaSpeeds, speed_with_links
+from simulator.predict.outer_reports import parameter_count
 from simulator.predict.power import job_power
-from simulator.predict.simulate import Simulated, step_time_s
+from simulator.predict.simulate import Simulated
 from simulator.predict.storage import storage_of
 from simulator.run.checkpoints import HOST_COPIES
-from simulator.run.job_facts import JobFacts, run_spec, segments
+from simulator.run.job_facts import JobFacts, run_spec
 from simulator.run.read import RunPolicies
-from simulator.run.specs import Power, RunSpec
+from simulator.run.specs import RunSpec, Segment
 from simulator.run.uncertainty import step_uncertainty
-from simulator.scenario.schema import Scenario
+from simulator.scenario.spec import Scenario
 from simulator.workload.states import adapter_parameters, optimizer_bytes, parameter_bytes
 
-# (global_batch_size, seq_length) -> seconds of a step
-StepTime = Callable[[int, int], float]
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A stretch of the run, the step that it takes, and what its plan says of the job."""
+
+    segment: Segment
+    done: Simulated
+
+    @property
+    def state_bytes(self) -> float:
+        return state_bytes(self.done.scenario)
+
+    @property
+    def copies(self) -> int:
+        """Whole copies of the model, which a shrinking job can drop: with experts, sets of replicas that hold all."""
+        plan = self.done.scenario.plan
+        return gcd(plan.expert_dp, plan.dp) if plan.ep > 1 else plan.dp
 
 
 def whole_run_spec(done: Simulated) -> RunSpec | None:
     """The run of a simulated step to its last token; None where the scenario has no policies."""
-    scenario, step = done.scenario, done.step
+    scenario, step_s = done.scenario, done.step.step_time_s
     policies = scenario.run.policies
     if policies is None:
         return None
-    facts = job_facts(scenario, policies, partial(step_time_s, scenario, step), job_power(scenario, step.breakdown()))
-    spec = run_spec(policies, facts)
-    interval_s = step_time_interval_s(scenario, step.step_time_s)
-    return replace(spec, uncertainty=step_uncertainty(step.step_time_s, interval_s, spec.failures.rate_sigma))
+    spec = run_spec(policies, job_facts(done, policies))
+    interval_s = step_time_interval_s(scenario, step_s)
+    return replace(spec, uncertainty=step_uncertainty(step_s, interval_s, spec.failures.rate_sigma))
 
 
-def job_facts(scenario: Scenario, policies: RunPolicies, step_time_s: StepTime, power: Power) -> JobFacts:
-    """Facts of the run, in which GPUs draw `power`. Each phase's step is simulated once."""
-    cluster, plan, node, run = scenario.cluster, scenario.plan, scenario.cluster.node, scenario.run
-    has_experts = plan.ep > 1
-    # A shrinking job drops whole copies of the model: with experts, replicas that hold whole sets of them.
-    copies = gcd(plan.expert_dp, plan.dp) if has_experts else plan.dp
-    replicas = gcd(copies, cluster.nodes)
-    whole_step_s = step_time_s(plan.global_batch_size, run.seq_length)
+def stretches(done: Simulated) -> tuple[Stretch, ...]:
+    """The run's phases in their order, or all of it in one."""
+    if not done.phases:
+        return (_stretch("main", done.scenario.run.tokens, done),)
+    return tuple(_stretch(each.phase.name, each.phase.tokens, each.done) for each in done.phases)
+
+
+def _stretch(name: str, tokens: float, done: Simulated) -> Stretch:
+    return Stretch(Segment(name, tokens, tokens_per_step(done), done.step.step_time_s), done)
+
+
+def tokens_per_step(done: Simulated) -> int:
+    """Tokens of one step, of all clusters that take it at the same time."""
+    scenario = done.scenario
+    return scenario.plan.global_batch_size * scenario.run.seq_length * done.step.around.clusters
+
+
+def job_facts(done: Simulated, policies: RunPolicies) -> JobFacts:
+    """Facts of the run. What differs between phases is the mean over the work, which is exact for what saves cost: they
+    are taken at even distances of work. Degraded speeds are those of the phase with most work."""
+    parts = stretches(done)
+    longest = max(parts, key=lambda part: part.segment.work_s).done
+    scenario, cluster, clusters = longest.scenario, longest.scenario.cluster, longest.step.around.clusters
+    node, reach = cluster.node, [tier.reach_gpus for tier in cluster.fabric.tiers]
+    replicas = gcd(*(part.copies for part in parts), cluster.nodes)
+    step_s = longest.step.step_time_s
     storage = storage_of(cluster)
-    reach = [tier.reach_gpus for tier in cluster.fabric.tiers]
     return JobFacts(
-        segments=segments(policies.phases, run.tokens, plan.global_batch_size, run.seq_length, step_time_s),
-        job_nodes=cluster.nodes,
+        segments=tuple(part.segment for part in parts),
+        job_nodes=cluster.nodes * clusters,
         gpus_per_node=node.gpus,
         replicas=replicas,
-        replica_speed=ReplicaSpeeds(scenario, whole_step_s, replicas),
-        slow_speed=slow_speeds(scenario, policies, whole_step_s),
-        dp=plan.dp,
-        state_bytes=state_bytes(scenario),
-        storage_write_bytes_per_s=storage.write_bytes_per_s,
-        storage_read_bytes_per_s=storage.read_bytes_per_s,
+        replica_speed=ReplicaSpeeds(scenario, step_s, replicas),
+        slow_speed=slow_speeds(scenario, policies, step_s),
+        dp=scenario.plan.dp,
+        state_bytes=mean_over_work(parts, [part.state_bytes for part in parts]) * clusters,
+        storage_write_bytes_per_s=storage.write_bytes_per_s * clusters,
+        storage_read_bytes_per_s=storage.read_bytes_per_s * clusters,
         host_bytes_per_s=cluster.accelerator.host_bandwidth_bytes_per_s,
         nic_bytes_per_s=node.nic.bandwidth_bytes_per_s,
-        power=power,
+        power=job_power(scenario, mean_breakdown(parts)),
         nodes_per_rack=max(1, node.scale_up.domain_gpus // node.gpus),
         nodes_per_pod=max(1, min(reach[0] if reach else cluster.gpus, cluster.gpus) // node.gpus),
         price_usd_per_gpu_hour=cluster.accelerator.price_usd_per_hour,
-        unused_gpus=unused_gpus(cluster),
+        unused_gpus=unused_gpus(cluster) * clusters,
+        assumptions=outer_assumptions(scenario),
     )
+
+
+def mean_over_work(parts: tuple[Stretch, ...], values: list[float]) -> float:
+    """The mean of a value of each stretch, weighted by its seconds of work."""
+    if len(set(values)) == 1:
+        return values[0]
+    weighed = sum(part.segment.work_s * value for part, value in zip(parts, values, strict=True))
+    return weighed / sum(part.segment.work_s for part in parts)
+
+
+def mean_breakdown(parts: tuple[Stretch, ...]) -> dict[str, float]:
+    """Shares of the work's time by cause, over all stretches."""
+    spent: dict[str, float] = {}
+    for part in parts:
+        for cause, seconds in part.done.step.breakdown().items():
+            spent[cause] = spent.get(cause, 0.0) + seconds * part.segment.steps
+    return spent
+
+
+def outer_assumptions(scenario: Scenario) -> tuple[str, ...]:
+    """What the run simulation does not tell apart of replicas that do not keep step."""
+    found = []
+    if scenario.around.local_sgd is not None:
+        found.append("a fault in one cluster of local_sgd is taken to stop all: they wait at the next exchange")
+    if scenario.around.parameter_server is not None:
+        found.append("a fault is taken to stop all workers; the servers' own machines are in no cost or energy")
+    return tuple(found)
 
 
 def slow_speeds(scenario: Scenario, policies: RunPolicies, whole_step_s: float) -> dict[str, float]:
@@ -81,8 +138,7 @@ def state_bytes(scenario: Scenario) -> float:
 
     Of a model with adapters, theirs alone.
     """
-    counted = model_parameters(scenario.model)
-    count = counted.main.total + sum(module.total for module in counted.mtp)
+    count: float = parameter_count(scenario.model)
     if scenario.plan.adapters is not None:
         count = adapter_parameters(scenario.model, scenario.plan)
     return count * (parameter_bytes(scenario.plan) + optimizer_bytes(scenario.plan))

@@ -4,57 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import log, sqrt
 
 import numpy as np
 
 from simulator.cost.constants import Constants, constants_for
 from simulator.cost.seconds import Seconds
-from simulator.cost.step_times import SlotTimes, pair_seconds, slot_times, update_times, with_lost
+from simulator.cost.step_times import pair_seconds, slot_times, update_times, with_lost
 from simulator.memory import RankMemory, memory_report
 from simulator.memory.activations import stage_kept
 from simulator.plan.allocation import allocated
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.spec import Plan
-from simulator.scenario.schema import Scenario
-from simulator.schedules import SCHEDULES, Schedule, make_schedule
+from simulator.predict.outer_reports import surrounded
+from simulator.predict.step import Step
+from simulator.scenario.phases import Phase, headline, phase_scenario, phases_of
+from simulator.scenario.spec import Scenario
+from simulator.schedules import SCHEDULES, make_schedule
 from simulator.step.build import build_graph
 from simulator.step.player import play
-from simulator.step.timeline import Timeline
 from simulator.step.times import DataParallel, StageTimes
 from simulator.workload.derive import Workload, workload_of
 from simulator.workload.states import reduces_every_microbatch
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A simulated step: its schedule, the costs of its stages, and when everything ran."""
-
-    schedule: Schedule
-    slots: SlotTimes
-    timeline: Timeline
-    gpus: int
-
-    @property
-    def straggler_s(self) -> float:
-        """What the job waits for its slowest rank: the latest of n with spread s is about s sqrt(2 ln n) late."""
-        return self.timeline.step_time_s * self.slots.constants.rank_noise * sqrt(2 * log(self.gpus))
-
-    @property
-    def step_time_s(self) -> float:
-        return self.timeline.step_time_s + self.straggler_s
-
-    def breakdown(self) -> dict[str, float]:
-        """Seconds of the step by cause, mean over pipeline ranks; they add up to its time."""
-        return self.timeline.breakdown() | {"straggler": self.straggler_s}
-
-    def by_rank(self) -> list[dict[str, float]]:
-        """The same of every pipeline rank."""
-        spent = self.timeline.by_rank()
-        return [
-            {cause: float(seconds[rank]) for cause, seconds in spent.items()} | {"straggler": self.straggler_s}
-            for rank in range(self.schedule.pp)
-        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +35,24 @@ class Simulated:
     workload: Workload
     step: Step
     memory: tuple[RankMemory, ...]
+    phases: tuple[SimulatedPhase, ...] = ()
+
+    @property
+    def device_bytes(self) -> float:
+        """What the fullest GPU shows."""
+        return max(rank.device_bytes for rank in self.memory)
+
+    @property
+    def fits(self) -> bool:
+        return self.device_bytes <= self.scenario.cluster.accelerator.memory_capacity_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedPhase:
+    """A phase of the run and its own plan, simulated."""
+
+    phase: Phase
+    done: Simulated
 
 
 def scenario_workload(scenario: Scenario) -> Workload:
@@ -73,11 +61,31 @@ def scenario_workload(scenario: Scenario) -> Workload:
 
 
 def simulate(scenario: Scenario) -> Simulated:
-    """Place, price, simulate one step, weigh the memory."""
+    """Place, price, simulate one step, weigh the memory; of the scenario's plan and of every phase's."""
+    scenario = headline(scenario)
+    done = _simulated(scenario)
+    return replace(done, phases=_simulated_phases(scenario, done))
+
+
+def _simulated_phases(scenario: Scenario, main: Simulated) -> tuple[SimulatedPhase, ...]:
+    """Every phase by itself; equal plans and sequence lengths are simulated once."""
+    known = [(scenario.plan, scenario.run.seq_length, main)]
+    phases = []
+    for phase in phases_of(scenario):
+        done = next((d for plan, length, d in known if (plan, length) == (phase.plan, phase.seq_length)), None)
+        if done is None:
+            done = _simulated(phase_scenario(scenario, phase))
+            known.append((phase.plan, phase.seq_length, done))
+        phases.append(SimulatedPhase(phase, done))
+    return tuple(phases)
+
+
+def _simulated(scenario: Scenario) -> Simulated:
     scenario = replace(scenario, cluster=allocated(scenario.plan, scenario.cluster))
     workload = scenario_workload(scenario)
     step = simulate_step(scenario, workload)
-    run = scenario.run.with_step_time(scenario.plan.global_batch_size, step.step_time_s)
+    batch = scenario.plan.global_batch_size * step.around.clusters
+    run = scenario.run.with_step_time(batch, step.step_time_s)
     scenario = replace(scenario, run=run)
     return Simulated(scenario, workload, step, memory_report(workload, step.schedule.ranks))
 
@@ -114,18 +122,7 @@ def simulate_step(scenario: Scenario, workload: Workload | None = None, constant
             optimizer_s=updates.optimizer_s,
         ),
     )
-    return Step(schedule, slots, play(build_graph(schedule, times)), cluster.gpus)
-
-
-def step_time_s(scenario: Scenario, step: Step, global_batch_size: int, seq_length: int) -> float:
-    """Seconds of a step of `scenario` with another batch or sequence length; the plan's own is `step`."""
-    plan, run = scenario.plan, scenario.run
-    if (global_batch_size, seq_length) == (plan.global_batch_size, run.seq_length):
-        return step.step_time_s
-    changed = replace(
-        scenario, plan=replace(plan, global_batch_size=global_batch_size), run=replace(run, seq_length=seq_length)
-    )
-    return simulate_step(changed).step_time_s
+    return surrounded(scenario, Step(schedule, slots, play(build_graph(schedule, times)), cluster.gpus))
 
 
 def schedule_name(plan: Plan) -> str:

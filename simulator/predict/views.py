@@ -32,10 +32,11 @@ def phase_seconds(done: Simulated) -> dict[str, float]:
     gathering that nothing hides, gradient norm, optimizer. Waiting for stragglers stretches all of them alike: the
     exchanges inside every phase wait for the slowest rank of their groups.
     """
-    timeline = done.step.timeline
+    timeline, around = done.step.timeline, done.step.around
     alone = {kind: float(seconds.mean()) for kind, seconds in timeline.by_kind().items()}
     spent = done.step.breakdown()
-    stretch = done.step.step_time_s / (done.step.step_time_s - spent["straggler"])
+    inside_s = done.step.step_time_s - sum(around.waiting_s.values())
+    stretch = inside_s / (inside_s - spent["straggler"])
     phases = {
         "1F": alone.get("F", 0.0),
         "bubble": spent["bubble"] + spent["pp"],
@@ -44,4 +45,5 @@ def phase_seconds(done: Simulated) -> dict[str, float]:
         "1F1B": alone.get("FB", 0.0),
         "opt": spent["dp"] + spent["optimizer"] + spent["barrier"],
     }
-    return {name: seconds * stretch for name, seconds in phases.items()}
+    stretched = {name: seconds * stretch for name, seconds in phases.items()}
+    return stretched | dict(around.waiting_s)

@@ -59,7 +59,7 @@ def input_pipeline(found: Mapping[str, Any]) -> Iterable[Row]:
         yield "Input", f"keeps up: {rates}"
         return
     share, step = format_fraction(found["starved_fraction"]), step_seconds(found["step_time_s"])
-    yield "Input", f"starves the GPUs {share} of the time, a step takes {step}: {rates}"
+    yield "Input", f"starves the GPUs {share} of the time, so that a step takes {step}: {rates}"
 
 
 def local_sgd(found: Mapping[str, Any]) -> Iterable[Row]:

@@ -19,7 +19,7 @@ from simulator.stack import release
 
 if TYPE_CHECKING:
     from simulator.predict.prediction import Prediction
-    from simulator.scenario.schema import Scenario
+    from simulator.scenario.spec import Scenario
     from simulator.step.inequality import InequalityReport
 
 # What may be published of a run and is predicted under the same name, and which of it depends on how FLOPs are counted.

@@ -13,7 +13,7 @@ from typing import Any
 
 from hardware.problems import InputError, Problem
 from simulator.scenario.resolved import scenario_yaml
-from simulator.scenario.schema import Scenario
+from simulator.scenario.spec import Scenario
 
 MARK = ".traincast"
 

@@ -15,6 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from hardware.problems import printable
 from hardware.units import (
     format_bytes,
     format_count,
@@ -62,7 +63,8 @@ def evaluation_text(document: Mapping[str, Any], blocks: bool = True) -> str:
 
 
 def evaluation(document: Mapping[str, Any], blocks: bool = True) -> Group:
-    """The whole report; `blocks` False draws bars in ASCII."""
+    """The whole report; `blocks` False draws bars in ASCII. No text of the document steers the terminal."""
+    document = _printable(document)
     parts: list[RenderableType] = [
         _title(document["scenario"]),
         _understood(document),
@@ -76,6 +78,14 @@ def evaluation(document: Mapping[str, Any], blocks: bool = True) -> Group:
         _footer(document),
     ]
     return Group(*parts)
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value.strip())
+    if isinstance(value, Mapping):
+        return {key: _printable(item) for key, item in value.items()}
+    return [_printable(item) for item in value] if isinstance(value, list) else value
 
 
 def _can_print_blocks(console: Console) -> bool:
@@ -221,8 +231,21 @@ def _figures(document: Mapping[str, Any]) -> RenderableType:
             f"{format_count(tokens)} tokens in {format_seconds(document['training_time_s'])}, without failures",
         ),
     ]
+    rows += [("Phase", text) for phase in document.get("phases", ()) for text in _phase(phase, document)]
     rows += run_rows(document["run"], tokens)
     return Group("", _pairs(rows))
+
+
+def _phase(phase: Mapping[str, Any], document: Mapping[str, Any]) -> Iterable[str]:
+    """A phase of the run: its share, its own step and memory, and what its plan changes."""
+    batch = f"{phase['global_batch_size']:,} x {phase['seq_length']:,}"
+    step, mfu = step_seconds(phase["step_time_s"]), format_fraction(phase["mfu_fraction"])
+    share = f"{format_count(phase['tokens'])} tokens in {format_seconds(phase['training_time_s'])}"
+    yield f"{phase['name']}: {share}; steps of {batch} in {step}, {mfu} MFU"
+    used, capacity = phase["device_memory_bytes"], document["memory_capacity_bytes"]
+    fits = "fits" if phase["fits"] else "does not fit"
+    changes = ", ".join(f"{key} {_word(value)}" for key, value in phase["plan_changes"].items())
+    yield f"{fits}: {format_bytes(used)} of {format_bytes(capacity)}" + (f"; {changes}" if changes else "")
 
 
 def _footer(document: Mapping[str, Any]) -> RenderableType:

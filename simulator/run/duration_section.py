@@ -79,10 +79,14 @@ def _read_quantiles(section: Section, key: str, given: Mapping[Any, Any]) -> Dur
 
 def _read_seconds(section: Section, key: str, value: object) -> float:
     try:
-        return units.parse(value, "s", bare=False)
+        seconds = units.parse(value, "s", bare=False)
     except units.QuantityError as error:
         section.report(key, str(error))
         return 1.0
+    beyond = units.unreal(seconds, "s")
+    if beyond is not None:
+        section.report(key, beyond)
+    return seconds
 
 
 DURATION = Form(read_duration, DURATION_SCHEMA)

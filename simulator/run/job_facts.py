@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 
 from hardware.problems import InputError, Problem
 from simulator.run.checkpoints import SavePaths
 from simulator.run.fault_log import model_of
 from simulator.run.faults import FailureModel, settled
-from simulator.run.read import RunPhase, RunPolicies
+from simulator.run.read import RunPolicies
 from simulator.run.spares import spares_needed
 from simulator.run.specs import Power, Recovery, RunPrices, RunSpec, Segment
 
@@ -136,21 +135,3 @@ def _check_fit(policies: RunPolicies, facts: JobFacts, recovery: Recovery) -> No
         problems.append(policies.place.under("fault_log").problem(message))
     if problems:
         raise InputError(problems)
-
-
-def segments(
-    phases: tuple[RunPhase, ...], tokens: float, batch: int, seq_length: int, step_time_s: Callable[[int, int], float]
-) -> tuple[Segment, ...]:
-    """The phases with their tokens and step times; `step_time_s` maps (global_batch_size, seq_length) to seconds.
-
-    `batch` and `seq_length` are the plan's, for phases that do not say. Equal phases are priced once.
-    """
-    rest = tokens - sum(phase.tokens or 0.0 for phase in phases)
-    priced_once = cache(step_time_s)
-    stretches = []
-    for phase in phases or (RunPhase("main"),):
-        size = phase.global_batch_size or batch
-        length = phase.seq_length or seq_length
-        share = rest if phase.tokens is None else phase.tokens
-        stretches.append(Segment(phase.name, share, size * length, priced_once(size, length)))
-    return tuple(stretches)

@@ -10,7 +10,7 @@ from typing import Any
 from hardware import units
 from hardware.problems import InputError, Place
 from hardware.sections import Section
-from simulator.fields import Setting, object_schema, read_fields, read_values, setting
+from simulator.fields import METADATA, Form, Setting, object_schema, read_fields, read_values, setting
 from simulator.run.budget import AMOUNTS, Budget
 from simulator.run.checkpoints import CheckpointPolicy
 from simulator.run.fault_log import LogRow, observed_s, read_log
@@ -19,6 +19,14 @@ from simulator.run.read_failures import DEFAULT_FAILURES, NO_FAILURES, failure_m
 from simulator.run.specs import Recovery, Restart, RunPrices, Simulation
 
 INLINE = Place("inline")
+
+
+def _read_changes(section: Section, key: str) -> Mapping[str, Any]:
+    """Keys of the plan as written, which whoever reads the plan checks."""
+    return dict(section.section(key).data)
+
+
+CHANGES = Form(_read_changes, {"type": "object"})
 STALLING = ("none", "sync", "sharded")  # policies whose saves stop the job for as long as they are written
 WITH_COPIES = ("in-memory", "tiered")
 
@@ -33,6 +41,16 @@ class RunPhase:
     )
     global_batch_size: int | None = setting(None, Setting("Its batch in sequences; without it, the plan's.", 512))
     seq_length: int | None = setting(None, Setting("Its tokens of a sequence; without it, the run's.", 32768))
+    plan: Mapping[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            METADATA: Setting(
+                "Keys of the plan that differ in this phase; dp follows.",
+                {"cp": 8, "recompute": {"granularity": "full"}},
+                form=CHANGES,
+            )
+        },
+    )
 
 
 @dataclass(frozen=True, slots=True)

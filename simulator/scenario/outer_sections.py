@@ -6,16 +6,16 @@ stand-in there until the step is known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 from hardware.sections import Section
 from hardware.specs import Cluster
-from simulator.fields import hints, json_schema, key_of, read_fields
+from simulator.fields import hints, json_schema, key_of, read_values
 from simulator.outer_loop.input_pipeline import InputPipeline
 from simulator.outer_loop.local_sgd import LocalSgd
-from simulator.outer_loop.parameter_server import ParameterServer
+from simulator.outer_loop.parameter_server import MOST_WORKERS, ParameterServer
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.spec import Plan
 
@@ -31,7 +31,7 @@ STAND_IN: dict[str, dict[str, Any]] = {
         "worker_bytes_per_s": 1.0,
     },
 }
-SPECS: dict[str, Callable[..., Any]] = {
+SPECS: dict[str, Any] = {
     "input": InputPipeline,
     "local_sgd": LocalSgd,
     "parameter_server": ParameterServer,
@@ -52,16 +52,22 @@ NOTHING_AROUND = Surroundings()
 
 def read_surroundings(top: Section) -> Surroundings:
     """The sections as far as they are there; every problem is added to the scenario's."""
-    return Surroundings(**{name: _read(name, top.section(name)) for name in SPECS if name in top.data})
+    return Surroundings(**{name: _read(name, top) for name in SPECS if name in top.data})
 
 
-def _read(name: str, section: Section) -> Any:
-    before = len(section.problems)
+def _read(name: str, top: Section) -> Any:
+    """The section's spec; None where a problem of it was reported."""
+    before = len(top.problems)
+    section = top.section(name)
+    written = [spec.name for spec in fields(SPECS[name]) if spec.name not in STAND_IN[name]]
+    values = read_values(SPECS[name], section, written)
+    section.done()
+    if len(section.problems) > before:
+        return None
     try:
-        return read_fields(SPECS[name], section, STAND_IN[name])  # type: ignore[arg-type]
+        return SPECS[name](**values, **STAND_IN[name])
     except ValueError as error:
-        if len(section.problems) == before:
-            section.problems.append(section.place.problem(str(error)))
+        section.problems.append(section.place.problem(str(error)))
         return None
 
 
@@ -80,6 +86,9 @@ def unfit_surroundings(around: Surroundings, cluster: Cluster, plan: Plan) -> li
     if SHARDINGS[plan.sharding].shards_weights:
         found.append(("plan.sharding", "full keeps the parameters with the workers; beside a parameter server take "
                       "optimizer"))  # fmt: skip
+    if plan.dp > MOST_WORKERS:
+        found.append(("parameter_server", f"has {plan.dp:,} workers (plan.dp), each simulated by itself; at most "
+                      f"{MOST_WORKERS:,} are: take a larger tp, cp or pp"))  # fmt: skip
     found += [(f"parameter_server.slow.{worker}", f"does not exist; there are 0 to {plan.dp - 1}")
               for worker in around.parameter_server.slow if worker >= plan.dp]  # fmt: skip
     return found

@@ -17,7 +17,8 @@ from typing import Any
 
 from hardware.documents import Document
 from hardware.problems import Place
-from simulator.predict.prediction import Prediction, evaluate
+from simulator.predict.prediction import Prediction, evaluate, predict
+from simulator.predict.simulate import simulate
 from simulator.scenario.schema import load_scenario, read_scenario
 from validate.row import Row, Unsupported
 from validate.row_scenarios import scenario_of, step_only
@@ -64,7 +65,7 @@ def row(identifier: str) -> dict[str, Any]:
     """The figures of a published row, or why it has none."""
     found = published()[identifier]
     try:
-        return figures(evaluate(step_only(scenario_of(found)[0])))
+        return figures(predict(simulate(step_only(scenario_of(found)[0]))))
     except (Unsupported, ValueError) as reason:
         return {"unsupported": str(reason)}
 

@@ -222,3 +222,31 @@ def test_collective_gradients_prints_buckets_and_what_is_exposed() -> None:
     assert "busbw" in table.stdout
     assert traincast(*what, "--scheme", "push_pull", "--compression", "fp8").returncode == 2
     assert "write e.g. 64MiB,32x400MiB" in traincast(*what, "--layers", "ax3MiB").stderr
+
+
+def test_a_full_stdout_is_no_answer() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", "from simulator.cli import main; main()", "evaluate", str(TINY)],
+            stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False,
+        )  # fmt: skip
+    assert done.returncode == 70
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_of_the_program_is_no_answer() -> None:
+    broken = "import simulator.scenario.schema as s; s.load_scenario = lambda *a: 1 / 0; "
+    done = subprocess.run(
+        [sys.executable, "-c", broken + "from simulator.cli import main; main()", "evaluate", str(TINY)],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 70
+    assert "ZeroDivisionError" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_terminal_is_not_steered_by_names() -> None:
+    done = traincast("evaluate", str(TINY), "--set", 'name="a\\e[31mb"')
+    assert "\x1b" not in done.stdout
+    assert "a\\x1b[31mb" in done.stdout

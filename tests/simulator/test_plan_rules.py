@@ -180,3 +180,18 @@ def test_layout_verdicts_are_megatrons(row: dict) -> None:
     found = violations(facts, replace(plan, layout=row["layout"]), gpus=row["pp"], seq_length=4096)
     assert {violation.rule for violation in found} <= {"layout_is_whole", "layout_keeps_mtp_in_last_chunk"}
     assert bool(found) == (not row["accepted"] or row["layout"] in LOSS_BEFORE_LAST_STAGE)
+
+
+def test_a_proposed_degree_breaks_no_rule_at_all() -> None:
+    """384 experts on 144 ranks of a stage: ep 48 divides both; 64 and 96 only the experts, 36 and 72 only the ranks."""
+    from hardware.problems import InputError
+    from simulator.scenario.schema import load_scenario
+    from tests.command import ROOT
+
+    changes = ["cluster.gpus=1152", "plan.tp=1", "plan.cp=1", "plan.pp=8", "plan.global_batch_size=1440"]
+    for ep in (63, 64, 72, 96):
+        with pytest.raises(InputError) as caught:
+            load_scenario(ROOT / "scenarios" / "kimi-k2-10240xh100.yaml", [*changes, f"plan.ep={ep}"])
+        told = [each.message for each in caught.value.problems if each.key == "plan.ep"]
+        assert told
+        assert all("right would be: ep 48" in message for message in told), told

@@ -17,7 +17,7 @@ from simulator.run.budget import Budget, read_budget
 from simulator.run.durations import Duration
 from simulator.run.fault_timeline import draw
 from simulator.run.faults import CRASH, FailureModel, FaultClass, Machines, mean_time_between_s, settled
-from simulator.run.job_facts import JobFacts, run_spec, segments
+from simulator.run.job_facts import JobFacts, run_spec
 from simulator.run.montecarlo import simulate
 from simulator.run.read import KEYS, PARTS, read_run, run_schema
 from simulator.run.read_failures import failure_model, preset, presets
@@ -193,30 +193,6 @@ def test_an_unknown_rate_needs_spares_for_its_worse_half() -> None:
     assert enough(needed + 1) > 0.9895
     assert enough(needed - 1) < 0.9905
     assert needed > spares_needed(replace(model, rate_sigma=0.0), 4096)
-
-
-def test_phases_take_their_tokens_and_their_step_times() -> None:
-    policies = read_run(
-        {
-            "tokens": "15T",
-            "phases": [
-                {"name": "ramp", "tokens": "200B", "global_batch_size": 512},
-                {"name": "main"},
-                {"name": "long", "tokens": "800B", "seq_length": 32768, "global_batch_size": 128},
-            ],
-        }
-    )
-    asked = []
-
-    def step_time_s(batch: int, seq_length: int) -> float:
-        asked.append((batch, seq_length))
-        return batch * seq_length / 1e6
-
-    ramp, main, long = segments(policies.phases, 15e12, 1024, 4096, step_time_s)
-    assert asked == [(512, 4096), (1024, 4096), (128, 32768)]
-    assert (ramp.tokens, main.tokens, long.tokens) == (200e9, 14e12, 800e9)
-    assert long.tokens_per_step == 128 * 32768
-    assert main.work_s == pytest.approx(14e12 / 1e6, rel=1e-6)
 
 
 @pytest.mark.parametrize(

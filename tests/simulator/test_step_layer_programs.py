@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulator.predict.simulate import Step, simulate_step
+from simulator.predict.simulate import simulate_step
+from simulator.predict.step import Step
 from simulator.scenario.schema import Scenario, load_scenario
 from simulator.step.graph import KIND, KINDS, STREAM, slot_pieces
 from simulator.step.layer_programs import Programs, grid_of, study_plan

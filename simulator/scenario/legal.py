@@ -1,0 +1,125 @@
+"""May this plan run this model on this cluster? Every reason why not, of the scenario's plan and of every phase."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hardware.precisions import OFFERED, PRECISIONS
+from hardware.problems import InputError, Place, Problem
+from hardware.specs import Cluster
+from simulator.fields import wrong_values
+from simulator.model.spec import Model
+from simulator.optimizers import OPTIMIZERS
+from simulator.plan.rules import check
+from simulator.plan.spec import Plan
+from simulator.scenario.outer_sections import unfit_surroundings
+from simulator.scenario.phases import Phase, phase_scenario, phases_of
+from simulator.scenario.spec import Run, Scenario
+from simulator.scenario.spread_section import unfit
+
+MOST_SLOTS = 1_000_000
+
+
+def problems(scenario: Scenario, top: Place) -> list[Problem]:
+    """Everything that keeps a scenario from being simulated, of its own plan first, then of each phase's."""
+    found = wrong_fields(scenario)
+    if not found:
+        found = [*_unfit(scenario), *_unfit_phases(scenario)]
+    return [top.under(key).problem(message) for key, message in dict.fromkeys(found)]
+
+
+def validated(scenario: Scenario) -> Scenario:
+    """The scenario itself. Raises InputError with every problem, as reading it from a file would."""
+    found = problems(scenario, Place(scenario.file))
+    if found:
+        raise InputError(found)
+    return scenario
+
+
+def wrong_fields(scenario: Scenario) -> list[tuple[str, str]]:
+    """Fields of the wrong type or out of their range, which no file can bring in but Python can."""
+    counts = {"cluster.gpus": scenario.cluster.gpus, "run.seq_length": scenario.run.seq_length}
+    found = [
+        (key, f"must be a whole number from 1 up, not {value!r}")
+        for key, value in counts.items()
+        if type(value) is not int or value < 1
+    ]
+    found += wrong_values(scenario.plan, "plan")
+    for number, plan in scenario.phase_plans.items():
+        found += wrong_values(plan, f"run.phases.{number}.plan")
+    for name in ("input", "local_sgd", "parameter_server"):
+        section = getattr(scenario.around, name)
+        found += wrong_values(section, name) if section is not None else []
+    return found
+
+
+def _unfit(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    """What is wrong with the scenario's own plan, as (key, message)."""
+    model, cluster, plan, run = scenario.model, scenario.cluster, scenario.plan, scenario.run
+    yield from illegal(model, cluster, plan, run)
+    yield from unfit_surroundings(scenario.around, cluster, plan)
+    if scenario.spread is not None:
+        yield from unfit(scenario.spread, model, cluster, plan)
+
+
+def _unfit_phases(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    """What a phase's own plan, batch or sequence length breaks of what the scenario's keeps."""
+    own = set(_unfit(scenario))
+    for phase in phases_of(scenario):
+        changed = phase_scenario(scenario, phase)
+        broken = illegal(changed.model, changed.cluster, changed.plan, changed.run)
+        unfed = unfit_surroundings(changed.around, changed.cluster, changed.plan)
+        for key, message in (*broken, *unfed):
+            if (key, message) not in own:
+                yield _phase_key(phase, key), f"phase {phase.name}: {message}"
+
+
+def _phase_key(phase: Phase, key: str) -> str:
+    """Where a phase says what the scenario says under `key`."""
+    section, _, name = key.partition(".")
+    if section == "run":
+        return f"{phase.key}.{name}"
+    if name == "global_batch_size" and phase.batch_apart:
+        return f"{phase.key}.{name}"
+    return f"{phase.key}.{key}" if section == "plan" else key
+
+
+def illegal(model: Model, cluster: Cluster, plan: Plan, run: Run) -> list[tuple[str, str]]:
+    """What keeps a plan from running, as (key, message): broken rules, what the GPU lacks, what is not modelled."""
+    broken = check(model, plan, gpus=cluster.gpus, seq_length=run.seq_length)
+    found = [(violation.key, violation.message) for violation in broken]
+    part = cluster.accelerator
+    able = [name for name, each in PRECISIONS.items() if not each.lacks(part.peak_flops_per_s)]
+    if plan.precision not in able:
+        offered = ", ".join(name for name in OFFERED if name in able)
+        found.append(("plan.precision", f"{part.name} cannot compute in {plan.precision}; it can in {offered}"))
+    products = OPTIMIZERS[plan.optimizer.kind].products
+    if products is not None and products.precision not in able:
+        why = f"{plan.optimizer.kind} computes in {products.precision}, which {part.name} lacks; take adamw"
+        found.append(("plan.optimizer.kind", why))
+    if not any(violation.rule == "counts_are_positive" for violation in broken):
+        found += _beyond(plan, run)
+    return found
+
+
+def _beyond(plan: Plan, run: Run) -> list[tuple[str, str]]:
+    """Figures far beyond any real run, which would only exhaust memory or arithmetic, as (key, message)."""
+    slots = plan.microbatches * plan.pp * plan.vpp
+    limits = {
+        "run.seq_length": (run.seq_length, 10**9),
+        "run.tokens": (run.tokens, 1e18),
+        "plan.micro_batch_size": (plan.micro_batch_size, 10**6),
+        "plan.vocab_divisible_by": (plan.vocab_divisible_by, 10**6),
+        "plan.expert_imbalance": (plan.expert_imbalance, 1e4),
+        "plan.capacity_factor": (plan.capacity_factor or 0, 1e4),
+    }
+    found = [(key, f"{value:g} is beyond {most:g}, the most that is modelled") for key, (value, most) in limits.items()
+             if value > most]  # fmt: skip
+    if run.tokens < plan.global_batch_size * run.seq_length:
+        key = "run.samples" if run.budget is not None and run.budget.samples is not None else "run.tokens"
+        amount = f"{run.tokens:g} is" if key == "run.tokens" else f"{run.tokens:g} tokens are"
+        found.append((key, f"{amount} less than one step: {plan.global_batch_size} x {run.seq_length}"))
+    if slots > MOST_SLOTS:
+        what = f"{plan.microbatches} micro-batches per replica make {slots} slots; at most {MOST_SLOTS} are simulated"
+        found.append(("plan.global_batch_size", f"{what}, take a larger micro_batch_size"))
+    return found

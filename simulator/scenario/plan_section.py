@@ -1,0 +1,131 @@
+"""The scenario's `plan` section: what is written, what its software stack sets, and what follows from the rest."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any
+
+from hardware.precisions import PRECISIONS, UNSPECIFIED_FP8
+from hardware.sections import Section
+from hardware.specs import Cluster
+from simulator.fields import read_fields
+from simulator.model.spec import Model, MoE
+from simulator.plan.spec import Plan
+from simulator.scenario.stack_section import ChosenStack, PlanFacts, read_stack, stack_settings, with_settings
+from simulator.schedules import default_schedule
+from simulator.stack import default_stack
+
+MOST_GPUS = 10_000_000
+
+
+def spare_gpus_within(data: Mapping[str, Any], gpus_per_node: int) -> int:
+    """GPUs of the spare nodes that are among cluster.gpus (run.spares.within), as far as they can be read."""
+    run = data.get("run")
+    spares = run.get("spares") if isinstance(run, Mapping) else None
+    if not isinstance(spares, Mapping) or spares.get("within") is not True:
+        return 0
+    counts = [spares.get(key) for key in ("hot", "cold")]
+    return gpus_per_node * sum(count for count in counts if isinstance(count, int) and _is_count(count))
+
+
+def without_spares(cluster: Cluster, spare_gpus: int, top: Section) -> Cluster:
+    """The cluster that is left for the job."""
+    if spare_gpus < cluster.gpus:
+        return replace(cluster, gpus=cluster.gpus - spare_gpus)
+    message = f"takes {spare_gpus} of cluster.gpus {cluster.gpus}: nothing is left for the job; give fewer spares"
+    top.problems.append(top.place.under("run").under("spares").problem(message))
+    return cluster
+
+
+def gpus_of(top: Section, spare_gpus: int) -> int | None:
+    """The job's number of GPUs as far as it can be read, whatever else is wrong with the cluster."""
+    cluster = top.data.get("cluster")
+    gpus = cluster.get("gpus") if isinstance(cluster, Mapping) else None
+    if not isinstance(gpus, int) or not _is_count(gpus):
+        return None
+    return gpus - spare_gpus if gpus > spare_gpus else None
+
+
+def read_plan_stack(top: Section) -> ChosenStack:
+    """The software stack that the plan names, whatever else is wrong with the plan."""
+    plan = top.data.get("plan")
+    written = plan.get("stack") if isinstance(plan, Mapping) else None
+    return read_stack(written, top.place.under("plan").under("stack"))
+
+
+def read_plan(
+    section: Section, gpus: int | None, model: Model | None, chosen: ChosenStack | None, settings: dict[str, Any]
+) -> Plan:
+    """The plan as written, with what follows from the rest: what its stack sets unless it is written (added to
+    `settings`), dp fills the GPUs, the schedule follows pp and vpp."""
+    section.seen.add("stack")
+    stack = chosen.stack if chosen else default_stack()
+    if chosen:
+        if section.data.get("precision") == UNSPECIFIED_FP8:
+            section.data = {**section.data, "precision": chosen.release.plain_fp8}
+            settings["precision"] = chosen.release.plain_fp8
+        facts = _plan_facts(section.data, gpus, model)
+        if facts:
+            found = stack_settings(chosen, section.data, facts)
+            section.data = with_settings(section.data, found)
+            settings |= found
+    degrees = {name: section.data.get(name, 1) for name in ("tp", "cp", "pp", "vpp")}
+    if all(map(_is_count, degrees.values())):
+        vpp = degrees.pop("vpp")
+        schedule = default_schedule(degrees["pp"], vpp)
+        section.data = {"schedule": schedule, **section.data}
+        if gpus is not None:
+            _fill_gpus(section, gpus, degrees)
+    _leave_out_main_params(section)
+    if not section.broken:
+        section.data = {"dp": 1, **section.data}  # a stand-in where dp could not be derived: that was reported
+    return read_fields(Plan, section, known={"stack": stack})
+
+
+def _leave_out_main_params(section: Section) -> None:
+    """32-bit weights have no main copy beside them unless one is asked for."""
+    precision = PRECISIONS.get(str(section.data.get("precision")))
+    optimizer = section.data.get("optimizer", {})
+    if precision is None or not precision.full_width or not isinstance(optimizer, Mapping):
+        return
+    section.data = {**section.data, "optimizer": {"main_params": None, **optimizer}}
+
+
+def _plan_facts(plan: Mapping[str, Any], gpus: int | None, model: Model | None) -> PlanFacts | None:
+    """What decides which settings of a stack apply; None where the degrees cannot be read."""
+    degrees = {name: plan.get(name, 1) for name in ("tp", "cp", "pp", "ep")}
+    if not all(map(_is_count, degrees.values())):
+        return None
+    precision = PRECISIONS.get(str(plan.get("precision", "bf16")))
+    return PlanFacts(
+        **degrees,
+        gpus=gpus or math.prod(degrees.values()),
+        experts=model is not None and any(isinstance(layer.ffn, MoE) for layer in model.layers),
+        quantized=precision is not None and precision.quantized,
+        fp8=precision is not None and precision.gathers_low,
+    )
+
+
+def _fill_gpus(section: Section, gpus: int, degrees: Mapping[str, int]) -> None:
+    """Derives dp where it was left out; reports a plan that does not use every GPU of the cluster exactly once."""
+    replica = math.prod(degrees.values())
+    written, dp = " x ".join(f"{name} {degree}" for name, degree in degrees.items()), section.data.get("dp")
+    if gpus % replica:
+        products = dict(zip(degrees, accumulate(degrees.values(), operator.mul), strict=True))
+        culprit = next(name for name, product in products.items() if gpus % product)
+        nearest = " or ".join(str(n * replica) for n in (gpus // replica, gpus // replica + 1) if n)
+        section.report(culprit, f"{written} = {replica} GPUs to a replica does not divide the cluster's {gpus}; change "
+                       f"a degree, or take {nearest} GPUs")  # fmt: skip
+    elif dp is None:
+        section.data = {"dp": gpus // replica, **section.data}
+    elif _is_count(dp) and dp * replica != gpus:
+        section.report("dp", f"is {dp}, but {written} x dp {dp} = {dp * replica} GPUs and the cluster has {gpus}; "
+                       f"leave dp out, or write {gpus // replica}")  # fmt: skip
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value < MOST_GPUS

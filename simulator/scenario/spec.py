@@ -1,0 +1,82 @@
+"""What a scenario holds: model, cluster, plan and run, the phases of the run, and what surrounds the step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from hardware.specs import Cluster
+from simulator.model.spec import Model
+from simulator.plan.spec import Plan
+from simulator.run.budget import Budget
+from simulator.run.read import RunPolicies
+from simulator.scenario.outer_sections import NOTHING_AROUND, Surroundings
+from simulator.step.spread import Spread
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is trained on: sequences of `seq_length` tokens, `tokens` in all; `policies` say how the run is kept up
+    (None: nothing ever breaks, and the whole run is not simulated).
+
+    `tokens` is nan for a `budget` in days (None: `tokens` is all that was said) until the step has been simulated.
+    """
+
+    seq_length: int
+    tokens: float
+    policies: RunPolicies | None = None
+    budget: Budget | None = None
+
+    def with_step_time(self, global_batch_size: int, step_time_s: float) -> Run:
+        """The run with the tokens that its days leave time for."""
+        if self.budget is None or self.budget.days is None:
+            return self
+        return replace(self, tokens=self.budget.tokens_in_all(global_batch_size, step_time_s))
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What the world measured for this very scenario, with its source; what is not known is left out.
+
+    `flops_convention` names how FLOPs and MFU were counted (simulator.model.flops).
+    """
+
+    source: str
+    step_time_s: float | None = None
+    tokens_per_s_per_gpu: float | None = None
+    model_flops_per_s_per_gpu: float | None = None
+    mfu_fraction: float | None = None
+    flops_convention: str | None = None
+    training_time_s: float | None = None
+    peak_memory_bytes: float | None = None
+    notes: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One question: this model, on this cluster, laid out by this plan, for this run.
+
+    `phase_plans` are the plans of those phases of the run that change the plan, by the phase's number.
+    `spread` says what makes GPUs unequal (None: nothing does), `around` what surrounds the step. `file` is where it
+    was read and `written` its data with the overrides applied; `warnings` name settings that are legal and change
+    nothing. `stack_named`: the file names the plan's software stack; `stack_settings` are the plan's keys, dotted, that
+    the stack decided.
+    """
+
+    name: str
+    question: str
+    model: Model
+    cluster: Cluster
+    plan: Plan
+    run: Run
+    source: str | None = None
+    published: Published | None = None
+    spread: Spread | None = None
+    around: Surroundings = NOTHING_AROUND
+    phase_plans: Mapping[int, Plan] = field(default_factory=dict)
+    file: str = "scenario"
+    written: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    warnings: tuple[str, ...] = ()
+    stack_named: bool = field(default=True, compare=False)
+    stack_settings: Mapping[str, Any] = field(default_factory=dict, compare=False)
