@@ -21,6 +21,10 @@ from simulator.scenario.spec import Scenario
 from simulator.workload.states import adapter_parameters, optimizer_bytes, parameter_bytes
 
 
+NODES_PLAYED = 10_000_000  # over all runs: some 15 s
+FEWEST_RUNS = 10
+
+
 @dataclass(frozen=True, slots=True)
 class Stretch:
     """A stretch of the run, the step that it takes, and what its plan says of the job."""
@@ -45,9 +49,19 @@ def whole_run_spec(done: Simulated) -> RunSpec | None:
     policies = scenario.run.policies
     if policies is None:
         return None
-    spec = run_spec(policies, job_facts(done, policies))
+    spec = affordable(run_spec(policies, job_facts(done, policies)))
     interval_s = step_time_interval_s(scenario, step_s)
     return replace(spec, uncertainty=step_uncertainty(step_s, interval_s, spec.failures.rate_sigma))
+
+
+def affordable(spec: RunSpec) -> RunSpec:
+    """The run played as often as its nodes allow: of very large jobs chance averages out within few runs."""
+    nodes, simulation = spec.machines.nodes, spec.simulation
+    most = max(FEWEST_RUNS, NODES_PLAYED // nodes)
+    if simulation.runs <= most:
+        return spec
+    told = f"{most} runs are played, not {simulation.runs:,}: each has {nodes:,} nodes"
+    return replace(spec, simulation=replace(simulation, runs=most), assumptions=(*spec.assumptions, told))
 
 
 def stretches(done: Simulated) -> tuple[Stretch, ...]:
