@@ -208,10 +208,11 @@ def wrong_values(value: Any, key: str) -> list[tuple[str, str]]:
         at = f"{key}.{key_of_field(spec, hint)}"
         if held is None and is_optional(hint):
             continue
-        if is_dataclass(hint) and isinstance(held, cast("type", hint)):
+        wanted = strip_none(hint) if is_optional(hint) else hint
+        if is_dataclass(wanted) and isinstance(held, cast("type", wanted)):
             found += wrong_values(held, at)
         else:
-            found += [(at, why) for why in _wrong_value(spec, strip_none(hint) if is_optional(hint) else hint, held)]
+            found += [(at, why) for why in _wrong_value(spec, wanted, held)]
     return found
 
 
@@ -233,6 +234,7 @@ def _wrong_value(spec: Field[Any], hint: Any, held: Any) -> list[str]:
 
 
 WORDS = {int: "a whole number", bool: "true or false", str: "text"}
+
 # -- what a field is ----------------------------------------------------------------------------------------------
 
 
