@@ -20,7 +20,6 @@ from simulator.run.uncertainty import step_uncertainty
 from simulator.scenario.spec import Scenario
 from simulator.workload.states import adapter_parameters, optimizer_bytes, parameter_bytes
 
-
 NODES_PLAYED = 10_000_000  # over all runs: some 15 s
 FEWEST_RUNS = 10
 
