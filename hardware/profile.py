@@ -91,7 +91,8 @@ def applied(cluster: Cluster, profile: Profile, at: Place) -> Cluster:
     A part that the catalogue prices by the measured one's curves (H800 by H100) keeps its scale.
     """
     part = cluster.accelerator
-    same = part.corrected_as == profile.part and not is_borrowed(part)
+    derived = part.corrected_as == profile.part and not is_borrowed(part)
+    same = derived or part.name.lower() == profile.part
     if not same and part.kernels != profile.part:
         raise InputError([at.problem(f"was measured on {profile.part}, the cluster is of {part.name}: calibrate "
                                      f"there, or take a node of {profile.part}")])  # fmt: skip
