@@ -17,6 +17,7 @@ from hardware.precisions import FORMATS, REFERENCE
 from hardware.problems import InputError, Place, Problem, one_of
 from hardware.sections import Section
 from hardware.specs import (
+    FLOWS_PER_PORT,
     GENERATIONS,
     Accelerator,
     Cluster,
@@ -149,6 +150,9 @@ def _misfits(gpus: int, server: Node, network: Fabric) -> list[tuple[str, str]]:
     if gpus > server.gpus and gpus % server.gpus:
         return [("gpus", f"{gpus} do not fill servers of {server.gpus}; {gpus - gpus % server.gpus} or "
                  f"{gpus - gpus % server.gpus + server.gpus} would")]  # fmt: skip
+    if network.graph:
+        # How many GPUs a graph holds is checked where it is read.
+        return []
     reach = network.tiers[-1].reach_gpus if network.tiers else server.scale_up.domain_gpus
     if gpus > reach:
         return [("fabric", f"{network.name} joins at most {reach} GPUs of {server.name}, {gpus} are wanted; take one "
@@ -415,13 +419,32 @@ def _read_fabric(section: Section) -> Fabric:
         cost_usd_per_endpoint=section.quantity("cost_per_endpoint", "usd", None, zero=True),
         power_w_per_endpoint=section.quantity("power_per_endpoint", "w", 0.0, zero=True),
         sources=section.sources,
+        flows_per_port=section.count("flows_per_port", FLOWS_PER_PORT),
+        collnet=section.flag("collnet", False),
+        graph=_read_graph(section, kind),
     )
+    if found.collnet and not found.in_network_reduction:
+        section.report("collnet", "needs switches that reduce: write in_network_reduction: true, or leave collnet out")
     reaches = [tier.reach_gpus for tier in tiers if tier.reach_gpus]
     if reaches != sorted(reaches):
         section.report("tiers", f"must be listed lowest first, reaching ever more GPUs, not {reaches}")
     section.done()
     section.raise_problems()
     return found
+
+
+def _read_graph(section: Section, kind: str) -> str:
+    """The path of a custom fabric's graph, beside the entry's own file; empty without one."""
+    name = section.text("graph", None)
+    if name is None:
+        return ""
+    if kind != "custom":
+        section.report("graph", f"goes with kind: custom, not {kind}")
+    path = (Path(section.place.file).parent / name).resolve()
+    if not path.is_file():
+        section.report("graph", f"there is no file {path}")
+        return ""
+    return str(path)
 
 
 def _read_tier(part: Section) -> SwitchTier:

@@ -9,12 +9,15 @@ from typing import Literal
 from hardware.problems import one_of
 
 ScaleUpKind = Literal["nvswitch", "mesh", "cube_mesh"]
-NicTechnology = Literal["infiniband", "roce", "efa", "efa_v1", "tcpx", "omnipath"]
+NicTechnology = Literal["infiniband", "roce", "efa", "efa_v1", "tcpx", "tcpxo", "omnipath"]
 FabricKind = Literal["rail_optimized", "clos", "multi_plane", "dragonfly", "torus", "single_switch", "custom"]
-# The generations that can be priced. Where the collectives of one were not measured (Volta, AMD's, processors), or NCCL
-# does not know it, those of `STAND_IN` are assumed: RCCL's tuner has the form of NCCL's.
+# The generations that can be priced. Where the collectives of one were not measured (Volta, processors), or NCCL does
+# not know it, those of the closest or of `STAND_IN` are assumed: RCCL's tuner has the form of NCCL's.
 GENERATIONS = ("volta", "ampere", "hopper", "blackwell", "cdna3", "cdna4", "cpu")
 STAND_IN = "hopper"
+_CLOSER = {"cdna4": "cdna3"}
+# Flows of one GPU to a peer, which hashing spreads over equal links: 16 (Llama 3 paper, section 3.3.1).
+FLOWS_PER_PORT = 16
 
 
 def priced_as(generation: str, measured: Collection[str]) -> str:
@@ -26,7 +29,8 @@ def priced_as(generation: str, measured: Collection[str]) -> str:
         return generation
     if generation not in GENERATIONS:
         raise ValueError(f"generation: {one_of(generation, GENERATIONS)}")
-    return STAND_IN
+    closer = _CLOSER.get(generation, STAND_IN)
+    return closer if closer in measured else STAND_IN
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +155,9 @@ class Fabric:
     """The scale-out network by tiers. `planes` separate networks carry equal shares (multi-plane fat trees).
 
     `rails`: leaf switches join equal local indices of many nodes. `adaptive_routing`: packets are sprayed over
-    equal paths; otherwise flows are hashed. `in_network_reduction`: the switches reduce (SHARP).
+    equal paths; otherwise flows are hashed, `flows_per_port` of each GPU at once to a peer. `in_network_reduction`: the
+    switches can reduce (SHARP), and `collnet` says that jobs have them do it (NCCL_COLLNET_ENABLE=1, NCCL's default
+    being 0). `graph` is the file of a fabric of kind custom.
     """
 
     name: str
@@ -164,6 +170,9 @@ class Fabric:
     cost_usd_per_endpoint: float | None = None
     power_w_per_endpoint: float = 0.0
     sources: Mapping[str, str] = field(default_factory=dict)
+    flows_per_port: int = FLOWS_PER_PORT
+    collnet: bool = False
+    graph: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from hardware.collectives import OPERATIONS, ExpertExchange, Group, Links, collective_s, combine_s, dispatch_s
+from hardware.collectives.closed_form import MEASURED_LINK_S
 from hardware.collectives.experts import copies, token_bytes
 
 COLUMNS = ("sweep_id", "op", "gpu", "n_gpus", "n_nodes", "size_bytes", "time_us", "algbw_GBps", "fabric", "source")
@@ -27,12 +28,17 @@ PUBLISHED = Path(__file__).parent / "published" / "collectives.csv"
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What a measured machine was, as far as its source tells: links of one GPU, per direction."""
+    """What a measured machine was, as far as its source tells: links of one GPU, per direction.
+
+    `domain_gpus`: of a scale-up domain that spans servers (NVL72); 0 where a server is one.
+    """
 
     generation: str
     scale_up_bytes_per_s: float
     multicast: bool
     cpu_vendor: str = "intel"
+    domain_gpus: int = 0
+    mesh_gpus: int = 0
 
 
 # NVLink per direction and NVSwitch multicast by part: vendor figures as in the hardware catalogue.
@@ -43,6 +49,9 @@ MACHINES = {
     "H200-SXM-141GB": Machine("hopper", 450e9, True),
     "H800-SXM": Machine("hopper", 200e9, True),
     "B200-SXM-180GB": Machine("blackwell", 900e9, True),
+    "GB200-NVL72": Machine("blackwell", 900e9, True, "nvidia", 72),
+    "GB300-NVL72": Machine("blackwell", 900e9, True, "nvidia", 72),
+    "MI300X": Machine("cdna3", 448e9, False, "amd", 0, 8),
 }
 # Scale-out port per GPU by the fabric column: bytes/s, technology, one-way latency. EFA packet latency 9 us (v1) and
 # 6.5 us (v2, v3), RoCE across leaves 5.6 us, InfiniBand 2.8 us; TCPX goes through host memory and has no such figure.
@@ -50,6 +59,8 @@ PORTS = {
     "EFA v1": (6.25e9, "efa_v1", 9e-6),
     "EFA v2": (50e9, "efa", 6.5e-6),
     "RoCE": (25e9, "roce", 5.6e-6),
+    "xGMI": (50e9, "roce", 3.6e-6),
+    "GPUDirect-TCPXO": (25e9, "tcpxo", 11e-6),
     "GPUDirect-TCPX": (12.5e9, "tcpx", 5.6e-6),
     "CX7": (50e9, "infiniband", 2.8e-6),
     "NVLink": (50e9, "infiniband", 2.8e-6),
@@ -69,8 +80,19 @@ def links_of_row(gpu: str, fabric: str) -> Links:
     if gpu not in MACHINES:
         raise ValueError(f"gpu {gpu!r}: known are {', '.join(MACHINES)}")
     machine, (bandwidth, technology, latency_s) = MACHINES[gpu], port_of(fabric)
-    return Links(machine.generation, machine.cpu_vendor, machine.scale_up_bytes_per_s, 0.9e-6, machine.multicast,
-                 bandwidth, technology, (latency_s,), (1.0,), False)  # fmt: skip
+    return Links(
+        generation=machine.generation,
+        cpu_vendor=machine.cpu_vendor,
+        scale_up_bytes_per_s=machine.scale_up_bytes_per_s,
+        scale_up_latency_s=MEASURED_LINK_S,
+        multicast=machine.multicast,
+        nic_bytes_per_s=bandwidth,
+        nic_technology=technology,
+        tier_latencies_s=(latency_s,),
+        tier_oversubscription=(1.0,),
+        in_network_reduction=False,
+        mesh_gpus=machine.mesh_gpus,
+    )
 
 
 def read_measurements(path: str | Path) -> pd.DataFrame:
@@ -132,14 +154,21 @@ def _exchange_seconds(row: Mapping[Hashable, Any]) -> float:
         return float(row["measured_s"])
     known = _exchange(row)
     assert known is not None
-    domains, gpus = copies(known[0], Group(float(row["n_gpus"]), row["n_gpus"] / row["n_nodes"]))
+    domains, gpus = copies(known[0], group_of_row(row))
     counted = known[0].tokens * (gpus if row["n_nodes"] == 1 else domains)
     return float(counted * token_bytes(known[0].hidden, row["operation"] == "dispatch") / (row["algbw_GBps"] * 1e9))
 
 
+def group_of_row(row: Mapping[Hashable, Any]) -> Group:
+    """The communicator of a row; servers of one scale-up domain (NVL72) count as one place."""
+    domain = MACHINES[row["gpu"]].domain_gpus if row["gpu"] in MACHINES else 0
+    places = min(row["n_nodes"], np.ceil(row["n_gpus"] / domain)) if domain else row["n_nodes"]
+    return Group(float(row["n_gpus"]), row["n_gpus"] / places)
+
+
 def _prediction(row: Mapping[Hashable, Any], machine: Links | None) -> tuple[float, float, str, str]:
     links = machine or links_of_row(row["gpu"], row["fabric"])
-    group = Group(float(row["n_gpus"]), row["n_gpus"] / row["n_nodes"])
+    group = group_of_row(row)
     if row["operation"] in OPERATIONS:
         time = collective_s(row["operation"], row["size_bytes"], group, links)
         return float(time.seconds), float(time.bound_s), time.algorithm, time.protocol

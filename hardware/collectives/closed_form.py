@@ -20,6 +20,7 @@ from hardware.arrays import Floats, Number
 from hardware.collectives.algorithms import ALGORITHMS, asked_for, candidates
 from hardware.collectives.group import Group, Links, links_of
 from hardware.collectives.tuner import DATA, constants, estimate, generation_of, plateau, tree_correction
+from hardware.collectives.uplinks import uplink_slowdown
 from hardware.specs import Cluster, priced_as
 
 
@@ -38,6 +39,10 @@ class CollectiveTime:
 
 class BelowBound(AssertionError):
     """A time came out shorter than the links could carry the bytes: a fault of the model, never an answer."""
+
+
+# Latency of a link inside a domain on the measured machines, as the hardware catalogue has it.
+MEASURED_LINK_S = 936e-9
 
 
 class Curve(NamedTuple):
@@ -164,21 +169,6 @@ class Tariff(NamedTuple):
     plateau_bytes: Number
 
 
-def uplink_slowdown(operation: str, group: Group, links: Links) -> Number:
-    """How much longer the network part takes where uplinks are oversubscribed.
-
-    Rings and trees leave a block once per `domains_per_block` domains, all-to-all with every peer outside it.
-    """
-    oversubscription = np.asarray(links.tier_oversubscription)[group.tier]
-    k, inside = group.domains, group.domains_per_block
-    crossing: Number
-    if operation == "all_to_all":
-        crossing = np.maximum(k - inside, 0.0) / np.maximum(k - 1.0, 1.0)
-    else:
-        crossing = 1.0 / inside
-    return np.maximum(1.0, oversubscription * crossing)
-
-
 def hop_latency_s(algorithm: str, group: Group, links: Links) -> Number:
     """One network step: to the farthest member, or for rings, that go from neighbour to neighbour, on the average.
 
@@ -190,6 +180,25 @@ def hop_latency_s(algorithm: str, group: Group, links: Links) -> Number:
         return top
     below: Number = latencies[np.maximum(np.asarray(group.tier) - 1, 0)]
     return below + (top - below) / group.domains_per_block
+
+
+def scale_up_step_s(terms: Curve, links: Links) -> float:
+    """One step inside a domain; the curves were measured on links of MEASURED_LINK_S."""
+    return max(0.0, terms.step_s + links.scale_up_latency_s - MEASURED_LINK_S)
+
+
+def scale_up_share(operation: str, algorithm: str, group: Group, links: Links) -> Number:
+    """Bytes out of the busiest GPU over its links inside a domain, per byte of size.
+
+    Across the domains of a mesh no less than inside one of them: a ring leaves idle the link that would close it, and
+    its other links carry what they carry inside.
+    """
+    n, g, k = group.ranks, group.ranks_per_domain, group.domains
+    share = ALGORITHMS[algorithm](operation, n, g, k).scale_up
+    if not links.mesh_gpus or algorithm not in ("ring", "tree"):
+        return share
+    alone = ALGORITHMS[algorithm](operation, g, g, np.ones_like(np.asarray(g, dtype=float))).scale_up
+    return np.where(k > 1, np.maximum(share, alone), share)
 
 
 class _Price(NamedTuple):
@@ -209,7 +218,7 @@ def _price(operation: str, pair: tuple[str, str], group: Group, links: Links, sm
     wire = network(links.nic_technology, links.efficiencies)
     post_s = constants()["post_overhead_us"][links.cpu_vendor] * 1e-6
     step_s = wire["step_s"][protocol] + hop_latency_s(algorithm, group, links)
-    latency_s = terms.fixed_s + demand.scale_up_steps * terms.step_s
+    latency_s = terms.fixed_s + demand.scale_up_steps * scale_up_step_s(terms, links)
     latency_s = latency_s + np.where(k > 1, wire["fixed_s"][protocol], 0.0)
     latency_s = latency_s + demand.network_steps * step_s
     latency_s = latency_s + demand.messages * post_s
@@ -217,15 +226,19 @@ def _price(operation: str, pair: tuple[str, str], group: Group, links: Links, sm
     achieved = terms.efficiency * inside
     if sms is not None:
         achieved = np.minimum(achieved, sms * generation_of(links).sm_gbs * 1e9)
-    nic = links.nic_bytes_per_s * group.nic_share / uplink_slowdown(operation, group, links)
-    scale_up = (demand.scale_up + terms.copies / n) / achieved
+    nic = links.nic_bytes_per_s * group.nic_share / uplink_slowdown(operation, group, links, algorithm)
+    scale_up = (scale_up_share(operation, algorithm, group, links) + terms.copies / n) / achieved
     across = demand.network / (wire["efficiency"][protocol] * nic)
     # The levels of a hierarchical exchange follow each other; every other algorithm keeps all links busy at once.
     transfer = scale_up + across if algorithm == "hierarchical" else np.maximum(scale_up, across)
+    by_network = k > 1
+    if links.mesh_gpus:
+        # Where the mesh is the bottleneck it overlaps steps no better than inside one domain.
+        by_network = by_network & (across >= scale_up)
     return _Price(
         latency_s=latency_s,
         s_per_byte=transfer,
-        sharpness=np.where(k > 1, wire["sharpness"], terms.sharpness),
+        sharpness=np.where(by_network, wire["sharpness"], terms.sharpness),
         bound_s_per_byte=np.maximum(demand.scale_up / inside, demand.network / nic),
     )
 

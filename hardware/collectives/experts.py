@@ -11,9 +11,10 @@ import numpy as np
 
 from hardware.arrays import Number, plain
 from hardware.collectives.algorithms import pairwise
-from hardware.collectives.closed_form import BelowBound, collective_s, uplink_slowdown
+from hardware.collectives.closed_form import BelowBound, collective_s
 from hardware.collectives.group import Group, Links, links_of
 from hardware.collectives.tuner import DATA
+from hardware.collectives.uplinks import uplink_slowdown
 from hardware.specs import Cluster
 
 BF16_BYTES = 2.0
@@ -93,7 +94,7 @@ def one_copy_per_domain(
     # A domain of one GPU has nothing to fan out to.
     logical_bytes = np.where(g > 1, load * gpus, 0.0)
     scale_up_bytes = np.where(g > 1, load * gpus * (g - 1) / g, 0.0)
-    nic = links.nic_bytes_per_s * group.nic_share / uplink_slowdown("all_to_all", group, links)
+    nic = links.nic_bytes_per_s * group.nic_share / uplink_slowdown("all_to_all", group, links, "hierarchical")
     inside = np.minimum(terms["scale_up_fraction"] * links.scale_up(g), sms * terms["sm_bytes_per_s"])
     inside = inside * (terms["fp8_rate"] if fp8 else 1.0)
     transfer_s = np.maximum(logical_bytes / inside, network_bytes / (terms["network_fraction"] * nic))

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from hardware.arrays import Index, Number
-from hardware.specs import Cluster
+from hardware.collectives.direct import Dragonfly, Torus, direct_wiring
+from hardware.specs import FLOWS_PER_PORT, Cluster, Fabric
+from hardware.wiring import cable_bytes_per_s, injection_bytes_per_s, reaches_gpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +19,8 @@ class Group:
     `ranks_per_domain` members share one scale-up domain; `tier` is the index of the highest fabric tier that
     the group crosses; `domains_per_block` of its domains sit below one block of the tier underneath (1: every
     hop between domains climbs to `tier`); `nic_share` is the fraction of its NIC that each rank may use while
-    other groups of the plan send at the same time.
+    other groups of the plan send at the same time. `spacing_gpus` is how many GPUs neighbouring domains of the group
+    lie apart where distance counts (torus, dragonfly, graph), 0 on tiers, which say it all.
     """
 
     ranks: Number
@@ -25,6 +28,7 @@ class Group:
     tier: Index = 0
     domains_per_block: Number = 1
     nic_share: Number = 1.0
+    spacing_gpus: Number = 0.0
 
     @property
     def domains(self) -> Number:
@@ -32,7 +36,7 @@ class Group:
 
     @property
     def fields(self) -> tuple[Number, ...]:
-        return self.ranks, self.ranks_per_domain, self.tier, self.domains_per_block, self.nic_share
+        return self.ranks, self.ranks_per_domain, self.tier, self.domains_per_block, self.nic_share, self.spacing_gpus
 
     @property
     def is_scalar(self) -> bool:
@@ -53,7 +57,7 @@ def strided_group(cluster: Cluster, ranks: Number, stride: Number = 1, nic_share
             f"cluster {cluster.name}: a group of {np.max(ranks):g} ranks {np.max(stride):g} apart "
             f"does not fit its {cluster.gpus} GPUs"
         )
-    reaches = np.array([tier.reach_gpus for tier in cluster.fabric.tiers] or [cluster.gpus], dtype=float)
+    reaches = np.array(reaches_gpus(cluster.node, cluster.fabric) or [cluster.gpus], dtype=float)
     top = len(reaches) - 1
     tier = np.minimum(np.searchsorted(reaches, np.minimum(span, reaches[-1])), top)
     most_per_domain = np.maximum(1, cluster.node.scale_up.domain_gpus // stride)
@@ -63,10 +67,25 @@ def strided_group(cluster: Cluster, ranks: Number, stride: Number = 1, nic_share
     block_gpus = np.where(tier > 0, reaches[np.maximum(tier - 1, 0)], 1.0)
     domains_per_block = np.maximum(1.0, np.floor(block_gpus / (stride * per_domain)))
     share = np.asarray(nic_share, dtype=float)
-    fields = (ranks, per_domain, tier, domains_per_block, share)
+    fields = (ranks, per_domain, tier, domains_per_block, share, spacing_gpus(cluster, per_domain, stride))
     if any(np.ndim(field) for field in fields):
         return Group(*fields)
-    return Group(ranks.item(), per_domain.item(), int(tier), domains_per_block.item(), share.item())
+    return Group(
+        ranks.item(),
+        per_domain.item(),
+        int(tier),
+        domains_per_block.item(),
+        share.item(),
+        np.asarray(fields[-1]).item(),
+    )
+
+
+def spacing_gpus(cluster: Cluster, ranks_per_domain: Number, stride: Number) -> Number:
+    """GPUs between neighbouring domains of a group whose members lie `stride` apart; 0 where tiers tell all."""
+    if direct_wiring(cluster) is None and not cluster.fabric.graph:
+        return 0.0
+    domain = np.where(np.asarray(ranks_per_domain) > 1, cluster.node.scale_up.domain_gpus, 1)
+    return np.maximum(stride, domain) * 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +93,8 @@ class Links:
     """What collectives see of a cluster: link speeds per GPU and direction, latencies, and what reduces.
 
     `efficiencies` is the file of a profile with this cluster's measured coefficients (empty: the shipped ones).
+    `nic_bytes_per_s` is what a GPU sends through its NIC and the leaf's ports. `tier_cable_share` is the speed of one
+    cable into a tier over that; `direct` and `graph` say how switches are joined where there are no tiers.
     """
 
     generation: str
@@ -88,6 +109,13 @@ class Links:
     in_network_reduction: bool
     mesh_gpus: int = 0
     efficiencies: str = ""
+    tier_reach_gpus: tuple[float, ...] = ()
+    tier_cable_share: tuple[float, ...] = ()
+    adaptive_routing: bool = True
+    flows_per_port: float = FLOWS_PER_PORT
+    collnet: bool = False
+    direct: Torus | Dragonfly | None = None
+    graph: str = ""
 
     def scale_up(self, ranks_per_domain: Number) -> Number:
         """Bytes/s that one GPU can send to the other members of a group in its domain.
@@ -109,26 +137,57 @@ def links_of(cluster: Cluster | Links) -> Links:
     """
     if isinstance(cluster, Links):
         return cluster
-    node = cluster.node
+    node, fabric = cluster.node, cluster.fabric
     scale_up = node.scale_up
-    latencies, slowdowns = [], []
-    latency_s, slowdown = node.nic.latency_s, 1.0
-    for tier in cluster.fabric.tiers:
-        latency_s += tier.latency_s
-        latencies.append(latency_s)
-        slowdowns.append(slowdown)
-        slowdown *= tier.oversubscription
+    nic = injection_bytes_per_s(node, fabric)
     return Links(
         generation=node.accelerator.generation.lower(),
         cpu_vendor=node.cpu_vendor,
         scale_up_bytes_per_s=scale_up.bandwidth_bytes_per_s,
         scale_up_latency_s=scale_up.latency_s,
         multicast=scale_up.multicast,
-        nic_bytes_per_s=node.nic.bandwidth_bytes_per_s,
+        nic_bytes_per_s=nic,
         nic_technology=node.nic.technology,
-        tier_latencies_s=tuple(latencies) or (latency_s,),
-        tier_oversubscription=tuple(slowdowns) or (1.0,),
-        in_network_reduction=cluster.fabric.in_network_reduction,
+        tier_latencies_s=_latencies(cluster),
+        tier_oversubscription=_oversubscription(fabric),
+        in_network_reduction=fabric.in_network_reduction,
         mesh_gpus=0 if scale_up.kind == "nvswitch" else scale_up.domain_gpus,
         efficiencies=cluster.efficiencies,
+        tier_reach_gpus=tuple(float(reach) for reach in reaches_gpus(node, fabric)),
+        tier_cable_share=_cable_shares(fabric, nic),
+        adaptive_routing=fabric.adaptive_routing,
+        flows_per_port=fabric.flows_per_port,
+        collnet=fabric.collnet,
+        direct=direct_wiring(cluster),
+        graph=fabric.graph,
     )
+
+
+def _latencies(cluster: Cluster) -> tuple[float, ...]:
+    """One way between NICs that meet at each tier."""
+    latency_s = cluster.node.nic.latency_s
+    if cluster.fabric.graph:
+        from hardware.collectives.graph import graph_latency_s
+
+        return (latency_s + graph_latency_s(cluster.fabric.graph, cluster.gpus, cluster.node.scale_up.domain_gpus),)
+    found = []
+    for tier in cluster.fabric.tiers:
+        latency_s += tier.latency_s
+        found.append(latency_s)
+    return tuple(found) or (latency_s,)
+
+
+def _oversubscription(fabric: Fabric) -> tuple[float, ...]:
+    """What the GPUs below can send over what the cables into each tier carry, slow ports of the tier included."""
+    slowdown, found = 1.0, [1.0]
+    for number, tier in enumerate(fabric.tiers[:-1], start=1):
+        slower_end = tier.port_bandwidth_bytes_per_s / cable_bytes_per_s(fabric, number)
+        slowdown *= tier.oversubscription * slower_end
+        found.append(slowdown)
+    return tuple(found)
+
+
+def _cable_shares(fabric: Fabric, nic_bytes_per_s: float) -> tuple[float, ...]:
+    """Speed of a cable into each tier over what a GPU sends; the lowest tier has GPUs below it."""
+    above = [cable_bytes_per_s(fabric, tier) / nic_bytes_per_s for tier in range(1, len(fabric.tiers))]
+    return (1.0, *above)

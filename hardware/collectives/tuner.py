@@ -202,8 +202,9 @@ def _algorithm_gbs(operation: str, algorithm: str, p: int, group: Group, links: 
 def _legal(operation: str, algorithm: str, asked: bool, group: Group, links: Links) -> Number:
     """Whether NCCL offers an algorithm to a group on these links, 0 or 1."""
     g, k = group.ranks_per_domain, group.domains
-    # Switches of the network reduce only where a job asks for it: NCCL_COLLNET_ENABLE is 0 by default.
-    network_reduces = links.in_network_reduction and asked
+    # Switches of the network reduce only where a job asks for it: NCCL_COLLNET_ENABLE is 0 by
+    # default.
+    network_reduces = links.in_network_reduction and (asked or links.collnet)
     multicasts = links.multicast and generation_of(links).nvls_efficiency > 0
     if algorithm == "nvls":
         # All-gather and reduce-scatter take NVLS only with registered user buffers, which must be asked for.
@@ -218,9 +219,20 @@ def _legal(operation: str, algorithm: str, asked: bool, group: Group, links: Lin
     return k >= 1
 
 
+def _rccl_offers(algorithm: str, protocol: str, group: Group) -> Number:
+    """What RCCL leaves out on MI300 of its own accord: LL128 (before ROCm 7), and trees inside a node.
+
+    ROCm/rccl src/graph/tuning.cc: the model of gfx942.
+    """
+    inside = np.asarray(group.domains) <= 1
+    return (protocol != "LL128") & ~(inside & (algorithm == "tree"))
+
+
 def estimate(operation: str, algorithm: str, protocol: str, asked: bool, group: Group, links: Links) -> Estimate:
     """NCCL's estimate of one candidate for one group (or arrays of groups). `asked`: the user fixed the algorithm."""
     legal = _legal(operation, algorithm, asked, group, links)
+    if links.generation.startswith("cdna") and not asked:
+        legal = np.logical_and(legal, _rccl_offers(algorithm, protocol, group))
     if algorithm == "pairwise":
         return _peer_to_peer(operation, protocol, group, legal)
     if algorithm == "hierarchical":

@@ -10,6 +10,7 @@ import numpy as np
 from hardware.arrays import Floats, Ints, Number
 from hardware.specs import Cluster, ScaleUp
 from hardware.topology.clos import Clos, link_ranges, plan_clos, switch_counts
+from hardware.topology.custom import read_network
 from hardware.topology.direct import dragonfly, torus
 from hardware.topology.network import NODE_KINDS, Network
 
@@ -21,6 +22,8 @@ _CUBE = {(0, 1): 1, (0, 2): 1, (0, 3): 2, (0, 4): 2, (1, 2): 2, (1, 3): 1, (1, 5
 
 def build_network(cluster: Cluster) -> Network:
     """The cluster's network. ValueError names what the fabric cannot join, or a kind that must be read from a file."""
+    if cluster.fabric.graph:
+        return read_network(cluster.fabric.graph)
     builder = BUILDERS.get(cluster.fabric.kind)
     if builder is None:
         raise ValueError(f"fabric {cluster.fabric.name}: kind custom has no rule; read it with read_network(file)")

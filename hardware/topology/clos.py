@@ -13,7 +13,8 @@ from functools import lru_cache
 import numpy as np
 
 from hardware.arrays import Ints
-from hardware.specs import Cluster, Fabric, SwitchTier
+from hardware.specs import Cluster, Fabric
+from hardware.wiring import cable_bytes_per_s, planes_of_nic, port_bytes_per_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +114,14 @@ def _divisor_from(number: int, at_least: float) -> int:
     return next((d for d in range(first, number) if number % d == 0), number)
 
 
-def _uplinks(down_bytes_per_s: float, tier: SwitchTier) -> tuple[int, float]:
-    """Cables up from one switch, and their capacity such that the oversubscription holds exactly."""
+def _uplinks(down_bytes_per_s: float, fabric: Fabric, to_tier: int) -> tuple[int, float]:
+    """Cables up from one switch, and their capacity such that the oversubscription holds exactly; slow ports of the
+    tier above slow them down."""
+    tier = fabric.tiers[to_tier - 1]
+    slower_end = cable_bytes_per_s(fabric, to_tier) / tier.port_bandwidth_bytes_per_s
     total = down_bytes_per_s / tier.oversubscription
     cables = max(1, round(total / tier.port_bandwidth_bytes_per_s))
-    return cables, total / cables
+    return cables, total / cables * slower_end
 
 
 def plan_clos(cluster: Cluster) -> Clos:
@@ -149,21 +153,18 @@ def plan_clos(cluster: Cluster) -> Clos:
 def _with_leaves(bare: Clos, cluster: Cluster) -> Clos:
     node, fabric, leaf = cluster.node, cluster.fabric, cluster.fabric.tiers[0]
     rails = node.gpus if fabric.rails else 1
-    nic_bytes_per_s = node.nic.bandwidth_bytes_per_s
-    nic_ports = max(1, round(nic_bytes_per_s / leaf.port_bandwidth_bytes_per_s))
-    tied = fabric.planes > 1 and nic_ports < fabric.planes
+    tied = fabric.planes > 1 and planes_of_nic(node, fabric) == 1
     if tied and rails % fabric.planes:
         raise ValueError(
             f"fabric {fabric.name}: {fabric.planes} planes of one port per GPU need so many rails, not {rails}"
         )
-    planes_of_nic = 1 if tied else fabric.planes
-    port = min(nic_bytes_per_s / planes_of_nic, leaf.port_bandwidth_bytes_per_s)
+    port = port_bytes_per_s(node, fabric)
     segments = -(-cluster.gpus // leaf.reach_gpus)
     top = len(fabric.tiers) == 1
     if top and segments > 1:
         raise ValueError(f"fabric {fabric.name}: {leaf.name} joins {leaf.reach_gpus} GPUs, {cluster.gpus} are wanted")
     down_bytes_per_s = max(1, leaf.reach_gpus // rails) * port
-    cables, capacity = (0, 0.0) if top else _uplinks(down_bytes_per_s, leaf)
+    cables, capacity = (0, 0.0) if top else _uplinks(down_bytes_per_s, fabric, 1)
     # Where a NIC serves several GPUs, each has its share of one port.
     down_ports = math.ceil(down_bytes_per_s / leaf.port_bandwidth_bytes_per_s - 1e-9)
     if down_ports + cables > leaf.radix:
@@ -200,8 +201,8 @@ def _with_top_spines(layout: Clos, fabric: Fabric) -> Clos:
 
 def _with_pods(layout: Clos, fabric: Fabric) -> Clos:
     """Spines in pods, cores on top. A block with more leaves than a spine has ports falls into several pods."""
-    leaf, spine, core = fabric.tiers
-    per_block = min(layout.segments, max(1, spine.reach_gpus // leaf.reach_gpus))
+    _, spine, core = fabric.tiers
+    per_block = min(layout.segments, max(1, spine.reach_gpus // layout.segment_gpus))
     leaves = per_block * layout.rails_per_plane
     down_ports = max(1, int(spine.radix * spine.oversubscription / (1 + spine.oversubscription)))
     pods_per_block = -(-leaves // down_ports)
@@ -209,7 +210,7 @@ def _with_pods(layout: Clos, fabric: Fabric) -> Clos:
     cables_into_pod = leaves_per_pod * layout.leaf_cables
     spines = _divisor_from(layout.leaf_cables, cables_into_pod / down_ports)
     below_bytes_per_s = cables_into_pod / spines * layout.leaf_cable_bytes_per_s
-    cables, capacity = _uplinks(below_bytes_per_s, spine)
+    cables, capacity = _uplinks(below_bytes_per_s, fabric, 2)
     blocks = -(-layout.segments // per_block)
     pods = blocks * -(-leaves // leaves_per_pod)
     if pods > core.radix:

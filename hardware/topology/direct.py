@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from hardware.arrays import Ints
 from hardware.specs import Cluster
 from hardware.topology.network import NODE_KINDS, Network
+from hardware.wiring import injection_bytes_per_s
 
 
 class _Cables(NamedTuple):
@@ -46,8 +47,9 @@ class _Wiring:
     def join_gpus(self, gpus_per_switch: int, switch_latency_s: float) -> None:
         """Every GPU's NIC to the switch of its run of GPUs; half the latency stands at each end."""
         nic = self.cluster.node.nic
+        bytes_per_s = injection_bytes_per_s(self.cluster.node, self.cluster.fabric)
         switch = self.first_switch + self.gpus // gpus_per_switch
-        self.join("nic", self.gpus, switch, nic.bandwidth_bytes_per_s, (nic.latency_s + switch_latency_s) / 2)
+        self.join("nic", self.gpus, switch, bytes_per_s, (nic.latency_s + switch_latency_s) / 2)
 
     def network(self, switches: dict[str, int]) -> Network:
         """The network, with so many switches by tier."""
@@ -93,18 +95,23 @@ def _join_groups(
         wiring.join("global", source, target, bytes_per_s, latency_s)
 
 
-def dragonfly(cluster: Cluster) -> Network:
-    """Tiers: switch (its endpoints), group (its switches), global. Groups are joined pairwise.
+class DragonflyCounts(NamedTuple):
+    """Switches with GPUs per group, groups, cables between two groups, and spines per group (0: a plain dragonfly)."""
 
-    Within a group switches are joined all to all; where the first tier is named leaf, a group is a leaf-spine tree
-    instead (dragonfly+). ValueError where a switch has too few ports.
-    """
+    switches: int
+    groups: int
+    cables: int
+    spines: int = 0
+
+
+def dragonfly_counts(cluster: Cluster) -> DragonflyCounts:
+    """What a dragonfly of so many GPUs is made of. ValueError where a switch has too few ports."""
     fabric = cluster.fabric
     if len(fabric.tiers) != 3:
         raise ValueError(f"fabric {fabric.name}: a dragonfly has the tiers switch (or leaf), group and global")
     if fabric.tiers[0].name == "leaf":
-        return dragonfly_plus(cluster)
-    switch, group, top = fabric.tiers
+        return _plus_counts(cluster)
+    switch, group, _ = fabric.tiers
     per_switch = switch.reach_gpus
     per_group = group.reach_gpus // per_switch
     switches = -(-cluster.gpus // per_switch)
@@ -117,6 +124,35 @@ def dragonfly(cluster: Cluster) -> Network:
             f"ports beside {per_switch} endpoints and {per_group - 1} switches; {groups} groups need {groups - 1} "
             f"per group"
         )
+    # Every global port of a group that is left over makes one more parallel cable to each other group.
+    cables = max(1, global_ports // max(1, groups - 1)) if groups > 1 else 0
+    return DragonflyCounts(per_group, groups, cables)
+
+
+def _plus_counts(cluster: Cluster) -> DragonflyCounts:
+    fabric = cluster.fabric
+    leaf, group, _ = fabric.tiers
+    leaves = group.reach_gpus // leaf.reach_gpus
+    groups = -(-cluster.gpus // group.reach_gpus)
+    spines = leaf.radix - leaf.reach_gpus
+    global_ports = (group.radix - leaves) * spines
+    if spines < 1 or global_ports < groups - 1:
+        raise ValueError(f"fabric {fabric.name}: radix {group.radix} cannot join {groups} groups of {leaves} leaves")
+    cables = global_ports // max(1, groups - 1) if groups > 1 else 0
+    return DragonflyCounts(leaves, groups, cables, spines)
+
+
+def dragonfly(cluster: Cluster) -> Network:
+    """Tiers: switch (its endpoints), group (its switches), global. Groups are joined pairwise.
+
+    Within a group switches are joined all to all; where the first tier is named leaf, a group is a leaf-spine tree
+    instead (dragonfly+). ValueError where a switch has too few ports.
+    """
+    counts = dragonfly_counts(cluster)
+    if counts.spines:
+        return dragonfly_plus(cluster)
+    switch, group, top = cluster.fabric.tiers
+    per_switch, per_group, groups = switch.reach_gpus, counts.switches, counts.groups
     wiring = _Wiring(cluster)
     wiring.join_gpus(per_switch, switch.latency_s)
     first = wiring.first_switch
@@ -124,9 +160,7 @@ def dragonfly(cluster: Cluster) -> Network:
     base = first + np.repeat(np.arange(groups) * per_group, len(one))
     ends = (base + np.tile(one, groups), base + np.tile(other, groups))
     wiring.join("local", *ends, group.port_bandwidth_bytes_per_s, group.latency_s)
-    # Every global port of a group that is left over makes one more parallel cable to each other group.
-    parallel = max(1, global_ports // max(1, groups - 1)) if groups > 1 else 0
-    _join_groups(wiring, first, groups, per_group, parallel, top.port_bandwidth_bytes_per_s, top.latency_s)
+    _join_groups(wiring, first, groups, per_group, counts.cables, top.port_bandwidth_bytes_per_s, top.latency_s)
     return wiring.network({"switch": groups * per_group})
 
 
@@ -135,14 +169,8 @@ def dragonfly_plus(cluster: Cluster) -> Network:
 
     ValueError where the spines have too few ports.
     """
-    fabric = cluster.fabric
-    leaf, group, top = fabric.tiers
-    leaves = group.reach_gpus // leaf.reach_gpus
-    groups = -(-cluster.gpus // group.reach_gpus)
-    spines = leaf.radix - leaf.reach_gpus
-    global_ports = (group.radix - leaves) * spines
-    if spines < 1 or global_ports < groups - 1:
-        raise ValueError(f"fabric {fabric.name}: radix {group.radix} cannot join {groups} groups of {leaves} leaves")
+    leaf, group, top = cluster.fabric.tiers
+    leaves, groups, parallel, spines = dragonfly_counts(cluster)
     wiring = _Wiring(cluster)
     wiring.join_gpus(leaf.reach_gpus, leaf.latency_s)
     first_leaf = wiring.first_switch
@@ -150,7 +178,6 @@ def dragonfly_plus(cluster: Cluster) -> Network:
     in_group, of_leaf, of_spine = (index.ravel() for index in np.indices((groups, leaves, spines)))
     ends = (first_leaf + in_group * leaves + of_leaf, first_spine + in_group * spines + of_spine)
     wiring.join("local", *ends, group.port_bandwidth_bytes_per_s, group.latency_s)
-    parallel = global_ports // max(1, groups - 1) if groups > 1 else 0
     _join_groups(wiring, first_spine, groups, spines, parallel, top.port_bandwidth_bytes_per_s, top.latency_s)
     return wiring.network({"leaf": groups * leaves, "spine": groups * spines})
 

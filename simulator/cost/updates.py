@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from hardware.collectives import Group, collective_s
 from hardware.kernels import gemm_s, streaming_s
@@ -201,9 +202,10 @@ def sharded_over(group: Group, plan: Plan) -> Group:
     if not plan.shard_group or plan.shard_group >= group.ranks:
         return group
     inside = min(plan.shard_group, group.ranks_per_domain)
-    return Group(plan.shard_group, inside, group.tier, group.domains_per_block, group.nic_share)
+    return replace(group, ranks=plan.shard_group, ranks_per_domain=inside)
 
 
 def replicas(group: Group, shards: Group) -> Group:
     """The ranks that hold the same shard, one per shard group."""
-    return Group(group.ranks / shards.ranks, 1, group.tier, 1, group.nic_share)
+    apart = group.spacing_gpus * shards.domains
+    return replace(group, ranks=group.ranks / shards.ranks, ranks_per_domain=1, domains_per_block=1, spacing_gpus=apart)

@@ -13,7 +13,9 @@ from functools import lru_cache
 import numpy as np
 
 from hardware.collectives import Group
+from hardware.collectives.group import spacing_gpus
 from hardware.specs import Cluster
+from hardware.wiring import reaches_gpus
 from simulator.plan.spec import Plan
 
 IntArray = np.ndarray
@@ -187,10 +189,13 @@ def process_group(plan: Plan, kind: str, cluster: Cluster) -> Group:
     line = tuple((axis.size, axis.stride, axis.name in members) for axis in axes(plan, grid))
     ranks = math.prod(size for size, _, inside in line if inside)
     per_domain = ranks / spread(line, min(cluster.node.scale_up.domain_gpus, plan.gpus)).blocks
-    blocks = [spread(line, min(tier.reach_gpus, plan.gpus)) for tier in cluster.fabric.tiers]
+    reaches = reaches_gpus(cluster.node, cluster.fabric)
+    blocks = [spread(line, min(reach, plan.gpus)) for reach in reaches]
     tier = next((index for index, block in enumerate(blocks) if block.blocks == 1), max(len(blocks) - 1, 0))
     below = blocks[tier - 1].smallest if tier > 0 else 1
-    return Group(float(ranks), per_domain, tier, float(max(1, below // per_domain)))
+    stride = min((step for size, step, inside in line if inside and size > 1), default=1)
+    spacing = float(spacing_gpus(cluster, per_domain, stride))
+    return Group(float(ranks), per_domain, tier, float(max(1, below // per_domain)), spacing_gpus=spacing)
 
 
 @lru_cache(maxsize=4096)

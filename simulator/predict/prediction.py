@@ -13,6 +13,7 @@ from hardware.kernels import scaling_words
 from hardware.precisions import half_precision_peak
 from hardware.specs import Cluster
 from hardware.units import format_bytes
+from hardware.wiring import mismatches
 from simulator.cost.groups import plan_groups
 from simulator.cost.inventory import beyond_profile
 from simulator.cost.traffic import step_streams
@@ -132,6 +133,7 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
     spec = whole_run_spec(done)
     whole = None if spec is None else simulate_run(spec, progress)
     rests_on = premises(scenario, spec, whole)
+    network = link_use(done)
     host = host_of(done)
     tokens_per_s = tokens_per_step(done) / step.step_time_s
     parts = [each.done for each in done.phases] or [done]
@@ -158,10 +160,16 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
         breakdown_s=step.breakdown(),
         evidence=evidence_shares(step, comm_evidence(scenario.plan, scenario.cluster)),
         stages=stage_reports(done),
-        network=link_use(done),
+        network=network,
         stated=tuple(each for each in rests_on if not each.assumed),
         assumed=tuple(each for each in rests_on if each.assumed),
-        warnings=(*warnings(done), *host_warnings(host), *phase_warnings(done), *(whole.warnings if whole else ())),
+        warnings=(
+            *warnings(done),
+            *host_warnings(host),
+            *overloads(network),
+            *phase_warnings(done),
+            *(whole.warnings if whole else ()),
+        ),
         phases=tuple(phase_report(each, scenario) for each in done.phases),
     )
 
@@ -293,11 +301,25 @@ def link_use(done: Simulated) -> NetworkUse:
     return network_use(cluster, step_streams(done.workload, cluster), done.step.step_time_s)
 
 
+def overloads(network: NetworkUse) -> tuple[str, ...]:
+    """Classes of links that the step uses beyond what they carry: a fault of the prediction, said aloud."""
+    return tuple(
+        f"the step's time is too short for its own traffic: links {use.name!r} would be used {use.mean_fraction:.0%}; "
+        f"do not rely on it"
+        for use in network.classes
+        if use.mean_fraction > 1 + 1e-9
+    )
+
+
 def warnings(done: Simulated) -> tuple[str, ...]:
     """What the reader should know before trusting the figures."""
     scenario, fullest = done.scenario, done.device_bytes
     capacity = scenario.cluster.accelerator.memory_capacity_bytes
-    found = [*scenario.warnings, *scaling_words(scenario.cluster.accelerator)]
+    found = [
+        *scenario.warnings,
+        *scaling_words(scenario.cluster.accelerator),
+        *mismatches(scenario.cluster.node, scenario.cluster.fabric),
+    ]
     if 0.94 * capacity < fullest <= capacity:
         found.append(f"memory fits with less than 6 % to spare ({fullest / 2**30:.1f} of {capacity / 2**30:.1f} GiB)")
     if scenario.plan.adapters is not None:

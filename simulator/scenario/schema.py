@@ -14,6 +14,7 @@ from hardware.problems import InputError, Place, one_of
 from hardware.profile import applied, profile_folder, read_profile
 from hardware.sections import Section
 from hardware.specs import Cluster
+from hardware.topology.custom import read_network
 from simulator.fields import json_schema, read_fields
 from simulator.model.catalogue import load
 from simulator.model.catalogue import names as model_names
@@ -173,6 +174,9 @@ def _read_cluster(section: Section) -> Cluster | None:
     node = _whole(section, lambda: catalogue.node(server, at.under("node"))) if server is not None else None
     fabric = _whole(section, lambda: catalogue.fabric(network, at.under("fabric"))) if network is not None else None
     if node is None or fabric is None or not isinstance(gpus, int):
+        return None
+    if fabric.graph and (drawn := read_network(fabric.graph).gpus) != gpus:
+        section.report("gpus", f"is {gpus}, and the graph {fabric.graph} has {drawn} nodes of kind gpu. Write {drawn}")
         return None
     return catalogue.cluster(gpus, node, fabric, write, read, pue, title, at)
 

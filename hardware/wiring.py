@@ -1,0 +1,90 @@
+"""How fast GPUs reach their leaf switches, and how many of them a leaf can join: what node and fabric give together."""
+
+from __future__ import annotations
+
+from hardware.specs import Fabric, Node, SwitchTier
+from hardware.units import format_rate
+
+
+def planes_of_nic(node: Node, fabric: Fabric) -> int:
+    """Planes into which one GPU's NIC has a port of its own; 1 where each GPU lies in the plane of its rail."""
+    if not fabric.tiers:
+        return 1
+    ports = max(1, round(node.nic.bandwidth_bytes_per_s / fabric.tiers[0].port_bandwidth_bytes_per_s))
+    return fabric.planes if ports >= fabric.planes else 1
+
+
+def port_bytes_per_s(node: Node, fabric: Fabric) -> float:
+    """What one GPU sends into one plane: the slower of its NIC's port and the leaf's."""
+    nic = node.nic.bandwidth_bytes_per_s
+    if not fabric.tiers:
+        return nic
+    return min(nic / planes_of_nic(node, fabric), fabric.tiers[0].port_bandwidth_bytes_per_s)
+
+
+def injection_bytes_per_s(node: Node, fabric: Fabric) -> float:
+    """What one GPU can send into the fabric over all planes."""
+    if fabric.kind in ("torus", "custom"):
+        # A torus has no leaf: its port speed is that of the links between servers, and a graph states its own links.
+        return node.nic.bandwidth_bytes_per_s
+    return planes_of_nic(node, fabric) * port_bytes_per_s(node, fabric)
+
+
+def leaf_reach_gpus(node: Node, fabric: Fabric) -> int:
+    """GPUs that meet under the leaves of one segment: as the fabric states it, but no more than its ports join.
+
+    With rails every GPU of a server has its own leaf, so that a segment holds as many servers as one leaf has ports.
+    """
+    leaf = fabric.tiers[0]
+    if fabric.kind not in ("clos", "rail_optimized", "multi_plane") or len(fabric.tiers) < 2:
+        return leaf.reach_gpus
+    gpus_per_port = max(1, round(leaf.port_bandwidth_bytes_per_s / port_bytes_per_s(node, fabric)))
+    rails = node.gpus if fabric.rails else 1
+    return min(leaf.reach_gpus, max(1, down_ports(leaf)) * gpus_per_port * rails)
+
+
+def down_ports(tier: SwitchTier) -> int:
+    """Ports of a switch that lead down, where ports of one speed share out by the oversubscription."""
+    share = tier.oversubscription / (1.0 + tier.oversubscription)
+    return int(tier.radix * share + 1e-9)
+
+
+def reaches_gpus(node: Node, fabric: Fabric) -> tuple[int, ...]:
+    """GPUs below one block of every tier."""
+    if not fabric.tiers:
+        return ()
+    return (leaf_reach_gpus(node, fabric), *(tier.reach_gpus for tier in fabric.tiers[1:]))
+
+
+def cable_bytes_per_s(fabric: Fabric, tier: int) -> float:
+    """Speed of a cable from tier - 1 to `tier`: the slower of its two ends."""
+    below, above = fabric.tiers[tier - 1], fabric.tiers[tier]
+    return min(below.port_bandwidth_bytes_per_s, above.port_bandwidth_bytes_per_s)
+
+
+def mismatches(node: Node, fabric: Fabric) -> list[str]:
+    """Where ports of different speed meet, so that one of them idles; empty where they fit."""
+    if not fabric.tiers or fabric.kind in ("torus", "custom"):
+        return []
+    found = []
+    nic, leaf = node.nic.bandwidth_bytes_per_s, fabric.tiers[0]
+    per_gpu = injection_bytes_per_s(node, fabric)
+    if per_gpu < nic * (1 - 1e-6):
+        found.append(
+            f"cluster.fabric {fabric.name}: GPUs send {format_rate(per_gpu)} through ports of "
+            f"{format_rate(leaf.port_bandwidth_bytes_per_s)}, their NICs could {format_rate(nic)}"
+        )
+    joined = leaf_reach_gpus(node, fabric)
+    if joined < leaf.reach_gpus:
+        found.append(
+            f"cluster.fabric {fabric.name}: {leaf.name} of radix {leaf.radix} joins {joined} GPUs of {node.name}, not "
+            f"the {leaf.reach_gpus} of reach_gpus; groups beyond {joined} are taken to climb a tier"
+        )
+    for below, above in zip(fabric.tiers, fabric.tiers[1:], strict=False):
+        if above.port_bandwidth_bytes_per_s < below.port_bandwidth_bytes_per_s * (1 - 1e-6):
+            found.append(
+                f"cluster.fabric {fabric.name}: ports of {above.name} "
+                f"({format_rate(above.port_bandwidth_bytes_per_s)}) slow down those of {below.name} "
+                f"({format_rate(below.port_bandwidth_bytes_per_s)})"
+            )
+    return found
