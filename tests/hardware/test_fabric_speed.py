@@ -1,0 +1,294 @@
+"""The fabric decides: port speeds, tiers, hashing, tori, dragonflies and graphs act on collectives as flows say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hardware import catalogue
+from hardware.collectives import Group, collective_s, links_of, strided_group
+from hardware.collectives.direct import all_pairs_load, shift_load
+from hardware.collectives.hashing import expected_fullest
+from hardware.collectives.play import Conditions, play, strided_groups
+from hardware.collectives.uplinks import uplink_slowdown
+from hardware.problems import InputError
+from hardware.specs import Cluster, Fabric
+from hardware.topology.build import build_network
+from hardware.wiring import injection_bytes_per_s, leaf_reach_gpus, mismatches
+
+GIB = 2.0**30
+
+
+def h100(gpus: int, fabric: str | dict | Fabric) -> Cluster:
+    return catalogue.cluster(gpus, "hgx-h100", fabric)
+
+
+def with_port(fabric: str, number: int, bytes_per_s: float) -> Fabric:
+    base = catalogue.fabric(fabric)
+    tiers = list(base.tiers)
+    tiers[number] = replace(tiers[number], port_bandwidth_bytes_per_s=bytes_per_s)
+    return replace(base, tiers=tuple(tiers))
+
+
+# --- ports ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_slower_of_nic_and_port_sets_the_pace() -> None:
+    """64 B300 with NICs of 100 GB/s behind ports of 12.5 GB/s: no rank gets more than 8 x 12.5 GB/s out of its node."""
+    node = catalogue.node("hgx-b300")
+    slow = catalogue.cluster(64, node, with_port("xdr-rail-2tier", 0, 12.5e9))
+    assert injection_bytes_per_s(node, slow.fabric) == 12.5e9
+    group = strided_group(slow, 64)
+    time = collective_s("all_reduce", GIB, group, slow)
+    assert GIB * 2 * 63 / 64 / time.seconds <= 2 * 8 * 12.5e9
+    fast = catalogue.cluster(64, node, "xdr-rail-2tier")
+    ring = [collective_s("all_gather", 16 * GIB, group, each, "ring", "Simple").seconds for each in (slow, fast)]
+    assert ring[0] / ring[1] > 5
+
+
+def test_ports_of_another_speed_are_told() -> None:
+    node = catalogue.node("hgx-b300")
+    assert not mismatches(node, catalogue.fabric("xdr-rail-2tier"))
+    (message,) = mismatches(node, with_port("xdr-rail-2tier", 0, 12.5e9))
+    assert "12.5 GB/s" in message and "100 GB/s" in message
+    slow_spine = mismatches(catalogue.node("hgx-h100"), with_port("ndr-rail-2tier", 1, 25e9))
+    assert slow_spine and "spine" in slow_spine[0]
+
+
+def test_every_catalogue_node_on_its_usual_fabric_fits_its_ports() -> None:
+    for name in catalogue.names("nodes"):
+        node = catalogue.node(name)
+        try:
+            fabric = catalogue.usual_fabric(node, 256)
+        except InputError:
+            continue
+        assert not mismatches(node, fabric), name
+
+
+def test_a_slow_spine_port_acts_like_oversubscription_and_as_flows_say() -> None:
+    """Ports of a quarter of the leaf's speed: an all-to-all over 512 GPUs leaves 1 - 31/63 of its bytes to them."""
+    cluster = h100(512, with_port("ndr-rail-2tier", 1, 12.5e9))
+    network = build_network(cluster)
+    group = strided_group(cluster, 512)
+    expected = 4.0 * (64 - 32) / 63
+    assert uplink_slowdown("all_to_all", group, links_of(cluster)) == pytest.approx(expected)
+    slow = play(network, "all_to_all", [np.arange(512)], 1e9, "pairwise").seconds
+    full = play(build_network(h100(512, "ndr-rail-2tier")), "all_to_all", [np.arange(512)], 1e9, "pairwise").seconds
+    assert slow / full == pytest.approx(expected, rel=0.05)
+
+
+def test_the_lower_of_two_crossed_tiers_may_be_the_narrow_one() -> None:
+    """Leaves 4:1 below a full core: a group over the core pays at the leaf, where more of it crosses."""
+    base = catalogue.fabric("clos-400g-3tier")
+    leaf = replace(base.tiers[0], oversubscription=4.0)
+    cluster = h100(8192, replace(base, tiers=(leaf, *base.tiers[1:]), adaptive_routing=True))
+    group = strided_group(cluster, 8192)
+    assert uplink_slowdown("all_gather", group, links_of(cluster)) == pytest.approx(1.0)
+    assert uplink_slowdown("all_to_all", group, links_of(cluster)) == pytest.approx(4 * (1024 - 4) / 1023)
+
+
+def test_rails_let_more_gpus_meet_under_a_leaf() -> None:
+    node, rails = catalogue.node("hgx-h100"), catalogue.fabric("ndr-rail-2tier")
+    assert leaf_reach_gpus(node, rails) == 256
+    plain = replace(rails, rails=False)
+    assert leaf_reach_gpus(node, plain) == 32
+    assert strided_group(h100(512, rails), 8, 8).tier == 0
+    assert strided_group(h100(512, plain), 8, 8).tier == 1
+
+
+# --- hashing -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mean", "links"), [(0.5, 64), (4.0, 1000), (16.0, 2048), (200.0, 500)])
+def test_the_fullest_link_is_what_throwing_flows_at_random_gives(mean: float, links: int) -> None:
+    thrown = np.random.default_rng(0).poisson(mean, (2000, links)).max(axis=1).mean()
+    assert expected_fullest(mean, links) == pytest.approx(thrown, rel=0.02)
+
+
+def test_hashed_flows_collide_as_in_the_flow_simulation() -> None:
+    """256 GPUs, rings over every second leaf: every hop climbs, one flow each."""
+    fabric = replace(catalogue.fabric("clos-400g-2tier"), flows_per_port=1)
+    cluster = h100(256, fabric)
+    network = build_network(cluster)
+    group = strided_group(cluster, 8, 32)
+    expected = float(uplink_slowdown("all_gather", group, links_of(cluster)))
+    groups = strided_groups(256, 8, 32)
+    full = play(network, "all_gather", groups, 1e9, "ring").seconds
+    hashed = [
+        play(network, "all_gather", groups, 1e9, "ring", Conditions("ecmp", seed)).seconds / full for seed in range(5)
+    ]
+    assert float(np.mean(hashed)) == pytest.approx(expected, rel=0.2)
+    assert expected > 2
+
+
+def test_adaptive_routing_and_more_flows_lessen_collisions() -> None:
+    base = catalogue.fabric("clos-400g-2tier")
+    group = strided_group(h100(512, base), 16, 32)
+
+    def slowdown(**changes: object) -> float:
+        return float(uplink_slowdown("all_gather", group, links_of(h100(512, replace(base, **changes)))))
+
+    assert slowdown(adaptive_routing=True) == 1.0
+    assert 1.0 < slowdown(flows_per_port=64) < slowdown() < slowdown(flows_per_port=4)
+
+
+def test_a_nic_with_a_port_in_every_plane_sends_over_all_of_them() -> None:
+    node = catalogue.node("hgx-h100-roce")
+    two = catalogue.fabric("alibaba-hpn7")
+    assert injection_bytes_per_s(node, two) == 50e9
+    assert injection_bytes_per_s(node, replace(two, planes=1)) == 25e9
+
+
+# --- switches that reduce ------------------------------------------------------------------------------------------
+
+
+def test_switches_that_reduce_act_where_jobs_ask_for_them() -> None:
+    base = catalogue.fabric("ndr-rail-2tier")
+    used = replace(base, collnet=True)
+    group = strided_group(h100(512, base), 64, 8)
+    plain, reduced = (collective_s("all_reduce", GIB, group, h100(512, each)) for each in (base, used))
+    assert reduced.algorithm == "collnet" and reduced.seconds < plain.seconds
+    gathered = [collective_s("all_gather", GIB, group, h100(512, each)).seconds for each in (base, used)]
+    assert gathered[0] == gathered[1]
+
+
+def test_reduction_that_no_switch_offers_is_refused() -> None:
+    with pytest.raises(InputError, match="needs switches that reduce"):
+        catalogue.fabric({"base": "clos-400g-2tier", "collnet": True})
+
+
+# --- torus and dragonfly -------------------------------------------------------------------------------------------
+
+
+def test_all_to_all_on_a_torus_is_bound_by_its_bisection() -> None:
+    """16 x 8 x 8 servers: half of the bytes cross 2 x 64 cables, 1024 / 2 senders: 512 / 2 / 128 = side / 8 = 2."""
+    assert all_pairs_load((16, 8, 8), 1024, 1) == pytest.approx(2.0)
+    cluster = h100(8192, "torus-3d")
+    time = collective_s("all_to_all", 1e9, strided_group(cluster, 8192), cluster)
+    assert time.seconds >= 1e9 * 4096 / 2 / (128 * 50e9)
+
+
+def test_ring_hops_on_a_torus_by_distance() -> None:
+    """Neighbours: one byte a link along the fastest axis; eight servers on (one row): one along the next axis."""
+    assert shift_load((4, 4, 4), 64, 1) <= 2
+    assert shift_load((4, 4, 4), 16, 4) == pytest.approx(1.0)
+    assert shift_load((4, 4, 4), 4, 16) == pytest.approx(1.0)
+    assert shift_load((8, 8), 4, 2) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("fabric", "operation", "algorithm", "ranks", "stride"),
+    [
+        ("torus-3d", "all_to_all", "pairwise", 512, 1),
+        ("torus-3d", "all_gather", "ring", 512, 1),
+        ("torus-3d", "all_gather", "ring", 64, 8),
+        ("torus-3d", "all_to_all", "pairwise", 128, 1),
+        ("dragonfly", "all_gather", "ring", 512, 1),
+        ("dragonfly", "all_gather", "ring", 64, 8),
+        ("dragonfly", "all_to_all", "pairwise", 64, 8),
+    ],
+)
+def test_torus_and_dragonfly_meet_the_flow_simulation(
+    fabric: str, operation: str, algorithm: str, ranks: int, stride: int
+) -> None:
+    """Within 35 %: flows are hashed over shortest paths there, and go axis after axis here."""
+    drawn = small_dragonfly() if fabric == "dragonfly" else catalogue.fabric(fabric)
+    cluster = h100(512, drawn)
+    group = strided_group(cluster, ranks, stride)
+    played = play(build_network(cluster), operation, strided_groups(512, ranks, stride), 1e9, algorithm)
+    links = links_of(cluster)
+    share = (ranks - group.ranks_per_domain) / ranks
+    if algorithm == "ring":
+        share = (ranks - 1) / ranks / group.ranks_per_domain
+    slowdown = float(uplink_slowdown(operation, group, links, algorithm))
+    assert played.seconds == pytest.approx(1e9 * share / 50e9 * slowdown, rel=0.35)
+    assert slowdown > 1.2
+
+
+def small_dragonfly() -> Fabric:
+    base = catalogue.fabric("dragonfly-400g")
+    switch, group, top = base.tiers
+    tiers = (replace(switch, radix=24), replace(group, reach_gpus=128), top)
+    return replace(base, tiers=tiers, adaptive_routing=False)
+
+
+def test_a_detour_helps_a_dragonfly() -> None:
+    fixed = small_dragonfly()
+    group = strided_group(h100(512, fixed), 512)
+    slow, fast = (
+        float(uplink_slowdown("all_gather", group, links_of(h100(512, replace(fixed, adaptive_routing=adaptive)))))
+        for adaptive in (False, True)
+    )
+    assert fast < slow
+
+
+# --- graphs --------------------------------------------------------------------------------------------------------
+
+
+def drawn(tmp_path: Path, trunk: str) -> str:
+    """Two nodes of eight GPUs on a switch each, the switches joined by one cable."""
+    nodes = [{"id": f"g{i}", "kind": "gpu"} for i in range(16)] + [{"id": f"s{i}", "kind": "leaf"} for i in range(2)]
+    links = [{"source": f"g{i}", "target": f"s{i // 8}", "bandwidth": "400 Gb/s", "class": "nic"} for i in range(16)]
+    links.append({"source": "s0", "target": "s1", "bandwidth": trunk, "class": "trunk"})
+    path = tmp_path / f"{trunk.replace(' ', '').replace('/', '')}.json"
+    path.write_text(json.dumps({"name": "two", "nodes": nodes, "links": links}), encoding="utf-8")
+    return str(path)
+
+
+def custom(graph: str) -> Fabric:
+    return Fabric("two", "custom", (), False, 1, True, False, graph=graph)
+
+
+def test_the_links_of_a_graph_decide(tmp_path: Path) -> None:
+    """Eight NICs of 50 GB/s over a cable of 100 GB/s: four times slower than over one of 400 GB/s."""
+    wide, narrow = (h100(16, custom(drawn(tmp_path, trunk))) for trunk in ("3200 Gb/s", "800 Gb/s"))
+    group = strided_group(wide, 16)
+    assert uplink_slowdown("all_gather", group, links_of(wide)) == pytest.approx(1.0)
+    assert uplink_slowdown("all_gather", group, links_of(narrow)) == pytest.approx(4.0)
+    slow, fast = (collective_s("all_gather", 16 * GIB, group, each, "ring").seconds for each in (narrow, wide))
+    assert slow / fast > 3
+
+
+def test_a_graph_of_another_size_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has 16 nodes of kind gpu, the cluster 32"):
+        links_of(h100(32, custom(drawn(tmp_path, "800 Gb/s"))))
+
+
+# --- inside a domain -----------------------------------------------------------------------------------------------
+
+
+def test_latency_inside_a_domain_acts() -> None:
+    node = catalogue.node("hgx-h100")
+    far = replace(node, scale_up=replace(node.scale_up, latency_s=node.scale_up.latency_s + 1e-6))
+    near_s, far_s = (
+        collective_s("all_gather", 1024.0, Group(8.0, 8.0), catalogue.cluster(8, each, "none"), "ring", "LL").seconds
+        for each in (node, far)
+    )
+    assert far_s - near_s == pytest.approx(7e-6)
+
+
+def test_eight_mi300x_reduce_eight_mebibytes_as_measured() -> None:
+    """rccl-tests, 8 MI300X, 8 MiB: bus bandwidth 161 GB/s (crickett-hpe/hpc-ai-envs pull request 30)."""
+    cluster = catalogue.cluster(8, "mi300x-platform", "none")
+    size = 8 * 2.0**20
+    seconds = collective_s("all_reduce", size, strided_group(cluster, 8), cluster).seconds
+    assert size * 2 * 7 / 8 / seconds == pytest.approx(161e9, rel=0.2)
+
+
+@pytest.mark.parametrize("operation", ["all_reduce", "all_gather", "reduce_scatter"])
+@pytest.mark.parametrize("size", [1e4, 1e6, 1e7, 1e8, 1e9, 1e10])
+def test_a_second_mesh_makes_no_collective_cheaper(operation: str, size: float) -> None:
+    cluster = catalogue.cluster(64, "mi300x-platform", "clos-400g-2tier")
+    one = collective_s(operation, size, Group(4.0, 4.0), cluster).seconds
+    two = collective_s(operation, size, Group(8.0, 4.0), cluster).seconds
+    assert two >= one * (1 - 1e-9)
+
+
+def test_a_rack_of_72_is_one_domain() -> None:
+    cluster = catalogue.cluster(144, "gb200-nvl72", "nvl72-400g-2tier")
+    assert strided_group(cluster, 72).domains == 1
+    assert strided_group(cluster, 144).domains == 2
