@@ -55,9 +55,11 @@ def test_ports_of_another_speed_are_told() -> None:
     node = catalogue.node("hgx-b300")
     assert not mismatches(node, catalogue.fabric("xdr-rail-2tier"))
     (message,) = mismatches(node, with_port("xdr-rail-2tier", 0, 12.5e9))
-    assert "12.5 GB/s" in message and "100 GB/s" in message
+    assert "12.5 GB/s" in message
+    assert "100 GB/s" in message
     slow_spine = mismatches(catalogue.node("hgx-h100"), with_port("ndr-rail-2tier", 1, 25e9))
-    assert slow_spine and "spine" in slow_spine[0]
+    assert slow_spine
+    assert "spine" in slow_spine[0]
 
 
 def test_every_catalogue_node_on_its_usual_fabric_fits_its_ports() -> None:
@@ -153,7 +155,8 @@ def test_switches_that_reduce_act_where_jobs_ask_for_them() -> None:
     used = replace(base, collnet=True)
     group = strided_group(h100(512, base), 512)
     plain, reduced = (collective_s("all_reduce", 16 * GIB, group, h100(512, each)) for each in (base, used))
-    assert plain.algorithm == "nvls_tree" and reduced.algorithm == "nvls"
+    assert plain.algorithm == "nvls_tree"
+    assert reduced.algorithm == "nvls"
     assert reduced.seconds < 0.8 * plain.seconds
     gathered = [collective_s("all_gather", GIB, group, h100(512, each)).seconds for each in (base, used)]
     assert gathered[0] == gathered[1]
