@@ -126,11 +126,14 @@ def pat(operation: str, n: Number, g: Number, k: Number) -> Demand:
 
 
 def pairwise(operation: str, n: Number, g: Number, k: Number) -> Demand:
-    """Every rank sends to every other directly: size/n each. send_recv: the whole size to one peer."""
+    """Every rank sends to every other directly: size/n each.
+
+    send_recv: the whole size to the next rank, all at once; from the last one of a domain into another.
+    """
     if operation == "send_recv":
+        crosses = np.where(k > 1, 1.0, 0.0)
         inside = np.where(g > 1, 1.0, 0.0)
-        across = 1.0 - inside
-        return Demand(scale_up_steps=inside, network_steps=across, scale_up=inside, network=across)
+        return Demand(scale_up_steps=1.0 - crosses, network_steps=crosses, scale_up=inside, network=crosses)
     return Demand(
         scale_up_steps=g - 1.0,
         network_steps=np.where(k > 1, 1.0, 0.0),

@@ -9,14 +9,14 @@ generation, operation, algorithm and protocol on published sweeps and lie in dat
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from hardware.arrays import Floats, Number
+from hardware.arrays import Floats, Number, plain
 from hardware.collectives.algorithms import ALGORITHMS, asked_for, candidates
 from hardware.collectives.group import Group, Links, links_of
 from hardware.collectives.tuner import DATA, constants, estimate, generation_of, plateau, tree_correction
@@ -74,8 +74,9 @@ def measured_efficiencies(path: str) -> dict[str, Any]:
         for operation, curves in operations.items():
             known[operation] = {**known.get(operation, {}), **curves}
     network = {**shipped["network"], **own["network"]}
+    assumed = [generation for generation in shipped["assumed"] if generation not in own["scale_up"]]
     extras = {key: own.get(key, {}) for key in ("contention", "measured_range")}
-    return {**shipped, **extras, "scale_up": scale_up, "network": network}
+    return {**shipped, **extras, "scale_up": scale_up, "network": network, "assumed": assumed}
 
 
 def tables_of(path: str) -> dict[str, Any]:
@@ -107,11 +108,13 @@ def curve(generation: str, operation: str, algorithm: str, protocol: str, path: 
 
     ValueError for a generation that is not known at all.
     """
-    tables = tables_of(path)["scale_up"]
+    coefficients = tables_of(path)
+    tables = coefficients["scale_up"]
     table = tables[priced_as(generation, tables)]
     exact = table.get(operation, {}).get(f"{algorithm}/{protocol}")
     if exact:
-        return _curve(exact, "fitted" if generation in tables else "assumed")
+        swept = generation in tables and generation not in coefficients["assumed"]
+        return _curve(exact, "fitted" if swept else "assumed")
     relative = _relative(table, operation, algorithm, protocol)
     if relative is None:
         raise ValueError(f"efficiencies.json: no curve for {generation} {operation} {algorithm}/{protocol}")
@@ -344,9 +347,34 @@ def collective_s(
 
     Sizes as in nccl-tests: all-gather and reduce-scatter total buffer, all-to-all one rank's send buffer.
     `algorithm`, `protocol` fix what NCCL's tuner would choose (NCCL_ALGO, NCCL_PROTO); `sms` limits the SMs that
-    move data. One rank takes no time. ValueError for what does not exist or cannot run; BelowBound is a bug.
+    move data. One rank takes no time. Where NCCL chooses, a group over several domains takes no less than its part
+    inside one of them. ValueError for what does not exist or cannot run; BelowBound is a bug.
     """
     links = links_of(cluster)
+    time = _chosen_s(operation, size_bytes, group, links, algorithm, protocol, sms)
+    several = np.any((np.asarray(group.domains) > 1) & (np.asarray(group.ranks_per_domain) > 1))
+    if algorithm is not None or operation not in CONTAINS_ITS_PART or not several:
+        return time
+    part = Group(group.ranks_per_domain, group.ranks_per_domain)
+    least = _chosen_s(operation, size_bytes, part, links, algorithm, protocol, sms)
+    return replace(time, seconds=plain(np.maximum(time.seconds, least.seconds)))
+
+
+# Over several domains each of these does inside every domain what it does there alone: a domain's own buffers are
+# reduced or handed to all, and with one copy of a byte into each domain, its links carry (g - 1) / g of the size.
+CONTAINS_ITS_PART = ("all_reduce", "all_gather", "reduce_scatter", "broadcast", "reduce")
+
+
+def _chosen_s(
+    operation: str,
+    size_bytes: Number,
+    group: Group,
+    links: Links,
+    algorithm: str | None,
+    protocol: str | None,
+    sms: int | None,
+) -> CollectiveTime:
+    """The candidate that NCCL's tuner chooses, as it is priced."""
     if group.is_scalar and group.ranks <= 1:
         zero: Number = np.zeros(np.shape(size_bytes)) if isinstance(size_bytes, np.ndarray) else 0.0
         return CollectiveTime(zero, "none", "none", zero)

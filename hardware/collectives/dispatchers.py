@@ -89,14 +89,15 @@ def dispatch_s(
     cluster: Cluster | Links,
     dispatcher: str = "deepep",
     fp8: bool = True,
-    sms: int = 20,
+    sms: int | None = None,
 ) -> ExchangeTime:
     """Tokens to their experts.
 
     `fp8` sends one byte per element and a scale per 128, where the dispatcher can; others send bf16. `sms`: that
-    kernels of its own use. Raises ValueError for an unknown dispatcher.
+    kernels of its own use (None: as many as the dispatcher holds). Raises ValueError for an unknown dispatcher.
     """
     chosen = _dispatcher(dispatcher)
+    sms = chosen.sms if sms is None else sms
     low = fp8 and chosen.sends_fp8
     if chosen.out_operation is None:
         return one_copy_per_domain(constants()[chosen.name]["dispatch"], exchange, group, cluster, low, sms)
@@ -108,14 +109,15 @@ def combine_s(
     group: Group,
     cluster: Cluster | Links,
     dispatcher: str = "deepep",
-    sms: int = 20,
+    sms: int | None = None,
     fp32: bool = False,
 ) -> ExchangeTime:
     """Expert outputs back to their tokens, in bf16; `fp32`: a reduce-scatter in the router's dtype.
 
-    Raises ValueError for an unknown dispatcher.
+    `sms` as in `dispatch_s`. Raises ValueError for an unknown dispatcher.
     """
     chosen = _dispatcher(dispatcher)
+    sms = chosen.sms if sms is None else sms
     if chosen.home_operation is None:
         return one_copy_per_domain(constants()[chosen.name]["combine"], exchange, group, cluster, False, sms)
     wide = 2 if fp32 and chosen.sums_in_router_dtype else 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,7 +20,9 @@ class Group:
     the group crosses; `domains_per_block` of its domains sit below one block of the tier underneath (1: every
     hop between domains climbs to `tier`); `nic_share` is the fraction of its NIC that each rank may use while
     other groups of the plan send at the same time. `spacing_gpus` is how many GPUs neighbouring domains of the group
-    lie apart where distance counts (torus, dragonfly, graph), 0 on tiers, which say it all.
+    lie apart where distance counts (torus, dragonfly, graph), 0 on tiers, which say it all. `lower_blocks`, of a group
+    that crosses more than one tier above the leaves: how many of its domains sit below one block of tier 0, 1, ... up
+    to the one under that of `domains_per_block`; empty where that is not known, then in proportion to the blocks.
     """
 
     ranks: Number
@@ -29,6 +31,7 @@ class Group:
     domains_per_block: Number = 1
     nic_share: Number = 1.0
     spacing_gpus: Number = 0.0
+    lower_blocks: tuple[Number, ...] = ()
 
     @property
     def domains(self) -> Number:
@@ -36,7 +39,15 @@ class Group:
 
     @property
     def fields(self) -> tuple[Number, ...]:
-        return self.ranks, self.ranks_per_domain, self.tier, self.domains_per_block, self.nic_share, self.spacing_gpus
+        return (
+            self.ranks,
+            self.ranks_per_domain,
+            self.tier,
+            self.domains_per_block,
+            self.nic_share,
+            self.spacing_gpus,
+            *self.lower_blocks,
+        )
 
     @property
     def is_scalar(self) -> bool:
@@ -64,20 +75,61 @@ def strided_group(cluster: Cluster, ranks: Number, stride: Number = 1, nic_share
     # Members of one domain come in whole shares: 12 ranks over domains of 8 lie as 6 + 6 in the model.
     domains = np.ceil(ranks / np.minimum(ranks, most_per_domain))
     per_domain = ranks / domains
-    block_gpus = np.where(tier > 0, reaches[np.maximum(tier - 1, 0)], 1.0)
-    domains_per_block = np.maximum(1.0, np.floor(block_gpus / (stride * per_domain)))
+    # Domains of the group below one block of every tier under the highest.
+    below = [np.maximum(1.0, np.floor(reach / (stride * per_domain))) for reach in reaches[:-1]]
+    domains_per_block = np.select([tier == 0, *(tier == number + 1 for number in range(top))], [1.0, *below])
+    lower_blocks = tuple(below[: max(0, int(np.max(tier)) - 1)])
     share = np.asarray(nic_share, dtype=float)
-    fields = (ranks, per_domain, tier, domains_per_block, share, spacing_gpus(cluster, per_domain, stride))
-    if any(np.ndim(field) for field in fields):
-        return Group(*fields)
+    spacing = np.asarray(spacing_gpus(cluster, per_domain, stride))
+    group = Group(ranks, per_domain, tier, domains_per_block, share, spacing, lower_blocks)
+    return group if any(np.ndim(field) for field in group.fields) else _as_scalars(group)
+
+
+def _as_scalars(group: Group) -> Group:
+    """The same group with plain numbers, which can be hashed."""
     return Group(
-        ranks.item(),
-        per_domain.item(),
-        int(tier),
-        domains_per_block.item(),
-        share.item(),
-        np.asarray(fields[-1]).item(),
+        ranks=np.asarray(group.ranks).item(),
+        ranks_per_domain=np.asarray(group.ranks_per_domain).item(),
+        tier=int(group.tier),
+        domains_per_block=np.asarray(group.domains_per_block).item(),
+        nic_share=np.asarray(group.nic_share).item(),
+        spacing_gpus=np.asarray(group.spacing_gpus).item(),
+        lower_blocks=tuple(np.asarray(below).item() for below in group.lower_blocks),
     )
+
+
+def leading_shard(group: Group, ranks: int) -> Group:
+    """The first `ranks` members of a group, which has as many such parts side by side; plain numbers."""
+    per_domain = min(float(ranks), float(group.ranks_per_domain))
+    part = replace(group, ranks=float(ranks), ranks_per_domain=per_domain)
+    below = _below(group)
+    if len(below) != group.tier:
+        return part
+    tier = next((number for number, count in enumerate(below) if count % part.domains == 0), len(below))
+    return replace(
+        part,
+        tier=tier,
+        domains_per_block=below[tier - 1] if tier else 1.0,
+        lower_blocks=below[: max(0, tier - 1)],
+    )
+
+
+def across_shards(group: Group, shards: Group) -> Group:
+    """One member of every part of `leading_shard`; plain numbers."""
+    below = [max(1.0, count // shards.domains) for count in _below(group)]
+    return replace(
+        group,
+        ranks=group.ranks / shards.ranks,
+        ranks_per_domain=max(1.0, group.ranks_per_domain // shards.ranks),
+        domains_per_block=below[-1] if below else 1.0,
+        spacing_gpus=group.spacing_gpus * shards.domains,
+        lower_blocks=tuple(below[:-1]),
+    )
+
+
+def _below(group: Group) -> tuple[Number, ...]:
+    """Domains below one block of each tier under the highest that the group crosses, as far as known."""
+    return (*group.lower_blocks, group.domains_per_block) if group.tier > 0 else ()
 
 
 def spacing_gpus(cluster: Cluster, ranks_per_domain: Number, stride: Number) -> Number:

@@ -251,10 +251,9 @@ def _all_pairs(groups: Ints) -> Ends:
 
 def pairwise(operation: str, ranks: Ints, g: int, size: float) -> list[TransferPhase]:
     n, k = len(ranks), len(_grid(ranks, g))
-    if operation == "send_recv":
-        inside = 1.0 if g > 1 else 0.0
-        return [_phase((ranks[:1], ranks[1:2]), size, 1, (inside, 1.0 - inside))]
     crosses = 1.0 if k > 1 else 0.0
+    if operation == "send_recv":
+        return [_phase((ranks[:-1], ranks[1:]), size, 1, (1.0 - crosses, crosses))]
     return [_phase(_all_pairs(ranks[None, :]), size / n, 1, (g - 1.0, crosses))]
 
 

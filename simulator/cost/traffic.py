@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hardware.collectives import DISPATCHERS, Group, collective_s, combine_s, dispatch_s
+from hardware.collectives.group import across_shards
 from hardware.collectives.network_use import Stream
 from hardware.precisions import FORMATS
 from hardware.specs import Cluster
@@ -18,7 +19,7 @@ from simulator.cost.blocks import exchanged
 from simulator.cost.groups import plan_groups, shard_groups
 from simulator.cost.recompute import recomputed_shares
 from simulator.cost.step_times import sent_bytes
-from simulator.cost.updates import gathered_layers, parts_of, reduces_whole, replicas, sharded_over
+from simulator.cost.updates import gathered_layers, parts_of, reduces_whole, sharded_over
 from simulator.model.spec import Layer
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.layout import ranks_of_stages, routes, stages_of_ranks
@@ -170,7 +171,7 @@ def update_traffic(
                 found.append(collective_traffic("dp", kind, sharding.reduction, grads, reductions, shards, cluster))
             found.append(collective_traffic("dp", kind, "all_gather", values, gathers, shards, cluster))
             if split and not reduces_whole(plan):
-                rest, copies = replicas(group, shards), f"{name}-replicas"
+                rest, copies = across_shards(group, shards), f"{name}-replicas"
                 found.append(
                     collective_traffic("dp", copies, "all_reduce", grads / shards.ranks, reductions, rest, cluster)
                 )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from hardware.collectives import Group, collective_s
+from hardware.collectives.group import across_shards, leading_shard
 from hardware.kernels import gemm_s, streaming_s
 from hardware.precisions import FORMATS
 from hardware.specs import Cluster
@@ -194,18 +194,11 @@ def reduce_s(count: Number, group: Group, plan: Plan, cluster: Cluster) -> Numbe
     inside_s = collective_s("reduce_scatter", size, shards, cluster).seconds
     if shards is group:
         return inside_s
-    return inside_s + collective_s("all_reduce", size / shards.ranks, replicas(group, shards), cluster).seconds
+    return inside_s + collective_s("all_reduce", size / shards.ranks, across_shards(group, shards), cluster).seconds
 
 
 def sharded_over(group: Group, plan: Plan) -> Group:
     """The shard group inside a data-parallel group."""
     if not plan.shard_group or plan.shard_group >= group.ranks:
         return group
-    inside = min(plan.shard_group, group.ranks_per_domain)
-    return replace(group, ranks=plan.shard_group, ranks_per_domain=inside)
-
-
-def replicas(group: Group, shards: Group) -> Group:
-    """The ranks that hold the same shard, one per shard group."""
-    apart = group.spacing_gpus * shards.domains
-    return replace(group, ranks=group.ranks / shards.ranks, ranks_per_domain=1, domains_per_block=1, spacing_gpus=apart)
+    return leading_shard(group, plan.shard_group)

@@ -192,10 +192,17 @@ def process_group(plan: Plan, kind: str, cluster: Cluster) -> Group:
     reaches = reaches_gpus(cluster.node, cluster.fabric)
     blocks = [spread(line, min(reach, plan.gpus)) for reach in reaches]
     tier = next((index for index, block in enumerate(blocks) if block.blocks == 1), max(len(blocks) - 1, 0))
-    below = blocks[tier - 1].smallest if tier > 0 else 1
+    below = [float(max(1, block.smallest // per_domain)) for block in blocks[:tier]]
     stride = min((step for size, step, inside in line if inside and size > 1), default=1)
     spacing = float(spacing_gpus(cluster, per_domain, stride))
-    return Group(float(ranks), per_domain, tier, float(max(1, below // per_domain)), spacing_gpus=spacing)
+    return Group(
+        ranks=float(ranks),
+        ranks_per_domain=per_domain,
+        tier=tier,
+        domains_per_block=below[-1] if below else 1.0,
+        spacing_gpus=spacing,
+        lower_blocks=tuple(below[:-1]),
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -10,8 +10,19 @@ import numpy as np
 import pytest
 
 from hardware import catalogue
-from hardware.collectives import Group, collective_s, links_of, strided_group
+from hardware.collectives import (
+    DISPATCHERS,
+    OPERATIONS,
+    ExpertExchange,
+    Group,
+    collective_s,
+    combine_s,
+    dispatch_s,
+    links_of,
+    strided_group,
+)
 from hardware.collectives.direct import all_pairs_load, shift_load
+from hardware.collectives.group import across_shards, leading_shard
 from hardware.collectives.hashing import expected_fullest
 from hardware.collectives.play import Conditions, carried_bytes, play, strided_groups
 from hardware.collectives.transfers import PHASES
@@ -101,6 +112,41 @@ def test_rails_let_more_gpus_meet_under_a_leaf() -> None:
     assert leaf_reach_gpus(node, plain) == 32
     assert strided_group(h100(512, rails), 8, 8).tier == 0
     assert strided_group(h100(512, plain), 8, 8).tier == 1
+
+
+def test_every_tier_counts_what_of_the_group_lies_below_it() -> None:
+    """40 ranks 32 GPUs apart: eight below a leaf's 256 GPUs, so that rings over leaves 8:1 are not held up."""
+    base = catalogue.fabric("ndr-rail-3tier")
+    leaf = replace(base.tiers[0], oversubscription=8.0)
+    cluster = h100(10240, replace(base, tiers=(leaf, *base.tiers[1:])))
+    links = links_of(cluster)
+    group = strided_group(cluster, 320, 32)
+    assert (group.tier, group.domains_per_block, group.lower_blocks) == (2, 64.0, (8.0,))
+    assert uplink_slowdown("all_gather", group, links) == pytest.approx(1.0)
+    # What goes up from a leaf: all but the 7 others of 319 peers.
+    assert uplink_slowdown("all_to_all", group, links) == pytest.approx(8.0 * 312 / 319)
+
+
+def test_many_groups_are_counted_like_one() -> None:
+    base = catalogue.fabric("clos-400g-3tier-4to1")
+    cluster = h100(8192, base)
+    ranks, strides = np.array([8, 64, 512, 4096]), np.array([1, 8, 16, 2])
+    together = uplink_slowdown("all_gather", strided_group(cluster, ranks, strides), links_of(cluster))
+    for slowdown, rank, stride in zip(np.broadcast_to(together, 4), ranks, strides, strict=True):
+        alone = uplink_slowdown("all_gather", strided_group(cluster, int(rank), int(stride)), links_of(cluster))
+        assert slowdown == pytest.approx(float(alone))
+
+
+def test_shards_of_a_group_lie_closer_than_their_replicas() -> None:
+    """128 ranks 16 GPUs apart, 16 to a leaf's block: shards of 16 stay below it, of 32 and replicas do not."""
+    cluster = h100(2048, "ndr-rail-2tier")
+    group = strided_group(cluster, 128, 16)
+    assert (group.tier, group.domains_per_block) == (1, 16.0)
+    near, wide = leading_shard(group, 16), leading_shard(group, 32)
+    assert (near.ranks, near.tier) == (16.0, 0)
+    assert (wide.ranks, wide.tier, wide.domains_per_block) == (32.0, 1, 16.0)
+    apart = across_shards(group, leading_shard(group, 4))
+    assert (apart.ranks, apart.tier, apart.domains_per_block) == (32.0, 1, 4.0)
 
 
 # --- hashing -------------------------------------------------------------------------------------------------------
@@ -305,3 +351,47 @@ def test_a_rack_of_72_is_one_domain() -> None:
     cluster = catalogue.cluster(144, "gb200-nvl72", "nvl72-400g-2tier")
     assert strided_group(cluster, 72).domains == 1
     assert strided_group(cluster, 144).domains == 2
+
+
+# --- from one server to two ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("node", "fabric"),
+    [
+        ("hgx-h100", "ndr-rail-2tier"),
+        ("hgx-h800", "ndr-rail-2tier"),
+        ("dgx-a100-80", "hdr-rail-2tier"),
+        ("hgx-b300", "xdr-rail-2tier"),
+        ("mi300x-platform", "clos-400g-2tier"),
+    ],
+)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_second_server_makes_no_collective_cheaper(operation: str, node: str, fabric: str) -> None:
+    """The same size over as many GPUs again, behind NICs slower than the links inside, at every power of two."""
+    cluster = catalogue.cluster(64, node, fabric)
+    sizes = 2.0 ** np.arange(10, 35)
+    for inside in (2.0, 4.0, 8.0):
+        one = collective_s(operation, sizes, Group(inside, inside), cluster).seconds
+        two = collective_s(operation, sizes, Group(2 * inside, inside), cluster).seconds
+        assert np.all(two >= one * (1 - 1e-9)), (inside, sizes[two < one])
+
+
+def test_a_send_from_server_to_server_goes_over_the_nic() -> None:
+    """Sixteen ranks, each sending 1 GB to the next: the eighth does so at 50 GB/s."""
+    cluster = h100(64, "ndr-rail-2tier")
+    assert collective_s("send_recv", 1e9, strided_group(cluster, 8), cluster).seconds < 1e9 / 50e9
+    assert collective_s("send_recv", 1e9, strided_group(cluster, 16), cluster).seconds >= 1e9 / 50e9
+
+
+@pytest.mark.parametrize("name", ["deepep", "hybridep"])
+def test_an_exchange_is_priced_with_the_sms_that_it_holds(name: str) -> None:
+    """On one domain with links of no limit the SMs set the pace."""
+    cluster = h100(8, "none")
+    links = replace(links_of(cluster), scale_up_bytes_per_s=1e13)
+    exchange = ExpertExchange(8192, 7168, 256, 8)
+    held = DISPATCHERS[name].sms
+    for price in (dispatch_s, combine_s):
+        own = price(exchange, Group(8.0, 8.0), links, name).seconds
+        assert own == price(exchange, Group(8.0, 8.0), links, name, sms=held).seconds
+        assert own > price(exchange, Group(8.0, 8.0), links, name, sms=2 * held).seconds
