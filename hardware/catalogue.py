@@ -31,6 +31,7 @@ from hardware.specs import (
     ScaleUpKind,
     SwitchTier,
 )
+from hardware.wiring import idle_keys
 
 Kind = Literal["accelerators", "nodes", "fabrics"]
 DATA = Path(__file__).parent / "data"
@@ -425,6 +426,8 @@ def _read_fabric(section: Section) -> Fabric:
     )
     if found.collnet and not found.in_network_reduction:
         section.report("collnet", "needs switches that reduce: write in_network_reduction: true, or leave collnet out")
+    for key, message in [] if section.problems else idle_keys(found):
+        section.report(key, message)
     reaches = [tier.reach_gpus for tier in tiers if tier.reach_gpus]
     if reaches != sorted(reaches):
         section.report("tiers", f"must be listed lowest first, reaching ever more GPUs, not {reaches}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hardware.specs import Fabric, Node, SwitchTier
+from hardware.specs import FLOWS_PER_PORT, Fabric, Node, SwitchTier
 from hardware.units import format_rate
 
 
@@ -87,4 +87,32 @@ def mismatches(node: Node, fabric: Fabric) -> list[str]:
                 f"({format_rate(above.port_bandwidth_bytes_per_s)}) slow down those of {below.name} "
                 f"({format_rate(below.port_bandwidth_bytes_per_s)})"
             )
+    return found
+
+
+# Kinds whose leaves and spines stand in planes and by rails.
+_BY_TIERS = ("clos", "rail_optimized", "multi_plane")
+
+
+def idle_keys(fabric: Fabric) -> list[tuple[str, str]]:
+    """(key, what is wrong) of what a fabric states where nothing in it could act on that."""
+    found = []
+    kind, tiered = fabric.kind, fabric.kind in _BY_TIERS
+    if fabric.rails and not tiered:
+        found.append(("rails", f"acts on leaf switches, and kind {kind} has none. Write false"))
+    if fabric.planes > 1 and not tiered:
+        found.append(("planes", f"are separate trees, and kind {kind} has none. Write 1"))
+    if fabric.adaptive_routing and kind in ("torus", "single_switch"):
+        found.append(("adaptive_routing", f"chooses among routes, and kind {kind} has but one. Write false"))
+    if fabric.in_network_reduction and kind in ("torus", "custom"):
+        found.append(("in_network_reduction", f"is priced in trees of switches, not in kind {kind}. Write false"))
+    if fabric.flows_per_port != FLOWS_PER_PORT and (fabric.adaptive_routing or not tiered):
+        reason = "adaptive_routing spreads packets" if fabric.adaptive_routing else f"kind {kind} hashes no flows"
+        found.append(("flows_per_port", f"counts flows that are hashed onto cables, but {reason}. Leave it out"))
+    if fabric.graph and fabric.tiers:
+        found.append(("tiers", "say nothing beside a graph, which holds all links. Write []"))
+    without_uplinks = fabric.tiers[-1:] if tiered else fabric.tiers
+    for tier in without_uplinks:
+        if tier.oversubscription is not None and tier.oversubscription != 1.0:
+            found.append(("tiers", f"{tier.name}: oversubscription is of uplinks, and it has none. Write 1"))
     return found

@@ -137,7 +137,8 @@ def direct_slowdown(operation: str, algorithm: str, group: Group, links: Links) 
             return 1.0
         return max(1.0, nic * direct_load(links.direct, pattern, domains, spacing_gpus))
 
-    return np.vectorize(one, otypes=[float])(group.domains, group.spacing_gpus)[()]
+    slowdown: Number = np.vectorize(one, otypes=[float])(group.domains, group.spacing_gpus)[()]
+    return slowdown
 
 
 @lru_cache(maxsize=4096)

@@ -43,7 +43,8 @@ def graph_slowdown(operation: str, algorithm: str, group: Group, links: Links) -
         load_s = graph_load(links.graph, pattern, round(domains), round(spacing_gpus), links.adaptive_routing)
         return max(1.0, links.nic_bytes_per_s * load_s)
 
-    return np.vectorize(one, otypes=[float])(group.domains, group.spacing_gpus)[()]
+    slowdown: Number = np.vectorize(one, otypes=[float])(group.domains, group.spacing_gpus)[()]
+    return slowdown
 
 
 @lru_cache(maxsize=1024)

@@ -44,10 +44,12 @@ def domains_below(tier: int, group: Group, links: Links) -> Number:
     """Domains of the group below one block of the tier underneath `tier`, which the group crosses."""
     top = np.maximum(np.asarray(group.tier), 1)
     if tier <= len(group.lower_blocks):
-        return np.where(top == tier, group.domains_per_block, group.lower_blocks[tier - 1])
+        below: Number = np.where(top == tier, group.domains_per_block, group.lower_blocks[tier - 1])
+        return below
     reach = np.asarray(links.tier_reach_gpus or (1.0,) * len(links.tier_oversubscription), dtype=float)
     scale = reach[tier - 1] / reach[np.minimum(top - 1, len(reach) - 1)]
-    return np.maximum(1.0, np.floor(group.domains_per_block * scale + 1e-9))
+    in_proportion: Number = np.maximum(1.0, np.floor(group.domains_per_block * scale + 1e-9))
+    return in_proportion
 
 
 def crossing_fraction(operation: str, domains: Number, inside: Number) -> Number:

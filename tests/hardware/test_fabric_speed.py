@@ -30,7 +30,7 @@ from hardware.collectives.uplinks import uplink_slowdown
 from hardware.problems import InputError
 from hardware.specs import Cluster, Fabric
 from hardware.topology.build import build_network
-from hardware.wiring import injection_bytes_per_s, leaf_reach_gpus, mismatches
+from hardware.wiring import idle_keys, injection_bytes_per_s, leaf_reach_gpus, mismatches
 
 GIB = 2.0**30
 
@@ -395,3 +395,30 @@ def test_an_exchange_is_priced_with_the_sms_that_it_holds(name: str) -> None:
         own = price(exchange, Group(8.0, 8.0), links, name).seconds
         assert own == price(exchange, Group(8.0, 8.0), links, name, sms=held).seconds
         assert own > price(exchange, Group(8.0, 8.0), links, name, sms=2 * held).seconds
+
+
+# --- keys that could not act ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ({"base": "torus-3d", "rails": True}, "rails: acts on leaf switches, and kind torus has none"),
+        ({"base": "dragonfly-400g", "planes": 2}, "planes: are separate trees"),
+        ({"base": "torus-3d", "adaptive_routing": True}, "adaptive_routing: chooses among routes"),
+        ({"base": "torus-3d", "in_network_reduction": True}, "in_network_reduction: is priced in trees of switches"),
+        ({"base": "ndr-rail-2tier", "flows_per_port": 4}, "flows_per_port: counts flows that are hashed"),
+    ],
+)
+def test_keys_that_nothing_would_act_on_are_refused(written: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        catalogue.fabric(written)
+
+
+def test_oversubscription_where_there_are_no_uplinks_is_refused() -> None:
+    fabric = with_port("ndr-rail-2tier", 0, 50e9)
+    spine = replace(fabric.tiers[1], oversubscription=2.0)
+    assert not idle_keys(fabric)
+    ((key, message),) = idle_keys(replace(fabric, tiers=(fabric.tiers[0], spine)))
+    assert key == "tiers"
+    assert "spine: oversubscription is of uplinks" in message
