@@ -100,7 +100,10 @@ def _syntax_problem(error: yaml.YAMLError, text: str, name: str) -> Problem:
     what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
     remedy = "; indent with spaces, a tab is none" if "cannot start any token" in what else ""
     line = min(mark.line, text.count("\n")) + 1 if mark else None
-    return Problem(name, line, "", f"is not valid YAML: {what}{remedy}")
+    form = "JSON" if name.endswith(".json") else "YAML"
+    if form == "JSON" and mark and mark.index >= len(text.rstrip()):
+        remedy = "; the file ends too early, is it complete?"
+    return Problem(name, line, "", f"is not valid {form}: {what}{remedy}")
 
 
 def _depth_problem(name: str, line: int | None) -> Problem:

@@ -12,13 +12,14 @@ from simulator.model.catalogue import load
 from simulator.model.flops import flops_per_token
 from simulator.model.inline import from_mapping
 from simulator.model.spec import Model
+from simulator.scenario.spec import Meter
 from simulator.stack import names, release
 from simulator.workload.shape import padded_vocab
 from validate.columns_cells import COLUMNS, OPTIONAL, Cells
 from validate.columns_model import model_of
 from validate.columns_plan import cluster_of, plan_of
 from validate.columns_words import CellReading, stack_entry
-from validate.row import Measured, Meter, Row, Unsupported
+from validate.row import Measured, Row, Unsupported
 from validate.row_scenarios import published_models, scenario_of
 from validate.tables import Table
 
@@ -81,6 +82,7 @@ def _settings(cells: Cells, entry: Mapping[str, Any], reading: CellReading) -> d
         stack = entry["release"]
         reading.assumed.append(f"stack = {stack}: from the words of the source")
     cluster = cluster_of(cells, reading)
+    reading.read_attention(cells.text("kv_heads_or_attention"))
     model, about_model = model_of(cells)
     reading.assumed += about_model
     plan = plan_of(cells, reading, release(stack).stack.framework, _model(model))

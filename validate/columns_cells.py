@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from validate.row import Unsupported
+from validate.row import QUALITIES, Unsupported
 
 COLUMN_WORDS = """
     id source source_read model_name params_total_B params_active_B layers hidden heads kv_heads_or_attention
@@ -55,11 +55,15 @@ class Cells:
         return count
 
     def problems(self) -> list[str]:
-        """Cells that should be numbers and are not, or are zero where zero means nothing."""
+        """Cells that should be numbers and are not, are negative, or zero where zero means nothing; other qualities."""
         found = []
+        if self.text("quality") not in QUALITIES:
+            found.append(f"quality must be A, B or C, not {self.text('quality')!r}")
         for column in NUMBERS:
             text = self.text(column)
-            if text and not LEADING_NUMBER.match(text):
+            if text.startswith("-") and LEADING_NUMBER.match(text[1:]):
+                found.append(f"{column} must be above zero, not {text!r}; leave it empty where it is not known")
+            elif text and not LEADING_NUMBER.match(text):
                 found.append(f"{column} must begin with a number, not {text!r}")
             elif text and column not in MAY_BE_ZERO and self.number(column) == 0:
                 found.append(f"{column} must not be zero; leave it empty where it is not known")

@@ -71,9 +71,7 @@ def plan_of(cells: Cells, reading: CellReading, framework: str, model: Model) ->
     if cells.text("schedule"):
         reading.read_word("schedule", "schedule", cells.text("schedule"))
     reading.read_recompute(cells.text("recompute"), framework)
-    sequence_parallel = cells.text("sequence_parallel")
-    if sequence_parallel:
-        reading.settings["sequence_parallel"] = sequence_parallel == "on"
+    reading.read_switch("sequence_parallel", cells.text("sequence_parallel"))
     reading.read_flags(cells.text("overlap_flags"))
     settings = {**_degrees(cells, reading), **reading.settings, **_batch(cells, reading)}
     settings |= {"vpp": _virtual_stages(cells, reading, settings, framework, len(model.layers))}

@@ -15,6 +15,7 @@ TRUTH = {"true": True, "false": False}
 # From the widest graph to none.
 GRAPHS = ("full", "partial", "router")
 _BETWEEN_FLAGS = re.compile(r"[;,](?![^\[(]*[\])])")
+_GROUPS = re.compile(r"gqa ?\d+")
 _BLANKS = re.compile(r"[\s_-]+")
 
 
@@ -64,6 +65,18 @@ class CellReading:
         value = self.look_up(vocabulary()[column], text)
         if value:
             self.settings[key] = value
+
+    def read_switch(self, key: str, text: str) -> None:
+        """A column that turns one plan key on or off; empty where the source does not say."""
+        value = self.look_up(vocabulary()["switches"], text) if text else None
+        if value is not None:
+            self.settings[key] = value
+
+    def read_attention(self, text: str) -> None:
+        """A column that names the kind of attention, which known models bring themselves: its word must be known."""
+        word = normal(text)
+        if word and not _GROUPS.fullmatch(word) and word not in vocabulary()["attentions"]["words"]:
+            self.unknown.append(text)
 
     def read_recompute(self, text: str, framework: str) -> None:
         """What is recomputed: a word, which may mean something else in one framework, or `selective [module, ...]`."""

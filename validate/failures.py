@@ -22,6 +22,7 @@ from simulator.run.read_failures import failure_model, preset
 from simulator.run.result import RunResult
 from simulator.run.spares import spares_needed
 from simulator.run.specs import Recovery, Restart, RunSpec, Segment, Simulation
+from validate.tables import why_unreadable
 
 PUBLISHED = Path(__file__).parent / "published" / "failures.csv"
 COLUMNS = ("study", "metric", "value", "conditions", "source")
@@ -87,7 +88,7 @@ def read_figures(path: Path = PUBLISHED) -> Figures:
             lacking = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
             table = {} if lacking else {(row["study"], row["metric"]): row for row in reader}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError([Problem(str(path), None, "", f"cannot be read: {error}")]) from None
+        raise InputError([Problem(str(path), None, "", why_unreadable(error))]) from None
     if lacking:
         raise InputError([Problem(str(path), 1, "", f"columns missing: {', '.join(lacking)}")])
     return Figures(table)

@@ -8,6 +8,7 @@ from typing import Any
 from validate.runs import Compared, summary
 
 # Rows of quality C (layout or architecture uncertain) are shown but do not count.
+STACK_FROM_WORDS = "stack = "
 COUNTED = ("A", "B", "")
 
 
@@ -27,6 +28,7 @@ def entry_document(entry: Compared) -> dict[str, Any]:
         "status": status,
         "reason": reason,
         "quality": entry.row.quality or None,
+        **_stack(entry),
         "quantity": entry.quantity,
         "measured": entry.measured,
         "predicted": entry.predicted,
@@ -35,6 +37,15 @@ def entry_document(entry: Compared) -> dict[str, Any]:
         "breakdown_s": dict(entry.prediction.breakdown_s) if entry.prediction else None,
         "assumptions": list(entry.assumptions),
     }
+
+
+def _stack(entry: Compared) -> dict[str, Any]:
+    """The release that the row was predicted on, and whether it was picked because the row names none."""
+    if entry.prediction is None:
+        return {"stack": None, "stack_picked": None}
+    scenario = entry.prediction.scenario
+    from_words = any(text.startswith(STACK_FROM_WORDS) for text in entry.assumptions)
+    return {"stack": scenario.plan.stack.name, "stack_picked": from_words or scenario.stack_choice != "named"}
 
 
 def runs_document(entries: Sequence[Compared]) -> dict[str, Any]:
@@ -60,6 +71,8 @@ def runs_text(document: Mapping[str, Any]) -> str:
         unit = "peak memory GiB" if scale > 1 else "step time s"
         lines.append(f"{row['id']:<68} {unit:<18} {row['measured'] / scale:>12.4g} {row['predicted'] / scale:>12.4g} "
                      f"{100 * row['error_fraction']:>+7.1f}%")  # fmt: skip
+        if row["stack_picked"]:
+            lines.append(f"{'':<68} on stack {row['stack']}, picked, as the row names none")
         if row["reason"]:
             lines.append(f"{'':<68} {row['reason']}")
     for title, key in (("step time", "summary"), ("peak memory", "memory_summary")):

@@ -6,14 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hardware.problems import Place
+from hardware.problems import Place, Problem
+from simulator.scenario.spec import Meter
 
 Quantity = Literal["step_time_s", "peak_memory_bytes"]
-Meter = Literal["allocated", "reserved", "device"]
+# A: layout, batch and sequence known; B: one of them, or recomputation, is not; C: for reference alone.
+QUALITIES = ("A", "B", "C", "")
 
 
 class Unsupported(Exception):
-    """A row that cannot become a scenario; the message says why."""
+    """A row that cannot become a scenario; the message says why, `problems` which of its keys are at fault."""
+
+    def __init__(self, reason: str, problems: tuple[Problem, ...] = ()) -> None:
+        self.problems = problems
+        super().__init__(reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,8 @@ class Row:
     `settings` are the scenario's keys, dotted, with their values; a key that is left out follows from the software
     stack or the other keys. `assumed` says what the source leaves unsaid and where the value comes from.
     `unknown_words` are words of the source that no table reads; `unsupported` says why no scenario can be written
-    (empty: one can). `gpu`, `network`, `kind` (dense or moe), `quality`, `group` and `family` are labels.
+    (empty: one can). `in_scenario_keys`: the file is written in them, so what cannot be read is its fault. `gpu`,
+    `network`, `kind` (dense or moe), `quality`, `group` and `family` are labels.
     """
 
     id: str
@@ -51,6 +58,7 @@ class Row:
     assumed: tuple[str, ...] = ()
     unknown_words: tuple[str, ...] = ()
     unsupported: str = ""
+    in_scenario_keys: bool = False
 
     @property
     def origin(self) -> str:

@@ -13,13 +13,15 @@ import yaml
 
 from hardware.documents import Document
 from hardware.problems import InputError, Place
+from simulator.run.budget import AMOUNTS
 from simulator.scenario.overrides import write_key
 from simulator.scenario.schema import Scenario, read_scenario
 from simulator.stack import release
 from validate.row import Row, Unsupported
 
-# Tokens of the whole training where a row does not say; a step's time does not depend on it.
-TOKENS = "1T"
+# Steps of the run where a row does not say how much was trained: the one that it measured.
+STEPS = 1
+UNSAID_LENGTH = f"run.steps = {STEPS}: the source measured a step; how long the training was is not said"
 MODELS = Path(__file__).parent / "published" / "models.json"
 UNITS = {"step_time_s": ("step_time", "s"), "peak_memory_bytes": ("peak_memory", "B")}
 
@@ -41,10 +43,15 @@ def mapping_of(row: Row) -> dict[str, Any]:
         write_key(data, key, row.settings[key])
     if isinstance(data.get("model"), str):
         data["model"] = published_models().get(data["model"], data["model"])
-    data.setdefault("run", {}).setdefault("tokens", TOKENS)
+    if _length_unsaid(row):
+        data.setdefault("run", {})["steps"] = STEPS
     if row.measured:
         data["published"] = {"source": row.source, **_published(row)}
     return data
+
+
+def _length_unsaid(row: Row) -> bool:
+    return not any(f"run.{amount}" in row.settings for amount in AMOUNTS)
 
 
 def _model_name(row: Row) -> str:
@@ -57,6 +64,8 @@ def _published(row: Row) -> dict[str, str]:
     for measured in row.measured:
         key, unit = UNITS[measured.quantity]
         quantities[key] = f"{measured.value!r} {unit}"
+        if measured.quantity == "peak_memory_bytes":
+            quantities["memory_meter"] = measured.meter
     return quantities
 
 
@@ -65,8 +74,8 @@ def scenario_of(row: Row) -> tuple[Scenario, tuple[str, ...]]:
     try:
         scenario = read_scenario(Document(mapping_of(row), Place(row.place.file)), row.id)
     except InputError as error:
-        reasons = [f"{problem.key} {problem.message}" for problem in error.problems]
-        raise Unsupported("; ".join(reasons)) from None
+        reasons = [f"{problem.key}: {problem.message}" for problem in error.problems]
+        raise Unsupported("; ".join(reasons), error.problems) from None
     return scenario, (*row.assumed, *_said_by_stack(scenario))
 
 
@@ -89,6 +98,12 @@ def _said_by_stack(scenario: Scenario) -> list[str]:
 
 
 def scenario_file(row: Row) -> str:
-    """The row's scenario as a YAML file. Raises Unsupported with the reason."""
-    scenario_of(row)
-    return str(yaml.safe_dump(mapping_of(row), sort_keys=False, allow_unicode=True, width=120))
+    """The row's scenario as a YAML file, with a comment on all that its source leaves unsaid.
+
+    Raises Unsupported with the reason.
+    """
+    _, assumed = scenario_of(row)
+    unsaid = (*assumed, UNSAID_LENGTH) if _length_unsaid(row) else assumed
+    notes = [" ".join(text.split()) for text in unsaid]
+    comment = "".join(f"# {note}\n" for note in ("What the source leaves unsaid, and what was taken:", *notes))
+    return comment + str(yaml.safe_dump(mapping_of(row), sort_keys=False, allow_unicode=True, width=120))

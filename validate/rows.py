@@ -8,8 +8,9 @@ from typing import Any, get_args
 
 from hardware.documents import parse_document
 from hardware.problems import InputError, Place, Problem
+from simulator.scenario.spec import Meter
 from validate import columns
-from validate.row import Measured, Meter, Row
+from validate.row import QUALITIES, Measured, Row
 from validate.tables import Table, read_table
 
 PUBLISHED = Path(__file__).parent / "published" / "runs"
@@ -65,6 +66,11 @@ def _read_row(cells: Mapping[str, str], place: Place, problems: list[Problem]) -
     before = len(problems)
     if not cells["id"]:
         problems.append(place.problem("has no id"))
+    quality = cells.get("quality", "")
+    if quality not in QUALITIES:
+        problems.append(
+            place.problem(f"quality must be A, B or C, not {quality!r}; leave it empty where it is unknown")
+        )
     measured = _measured(cells, place, problems)
     settings = {}
     for key, text in cells.items():
@@ -77,7 +83,9 @@ def _read_row(cells: Mapping[str, str], place: Place, problems: list[Problem]) -
         return None
     assumed = tuple(filter(None, cells.get(ASSUMED, "").split(SEPARATOR)))
     labels: dict[str, Any] = {name: cells.get(name, "") for name in LABELS}
-    return Row(cells["id"], place, settings, measured, assumed=assumed, **labels)
+    if "plan.precision" not in settings:
+        labels["unsupported"] = labels["unsupported"] or "the row does not say plan.precision"
+    return Row(cells["id"], place, settings, measured, assumed=assumed, in_scenario_keys=True, **labels)
 
 
 def _measured(cells: Mapping[str, str], place: Place, problems: list[Problem]) -> tuple[Measured, ...]:

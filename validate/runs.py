@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from hardware.problems import Problem
+from simulator.predict.meters import metered_memory_bytes
 from simulator.predict.prediction import Prediction, predict
 from simulator.predict.simulate import simulate
 from validate.row import Measured, Row, Unsupported
@@ -21,7 +23,10 @@ WIDER_PER_WORD = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One quantity of one row: measured, predicted (None where unsupported), and all that was assumed."""
+    """One quantity of one row: measured, predicted (None where unsupported), and all that was assumed.
+
+    `problems` say what of a row in scenario keys could not be read.
+    """
 
     row: Row
     quantity: str
@@ -30,6 +35,7 @@ class Compared:
     reason: str
     assumptions: tuple[str, ...]
     prediction: Prediction | None = None
+    problems: tuple[Problem, ...] = ()
 
     @property
     def error_fraction(self) -> float | None:
@@ -53,7 +59,8 @@ def compare(row: Row) -> list[Compared]:
     try:
         scenario, assumptions = scenario_of(row)
     except Unsupported as reason:
-        return [Compared(row, "step_time_s", None, None, str(reason), row.assumed)]
+        problems = tuple(_of_row(row, each) for each in reason.problems) if row.in_scenario_keys else ()
+        return [Compared(row, "step_time_s", None, None, str(reason), row.assumed, problems=problems)]
     if not row.measured:
         return [Compared(row, "step_time_s", None, None, "the row measured neither time nor memory", assumptions)]
     try:
@@ -62,6 +69,11 @@ def compare(row: Row) -> list[Compared]:
         why = f"cannot be laid out: {error}"
         return [Compared(row, each.quantity, each.value, None, why, assumptions) for each in row.measured]
     return [compared(row, each, prediction, assumptions) for each in row.measured]
+
+
+def _of_row(row: Row, problem: Problem) -> Problem:
+    """A problem of a row's scenario at the row's place in its file."""
+    return Problem(row.place.file, row.place.line, f"{row.place.key}, {problem.key}", problem.message)
 
 
 def compared(row: Row, measured: Measured, prediction: Prediction, assumptions: tuple[str, ...]) -> Compared:
@@ -73,11 +85,7 @@ def predicted(prediction: Prediction, measured: Measured) -> float:
     """The same quantity of a prediction, memory by the same meter."""
     if measured.quantity == "step_time_s":
         return prediction.step_time_s
-    if measured.meter == "device":
-        return prediction.device_memory_bytes
-    if measured.meter == "reserved":
-        return max(s.peak_memory_bytes + s.outside_allocator_bytes["fragmentation"] for s in prediction.stages)
-    return prediction.peak_memory_bytes
+    return metered_memory_bytes(prediction, measured.meter)
 
 
 def compare_all(rows: Sequence[Row], processes: int = 1) -> list[Compared]:

@@ -17,12 +17,23 @@ class Table:
     lines: tuple[tuple[dict[str, str], Place], ...]
 
 
+def why_unreadable(error: Exception) -> str:
+    """In words why a CSV file could not be read."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file; name a CSV file"
+    if isinstance(error, IsADirectoryError):
+        return "is a directory; name a CSV file"
+    if isinstance(error, UnicodeDecodeError):
+        return "is not UTF-8 text; save it as UTF-8"
+    return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+
+
 def read_table(path: Path, problems: list[Problem]) -> Table | None:
     """The table in a CSV file with its cells stripped; None, with the reason in `problems`, where there is none."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        problems.append(Problem(str(path), None, "", f"cannot be read as UTF-8 text: {error}"))
+        problems.append(Problem(str(path), None, "", why_unreadable(error)))
         return None
     reader = csv.DictReader(text.splitlines(keepends=True))
     columns = tuple(reader.fieldnames or ())

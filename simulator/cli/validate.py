@@ -38,7 +38,8 @@ def validate(
 ) -> None:
     """Predicted against measured, for every published training run.
 
-    Exit code 0 when every row could be read, 2 when a file could not; unsupported rows are listed with the reason.
+    Exit code 0 when every row could be read, 2 when a file or a row in scenario keys could not; rows whose source
+    leaves too much unsaid are listed as unsupported, with the reason.
     """
     if sum((runs is not None, collectives is not None, failures is not None)) > 1:
         raise typer.BadParameter("--runs, --collectives and --failures go one at a time")
@@ -51,32 +52,44 @@ def validate(
     elif failures is not None:
         validate_failures(failures, as_json)
     elif scenario is not None:
-        print_scenario(runs, scenario)
+        print_scenario(runs, scenario, as_json)
     else:
         validate_runs(runs, processes, as_json)
 
 
 def validate_runs(runs: list[Path] | None, processes: int, as_json: bool) -> None:
+    """Writes every row beside its prediction; ends with exit code 2 where a row could not be read."""
     from validate.report import runs_document, runs_text
     from validate.rows import read_rows
     from validate.runs import compare_all
 
-    document = runs_document(compare_all(read_rows(runs or None), processes))
+    entries = compare_all(read_rows(runs or None), processes)
+    document = runs_document(entries)
     print_json(document) if as_json else sys.stdout.write(runs_text(document))
+    problems = [problem for entry in entries for problem in entry.problems]
+    if problems:
+        sys.stderr.write("".join(f"{problem}\n" for problem in problems))
+        sys.stderr.write("The rows with these problems were left out; the others were predicted.\n")
+        raise typer.Exit(2)
 
 
-def print_scenario(runs: list[Path] | None, identifier: str) -> None:
-    """Writes the scenario of one row to stdout; raises InputError for an unknown id or a row that has none."""
+def print_scenario(runs: list[Path] | None, identifier: str, as_json: bool) -> None:
+    """Writes the scenario of one row to stdout, as YAML or JSON.
+
+    Raises InputError for an unknown id and for a row that has no scenario.
+    """
     from hardware.problems import InputError, Problem, one_of
     from validate.row import Unsupported
-    from validate.row_scenarios import scenario_file
+    from validate.row_scenarios import mapping_of, scenario_file
     from validate.rows import read_rows
 
     rows = {row.id: row for row in read_rows(runs or None)}
     if identifier not in rows:
         raise InputError([Problem("--scenario", None, "", f"row {one_of(identifier, rows)}")])
+    row = rows[identifier]
     try:
-        sys.stdout.write(scenario_file(rows[identifier]))
+        text = scenario_file(row)
+        print_json(mapping_of(row)) if as_json else sys.stdout.write(text)
     except Unsupported as reason:
         raise InputError([Problem("--scenario", None, identifier, str(reason))]) from None
 
@@ -84,11 +97,12 @@ def print_scenario(runs: list[Path] | None, identifier: str) -> None:
 def validate_collectives(path: Path, plot: Path | None, as_json: bool) -> None:
     from hardware.problems import InputError, Problem
     from validate.collectives import PUBLISHED, collectives_document, collectives_text, write_plot
+    from validate.tables import why_unreadable
 
     try:
         document = collectives_document(PUBLISHED if str(path) == "published" else path)
     except (OSError, ValueError) as error:
-        raise InputError([Problem(str(path), None, "", f"cannot be read: {error}")]) from None
+        raise InputError([Problem(str(path), None, "", why_unreadable(error))]) from None
     if plot is not None:
         write_plot(document, plot)
     print_json(document) if as_json else sys.stdout.write(collectives_text(document))

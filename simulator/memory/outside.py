@@ -41,7 +41,9 @@ def outside_bytes(plan: Plan, owners: Mapping[str, float]) -> dict[str, float]:
         communicators += PIPELINE_ENGINE_COMMUNICATORS
     fragmentation = FRAGMENTATION_FRACTION * sum(owners.values())
     if not plan.stack.expandable_segments:
-        fragmentation = FIXED_SEGMENTS_FRACTION * sum(owners.get(owner, 0.0) for owner in COMES_AND_GOES)
+        # Blocks of fixed size waste what those that grow do, and more where much comes and goes.
+        comes_and_goes = sum(owners.get(owner, 0.0) for owner in COMES_AND_GOES)
+        fragmentation = max(fragmentation, FIXED_SEGMENTS_FRACTION * comes_and_goes)
     found = {
         "context": CONTEXT_BYTES[plan.stack.cuda_context],
         "communicators": communicators * COMMUNICATOR_BYTES,

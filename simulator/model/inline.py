@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from hardware.problems import Place
 from simulator.model.config import MOST_LAYERS
-from simulator.model.keys import Keys
+from simulator.model.keys import Keys, is_read
 from simulator.model.spec import (
     FFNS,
     MIXERS,
@@ -122,7 +122,7 @@ def attention_defaults(keys: Keys, hidden: int) -> dict[str, Any]:
     values = {"kv_heads": heads, **keys.values}
     if "head_dim" not in values:
         values["head_dim"] = max(1, hidden // heads)
-        if hidden % heads:
+        if is_read(hidden) and hidden % heads:
             keys.problem("head_dim", f"missing, and hidden {hidden} is not a multiple of {heads} heads")
     return {"v_head_dim": values["head_dim"], **values}
 

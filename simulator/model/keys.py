@@ -154,6 +154,11 @@ class Keys:
             child.leftovers(harmless)
 
 
+def is_read(hidden: int) -> bool:
+    """Whether a width was read: 1, which no model has, stands in for one that is missing or wrong."""
+    return hidden > 1
+
+
 def other(names: Sequence[str]) -> str:
     return "or " + ", ".join(names[1:])
 

@@ -11,7 +11,7 @@ from simulator.model.catalogue import load, names
 from simulator.model.config import MOST_LAYERS
 from simulator.model.inline import check, check_blocks, field_value, stack
 from simulator.model.keys import Keys
-from simulator.model.spec import FFN, Layer, Mixer, Model
+from simulator.model.spec import FFN, FFNS, MIXERS, Layer, Mixer, Model
 
 MOST_DEPTHS = 64
 Part = TypeVar("Part", Mixer, FFN)
@@ -23,16 +23,18 @@ def from_base(mapping: Mapping[str, Any], place: Place) -> Model:
     """The catalogue's model `base` with the other keys of `mapping` in place of its own.
 
     `layers` and `mtp` are numbers (the stack is cut, or its pattern goes on; prediction modules are repeated) or
-    written out as in the inline form; `mixer` and `ffn` change fields of every mixer or ffn that has them all; the
-    other keys are fields of simulator.model.spec.Model. Raises InputError listing every problem.
+    written out as in the inline form; `mixer` and `ffn` change fields of every mixer or ffn that has them all (`kind`
+    says of which kind, where several have); the other keys are fields of simulator.model.spec.Model. Raises InputError
+    listing every problem.
     """
     keys = Keys(mapping, place)
     _, base = keys.find(["base"])
     if not isinstance(base, str) or base not in names():
-        raise InputError([place.under("base").problem(f"model {one_of(base, names())}")])
+        raise InputError([place.under("base").problem(one_of(base, names()))])
     model = with_fields(load(base), keys)
-    layers = with_changes(read_layers(keys, model), keys)
-    model = replace(model, layers=layers, mtp=with_changes(read_mtp(keys, model, layers), keys))
+    plain = read_layers(keys, model)
+    layers = with_changes(plain, plain, keys)
+    model = replace(model, layers=layers, mtp=with_changes(read_mtp(keys, model, layers), plain, keys))
     model = replace(model, name=str(keys.find(["name"])[1] or f"{base}, changed"))
     check_blocks(model, keys)
     keys.finish()
@@ -87,29 +89,62 @@ def ending_period(layers: tuple[Layer, ...]) -> int:
     return len(layers)
 
 
-def with_changes(layers: tuple[Layer, ...], keys: Keys) -> tuple[Layer, ...]:
-    """The layers with the fields of `mixer` and `ffn` written anew wherever a mixer or ffn has all of them."""
-    mixers: list[Mixer | None] = [layer.mixer for layer in layers]
-    ffns: list[FFN | None] = [layer.ffn for layer in layers]
-    new_mixers: dict[Mixer | None, Mixer] = changed_parts(mixers, "mixer", keys)
-    new_ffns: dict[FFN | None, FFN] = changed_parts(ffns, "ffn", keys)
+def with_changes(layers: tuple[Layer, ...], decoder: tuple[Layer, ...], keys: Keys) -> tuple[Layer, ...]:
+    """The layers with the fields of `mixer` and `ffn` written anew wherever a mixer or ffn has all of them.
+
+    Those of all `decoder` layers decide whether the changes make sense.
+    """
+    both = (*decoder, *layers)
+    mixers: list[Mixer | None] = [layer.mixer for layer in both]
+    ffns: list[FFN | None] = [layer.ffn for layer in both]
+    new_mixers: dict[Mixer | None, Mixer] = changed_parts(mixers, "mixer", MIXERS, keys)
+    new_ffns: dict[FFN | None, FFN] = changed_parts(ffns, "ffn", FFNS, keys)
     return tuple(
-        Layer(new_mixers.get(mixer, mixer), new_ffns.get(ffn, ffn)) for mixer, ffn in zip(mixers, ffns, strict=True)
+        Layer(new_mixers.get(layer.mixer, layer.mixer), new_ffns.get(layer.ffn, layer.ffn)) for layer in layers
     )
 
 
-def changed_parts(parts: Sequence[Part | None], name: str, keys: Keys) -> dict[Part | None, Part]:
-    """The changed mixer (or ffn) of each one that has all the fields written under `name`."""
+def changed_parts(
+    parts: Sequence[Part | None], name: str, kinds: Mapping[str, type], keys: Keys
+) -> dict[Part | None, Part]:
+    """The changed mixer (or ffn) of each one that has all the fields written under `name`.
+
+    Where parts of several `kinds` have them, `kind` says which of them change.
+    """
     if not parts or not keys.has(name):
         return {}
     inner = keys.inner(name)
     inner.asked.update(inner.values)
     present = [part for part in dict.fromkeys(parts) if part is not None]
-    fitting = [part for part in present if set(inner.values) <= {item.name for item in fields(part)}]
+    changes = dict(inner.values)
+    if changes.get("kind") in kinds:
+        kind = kinds[changes.pop("kind")]
+        present = [part for part in present if type(part) is kind]
+    fitting = [part for part in present if set(changes) <= {item.name for item in fields(part)}]
     if not fitting:
-        known = sorted({item.name for part in present for item in fields(part)})
-        keys.problem(name, f"no {name} of the base has all these fields; theirs are {', '.join(known)}")
-    return {part: changed_part(part, inner) for part in fitting}
+        keys.problem(name, _why_none_fits(changes, present, name))
+    if len({type(part) for part in fitting}) > 1:
+        keys.problem(name, _which_kind(changes, fitting, name, kinds))
+    written = Keys(changes, inner.place, inner.problems)
+    return {part: changed_part(part, written) for part in fitting}
+
+
+def _why_none_fits(changes: Mapping[str, Any], present: Sequence[Mixer | FFN], name: str) -> str:
+    """Which written field no part has, or that no part has all of them."""
+    known = sorted({item.name for part in present for item in fields(part)})
+    unknown = [field for field in changes if field not in known]
+    if unknown and known:
+        return one_of(unknown[0], known)
+    return f"no {name} of the base has all these fields; theirs are {', '.join(known) or 'none'}"
+
+
+def _which_kind(
+    changes: Mapping[str, Any], fitting: Sequence[Mixer | FFN], name: str, kinds: Mapping[str, type]
+) -> str:
+    """That the change would fall on parts of several kinds."""
+    words = [word for word, kind in kinds.items() if any(type(part) is kind for part in fitting)]
+    written = ", ".join(changes)
+    return f"{written} would change the base's {' and '.join(words)} {name}s; add kind: {' or kind: '.join(words)}"
 
 
 def changed_part(part: Part, keys: Keys) -> Part:

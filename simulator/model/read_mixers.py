@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from types import NoneType
 from typing import Any, Literal, get_args, get_type_hints
 
 from simulator.model.config import Config
 from simulator.model.families import vocabulary
-from simulator.model.keys import REQUIRED, Required
+from simulator.model.keys import REQUIRED, Required, is_read
 from simulator.model.spec import (
     MIXERS,
     Attention,
@@ -23,6 +23,8 @@ from simulator.model.spec import (
 )
 
 Limit = Literal["window", "chunk", "none"]
+# Stretched rotary embeddings that multiply what they rotate.
+SCALED_ROPES = ("yarn", "longrope", "su")
 
 
 def full(config: Config) -> Attention:
@@ -73,7 +75,7 @@ def kv_heads_of(config: Config, limit: Limit, heads: int) -> int:
 def head_width(config: Config, limit: Limit, heads: int) -> int:
     """Width of a head: written, or hidden / heads."""
     hidden = config.whole("hidden_size")
-    if not config.has("head_dim") and hidden % heads:
+    if not config.has("head_dim") and is_read(hidden) and hidden % heads:
         config.problem("head_dim", f"missing, and hidden_size {hidden} is not a multiple of {heads} heads")
     return own_whole(config, limit, "head_dim", default=max(1, hidden // heads))
 
@@ -98,10 +100,26 @@ def attention(config: Config, limit: Limit, indexer: Indexer | None = None) -> A
         output_gate=config.flag("attn_output_gate", default=family.output_gate),
         head_gate=config.flag("use_attention_gate", default=family.head_gate),
         sinks=sinks(config, limit),
-        scaled_rope=family.scaled_rope,
+        scaled_rope=family.scaled_rope or scales_rope(config),
         indexer=indexer,
         keys_from=keys_from(config, limit),
     )
+
+
+def scales_rope(config: Config) -> bool:
+    """Whether rotated queries and keys are scaled as well: YaRN (arXiv 2309.00071) and LongRoPE (arXiv 2402.13753) do,
+    unless the config says a factor of 1 (attention_factor) or stretches nothing (factor)."""
+    scaled = (rope for rope in rotary_settings(config) if rope.get("rope_type", rope.get("type")) in SCALED_ROPES)
+    return any(rope.get("attention_factor") != 1 and rope.get("factor") != 1 for rope in scaled)
+
+
+def rotary_settings(config: Config) -> Iterator[Mapping[str, Any]]:
+    """The mappings under rope_scaling and rope_parameters, and those by kind of layer inside them."""
+    for key in ("rope_scaling", "rope_parameters"):
+        rope = config.keys.values.get(key)
+        if isinstance(rope, Mapping):
+            yield rope
+            yield from (below for below in rope.values() if isinstance(below, Mapping))
 
 
 def keys_from(config: Config, limit: Limit) -> Literal["own", "values", "earlier layer"]:

@@ -1,8 +1,8 @@
 """Is a plan legal? Every rule by name, whose rule it is, and all violations of a plan at once.
 
 Universal rules follow from arithmetic or from what is modelled; Megatron's are those its parser, its configuration
-or its start-up enforce (Megatron-Core 0.20), and hold where `plan.stack.framework` is "megatron-core" and the stack
-does not lift them (`framework_rules`).
+or its start-up enforce (Megatron-Core 0.20), and hold where `plan.stack.framework` is "megatron-core". Those of a
+release are what its data says that it cannot do. Both hold where the stack does not lift them (`framework_rules`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from hardware.problems import Place, Problem
 from simulator.model.spec import Model
-from simulator.plan import adapters, rules_degrees, rules_features, rules_offload, rules_pipeline
+from simulator.plan import adapters, rules_degrees, rules_features, rules_offload, rules_pipeline, rules_stack
 from simulator.plan.case import Check, Fault, ModelFacts, PlanCase, divisors, model_facts, near
 from simulator.plan.spec import Plan
 
@@ -21,17 +21,21 @@ UNIVERSAL: dict[str, Check] = (
     | rules_pipeline.UNIVERSAL
     | rules_features.UNIVERSAL
     | rules_offload.UNIVERSAL
+    | rules_stack.UNIVERSAL
     | adapters.UNIVERSAL
 )
 MEGATRON: dict[str, Check] = (
     rules_degrees.MEGATRON | rules_pipeline.MEGATRON | rules_features.MEGATRON | rules_offload.MEGATRON
 )
-WITHOUT_EFFECT: dict[str, Check] = rules_features.WITHOUT_EFFECT | rules_offload.WITHOUT_EFFECT
+RELEASE: dict[str, Check] = rules_stack.RELEASE
+WITHOUT_EFFECT: dict[str, Check] = (
+    rules_features.WITHOUT_EFFECT | rules_offload.WITHOUT_EFFECT | rules_stack.WITHOUT_EFFECT
+)
 # Counts come first and alone: the other rules divide by them.
 FIRST: dict[str, Check] = {"counts_are_positive": rules_degrees.counts_are_positive}
-RULES: dict[str, Check] = FIRST | UNIVERSAL | MEGATRON
+RULES: dict[str, Check] = FIRST | UNIVERSAL | RELEASE | MEGATRON
 
-Owner = Literal["universal", "megatron-core"]
+Owner = Literal["universal", "release", "megatron-core"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +123,14 @@ def _with_legal_remedy(violation: Violation, legal: dict[str, list[int]]) -> Vio
     return replace(violation, remedy=f"{name} {near(now, values)}")
 
 
-_EVERYWHERE = UNIVERSAL | MEGATRON
+_OF_RELEASE = UNIVERSAL | RELEASE
+_OF_MEGATRON = _OF_RELEASE | MEGATRON
 
 
 def _in_force(plan: Plan) -> dict[str, Check]:
-    megatrons = plan.stack.framework == "megatron-core" and plan.stack.framework_rules
-    return _EVERYWHERE if megatrons else UNIVERSAL
+    if not plan.stack.framework_rules:
+        return UNIVERSAL
+    return _OF_MEGATRON if plan.stack.framework == "megatron-core" else _OF_RELEASE
 
 
 def _broken(rules: dict[str, Check], case: PlanCase) -> list[Violation]:
@@ -133,5 +139,10 @@ def _broken(rules: dict[str, Check], case: PlanCase) -> list[Violation]:
 
 
 def _violation(name: str, fault: Fault) -> Violation:
-    owner: Owner = "megatron-core" if name in MEGATRON else "universal"
-    return Violation(name, owner, fault.key, fault.value, fault.why, fault.remedy)
+    return Violation(name, _owner(name), fault.key, fault.value, fault.why, fault.remedy)
+
+
+def _owner(rule: str) -> Owner:
+    if rule in MEGATRON:
+        return "megatron-core"
+    return "release" if rule in RELEASE else "universal"

@@ -9,6 +9,7 @@ from simulator.optimizers import OPTIMIZERS
 from simulator.plan.case import Check, Fault, PlanCase, near_multiple
 from simulator.plan.choices import CONTEXT_EXCHANGES, SHARDINGS
 from simulator.schedules import SCHEDULES
+from simulator.stack import newest
 
 MODULES = ("core_attn", "mlp", "moe", "moe_act", "layernorm", "mla_up_proj", "shared_experts")
 
@@ -22,7 +23,8 @@ def recompute_is_complete(case: PlanCase) -> Fault | None:
     recompute = case.plan.recompute
     if recompute.whole_layers and recompute.layers < 1:
         return Fault("plan.recompute.layers", recompute.layers, "must be at least 1", "1 or more layers at a time")
-    if recompute.named_modules and not recompute.modules:
+    chooses_operators = case.plan.stack.selective_recompute == "operators"
+    if recompute.named_modules and not recompute.modules and not chooses_operators:
         return Fault(
             "plan.recompute.modules", (), "selective recompute names no module", f"some of {', '.join(MODULES)}"
         )
@@ -155,7 +157,7 @@ def dispatch_in_fp8_is_possible(case: PlanCase) -> Fault | None:
     if not case.plan.dispatch_fp8:
         return None
     why = "Megatron-Core sends bf16 with every dispatcher modelled here"
-    return Fault("plan.dispatch_fp8", True, why, "false, or plan.stack.framework deepseek")
+    return Fault("plan.dispatch_fp8", True, why, f"false, or plan.stack {newest('deepseek').name}")
 
 
 def expert_bias_needs_whole_experts(case: PlanCase) -> Fault | None:

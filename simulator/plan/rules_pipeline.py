@@ -5,6 +5,7 @@ from __future__ import annotations
 from simulator.plan.case import Check, Fault, PlanCase, divisors, near
 from simulator.plan.layout import parse_layout, stage_count
 from simulator.schedules import SCHEDULES, default_schedule
+from simulator.stack import newest
 
 _ONE_CHUNK = default_schedule(pp=2, vpp=1)
 _MORE_CHUNKS = default_schedule(pp=2, vpp=2)
@@ -200,7 +201,7 @@ def megatron_schedules(case: PlanCase) -> Fault | None:
     if SCHEDULES[case.plan.schedule].in_megatron_core:
         return None
     why = f"Megatron-Core plays only {_ONE_CHUNK} and {_MORE_CHUNKS}"
-    return Fault("plan.schedule", case.plan.schedule, why, "one of those, or plan.stack.framework deepseek")
+    return Fault("plan.schedule", case.plan.schedule, why, f"one of those, or plan.stack {newest('deepseek').name}")
 
 
 def interleaving_without_overlap_needs_three_ranks(case: PlanCase) -> Fault | None:

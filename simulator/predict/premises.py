@@ -64,8 +64,13 @@ def _given(scenario: Scenario, *path: str) -> bool:
 
 
 def _stack(scenario: Scenario) -> Iterable[Premise]:
-    if not scenario.stack_named:
-        yield Premise("stack", scenario.plan.stack.name, "the default; plan.stack names another", True)
+    if scenario.stack_choice == "default":
+        why = "the default, the newest release of Megatron-Core; plan.stack (or plan.stack.base) names another"
+        yield Premise("stack", scenario.plan.stack.name, why, True)
+    elif scenario.stack_choice == "newest of framework":
+        framework = scenario.plan.stack.framework
+        why = f"the newest release of {framework}, as only the framework is named; plan.stack.base names another"
+        yield Premise("stack", scenario.plan.stack.name, why, True)
 
 
 def _price(scenario: Scenario, policies: RunPolicies, spec: RunSpec) -> Iterable[Premise]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simulator.model.flops import flops_per_token
+from simulator.predict.meters import metered_memory_bytes
 from simulator.scenario.stack_section import changed_behaviours
 from simulator.stack import release
 
@@ -78,10 +79,18 @@ def against_published(prediction: Prediction) -> list[dict[str, Any]]:
         if measured is None:
             continue
         factor = float(recount) if quantity in COUNTS_FLOPS else 1.0
-        predicted = float(getattr(prediction, quantity)) * factor
+        predicted = _predicted(prediction, quantity) * factor
         rows.append({"quantity": quantity, "measured": measured, "predicted": predicted,
                      "error_fraction": predicted / measured - 1})  # fmt: skip
     return rows
+
+
+def _predicted(prediction: Prediction, quantity: str) -> float:
+    """A predicted figure as the published one was read: memory by the same meter."""
+    published = prediction.scenario.published
+    if quantity == "peak_memory_bytes" and published is not None:
+        return metered_memory_bytes(prediction, published.memory_meter)
+    return float(getattr(prediction, quantity))
 
 
 def scenario_document(scenario: Scenario) -> dict[str, Any]:
@@ -124,7 +133,8 @@ def stack_document(scenario: Scenario) -> dict[str, Any]:
     return {
         "name": base.name,
         "title": base.title,
-        "named": scenario.stack_named,
+        "named": scenario.stack_choice == "named",
+        "choice": scenario.stack_choice,
         "changed": plain(changed_behaviours(stack, base)),
         "settings": plain(scenario.stack_settings),
     }

@@ -11,8 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from simulator.stack import DEFAULT, Release, Stack, names, release
+from simulator.stack.effects import overruled
+from simulator.stack.releases import SourcedValue
 
-NO_SOURCE = "what software does that says nothing else"
+NO_SOURCE = "assumed (no source is known)"
 
 
 def stacks_document() -> dict[str, Any]:
@@ -33,23 +35,47 @@ def _summary(each: Release) -> dict[str, Any]:
 
 
 def stack_document(name: str) -> dict[str, Any]:
-    """One release in full: every behaviour and every plan setting, each with its source."""
+    """One release in full: every behaviour and plan setting with its source, and what it cannot do.
+
+    `assumed` behaviours have no source; `overruled` says why another behaviour leaves one without effect (null: none
+    does).
+    """
     each = release(name)
-    behaviours = {
-        spec.name: {"value": getattr(each.stack, spec.name), "source": each.sources.get(spec.name, NO_SOURCE)}
-        for spec in fields(Stack)
-        if spec.name not in ("name", "framework")
-    }
-    settings = {key: {"value": one.value, "source": one.source} for key, one in each.plan.items()}
-    pipelined = {key: {"value": one.value, "source": one.source} for key, one in each.plan_with_pipeline.items()}
     return {
         **_summary(each),
         "source": each.source,
         "plain_fp8": each.plain_fp8,
-        "behaviours": behaviours,
-        "plan": settings,
-        "plan_with_pipeline": pipelined,
+        "behaviours": _behaviours(each),
+        "plan": _settings(each.plan),
+        "plan_with_pipeline": _settings(each.plan_with_pipeline),
+        "cannot": dict(each.cannot),
     }
+
+
+def _behaviours(each: Release) -> dict[str, dict[str, Any]]:
+    without_effect = overruled(each.stack)
+    names_of_behaviours = [spec.name for spec in fields(Stack) if spec.name not in ("name", "framework")]
+    return {
+        name: {
+            "value": getattr(each.stack, name),
+            "source": each.sources.get(name, NO_SOURCE),
+            "assumed": is_assumed(each.sources.get(name)),
+            "overruled": without_effect.get(name),
+        }
+        for name in names_of_behaviours
+    }
+
+
+def _settings(settings: Mapping[str, SourcedValue]) -> dict[str, dict[str, Any]]:
+    return {
+        key: {"value": one.value, "source": one.source, "assumed": is_assumed(one.source)}
+        for key, one in settings.items()
+    }
+
+
+def is_assumed(source: str | None) -> bool:
+    """Whether nobody says so: there is no source, or it says itself that it is assumed or from memory."""
+    return source is None or any(word in source for word in ("assumed", "from memory"))
 
 
 def print_stacks(document: Mapping[str, Any]) -> None:
@@ -80,11 +106,18 @@ def print_stack(document: Mapping[str, Any]) -> None:
         console.print(Text(f"\n{head}", style="bold"))
         table = Table(box=None, pad_edge=False, show_header=False)
         for key, entry in document[part].items():
-            table.add_row(f"  {key}", _shown(entry["value"]), Text(entry["source"], style="dim"))
+            table.add_row(f"  {key}", _shown(entry), Text(entry["source"], style="dim"))
         console.print(table)
+    if document["cannot"]:
+        console.print(Text("\nIt cannot do, and is refused with (unless framework_rules is false)", style="bold"))
+    for key, source in document["cannot"].items():
+        console.print(Text(f"  {key}: {source}"))
     if document["source"]:
         console.print(Text(f"\nsource: {document['source']}", style="dim"))
 
 
-def _shown(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _shown(entry: Mapping[str, Any]) -> str:
+    """A value; with why it does nothing where another behaviour overrules it."""
+    value = entry["value"]
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return f"{text} (no effect: {entry['overruled']})" if entry.get("overruled") else text

@@ -138,9 +138,17 @@ def _understood(document: Mapping[str, Any]) -> RenderableType:
     )
 
 
+# How the release of the software was chosen, in words.
+CHOICES = {
+    "named": "",
+    "newest of framework": ", the newest of the framework, as no release is named",
+    "default": ", the default, as none is named",
+}
+
+
 def _stack(stack: Mapping[str, Any]) -> str:
     """The software that the prediction stands on, and what of it the scenario says otherwise or leaves to it."""
-    unnamed = "" if stack["named"] else ", as none is named"
+    unnamed = CHOICES[stack["choice"]]
     changed = ", ".join(f"{name} {_word(value)}" for name, value in stack["changed"].items())
     settings = ", ".join(f"{name} {_word(value)}" for name, value in stack["settings"].items())
     with_changes = f"; changed: {changed}" if changed else ""
@@ -158,7 +166,7 @@ def _layout(plan: Mapping[str, Any]) -> Iterable[str]:
         if plan[degree] > 1:
             yield f"{degree} {plan[degree]}"
     yield f"dp {plan['dp']}"
-    if plan["sequence_parallel"]:
+    if plan["sequence_parallel"] and plan["tp"] > 1:
         yield "sequence parallel"
     if plan["pp"] > 1:
         yield plan["schedule"]
@@ -185,7 +193,8 @@ def _layout(plan: Mapping[str, Any]) -> Iterable[str]:
     if granularity.whole_layers:
         yield "full recompute"
     elif granularity.named_modules:
-        yield f"recompute {'+'.join(recompute['modules'])}"
+        chooses_operators = plan["stack"]["selective_recompute"] == "operators"
+        yield "selective recompute" if chooses_operators else f"recompute {'+'.join(recompute['modules'])}"
 
 
 def _step(document: Mapping[str, Any], blocks: bool) -> RenderableType:
@@ -266,7 +275,9 @@ def _against(document: Mapping[str, Any]) -> Iterable[str]:
     published = document["scenario"]["published"]
     if published:
         counted = f"; FLOPs counted as {published['flops_convention']}" if published["flops_convention"] else ""
-        yield f"source: {published['source']}{counted}"
+        meter = published["memory_meter"]
+        metered = f"; memory as {meter}" if published["peak_memory_bytes"] and meter != "allocated" else ""
+        yield f"source: {published['source']}{counted}{metered}"
 
 
 def _pairs(rows: Iterable[tuple[str, str]]) -> Table:

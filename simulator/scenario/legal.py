@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from hardware.precisions import OFFERED, PRECISIONS
 from hardware.problems import InputError, Place, Problem
@@ -12,6 +13,7 @@ from simulator.model.spec import Model
 from simulator.optimizers import OPTIMIZERS
 from simulator.plan.rules import check
 from simulator.plan.spec import Plan
+from simulator.scenario.blame import with_blame
 from simulator.scenario.outer_sections import unfit_surroundings
 from simulator.scenario.phases import Phase, phase_scenario, phases_of
 from simulator.scenario.spec import Run, Scenario
@@ -56,7 +58,7 @@ def wrong_fields(scenario: Scenario) -> list[tuple[str, str]]:
 def _unfit(scenario: Scenario) -> Iterator[tuple[str, str]]:
     """What is wrong with the scenario's own plan, as (key, message)."""
     model, cluster, plan, run = scenario.model, scenario.cluster, scenario.plan, scenario.run
-    yield from illegal(model, cluster, plan, run)
+    yield from illegal(model, cluster, plan, run, scenario.stack_settings)
     yield from unfit_surroundings(scenario.around, cluster, plan)
     if scenario.spread is not None:
         yield from unfit(scenario.spread, model, cluster, plan)
@@ -67,7 +69,7 @@ def _unfit_phases(scenario: Scenario) -> Iterator[tuple[str, str]]:
     own = set(_unfit(scenario))
     for phase in phases_of(scenario):
         changed = phase_scenario(scenario, phase)
-        broken = illegal(changed.model, changed.cluster, changed.plan, changed.run)
+        broken = illegal(changed.model, changed.cluster, changed.plan, changed.run, changed.stack_settings)
         unfed = unfit_surroundings(changed.around, changed.cluster, changed.plan)
         for key, message in (*broken, *unfed):
             if (key, message) not in own:
@@ -84,10 +86,13 @@ def _phase_key(phase: Phase, key: str) -> str:
     return f"{phase.key}.{key}" if section == "plan" else key
 
 
-def illegal(model: Model, cluster: Cluster, plan: Plan, run: Run) -> list[tuple[str, str]]:
-    """What keeps a plan from running, as (key, message): broken rules, what the GPU lacks, what is not modelled."""
+def illegal(model: Model, cluster: Cluster, plan: Plan, run: Run, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What keeps a plan from running, as (key, message): broken rules, what the GPU lacks, what is not modelled.
+
+    `settings` are the plan keys, dotted, that its stack decided: a message says where one of them is to blame.
+    """
     broken = check(model, plan, gpus=cluster.gpus, seq_length=run.seq_length)
-    found = [(violation.key, violation.message) for violation in broken]
+    found = with_blame(broken, model, plan, gpus=cluster.gpus, seq_length=run.seq_length, settings=settings)
     part = cluster.accelerator
     able = [name for name, each in PRECISIONS.items() if not each.lacks(part.peak_flops_per_s)]
     if plan.precision not in able:

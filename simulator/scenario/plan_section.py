@@ -15,7 +15,14 @@ from hardware.specs import Cluster
 from simulator.fields import read_fields
 from simulator.model.spec import Model, MoE
 from simulator.plan.spec import Plan
-from simulator.scenario.stack_section import ChosenStack, PlanFacts, read_stack, stack_settings, with_settings
+from simulator.scenario.stack_section import (
+    ChosenStack,
+    PlanFacts,
+    misplaced_framework,
+    read_stack,
+    stack_settings,
+    with_settings,
+)
 from simulator.schedules import default_schedule
 from simulator.stack import default_stack
 
@@ -63,6 +70,9 @@ def read_plan(
     """The plan as written, with what follows from the rest: what its stack sets unless it is written (added to
     `settings`), dp fills the GPUs, the schedule follows pp and vpp."""
     section.seen.add("stack")
+    if "framework" in section.data:
+        section.seen.add("framework")
+        section.report("framework", misplaced_framework(section.data["framework"]))
     stack = chosen.stack if chosen else default_stack()
     if chosen:
         if section.data.get("precision") == UNSPECIFIED_FP8:
@@ -107,6 +117,7 @@ def _plan_facts(plan: Mapping[str, Any], gpus: int | None, model: Model | None) 
         experts=model is not None and any(isinstance(layer.ffn, MoE) for layer in model.layers),
         quantized=precision is not None and precision.quantized,
         fp8=precision is not None and precision.gathers_low,
+        weights=precision.high if precision is not None else "bf16",
     )
 
 

@@ -106,7 +106,7 @@ def read_scenario(document: Document, name: str) -> Scenario:
         phase_plans=phase_plans,
         file=document.place.file,
         written=document.data,
-        stack_named=chosen is not None and chosen.named,
+        stack_choice=chosen.choice if chosen else "default",
         stack_settings=settings,
     )
     top.problems += problems(scenario, top.place)
@@ -136,7 +136,7 @@ def _read_model(written: Any, at: Place) -> Model | None:
         return None
     if isinstance(written, str):
         if written not in model_names():
-            raise InputError([at.problem(f"model {one_of(written, model_names())}")])
+            raise InputError([at.problem(one_of(written, model_names()))])
         return load(written)
     if not isinstance(written, Mapping):
         raise InputError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from hardware.specs import Cluster
 from simulator.model.spec import Model
@@ -12,7 +12,11 @@ from simulator.plan.spec import Plan
 from simulator.run.budget import Budget
 from simulator.run.read import RunPolicies
 from simulator.scenario.outer_sections import NOTHING_AROUND, Surroundings
+from simulator.scenario.stack_section import Choice
 from simulator.step.spread import Spread
+
+# torch.cuda.max_memory_allocated, max_memory_reserved, or all that the device shows (nvidia-smi).
+Meter = Literal["allocated", "reserved", "device"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,8 @@ class Run:
 class Published:
     """What the world measured for this very scenario, with its source; what is not known is left out.
 
-    `flops_convention` names how FLOPs and MFU were counted (simulator.model.flops).
+    `flops_convention` names how FLOPs and MFU were counted (simulator.model.flops), `memory_meter` what read the peak:
+    memory that PyTorch allocated or reserved, or all that the device shows.
     """
 
     source: str
@@ -50,6 +55,7 @@ class Published:
     flops_convention: str | None = None
     training_time_s: float | None = None
     peak_memory_bytes: float | None = None
+    memory_meter: Meter = "allocated"
     notes: str | None = None
 
 
@@ -60,8 +66,8 @@ class Scenario:
     `phase_plans` are the plans of those phases of the run that change the plan, by the phase's number.
     `spread` says what makes GPUs unequal (None: nothing does), `around` what surrounds the step. `file` is where it
     was read and `written` its data with the overrides applied; `warnings` name settings that are legal and change
-    nothing. `stack_named`: the file names the plan's software stack; `stack_settings` are the plan's keys, dotted, that
-    the stack decided.
+    nothing. `stack_choice` says how the file came to the release of the plan's software stack; `stack_settings` are
+    the plan's keys, dotted, that the stack decided.
     """
 
     name: str
@@ -78,5 +84,5 @@ class Scenario:
     file: str = "scenario"
     written: Mapping[str, Any] = field(default_factory=dict, repr=False)
     warnings: tuple[str, ...] = ()
-    stack_named: bool = field(default=True, compare=False)
+    stack_choice: Choice = field(default="named", compare=False)
     stack_settings: Mapping[str, Any] = field(default_factory=dict, compare=False)

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
+from hardware.precisions import FORMATS
 from hardware.problems import InputError, Place, one_of
 from hardware.sections import Section
 from simulator.fields import json_schema, read_fields
 from simulator.plan.choices import GRANULARITIES
 from simulator.stack import DEFAULT, Release, Stack, names, newest, release
+from simulator.stack.releases import LIKE_WEIGHTS
 from simulator.stack.spec import Framework
+
+# How a scenario came to its release: it names it, or a framework alone, or neither.
+Choice = Literal["named", "newest of framework", "default"]
 
 
 @dataclass(frozen=True, slots=True)
 class ChosenStack:
-    """The stack of a plan, the release that it is or changes, and whether the scenario names it."""
+    """The stack of a plan, the release that it is or changes, and how the scenario came to that release."""
 
     stack: Stack
     release: Release
-    named: bool
+    choice: Choice
 
     @property
     def changed(self) -> dict[str, Any]:
@@ -40,36 +45,37 @@ def read_stack(written: Any, at: Place) -> ChosenStack:
     `{framework: torchtitan}` is short for the newest release of that framework. Raises InputError with every problem.
     """
     if written is None:
-        return ChosenStack(release(DEFAULT).stack, release(DEFAULT), named=False)
+        return ChosenStack(release(DEFAULT).stack, release(DEFAULT), "default")
     if isinstance(written, str):
         base = _release(written, at)
-        return ChosenStack(base.stack, base, named=True)
+        return ChosenStack(base.stack, base, "named")
     if not isinstance(written, Mapping):
         raise InputError([at.problem(f"must be the name of a release, as {DEFAULT}, or {{base: {DEFAULT}, ...}}")])
     section = Section(written, at)
-    base = _base(section)
+    base, choice = _base(section)
     known = {"name": base.name, "framework": base.stack.framework}
     behaviours = {spec.name: getattr(base.stack, spec.name) for spec in fields(Stack) if spec.name not in known}
     section.data = {**behaviours, **section.data}
     stack = read_fields(Stack, section, known=known)
     section.raise_problems()
-    return ChosenStack(stack, base, named=True)
+    return ChosenStack(stack, base, choice)
 
 
-def _base(section: Section) -> Release:
-    """The release that a mapping builds on."""
+def _base(section: Section) -> tuple[Release, Choice]:
+    """The release that a mapping builds on, and how it came to it."""
     at, written = section.place, dict(section.data)
     base, framework = written.pop("base", None), written.pop("framework", None)
     section.data = written
+    section.seen |= {"base", "framework"}
     if base is not None and framework is not None:
         raise InputError([at.under("framework").problem("follows from base; leave it out")])
     if base is not None:
-        return _release(base, at.under("base"))
+        return _release(base, at.under("base")), "named"
     if framework is None:
-        return release(DEFAULT)
+        return release(DEFAULT), "default"
     if framework not in get_args(Framework):
         raise InputError([at.under("framework").problem(one_of(framework, get_args(Framework)))])
-    return newest(framework)
+    return newest(framework), "newest of framework"
 
 
 def _release(name: Any, at: Place) -> Release:
@@ -78,8 +84,15 @@ def _release(name: Any, at: Place) -> Release:
     if name in get_args(Framework):
         raise InputError([at.problem(f"{name!r} is a framework; write a release of it, as {newest(name).name}")])
     if name not in names():
-        raise InputError([at.problem(f"stack {one_of(name, names())}")])
+        raise InputError([at.problem(one_of(name, names()))])
     return release(name)
+
+
+def misplaced_framework(framework: Any) -> str:
+    """What to write where a plan names its software as `framework`."""
+    known = framework in get_args(Framework)
+    name = newest(framework).name if known else DEFAULT
+    return f"is no key of a plan: its software is plan.stack, the name of a release. Write stack: {name}"
 
 
 def written_stack(stack: Stack) -> str | dict[str, Any]:
@@ -100,7 +113,8 @@ def stack_schema() -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class PlanFacts:
-    """What decides whether a release's plan setting applies: degrees as far as written, and the model's experts."""
+    """What decides whether a release's plan setting applies: degrees as far as written, the model's experts, and the
+    precision, of which `weights` is the format of what is not quantised."""
 
     tp: int
     cp: int
@@ -110,6 +124,7 @@ class PlanFacts:
     experts: bool
     quantized: bool
     fp8: bool
+    weights: str
 
 
 def stack_settings(chosen: ChosenStack, plan: Mapping[str, Any], facts: PlanFacts) -> dict[str, Any]:
@@ -118,8 +133,11 @@ def stack_settings(chosen: ChosenStack, plan: Mapping[str, Any], facts: PlanFact
     if facts.pp > 1:
         wanted |= chosen.release.plan_with_pipeline
     settings = {key: setting.value for key, setting in wanted.items() if not _is_written(plan, key)}
-    if "tp" in settings.values():
-        settings = {key: _like_tp(facts) if value == "tp" else value for key, value in settings.items()}
+    settings = {
+        key: DERIVED[value](facts) if isinstance(value, str) and value in DERIVED else value
+        for key, value in settings.items()
+    }
+    settings = {key: value for key, value in settings.items() if not _is_of_other_precision(key, value, facts)}
     sequence_parallel = settings.get("sequence_parallel", plan.get("sequence_parallel", False))
     if facts.tp == 1 or sequence_parallel is not True:
         settings.pop("overlap.tp_comm", None)
@@ -132,6 +150,8 @@ def stack_settings(chosen: ChosenStack, plan: Mapping[str, Any], facts: PlanFact
 # What a plan needs for a release's setting to mean anything.
 NEEDS: dict[str, Callable[[PlanFacts], bool]] = {
     "sequence_parallel": lambda facts: facts.tp > 1,
+    "cp_comm": lambda facts: facts.cp > 1,
+    "overlap.p2p": lambda facts: facts.pp > 1,
     "schedule": lambda facts: facts.pp > 1,
     "etp": lambda facts: facts.experts,
     "dispatcher": lambda facts: facts.experts,
@@ -146,6 +166,20 @@ def _like_tp(facts: PlanFacts) -> int:
     """Expert tensor parallelism as wide as tensor parallelism, where the expert ranks divide so."""
     inside = facts.gpus // facts.pp
     return facts.tp if inside % (facts.ep * facts.tp) == 0 else 1
+
+
+# Words of a release that stand for a value which follows from the rest.
+DERIVED: dict[str, Callable[[PlanFacts], Any]] = {"tp": _like_tp, LIKE_WEIGHTS: lambda facts: facts.weights}
+_OF_GRADIENTS = ("optimizer.grads", "optimizer.grad_reduce")
+
+
+def _derived(value: Any, facts: PlanFacts) -> Any:
+    return DERIVED[value](facts) if isinstance(value, str) and value in DERIVED else value
+
+
+def _is_of_other_precision(key: str, value: Any, facts: PlanFacts) -> bool:
+    """Whether gradients would be in a 16-bit format that is not the weights'."""
+    return key in _OF_GRADIENTS and not FORMATS[value].full_width and value != facts.weights
 
 
 def _is_written(plan: Mapping[str, Any], key: str) -> bool:

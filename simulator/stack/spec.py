@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from simulator.fields import Setting, setting
+
+# The newest generation of flash attention that was measured.
+NEWEST_FLASH = 3
 Framework = Literal["megatron-core", "torchtitan", "fsdp", "deepspeed", "deepseek", "ddp"]
 
 
@@ -17,9 +21,9 @@ class Stack:
     built on it or a later release may be free of them.
 
     Attention: `flash_version` is the generation of flash attention: 1 (2022), 2 (2023), 3 (and fused attention of cuDNN
-    9); `flash_build` the kernels of the first: CUDA, or Triton's of 2023. `context_attention`: under context
-    parallelism one kernel works off the ring ("ring_kernel"), or every part of the context is a call of its own whose
-    results are merged unfused ("call_per_part").
+    9; on Ampere 2 and 3 are one); `flash_build` the kernels of the first: CUDA, or Triton's of 2023.
+    `context_attention`: under context parallelism one kernel works off the ring ("ring_kernel"), or every part of the
+    context is a call of its own whose results are merged unfused ("call_per_part").
 
     Kernels: `dropout` on attention and residuals. `fused_kernels`: norms, activations, dropout and additions are fused,
     by hand or by a compiler. `fused_experts`: activation, biases and casts between them run inside the grouped
@@ -31,7 +35,7 @@ class Stack:
     "cached" over a step's micro-batches or "recast". `delayed_scaling`: products scaled by history and
     their scale updates are those of the libraries of early 2025 ("early") or of later ones ("current").
     `cuda_graphs`: "router" holds the experts' router and preprocessing, "partial" attention too, "full" the whole
-    iteration. `deterministic`: no atomic additions.
+    iteration.
 
     Loss: `fused_loss`: cross-entropy works on 16-bit logits (Transformer Engine's kernels, torch.compile in torchtitan,
     flash-attention's xentropy with FSDP); otherwise as `own_loss` says (simulator.stack.losses). A fused loss needs
@@ -74,7 +78,9 @@ class Stack:
     framework: Framework = "megatron-core"
     framework_rules: bool = True
     flash_attention: bool = True
-    flash_version: int = 3
+    flash_version: int = setting(
+        3, Setting("Generation of flash attention: 1, 2, or 3, which cuDNN 9's fused attention counts as.", 2, least=1,
+                   most=NEWEST_FLASH))  # fmt: skip
     flash_build: Literal["cuda", "triton"] = "cuda"
     context_attention: Literal["ring_kernel", "call_per_part"] = "ring_kernel"
     dropout: bool = False
@@ -88,7 +94,6 @@ class Stack:
     quantized_weights: Literal["recast", "cached"] = "recast"
     delayed_scaling: Literal["early", "current"] = "current"
     cuda_graphs: Literal["none", "router", "partial", "full"] = "none"
-    deterministic: bool = False
     fused_loss: bool = False
     fused_loss_alone: Literal["never", "with_experts"] = "never"
     own_loss: Literal["eager", "streamed", "log_softmax"] = "eager"

@@ -31,6 +31,19 @@ def activation(name: str, width: Number, rows: Number, gated: bool, shape: Shape
     )
 
 
+def gate_saved(
+    name: str, width: Number, rows: Number, gated: bool, shape: Shape, modules: Modules
+) -> tuple[Tensor, ...]:
+    """What an unfused SwiGLU keeps beside its two inputs: the activated gate.
+
+    It is a factor of the product that PyTorch's autograd keeps both factors of (derivatives.yaml: mul saves self and
+    other, silu its input); a fused one makes the gate again in backward.
+    """
+    if not gated or shape.plan.stack.fused_kernels:
+        return ()
+    return (Tensor(name, shape.element_bytes * width * rows, modules),)
+
+
 def dense_work(ffn: DenseFFN, shape: Shape) -> Work:
     element, t, h = shape.element_bytes, shape.plan.tp, shape.hidden
     mlp: Modules = ("mlp",)
@@ -58,6 +71,7 @@ def dense_work(ffn: DenseFFN, shape: Shape) -> Work:
     saved = [
         Tensor("fc1_output", shape.activation_bytes * (2 if ffn.gated else 1) * ffn.width / t * shape.tokens, mlp),
         Tensor("fc2_input", shape.input_bytes * ffn.width / t * shape.tokens, mlp, until_wgrad=True),
+        *gate_saved("activated_gate", ffn.width / t, shape.tokens, ffn.gated, shape, mlp),
     ]
     if not shape.parallel_blocks:
         saved += [
@@ -244,18 +258,21 @@ def expert_tensor_exchange(operation: str, total_bytes: Number, etp: int) -> tup
 
 
 def expert_saved(moe: MoE, width: int, rows: Number, shape: Shape) -> tuple[Tensor, ...]:
-    """FC1 input as received, FC1 output (and clamped, where not in the kernel), and the activation's output, per
-    routed token copy."""
+    """FC1 input as received, FC1 output (and clamped, where not in the kernel), and the activation's output with its
+    gate (where not fused), per routed token copy."""
     expert_width = moe.width / shape.plan.etp
+    inside: Modules = ("moe", "moe_act")
+    gate = gate_saved("expert_activated_gate", expert_width, rows, moe.gated, shape, inside)
     limited: tuple[Tensor, ...] = ()
     if moe.clamped and not shape.plan.stack.fused_experts:
         size = shape.element_bytes * (2 if moe.gated else 1) * expert_width * rows
-        limited = (Tensor("expert_clamped", size, ("moe", "moe_act")),)
+        limited = (Tensor("expert_clamped", size, inside),)
     return (
         Tensor("expert_fc1_input", shape.input_bytes * width * rows, ("moe",), until_wgrad=True),
         Tensor("expert_fc1_output", shape.activation_bytes * (2 if moe.gated else 1) * expert_width * rows, ("moe",)),
         *limited,
-        Tensor("expert_fc2_input", shape.input_bytes * expert_width * rows, ("moe", "moe_act"), until_wgrad=True),
+        *(() if shape.plan.stack.fused_experts else gate),
+        Tensor("expert_fc2_input", shape.input_bytes * expert_width * rows, inside, until_wgrad=True),
     )
 
 
@@ -278,6 +295,7 @@ def shared_work(moe: MoE, shape: Shape) -> Work:
     saved = (
         Tensor("shared_fc1_output", shape.activation_bytes * (2 if moe.gated else 1) * width, modules),
         Tensor("shared_fc2_input", shape.input_bytes * width, modules, until_wgrad=True),
+        *gate_saved("shared_activated_gate", moe.shared_width / t, shape.tokens, moe.gated, shape, modules),
     )
     return Work(operators, saved)
 

@@ -175,3 +175,9 @@ def test_byte_order_mark_and_empty_file(tmp_path: Path) -> None:
 def test_close_matches_or_all_choices() -> None:
     assert one_of("bandwith", ["bandwidth", "latency"]) == "'bandwith' is not known; did you mean bandwidth?"
     assert one_of("zzz", ["b", "a"]) == "'zzz' is not known; choose from a, b"
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "b', '{"a": 1, "b": 2', '{"a": [1, 2', '{"a": {'])
+def test_a_truncated_json_file_is_called_one(text: str) -> None:
+    with pytest.raises(InputError, match=r"not valid JSON: .*; the file ends too early, is it complete"):
+        parse_document(text, "config.json")

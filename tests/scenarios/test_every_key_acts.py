@@ -40,6 +40,8 @@ ALONE = ("plan.pp=1", "plan.ep=1")
 SEQUENCE = (*ALONE, "plan.tp=2", "plan.sequence_parallel=true")
 PAIRED = ("plan.pp=1", "plan.ep=8", "plan.overlap.moe_ep=true")
 ELSEWHERE = "plan.stack=pytorch-fsdp-2025"
+# A trainer on it that adds tensor parallelism of its own.
+FREE = "plan.stack={base: pytorch-fsdp-2025, framework_rules: false}"
 SPREAD = ("cluster.gpus=16", "cluster.fabric=ndr-rail-2tier")
 DEEP = ("plan.pp=4", "plan.ep=2")
 LINK = "cluster.fabric=ndr-rail-2tier"
@@ -60,7 +62,7 @@ ROWS = (
     Acts("plan.vpp", "2", "step", -1, ("plan.global_batch_size=16",)),
     Acts("plan.ep", "2", "memory", 1),
     Acts("plan.etp", "2", "step", 1, ("plan.pp=1", "plan.tp=2", "plan.sequence_parallel=true")),
-    Acts("plan.sequence_parallel", "true", "memory", -1, (*ALONE, "plan.tp=2", "plan.stack=pytorch-fsdp-2025")),
+    Acts("plan.sequence_parallel", "true", "memory", -1, (*ALONE, "plan.tp=2", FREE)),
     Acts("plan.cp_comm", "allgather", "step", 1, (*ALONE, "plan.cp=2", "run.seq_length=16384")),
     Acts("plan.schedule", "gpipe", "memory", 1, ("plan.stack=hai-llm-2024",)),
     Acts("plan.microbatch_group_size", "8", "memory", 1, ("plan.vpp=2", "plan.schedule=interleaved")),
@@ -72,7 +74,7 @@ ROWS = (
     Acts("plan.optimizer.kind", "sgd", "memory", -1),
     Acts("plan.optimizer.main_params", "fp16", "memory", -1),
     Acts("plan.optimizer.moments", "bf16", "memory", -1),
-    Acts("plan.optimizer.grads", "bf16", "memory", -1, (ELSEWHERE,)),
+    Acts("plan.optimizer.grads", "bf16", "memory", -1, (*ALONE, ELSEWHERE)),
     Acts("plan.optimizer.grad_reduce", "bf16", "step", -1, ("plan.sharding=full", *ALONE, ELSEWHERE)),
     Acts("plan.precision", "fp32", "step", 1),
     Acts("plan.fp8_param_gather", "true", "memory", -1, ("plan.precision=fp8-tensorwise",)),
@@ -102,7 +104,7 @@ ROWS = (
     Acts("plan.capacity_factor", "2", "step", 1),
     Acts("plan.vocab_divisible_by", "8192", "memory", 1),
     Acts("plan.rank_order", "tp-cp-ep-pp-dp", "step", 1, (*SPREAD, "plan.ep=1")),
-    Acts("plan.stack", "pytorch-ddp-2021", "step", 1),
+    Acts("plan.stack", "pytorch-ddp-2021", "step", 1, ALONE),
     Acts("cluster.gpus", "16", "step", -1, (LINK,)),
     Acts("cluster.node", "dgx-a100-80", "step", 1),
     Acts("cluster.node", "{base: hgx-h100, accelerator: {power_limit: 400 W}}", "step", 1),

@@ -180,12 +180,26 @@ def test_the_progress_bar_shows_on_terminals_and_only_for_many_parts(monkeypatch
         assert told is None
 
 
+def test_a_stack_says_what_is_assumed_overruled_and_impossible() -> None:
+    eager = json.loads(traincast("stacks", "show", "torchtitan-0.3", "--json").stdout)["behaviours"]
+    assert eager["dropout"]["assumed"]
+    assert not eager["sharding_engine"]["assumed"]
+    assert "own_loss runs" in eager["fused_loss"]["overruled"]
+    text = " ".join(traincast("stacks", "show", "pytorch-ddp-2021").stdout.split())
+    assert "pp: torch.nn.parallel.DistributedDataParallel has no pipeline" in text
+
+
 def test_stacks_are_listed_and_shown_with_their_sources() -> None:
+    import jsonschema
+
     listing = json.loads(traincast("stacks", "--json").stdout)["stacks"]
     assert [each["name"] for each in listing if each["default"]] == [DEFAULT]
     shown = json.loads(traincast("stacks", "show", "torchtitan-2024-12", "--json").stdout)
     assert shown["behaviours"]["joint_ends"]["value"] is True
     assert "9dec370" in shown["behaviours"]["joint_ends"]["source"]
+    schema = json.loads(traincast("schema", "stacks").stdout)
+    jsonschema.validate({"stacks": listing}, schema)
+    jsonschema.validate(shown, schema)
     assert "torchtitan-2024-12" in traincast("stacks").stdout
     refused = traincast("stacks", "torchtitan-2024")
     assert refused.returncode == 2

@@ -168,6 +168,35 @@ def test_broken_configs_name_the_key(change: dict[str, Any], key: str) -> None:
     assert f"config.json: {key}" in refused({**config("deepseek-v3"), **change})
 
 
+@pytest.mark.parametrize(
+    ("rope", "scaled"),
+    [
+        ({"type": "yarn", "factor": 4.0}, True),
+        ({"rope_type": "longrope", "factor": 32.0}, True),
+        ({"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.0}, False),
+        ({"rope_type": "llama3", "factor": 8.0}, False),
+        ({"full_attention": {"rope_type": "yarn", "factor": 4.0}}, True),
+        (None, False),
+    ],
+)
+def test_rotary_embeddings_that_scale_are_read(rope: dict[str, Any] | None, scaled: bool) -> None:
+    """YaRN multiplies queries and keys by 0.1 ln(factor) + 1; Llama 3's stretching multiplies nothing."""
+    config = {"model_type": "llama", "num_hidden_layers": 1, "num_attention_heads": 16, "intermediate_size": 4096,
+              "vocab_size": 32000, "hidden_size": 1024, "rope_scaling": rope}  # fmt: skip
+    mixer = from_huggingface(config, "test").layers[0].mixer
+    assert isinstance(mixer, Attention)
+    assert mixer.scaled_rope is scaled
+
+
+def test_a_missing_width_is_one_problem() -> None:
+    """What would follow from it, a head's width, is no second one."""
+    config = {"model_type": "llama", "num_hidden_layers": 4, "num_attention_heads": 16, "intermediate_size": 4096,
+              "vocab_size": 32000}  # fmt: skip
+    with pytest.raises(InputError) as caught:
+        from_huggingface(config, "test")
+    assert [problem.key for problem in caught.value.problems] == ["hidden_size"]
+
+
 def test_problems_say_file_line_and_nested_key() -> None:
     place = Place("config.json", "", {"text_config": 2, "text_config.hidden_size": 5})
     with pytest.raises(InputError) as caught:

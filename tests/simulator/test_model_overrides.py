@@ -12,7 +12,7 @@ from simulator import load_scenario
 from simulator.model.catalogue import load
 from simulator.model.overrides import from_base
 from simulator.model.parameters import model_parameters, total_parameters
-from simulator.model.spec import Attention, LatentAttention, LinearAttention, Model, MoE
+from simulator.model.spec import Attention, DenseFFN, LatentAttention, LinearAttention, Model, MoE
 
 TINY = Path(__file__).parents[2] / "scenarios" / "tiny.yaml"
 
@@ -65,6 +65,20 @@ def test_fields_of_every_mixer_and_ffn() -> None:
     full_rank = changed("deepseek-v3", mixer={"q_lora_rank": None}).layers[0].mixer
     assert isinstance(full_rank, LatentAttention)
     assert full_rank.q_lora_rank is None
+
+
+def test_a_field_of_several_kinds_asks_for_the_kind() -> None:
+    """DeepSeek-V3 has three dense ffns of 18432 and experts of 2048: a width alone could mean either."""
+    assert problems({"base": "deepseek-v3", "ffn": {"width": 4096}}) == ["model.ffn"]
+    dense = changed("deepseek-v3", ffn={"kind": "dense", "width": 4096})
+    experts = changed("deepseek-v3", ffn={"kind": "moe", "width": 4096})
+    widths = [{type(layer.ffn): layer.ffn.width for layer in model.layers if layer.ffn} for model in (dense, experts)]
+    assert widths == [{DenseFFN: 4096, MoE: 2048}, {DenseFFN: 18432, MoE: 4096}]
+
+
+def test_an_unknown_field_is_refused_with_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"model\.ffn: 'topk' is not known; did you mean top_k"):
+        from_base({"base": "deepseek-v3", "ffn": {"topk": 4}}, Place("test", "model"))
 
 
 def test_layers_and_modules_written_out() -> None:

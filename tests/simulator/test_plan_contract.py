@@ -17,7 +17,7 @@ from simulator.model.spec import (
     Model,
     MoE,
 )
-from simulator.plan.rules import FIRST, MEGATRON, RULES, UNIVERSAL, WITHOUT_EFFECT, check, without_effect
+from simulator.plan.rules import FIRST, MEGATRON, RELEASE, RULES, UNIVERSAL, WITHOUT_EFFECT, check, without_effect
 from simulator.plan.spec import Adapters, LossChunks, Offload, Optimizer, Overlap, Plan, Recompute
 from tests.simulator.stacks import ELSEWHERE, stack_of
 
@@ -31,6 +31,7 @@ def model_of(mixer: Mixer = GQA, ffn: DenseFFN | MoE = EXPERTS, layers: int = 16
 
 
 MOE = model_of()
+DDP = stack_of("pytorch-ddp-2021")
 DENSE = model_of(ffn=DenseFFN(3072))
 BASE = Plan(dp=8, micro_batch_size=1, global_batch_size=64)
 PIPED = replace(BASE, dp=2, pp=4, vpp=2, schedule="interleaved")
@@ -141,6 +142,15 @@ BREAKERS: dict[str, tuple[Model, Plan]] = {
     "adapter_targets_exist": (MOE, plan_with(adapters=Adapters(16, ("q_a_proj",)))),
     "projection_is_offloaded_with_attention": (MOE, plan_with(offload=Offload(0.5, ("attn_proj",)))),
     "offloaded_optimizer_is_offered": (MOE, plan_with(sharding="none", offload=Offload(optimizer_fraction=1.0))),
+    "flash_build_exists": (MOE, plan_with(stack=stack_of(flash_build="triton"))),
+    "release_can_tp": (MOE, plan_with(dp=4, tp=2, sequence_parallel=True, stack=DDP)),
+    "release_can_pp": (MOE, plan_with(dp=4, pp=2, schedule="1f1b", stack=DDP)),
+    "release_can_low_precision": (MOE, plan_with(precision="fp8-tensorwise", stack=DDP)),
+    "release_can_sharded_gradients": (MOE, plan_with(sharding="full", stack=DDP)),
+    "release_can_sharded_gradients_with_pp": (
+        MOE,
+        plan_with(dp=4, pp=2, schedule="1f1b", sharding="full", stack=stack_of("deepspeed-0.19")),
+    ),
 }
 SEQ_LENGTH = {"sequence_divides_context": 4098, "sequence_divides_tensor": 4097}
 GPUS = {"mirrored_pipeline_is_even": 3}
@@ -155,6 +165,12 @@ IDLE: dict[str, tuple[Model, Plan]] = {
     "offload_without_effect": (MOE, plan_with(offload=Offload(optimizer_overlap=True))),
     "expert_overlap_without_traffic": (MOE, plan_with(stack=ELSEWHERE, overlap=Overlap(moe_ep=True))),
     "delayed_weight_gradients_without_effect": (MOE, plan_with(stack=ELSEWHERE, overlap=Overlap(delay_wgrad=True))),
+    "main_params_beside_whole_weights": (MOE, plan_with(precision="fp32", optimizer=Optimizer(main_params="fp32"))),
+    "modules_beside_chosen_operators": (
+        MOE,
+        plan_with(recompute=selective("core_attn"), stack=stack_of("torchtitan-0.3")),
+    ),
+    "behaviours_without_effect": (MOE, plan_with(stack=stack_of(own_loss="eager"))),
 }
 
 
@@ -170,7 +186,7 @@ def test_breaker_breaks_exactly_its_rule(rule: str) -> None:
     found = check(model, plan, gpus=GPUS.get(rule, 8), seq_length=SEQ_LENGTH.get(rule, 4096))
     assert [violation.rule for violation in found] == [rule]
     violation = found[0]
-    assert violation.owner == ("megatron-core" if rule in MEGATRON else "universal")
+    assert violation.owner == ("megatron-core" if rule in MEGATRON else "release" if rule in RELEASE else "universal")
     assert violation.key.split(".")[0] in ("plan", "model", "run")
     assert violation.why
     assert violation.remedy

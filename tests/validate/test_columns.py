@@ -101,6 +101,33 @@ def test_selective_means_what_the_framework_of_the_row_does(make: Make) -> None:
     assert megatron.recompute.modules == ("core_attn",)
 
 
+@pytest.mark.parametrize(
+    ("word", "value"), [("on", True), ("True", True), ("off", False), ("no", False), ("", None), ("maybe", None)]
+)
+def test_sequence_parallelism_is_on_or_off_or_not_understood(make: Make, word: str, value: bool | None) -> None:
+    row = make(sequence_parallel=word, tp="2", dp="2")
+    assert row.settings.get("plan.sequence_parallel") is value
+    assert row.unknown_words == (("maybe",) if word == "maybe" else ())
+
+
+@pytest.mark.parametrize(("word", "known"), [("GQA8", True), ("gqa 8", True), ("MLA", True), ("GQQ8", False)])
+def test_the_kind_of_attention_is_a_known_word_even_of_a_known_model(make: Make, word: str, known: bool) -> None:
+    assert make(kv_heads_or_attention=word).unknown_words == (() if known else (word,))
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        ({"measured_step_time_s": "-5"}, "measured_step_time_s must be above zero, not '-5'"),
+        ({"measured_step_time_s": "soon"}, "must begin with a number"),
+        ({"quality": "D"}, "quality must be A, B or C, not 'D'"),
+    ],
+)
+def test_cells_that_no_source_could_hold_are_problems(cells: dict[str, str], words: str) -> None:
+    (problem,) = Cells({**MINIMAL, **cells}).problems()
+    assert words in problem
+
+
 def test_an_unknown_word_widens_the_interval_of_its_row(make: Make) -> None:
     (plain,), (unclear,) = compare(make()), compare(make(overlap_flags="warp drive"))
     assert plain.interval is not None

@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hardware.problems import InputError, Place
 from simulator.model import catalogue
 from simulator.model.spec import DenseFFN, LatentAttention
 from simulator.predict.prediction import evaluate
+from simulator.report.document import against_published
 from simulator.scenario.schema import load_scenario
-from simulator.stack import names
+from simulator.stack import DEFAULT, names
 from validate.report import entry_document, runs_document, runs_text
 from validate.row import Measured, Row, Unsupported
 from validate.row_scenarios import published_models, scenario_file, scenario_of, step_only
@@ -95,6 +97,25 @@ def test_validation_predicts_what_the_file_of_a_row_predicts(
     (entry, *_) = compare(rows[identifier])
     assert entry.predicted == prediction.step_time_s
     assert entry.interval == pytest.approx(prediction.step_time_interval_s)
+
+
+@pytest.mark.parametrize(
+    "identifier", ["TT-8b-8-2", "BS-181B-pp12-mbs1", "SIMUMAX-llama3_70b_l12_tp1_pp2_dp4_mbc4_cef"]
+)
+def test_the_file_of_a_row_compares_memory_by_its_meter(rows: dict[str, Row], identifier: str, tmp_path: Path) -> None:
+    """Reserved, shown by the device, allocated: the plain verb on the file errs as validation does."""
+    file = tmp_path / "row.yaml"
+    file.write_text(scenario_file(rows[identifier]), encoding="utf-8")
+    by_validation = {entry.quantity: entry.error_fraction for entry in compare(rows[identifier])}
+    by_file = {each["quantity"]: each["error_fraction"] for each in against_published(evaluate(load_scenario(file)))}
+    assert "peak_memory_bytes" in by_file
+    assert by_file == pytest.approx(by_validation)
+
+
+def test_the_file_of_a_row_invents_no_length_of_training(rows: dict[str, Row]) -> None:
+    text = scenario_file(rows["TT-8b-8-2"])
+    assert "tokens" not in yaml.safe_load(text)["run"]
+    assert "# run.steps = 1: the source measured a step; how long the training was is not said\n" in text
 
 
 def test_published_models_are_no_models_of_the_catalogue_and_are_all_used(rows: dict[str, Row]) -> None:
@@ -192,6 +213,33 @@ def test_rows_in_scenario_keys_are_read_with_their_labels_and_measurements(tmp_p
         ("peak_memory_bytes", 1e9, "device"),
     ]
     assert (row.quality, row.assumed, row.origin) == ("B", ("one thing", "another"), "A")
+
+
+def test_a_row_in_scenario_keys_without_a_precision_is_unsupported_not_bf16(tmp_path: Path) -> None:
+    file = tmp_path / "own.csv"
+    file.write_text("id,model,plan.precision\nA-1,llama-3.1-8b,\nA-2,llama-3.1-8b,fp16\n")
+    first, second = read_rows([file])
+    assert (first.unsupported, second.unsupported) == ("the row does not say plan.precision", "")
+    with pytest.raises(Unsupported, match=r"plan\.precision"):
+        scenario_of(first)
+
+
+def test_problems_of_a_row_in_scenario_keys_are_its_files(make: Make) -> None:
+    """Only of such a row: words of the older columns are read as far as they go."""
+    wrong = make(model="mystery-1t")
+    (older,), (own,) = compare(wrong), compare(replace(wrong, in_scenario_keys=True))
+    assert older.problems == ()
+    assert [problem.key for problem in own.problems] == [", model"]
+    assert own.reason.startswith("model: 'mystery-1t' is not known")
+
+
+def test_the_text_says_which_stack_was_picked(make: Make) -> None:
+    named, unnamed = make(), make()
+    settings = {key: value for key, value in unnamed.settings.items() if key != "plan.stack"}
+    entries = [*compare(named)[:1], *compare(replace(unnamed, settings=settings))[:1]]
+    rows = runs_document(entries)["rows"]
+    assert [(row["stack"], row["stack_picked"]) for row in rows] == [("megatron-core-0.12", False), (DEFAULT, True)]
+    assert runs_text(runs_document(entries)).count("picked, as the row names none") == 1
 
 
 def test_tables_in_scenario_keys_are_refused_with_every_problem(tmp_path: Path) -> None:

@@ -6,8 +6,11 @@ import csv
 import json
 from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 
+from simulator.report.document import document_schema
 from tests.command import traincast
 from validate.columns_cells import COLUMNS
 
@@ -37,6 +40,7 @@ def test_the_document_has_every_row_and_counts_those_of_known_layout(table: Path
     done = traincast("validate", "--runs", str(table), "--processes", "1", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     document = json.loads(done.stdout)
+    jsonschema.validate(document, document_schema("validate"))
     rows = {(row["id"], row["quantity"]): row for row in document["rows"]}
     assert len(rows) == 5
     first, second = rows["T-1", "step_time_s"], rows["T-2", "step_time_s"]
@@ -81,8 +85,30 @@ def test_one_table_at_a_time(table: Path) -> None:
     assert "--plot needs --collectives" in done.stderr
 
 
+def test_rows_in_scenario_keys_that_cannot_be_read_end_with_two(tmp_path: Path) -> None:
+    """After the table of the others."""
+    path = tmp_path / "own.csv"
+    path.write_text(
+        "id,model,cluster.gpus,cluster.node,cluster.fabric,run.seq_length,plan.micro_batch_size,plan.global_batch_size,"
+        "plan.precision,measured.step_time_s\n"
+        "A-1,llama-3.1-8b,8,hgx-h100,none,8192,1,128,bf16,10\n"
+        "A-2,llama-9,8,hgx-h100,none,8192,1,128,bf16,10\n"
+    )
+    done = traincast("validate", "--runs", str(path), "--processes", "1", "--json")
+    assert done.returncode == 2
+    assert [row["status"] for row in json.loads(done.stdout)["rows"]] == ["ok", "unsupported"]
+    assert f"{path}: line 3, model: 'llama-9' is not known" in done.stderr
+
+
+def test_the_scenario_of_a_row_is_yaml_or_json() -> None:
+    text = traincast("validate", "--scenario", "TT-8b-8-2").stdout
+    document = json.loads(traincast("validate", "--scenario", "TT-8b-8-2", "--json").stdout)
+    assert document == yaml.safe_load(text)
+
+
 def test_files_that_cannot_be_read_end_with_two(tmp_path: Path) -> None:
     for option in ("--runs", "--collectives", "--failures"):
         done = traincast("validate", option, str(tmp_path / "none.csv"))
         assert (done.returncode, done.stdout) == (2, ""), option
         assert "none.csv" in done.stderr, option
+        assert "Errno" not in done.stderr, option
