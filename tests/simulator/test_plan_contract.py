@@ -165,7 +165,6 @@ IDLE: dict[str, tuple[Model, Plan]] = {
     "offload_without_effect": (MOE, plan_with(offload=Offload(optimizer_overlap=True))),
     "expert_overlap_without_traffic": (MOE, plan_with(stack=ELSEWHERE, overlap=Overlap(moe_ep=True))),
     "delayed_weight_gradients_without_effect": (MOE, plan_with(stack=ELSEWHERE, overlap=Overlap(delay_wgrad=True))),
-    "main_params_beside_whole_weights": (MOE, plan_with(precision="fp32", optimizer=Optimizer(main_params="fp32"))),
     "modules_beside_chosen_operators": (
         MOE,
         plan_with(recompute=selective("core_attn"), stack=stack_of("torchtitan-0.3")),
