@@ -170,6 +170,8 @@ def _layout(plan: Mapping[str, Any]) -> Iterable[str]:
         yield "sequence parallel"
     if plan["pp"] > 1:
         yield plan["schedule"]
+    if plan["layout"]:
+        yield f"layout {plan['layout']}"
     yield plan["precision"]
     yield SHARDINGS[plan["sharding"]].label + (f" over {plan['shard_group']}" if plan["shard_group"] else "")
     yield plan["optimizer"]["kind"]
