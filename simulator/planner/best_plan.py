@@ -17,9 +17,10 @@ from hardware.problems import InputError, Place
 from hardware.specs import Fabric, Node
 from simulator.plan.layout import stage_count
 from simulator.plan.spec import Plan
-from simulator.predict.simulate import Simulated, simulate
+from simulator.predict.simulate import simulate
 from simulator.scenario.auto_layout import asks_for_layout, fault_of_auto, provisional, with_best_layout
-from simulator.scenario.schema import Scenario, illegal
+from simulator.scenario.legal import problems
+from simulator.scenario.spec import Scenario
 from simulator.schedules import default_schedule
 
 AT = Place("size")
@@ -155,18 +156,12 @@ class _Candidates:
             return None
         candidate = replace(self.scenario, plan=plan)
         done = simulate(candidate)
-        excess = excess_bytes(done)
+        excess = done.device_bytes - done.scenario.cluster.accelerator.memory_capacity_bytes
         if excess > 0:
             self.reasons.append(f"memory: the smallest plan tried needs {excess / 2**30:.1f} GiB more than a GPU has")
             return None
         self.scenarios[degrees] = candidate
         return done.step.step_time_s
-
-
-def excess_bytes(done: Simulated) -> float:
-    """By how much the fullest rank exceeds its GPU's memory; negative: room to spare."""
-    fullest = max(rank.device_bytes for rank in done.memory)
-    return fullest - done.scenario.cluster.accelerator.memory_capacity_bytes
 
 
 def _degrees(plan: Plan) -> Degrees:
@@ -218,9 +213,9 @@ def judged_plan(scenario: Scenario, plan: Plan) -> Plan:
         if fault is not None or stage_count(plan) > len(model.layers):
             raise NoPlan(fault or f"{len(model.layers)} layers do not fill {stage_count(plan)} stages")
         plan = provisional(model, plan)
-    problems = illegal(model, scenario.cluster, plan, scenario.run, AT)
-    if problems:
-        raise NoPlan(f"{problems[0].key}: {problems[0].message}")
+    broken = problems(replace(scenario, plan=plan), AT)
+    if broken:
+        raise NoPlan(broken[0].message if not broken[0].key else f"{broken[0].key}: {broken[0].message}")
     return plan
 
 

@@ -14,8 +14,9 @@ from simulator.planner.comparison import Column, Comparison, Difference, Figures
 from simulator.planner.shared_error import ErrorShares, difference_interval_s, error_shares
 from simulator.predict.prediction import Prediction, predict
 from simulator.predict.simulate import simulate
+from simulator.scenario.legal import validated
 from simulator.scenario.resolved import resolved
-from simulator.scenario.schema import Scenario
+from simulator.scenario.spec import Scenario
 
 # Of a scenario file, what says nothing of the question's inputs.
 WORDS = ("name", "question", "source", "published")
@@ -74,7 +75,7 @@ def _named(entries: Sequence[Scenario | Entry]) -> list[Entry]:
 
 
 def _predicted(scenario: Scenario) -> _Predicted:
-    done = simulate(scenario)
+    done = simulate(validated(scenario))
     return _Predicted(predict(done), error_shares(done))
 
 
@@ -122,6 +123,7 @@ def unfit(prediction: Prediction) -> tuple[str, ...]:
         reasons.append(f"does not fit in memory: {needs}")
     if not prediction.host_memory.fits:
         reasons.append("does not fit in host memory")
+    reasons += [f"phase {phase.name} does not fit in memory" for phase in prediction.phases if not phase.fits]
     if prediction.run is not None and not prediction.run.finishes:
         reasons.append(f"does not finish: {prediction.run.reason}")
     return tuple(reasons)

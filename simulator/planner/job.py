@@ -17,7 +17,8 @@ from simulator.run.result import RunResult
 from simulator.run.specs import RunSpec
 from simulator.run.summary import summarise
 from simulator.scenario.resolved import resolved
-from simulator.scenario.schema import Scenario, read_scenario
+from simulator.scenario.schema import read_scenario
+from simulator.scenario.spec import Scenario
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from math import exp, hypot, log, sqrt
 from hardware.collectives import Group
 from simulator.cost.groups import plan_groups
 from simulator.predict.confidence import STANDARD_DEVIATIONS, step_time_interval_s
-from simulator.predict.simulate import Simulated, Step
+from simulator.predict.simulate import Simulated
+from simulator.predict.step import Step
 from simulator.schedules import SCHEDULES
 
 Component = tuple[str, ...]
@@ -79,7 +80,7 @@ def _components(done: Simulated) -> dict[Component, float]:
         if seconds <= 0:
             continue
         if cause != "compute":
-            found[(cause, *rests_on[cause])] = seconds
+            found[(cause, *rests_on.get(cause, ()))] = seconds
             continue
         for kind, share in _evidence(done.step).items():
             found[(cause, part, plan.precision, stack, kind)] = seconds * share

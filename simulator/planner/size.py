@@ -20,7 +20,7 @@ from simulator.planner.size_hinges import assumptions, parts
 from simulator.planner.size_search import Tries
 from simulator.planner.sizing import Option, Purchase, Question, Sizing
 from simulator.predict.confidence import step_time_interval_s
-from simulator.scenario.schema import Scenario
+from simulator.scenario.spec import Scenario
 
 Progress = Callable[[int, int], None]  # (nodes done, nodes in all)
 
@@ -70,15 +70,29 @@ def _check(question: Question, scenario: Scenario) -> None:
         problems.append(Problem("--confidence", None, "", f"{question.confidence:g} must lie between 0 and 100 %"))
     if question.finish_within_s is None and question.budget_usd is None and question.gpus is None:
         problems.append(Problem("size", None, "", "needs --finish-within, --budget or --gpus"))
-    if question.gpus is not None and scenario.run.policies is not None and scenario.run.policies.phases:
-        problems.append(
-            Problem("--gpus", None, "run.phases", "tokens cannot be shared out among phases; leave them out")
-        )
+    problems += _unsized(question, scenario)
     for option, value in (("--finish-within", question.finish_within_s), ("--budget", question.budget_usd)):
         if value is not None and not (value > 0 and math.isfinite(value)):
             problems.append(Problem(option, None, "", f"must be above zero, not {value:g}"))
     if problems:
         raise InputError(problems)
+
+
+def _unsized(question: Question, scenario: Scenario) -> list[Problem]:
+    """What of a scenario cannot be sized yet, by name."""
+    phases = scenario.run.policies.phases if scenario.run.policies is not None else ()
+    problems = []
+    if question.gpus is not None and phases:
+        why = "tokens cannot be shared out among phases; leave them out"
+        problems.append(Problem("--gpus", None, "run.phases", why))
+    if scenario.phase_plans:
+        why = "phases with plans of their own cannot be sized; give their batch and length only"
+        problems.append(Problem("size", None, "run.phases", why))
+    if scenario.run.budget is not None and scenario.run.budget.days is not None:
+        problems.append(Problem("size", None, "run.days", "leaves open what is trained; give tokens"))
+    if scenario.around.local_sgd is not None:
+        problems.append(Problem("size", None, "local_sgd", "several clusters cannot be sized; leave it out"))
+    return problems
 
 
 def _price(option: Option, question: Question) -> tuple[bool, float, float]:

@@ -15,7 +15,7 @@ from simulator.model.spec import MoE
 from simulator.planner.job import Job, job_of, run_job
 from simulator.planner.sizing import Assumption, Part
 from simulator.predict.confidence import STANDARD_DEVIATIONS
-from simulator.predict.simulate import simulate, simulate_step
+from simulator.predict.simulate import Simulated, simulate, simulate_step
 from simulator.predict.storage import storage_of
 from simulator.run.specs import RunSpec
 
@@ -206,11 +206,16 @@ def _priced(spec: RunSpec, factor: float) -> RunSpec:
 
 def _at_rates(job: Job, factor: float) -> Job:
     """All kernels so many times as fast."""
-    scenario, workload = job.scenario, job.simulated.workload
-    constants = constants_for(scenario.cluster.accelerator, scenario.plan)
+    return job_of(_simulated_at_rates(job.simulated, factor))
+
+
+def _simulated_at_rates(done: Simulated, factor: float) -> Simulated:
+    """The step, and every phase's, with all kernels so many times as fast."""
+    constants = constants_for(done.scenario.cluster.accelerator, done.scenario.plan)
     faster = replace(constants, **{name: factor * getattr(constants, name) for name in _RATES})
-    step = simulate_step(scenario, workload, faster)
-    return job_of(replace(job.simulated, step=step))
+    step = simulate_step(done.scenario, done.workload, faster)
+    phases = tuple(replace(phase, done=_simulated_at_rates(phase.done, factor)) for phase in done.phases)
+    return replace(done, step=step, phases=phases)
 
 
 # Those on the grouped rate are counted once: it comes on top of the products'.

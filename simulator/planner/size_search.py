@@ -12,7 +12,7 @@ from hardware.units import format_seconds, format_usd
 from simulator.planner.best_plan import NoPlan, best_plan, gpu_counts, node_name
 from simulator.planner.job import Job, play_job, with_spares, with_tokens
 from simulator.planner.sizing import Question
-from simulator.scenario.schema import Scenario
+from simulator.scenario.spec import Scenario
 
 MOST_TRIES = 8  # to fit the tokens to date and budget
 MOST_SLOWER = 2  # jobs in a row that are worse than all before

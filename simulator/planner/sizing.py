@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from simulator.plain import flat, plain
-from simulator.scenario.schema import Scenario
+from simulator.scenario.spec import Scenario
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,15 @@ def test_the_layout_is_printed_and_written_out(tmp_path: Path) -> None:
     assert load_scenario(tmp_path / "out" / "scenario.yaml").plan.layout == layout
 
 
+def test_a_phase_with_a_depth_of_its_own_gets_a_layout_of_its_own() -> None:
+    phases = "run.phases=[{name: main}, {name: deep, tokens: 100M, plan: {pp: 4, vpp: 1, ep: 2, layout: auto}}]"
+    scenario = load_scenario(TINY, [phases])
+    assert scenario.plan.layout is None
+    layout = scenario.phase_plans[1].layout
+    assert layout is not None
+    assert len(parse_layout(layout)) == 4
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

@@ -147,6 +147,8 @@ def test_nothing_is_enough_ends_with_one_and_says_why(arguments: list[str], word
         (["--finish-within", "90d", "--confidence", "100%"], "between 0 and 100 %"),
         ([], "needs --finish-within, --budget or --gpus"),
         (["--budget", "60 kg"], "--budget 60 kg"),
+        (["--budget", "1M", "--set", "run.tokens=", "--set", "run.days=3"], "run.days"),
+        (["--gpus", "8", "--set", "run.phases=[{name: whole}]"], "run.phases"),
     ],
 )
 def test_bad_questions_end_with_two(arguments: list[str], words: str) -> None:
