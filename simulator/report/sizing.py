@@ -80,8 +80,7 @@ def _table(document: Mapping[str, Any]) -> RenderableType:
 def _rows(option: Mapping[str, Any], question: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     bought = option["purchase"]
     yield "GPUs bought", f"{bought['gpus']:,}"
-    if bought["paid_gpus"] > bought["gpus"]:
-        yield "  paid for, unused slots too", f"{bought['paid_gpus']:,}"
+    yield "  paid for", f"{bought['paid_gpus']:,}"
     yield "  in the job", f"{bought['job_gpus']:,}"
     yield "  spare nodes", f"{bought['spare_nodes']:,}"
     yield "fabric", option["fabric"]
