@@ -21,7 +21,7 @@ UNITS: dict[str, dict[str, float]] = {
     "flops_per_s": {f"{unit}/s": f for unit, f in _FLOPS.items()} | {f"{p}FLOPS": f for p, f in _K.items()},
     "w": {f"{p}W": f for p, f in (_K | {"m": 1e-3}).items()},
     "j": {f"{p}J": f for p, f in _K.items()} | {f"{p}Wh": 3600 * f for p, f in _K.items()},
-    "usd": {"USD": 1.0, "kUSD": 1e3, "MUSD": 1e6, "$": 1.0},
+    "usd": {"USD": 1.0, "kUSD": 1e3, "MUSD": 1e6, "$": 1.0, "k": 1e3, "M": 1e6, "B": 1e9},
     "usd_per_hour": {"USD/h": 1.0, "$/h": 1.0},
     "usd_per_kwh": {"USD/kWh": 1.0, "USD/MWh": 1e-3},
     "kg_per_kwh": {"kg/kWh": 1.0, "g/kWh": 1e-3},

@@ -23,7 +23,7 @@ FLOORS: list[list[str]] = [
     ["simulator.plan"],
     ["simulator.optimizers", "simulator.schedules", "simulator.stack"],
     ["simulator.model"],
-    ["simulator.executor", "simulator.fields"],
+    ["simulator.executor", "simulator.fields", "simulator.plain"],
     ["hardware"],
 ]
 HARDWARE = ["hardware.collectives", "hardware.flows", "hardware.routing", "hardware.shortest_paths",

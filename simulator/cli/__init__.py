@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import typer
 
-from simulator.cli import calibrate, catalogues, clusters, evaluate, validate
+from simulator.cli import calibrate, catalogues, clusters, compare, evaluate, size, validate
 
 app = typer.Typer(
     name="traincast",
@@ -24,10 +24,12 @@ app = typer.Typer(
 # Every verb of the house: name, function. The functions import what they need when called, so that help stays quick.
 VERBS: dict[str, Callable[..., None]] = {
     "calibrate": calibrate.calibrate,
+    "compare": compare.compare,
     "evaluate": evaluate.evaluate,
     "hardware": catalogues.hardware,
     "models": catalogues.models,
     "schema": catalogues.schema,
+    "size": size.size,
     "stacks": catalogues.stacks,
     "validate": validate.validate,
 }

@@ -41,6 +41,12 @@ class StageLayers:
         return "E" * self.embedding + "t" * self.layer_count + "m" * self.mtp + "L" * self.head
 
 
+def schedule_name(plan: Plan) -> str:
+    """The order of slots: with overlapped expert traffic Megatron's schedules pair forwards and backwards."""
+    paired_as = SCHEDULES[plan.schedule].paired_as
+    return paired_as if plan.is_paired and paired_as is not None else plan.schedule
+
+
 def chunks_per_rank(plan: Plan) -> int:
     """Model chunks that one rank holds: two where the pipeline folds back or runs both ways, else `vpp`."""
     return SCHEDULES[plan.schedule].placement.chunks_per_rank(plan.vpp)
@@ -130,7 +136,7 @@ def layer_counts(layers: int, mtp: int, plan: Plan) -> tuple[int, ...]:
         counts[-1] -= plan.account_for_loss
         return tuple(counts)
     elif layers % stages:
-        return _balanced(layers, mtp, stages)
+        return balanced(layers, mtp, stages)
     else:
         return (layers // stages,) * stages
     if any(count % chunks for count in per_rank):
@@ -153,7 +159,7 @@ def _pinned_ends(layers: int, plan: Plan) -> list[int]:
     return counts
 
 
-def _balanced(layers: int, mtp: int, stages: int) -> tuple[int, ...]:
+def balanced(layers: int, mtp: int, stages: int) -> tuple[int, ...]:
     """Shares that differ by at most one; the ends, which hold embedding, head and MTP, get the smaller ones."""
     if stages == 1:
         return (layers,)
@@ -163,7 +169,7 @@ def _balanced(layers: int, mtp: int, stages: int) -> tuple[int, ...]:
     for stage in order[:extra]:
         counts[stage] += 1
     if counts[-1] < mtp:
-        return (*_balanced(layers, 0, stages - 1), 0)
+        return (*balanced(layers, 0, stages - 1), 0)
     counts[-1] -= mtp
     return tuple(counts)
 

@@ -127,6 +127,11 @@ _OF_RELEASE = UNIVERSAL | RELEASE
 _OF_MEGATRON = _OF_RELEASE | MEGATRON
 
 
+def layers_must_divide(plan: Plan) -> bool:
+    """Whether layers that do not divide into the stages need a word on the split."""
+    return "layers_fit_ranks" in _in_force(plan)
+
+
 def _in_force(plan: Plan) -> dict[str, Check]:
     if not plan.stack.framework_rules:
         return UNIVERSAL

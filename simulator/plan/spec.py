@@ -15,6 +15,9 @@ from simulator.optimizers import OPTIMIZERS
 from simulator.plan.choices import CONTEXT_EXCHANGES, GRANULARITIES, SHARDINGS
 from simulator.stack import Stack, default_stack
 
+# Instead of a layout string: the split is computed from what layers, embedding, MTP and head cost and hold.
+AUTO = "auto"
+
 
 def choice(words: Iterable[str], default: str | None) -> Any:
     """A field that holds one of a table's words; files that give another are told these."""
@@ -138,7 +141,7 @@ class Plan:
     """One parallelism plan; degrees carry Megatron-Core's names and meaning.
 
     `dp` counts data-parallel replicas of the dense part: GPUs / (tp cp pp). Experts are folded into tp x cp x dp:
-    expert data parallelism is tp cp dp / (ep etp). `layout` is a Megatron pipeline layout string.
+    expert data parallelism is tp cp dp / (ep etp). `layout` is a Megatron pipeline layout string; a file may say auto.
     `expert_imbalance` is the hottest rank's share of routed tokens over the mean (1.0: balanced).
     `rank_order` names the axes of the rank line, fastest first, as Megatron's order string does.
     `fp8_param_gather` keeps the weights themselves in FP8; `activation_fp8_input_store` saves activation-function

@@ -14,7 +14,7 @@ from simulator.memory import RankMemory, memory_report
 from simulator.memory.activations import stage_kept
 from simulator.plan.allocation import allocated
 from simulator.plan.choices import SHARDINGS
-from simulator.plan.spec import Plan
+from simulator.plan.layout import schedule_name
 from simulator.predict.outer_reports import surrounded
 from simulator.predict.step import Step
 from simulator.scenario.phases import Phase, headline, phase_scenario, phases_of
@@ -123,12 +123,6 @@ def simulate_step(scenario: Scenario, workload: Workload | None = None, constant
         ),
     )
     return surrounded(scenario, Step(schedule, slots, play(build_graph(schedule, times)), cluster.gpus))
-
-
-def schedule_name(plan: Plan) -> str:
-    """The order of slots: with overlapped expert traffic Megatron's schedules pair forwards and backwards."""
-    paired_as = SCHEDULES[plan.schedule].paired_as
-    return paired_as if plan.is_paired and paired_as is not None else plan.schedule
 
 
 def by_cause(stages: Sequence[Seconds]) -> dict[str, np.ndarray]:

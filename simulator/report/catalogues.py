@@ -17,7 +17,7 @@ from simulator.fields import dimension_of
 from simulator.model import catalogue as known_models
 from simulator.model.parameters import active_parameters, total_parameters
 from simulator.model.spec import Model
-from simulator.report.document import plain
+from simulator.plain import plain
 
 READ: dict[parts.Kind, Any] = {"accelerators": parts.accelerator, "nodes": parts.node, "fabrics": parts.fabric}
 

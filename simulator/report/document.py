@@ -7,13 +7,13 @@ was made, so that equal scenarios give equal bytes.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simulator.model.flops import flops_per_token
+from simulator.plain import plain
 from simulator.predict.meters import metered_memory_bytes
 from simulator.scenario.stack_section import changed_behaviours
 from simulator.stack import release
@@ -138,23 +138,6 @@ def stack_document(scenario: Scenario) -> dict[str, Any]:
         "changed": plain(changed_behaviours(stack, base)),
         "settings": plain(scenario.stack_settings),
     }
-
-
-def plain(value: Any) -> Any:
-    """Dataclasses, mappings, sequences and NumPy scalars as dict, list, str, int, float, bool and None.
-
-    Infinity, which JSON has not, becomes None: a time between failures where nothing fails.
-    """
-    if hasattr(value, "to_dict"):
-        return value.to_dict()
-    if is_dataclass(value) and not isinstance(value, type):
-        return {spec.name: plain(getattr(value, spec.name)) for spec in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    value = value.item() if hasattr(value, "item") else value
-    return None if value in (math.inf, -math.inf) else value
 
 
 def documented_verbs() -> list[str]:

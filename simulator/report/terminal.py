@@ -5,17 +5,14 @@ Works from the document, so that a stored result.json renders as the run did.
 
 from __future__ import annotations
 
-import io
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from hardware.problems import printable
 from hardware.units import (
     format_bytes,
     format_count,
@@ -30,9 +27,9 @@ from simulator.report.beyond import beyond, step_seconds
 from simulator.report.links import links_table
 from simulator.report.memory_table import memory_table
 from simulator.report.premises import premise_rows
+from simulator.report.printing import can_print_blocks, pairs, print_report, printable_values, report_text
 from simulator.report.run_rows import run_rows
 
-WIDTH = 100
 BAR = 34
 # How people write what may be known of a published run.
 ANSWERS = {
@@ -46,54 +43,31 @@ ANSWERS = {
 
 
 def print_evaluation(document: Mapping[str, Any]) -> None:
-    """Prints the report on stdout: in colour on a terminal, as plain text elsewhere."""
-    console = Console(highlight=False)
-    if console.is_terminal:
-        console = Console(highlight=False, width=max(60, min(WIDTH, console.width)))
-        console.print(evaluation(document, _can_print_blocks(console)))
-    else:
-        sys.stdout.write(evaluation_text(document, _can_print_blocks(console)))
+    """Prints the report on stdout."""
+    print_report(evaluation(document, can_print_blocks()))
 
 
 def evaluation_text(document: Mapping[str, Any], blocks: bool = True) -> str:
     """The report as plain text, for a file or a pipe."""
-    stream = io.StringIO()
-    Console(file=stream, highlight=False, width=WIDTH, no_color=True).print(evaluation(document, blocks))
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+    return report_text(evaluation(document, blocks))
 
 
 def evaluation(document: Mapping[str, Any], blocks: bool = True) -> Group:
     """The whole report; `blocks` False draws bars in ASCII. No text of the document steers the terminal."""
-    document = _printable(document)
+    document = printable_values(document)
     parts: list[RenderableType] = [
         _title(document["scenario"]),
         _understood(document),
         _step(document, blocks),
         _figures(document),
         *([links_table(document["network"])] if document.get("network") else []),
-        *([Group("", _pairs(rows))] if (rows := beyond(document)) else []),
+        *([Group("", pairs(rows))] if (rows := beyond(document)) else []),
         *([alternatives_table(document["alternatives"])] if document.get("alternatives") else []),
         memory_table(document, blocks),
-        *([Group("", _pairs(rows))] if (rows := premise_rows(document)) else []),
+        *([Group("", pairs(rows))] if (rows := premise_rows(document)) else []),
         _footer(document),
     ]
     return Group(*parts)
-
-
-def _printable(value: Any) -> Any:
-    if isinstance(value, str):
-        return printable(value.strip())
-    if isinstance(value, Mapping):
-        return {key: _printable(item) for key, item in value.items()}
-    return [_printable(item) for item in value] if isinstance(value, list) else value
-
-
-def _can_print_blocks(console: Console) -> bool:
-    try:
-        "█░".encode(console.encoding)
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
 
 
 def _title(scenario: Mapping[str, Any]) -> RenderableType:
@@ -110,7 +84,7 @@ def _understood(document: Mapping[str, Any]) -> RenderableType:
     replicas = (
         f"{plan['microbatches']:,} micro-batches of {plan['micro_batch_size']} on each of {plan['dp']:,} replicas"
     )
-    return _pairs(
+    return pairs(
         [
             (
                 "Model",
@@ -170,6 +144,8 @@ def _layout(plan: Mapping[str, Any]) -> Iterable[str]:
         yield "sequence parallel"
     if plan["pp"] > 1:
         yield plan["schedule"]
+    if plan["layout"]:
+        yield f"layout {plan['layout']}"
     yield plan["precision"]
     yield SHARDINGS[plan["sharding"]].label + (f" over {plan['shard_group']}" if plan["shard_group"] else "")
     yield plan["optimizer"]["kind"]
@@ -242,7 +218,7 @@ def _figures(document: Mapping[str, Any]) -> RenderableType:
     ]
     rows += [("Phase", text) for phase in document.get("phases", ()) for text in _phase(phase, document)]
     rows += run_rows(document["run"], tokens)
-    return Group("", _pairs(rows))
+    return Group("", pairs(rows))
 
 
 def _phase(phase: Mapping[str, Any], document: Mapping[str, Any]) -> Iterable[str]:
@@ -263,7 +239,7 @@ def _footer(document: Mapping[str, Any]) -> RenderableType:
     rows = [("Evidence", f"step time rests on {evidence}")]
     rows += [("Published", text) for text in _against(document)]
     rows += [("Warning", warning) for warning in document["warnings"]]
-    return Group("", _pairs(rows))
+    return Group("", pairs(rows))
 
 
 def _against(document: Mapping[str, Any]) -> Iterable[str]:
@@ -278,14 +254,3 @@ def _against(document: Mapping[str, Any]) -> Iterable[str]:
         meter = published["memory_meter"]
         metered = f"; memory as {meter}" if published["peak_memory_bytes"] and meter != "allocated" else ""
         yield f"source: {published['source']}{counted}{metered}"
-
-
-def _pairs(rows: Iterable[tuple[str, str]]) -> Table:
-    table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
-    table.add_column(style="bold", no_wrap=True, min_width=12)
-    table.add_column(overflow="fold")
-    last = ""
-    for name, text in rows:
-        table.add_row("" if name == last else name, Text(text))
-        last = name
-    return table

@@ -28,6 +28,7 @@ from simulator.plan.spec import Plan
 from simulator.run.budget import read_budget
 from simulator.run.read import KEYS as POLICIES
 from simulator.run.read import read_run, run_schema
+from simulator.scenario.auto_layout import with_best_layouts, with_even_layouts
 from simulator.scenario.legal import problems
 from simulator.scenario.outer_sections import NOTHING_AROUND, read_surroundings, surroundings_schema
 from simulator.scenario.overrides import apply_overrides, attributed
@@ -109,13 +110,17 @@ def read_scenario(document: Document, name: str) -> Scenario:
         stack_choice=chosen.choice if chosen else "default",
         stack_settings=settings,
     )
-    top.problems += problems(scenario, top.place)
+    even, faults = with_even_layouts(scenario)
+    top.problems += [top.place.under(key).problem(message) for key, message in faults]
+    top.problems += problems(even, top.place)
     top.raise_problems()
+    scenario, remarks = with_best_layouts(even, scenario)
+    plan = scenario.plan
     idle = without_effect(model, plan, gpus=cluster.gpus, seq_length=run.seq_length)
     return replace(
         scenario,
         spread=fitted(spread, model, plan, run.seq_length) if spread else None,
-        warnings=tuple(f"{violation.key} {violation.message}" for violation in idle),
+        warnings=(*remarks, *(f"{violation.key} {violation.message}" for violation in idle)),
     )
 
 

@@ -19,7 +19,8 @@ from simulator.predict.simulate import Simulated, simulate
 from simulator.predict.views import memory_over_step
 from simulator.report.document import evaluate_document
 from simulator.report.folder import json_text
-from simulator.report.terminal import WIDTH, evaluation_text
+from simulator.report.printing import WIDTH
+from simulator.report.terminal import evaluation_text
 from simulator.scenario.schema import load_scenario
 from simulator.scenario.spread_section import DEFAULT_ORDER
 from simulator.step.spread import Spread

@@ -30,7 +30,7 @@ def traincast_process(*arguments: str, **environment: str) -> subprocess.Complet
 def test_help_names_every_verb_and_imports_nothing_heavy() -> None:
     done = traincast_process("--help")
     assert done.returncode == 0
-    for verb in ("evaluate", "hardware", "models", "schema"):
+    for verb in ("compare", "evaluate", "hardware", "models", "schema", "size"):
         assert f"  {verb} " in done.stdout
     loaded = subprocess.run(
         [sys.executable, "-c", "import sys, simulator.cli; print(*sys.modules)"],

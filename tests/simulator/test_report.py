@@ -14,7 +14,8 @@ from simulator.model.flops import flops_per_token
 from simulator.predict.prediction import evaluate
 from simulator.report.document import document_schema, documented_verbs, evaluate_document
 from simulator.report.folder import evaluation_files, json_text, write_results
-from simulator.report.terminal import WIDTH, evaluation_text
+from simulator.report.printing import WIDTH
+from simulator.report.terminal import evaluation_text
 from simulator.scenario.schema import Scenario, load_scenario
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"

@@ -15,7 +15,8 @@ from simulator.predict.prediction import predict
 from simulator.predict.run_spec import whole_run_spec
 from simulator.predict.simulate import Simulated, simulate
 from simulator.report.document import document_schema, evaluate_document
-from simulator.report.terminal import WIDTH, evaluation_text
+from simulator.report.printing import WIDTH
+from simulator.report.terminal import evaluation_text
 from simulator.scenario.schema import load_scenario, scenario_schema
 
 TINY = Path(__file__).parents[2] / "scenarios" / "tiny.yaml"

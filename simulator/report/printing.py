@@ -1,0 +1,62 @@
+"""How reports reach people: 100 columns, colours on a terminal, plain text elsewhere."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from hardware.problems import printable
+
+WIDTH = 100
+
+
+def print_report(report: RenderableType) -> None:
+    """Prints a report on stdout: in colour on a terminal, as plain text elsewhere."""
+    console = Console(highlight=False)
+    if console.is_terminal:
+        Console(highlight=False, width=max(60, min(WIDTH, console.width))).print(report)
+    else:
+        sys.stdout.write(report_text(report))
+
+
+def report_text(report: RenderableType) -> str:
+    """A report as plain text, for a file or a pipe."""
+    stream = io.StringIO()
+    Console(file=stream, highlight=False, width=WIDTH, no_color=True).print(report)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def printable_values(value: Any) -> Any:
+    """A document whose texts steer no terminal."""
+    if isinstance(value, str):
+        return printable(value.strip())
+    if isinstance(value, Mapping):
+        return {key: printable_values(item) for key, item in value.items()}
+    return [printable_values(item) for item in value] if isinstance(value, list) else value
+
+
+def can_print_blocks() -> bool:
+    """Whether stdout takes the letters that bars are drawn of."""
+    try:
+        "█░".encode(Console().encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def pairs(rows: Iterable[tuple[str, str]]) -> Table:
+    """Names and texts; a name that repeats the one above is left out."""
+    table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
+    table.add_column(style="bold", no_wrap=True, min_width=12)
+    table.add_column(overflow="fold")
+    last = ""
+    for name, text in rows:
+        table.add_row("" if name == last else name, Text(text))
+        last = name
+    return table

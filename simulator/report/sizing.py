@@ -1,0 +1,155 @@
+"""A sizing for people: the answer on top, a column for every node, what limits each, what the answer hangs on.
+
+Works from the document of `traincast size`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from hardware.units import (
+    format_count,
+    format_energy,
+    format_fraction,
+    format_power,
+    format_seconds,
+    format_usd,
+)
+from simulator.report.beyond import step_seconds
+from simulator.report.printing import pairs, print_report
+
+
+def print_sizing(document: Mapping[str, Any]) -> None:
+    """Prints the report on stdout: in colour on a terminal, as plain text elsewhere."""
+    print_report(sizing(document))
+
+
+def sizing(document: Mapping[str, Any]) -> Group:
+    """The whole report."""
+    return Group(
+        _answer(document),
+        *([_table(document)] if any(option["purchase"] for option in document["options"]) else []),
+        Group("", pairs(_limits(document))),
+        *([_parts(document["parts"])] if document["parts"] else []),
+        *([_assumptions(document)] if document["assumptions"] else []),
+    )
+
+
+def _answer(document: Mapping[str, Any]) -> RenderableType:
+    chosen = next((option for option in document["options"] if option["node"] == document["answer"]), None)
+    if chosen is None:
+        return Group(Text(f"Nothing is enough: {_asked(document['question'])}", style="bold red"))
+    bought = chosen["purchase"]
+    gpus = f"{bought['gpus']:,} x {chosen['accelerator']}"
+    spares = f"{bought['job_gpus']:,} in the job, {bought['spare_nodes']:,} spare nodes within"
+    head = Text.assemble((gpus, "bold green"), f" in {chosen['node']} ({spares})")
+    return Group(head, Text(_asked(document["question"]), style="italic"), "")
+
+
+def _asked(question: Mapping[str, Any]) -> str:
+    """The question in words."""
+    words = []
+    if question["gpus"] is not None:
+        words.append(f"on {question['gpus']:,} GPUs in all")
+    if question["finish_within_s"] is not None:
+        share = format_fraction(question["confidence"])
+        words.append(f"done within {format_seconds(question['finish_within_s'])} in {share} of the runs")
+    if question["budget_usd"] is not None:
+        words.append(f"for at most {format_usd(question['budget_usd'])}")
+    return ", ".join(words)
+
+
+def _table(document: Mapping[str, Any]) -> RenderableType:
+    options = [option for option in document["options"] if option["purchase"]]
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("")
+    for option in options:
+        table.add_column(Text(option["node"], style="bold"), justify="right", overflow="fold")
+    rows = [dict(_rows(option, document["question"])) for option in options]
+    for name in dict.fromkeys(name for row in rows for name in row):
+        table.add_row(name, *(row.get(name, "") for row in rows))
+    return table
+
+
+def _rows(option: Mapping[str, Any], question: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    bought = option["purchase"]
+    yield "GPUs bought", f"{bought['gpus']:,}"
+    yield "  paid for", f"{bought['paid_gpus']:,}"
+    yield "  in the job", f"{bought['job_gpus']:,}"
+    yield "  spare nodes", f"{bought['spare_nodes']:,}"
+    yield "fabric", option["fabric"]
+    plan = bought["plan"]
+    yield "plan", " ".join(f"{name} {value}" for name, value in plan.items() if _says_something(name, value))
+    low, high = bought["step_time_interval_s"]
+    yield "step time", f"{step_seconds(bought['step_time_s'])} ({step_seconds(low)} .. {step_seconds(high)})"
+    yield "tokens", format_count(bought["tokens"])
+    for name in ("p10", "p50", "p90"):
+        ends = bought["finish_s"][name]
+        yield f"{name.upper()}", "never" if ends is None else format_seconds(ends)
+    if bought["chance_fraction"] is not None:
+        yield "in time", f"{format_fraction(bought['chance_fraction'])} of the runs"
+    for name, words in (("rent_usd", "rent"), ("owned_usd", "owned")):
+        yield words, "-" if bought[name] is None else format_usd(bought[name])
+    yield "power", format_power(bought["power_w"])
+    if bought["energy_j"] is not None:
+        yield "energy", format_energy(bought["energy_j"])
+
+
+def _says_something(name: str, value: Any) -> bool:
+    return value is not None and (value != 1 or name == "micro_batch_size") and value != "none"
+
+
+def _limits(document: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    for option in document["options"]:
+        words = "limited by" if option["purchase"] else "no answer:"
+        yield option["node"], f"{words} {option['limits']}"
+
+
+def _parts(rows: Iterable[Mapping[str, Any]]) -> RenderableType:
+    """What twice of each part would change."""
+    head = Text.assemble(("What more would buy", "bold"), "  each part twice as good, the plan kept")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
+    for name in ("", "", "earlier by", "worth"):
+        table.add_column(name, justify="left" if not name else "right", overflow="fold")
+    table.columns[3].justify = "left"
+    for row in rows:
+        table.add_row(row["part"], row["change"], _signed_s(row["saved_s"]), _worth(row))
+    return Group("", head, Padding(table, (0, 0, 0, 2)))
+
+
+def _worth(row: Mapping[str, Any]) -> str:
+    saved = row["saved_usd"]
+    if saved is None:
+        return "no price is known"
+    if not row["priced"]:
+        return f"pays for itself below {format_usd(saved)}" if saved > 0 else "nothing"
+    if saved < 0 and row["saved_s"] <= 0:
+        return f"costs {format_usd(-saved)} and gains nothing"
+    if row["saved_s_per_million_usd"] is not None:
+        return f"costs {format_usd(-saved)}: {_signed_s(row['saved_s_per_million_usd'])} for a million USD"
+    return f"saves {format_usd(saved)}"
+
+
+def _signed_s(seconds: float) -> str:
+    if abs(seconds) < 1:
+        return "0"
+    return format_seconds(seconds) if seconds > 0 else f"-{format_seconds(-seconds)}"
+
+
+def _assumptions(document: Mapping[str, Any]) -> RenderableType:
+    share = format_fraction(document["question"]["confidence"])
+    head = Text.assemble(("What it hangs on", "bold"), f"  when {share} of the runs have ended, and the mean cost")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
+    for name in ("", "from", "to", "ends", "cost"):
+        table.add_column(name, overflow="fold")
+    for row in document["assumptions"]:
+        ends = " .. ".join("never" if end is None else format_seconds(end) for end in row["finish_s"])
+        costs = "-" if row["cost_usd"] is None else " .. ".join(map(format_usd, row["cost_usd"]))
+        table.add_row(row["assumption"], row["low"], row["high"], ends, costs)
+    return Group("", head, Padding(table, (0, 0, 0, 2)))

@@ -1,0 +1,139 @@
+"""Scenarios side by side: what differs, by how much, and when it cannot be told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from simulator import compare, evaluate, load_scenario
+from simulator.planner.comparison import Comparison
+from simulator.planner.shared_error import ErrorShares, difference_interval_s, different_share
+from simulator.planner.variants import split_values
+from simulator.predict.confidence import STANDARD_DEVIATIONS
+from tests.command import ROOT, traincast
+
+SCENARIOS = ROOT / "scenarios"
+TINY, KIMI = SCENARIOS / "tiny.yaml", SCENARIOS / "kimi-k2-10240xh100.yaml"
+
+
+@pytest.fixture(scope="module")
+def depths() -> Comparison:
+    """The pipeline of Kimi-K2 as written, with half the chunks, and with the same plan again."""
+    return compare([load_scenario(KIMI, overrides) for overrides in ([], ["plan.vpp=2", "plan.layout=auto"], [])])
+
+
+def test_only_what_differs_is_on_top(depths: Comparison) -> None:
+    assert set(depths.inputs) == {"plan.vpp", "plan.layout"}
+    assert depths.inputs["plan.vpp"] == (4, 2, 4)
+
+
+def test_columns_are_evaluations_and_differences_add_up(depths: Comparison) -> None:
+    first, second, _ = depths.columns
+    prediction = evaluate(load_scenario(KIMI))
+    assert first.figures is not None
+    assert second.figures is not None
+    assert second.difference is not None
+    assert first.figures.step_time_s == prediction.step_time_s
+    assert first.figures.cost_usd == prediction.run.cost_usd  # type: ignore[union-attr]
+    assert sum(first.figures.memory_bytes.values()) == pytest.approx(prediction.device_memory_bytes)
+    assert sum(second.difference.breakdown_s.values()) == pytest.approx(second.difference.step_time_s)
+    assert second.difference.step_time_s == second.figures.step_time_s - first.figures.step_time_s
+
+
+def test_the_same_twice_differs_by_nothing_for_sure(depths: Comparison) -> None:
+    again = depths.columns[2].difference
+    assert again is not None
+    assert again.step_time_interval_s == (0.0, 0.0)
+    assert again.verdict == "cannot be told apart"
+
+
+def test_a_longer_bubble_is_told_apart_within_intervals_that_overlap(depths: Comparison) -> None:
+    """The steps' own intervals overlap, since both rest on the same kernels and links; the difference's does not hold
+    zero."""
+    first, second, _ = depths.columns
+    assert first.figures is not None
+    assert second.figures is not None
+    assert second.difference is not None
+    assert first.figures.step_time_interval_s[1] > second.figures.step_time_interval_s[0]
+    assert second.difference.step_time_interval_s[0] > 0
+    assert second.difference.verdict == "slower"
+
+
+def test_a_component_that_both_share_cancels() -> None:
+    """Four seconds of each and one second of bubble more: what is off of the four drops out."""
+    kernels, links = ("compute", "part"), ("ep", "links")
+    first = ErrorShares({kernels: 4.0, links: 3.0}, 0.1)
+    # sigma of a component: 0.1 * 7 / sqrt(16 + 9) = 0.14
+    assert first.component_sigma == pytest.approx(0.14)
+    assert difference_interval_s(first, first) == (0.0, 0.0)
+    other = ErrorShares({("compute", "other part"): 4.0, ("ep", "other links"): 3.0}, 0.1)
+    assert different_share(first, other) == 1.0
+    low, high = difference_interval_s(first, other)
+    # independent steps: 0.1 * 7 * sqrt(2), and the spread of ratios on top
+    assert (high - low) / 2 > STANDARD_DEVIATIONS * 0.7 * 2**0.5
+
+
+def test_twice_the_step_is_off_twice_as_much() -> None:
+    first = ErrorShares({("compute",): 4.0, ("bubble",): 1.0}, 0.1)
+    second = ErrorShares({("compute",): 4.0, ("bubble",): 2.0}, 0.1)
+    low, high = difference_interval_s(first, second)
+    assert difference_interval_s(first * 2, second * 2) == pytest.approx((2 * low, 2 * high))
+
+
+def test_a_table_has_a_row_for_every_figure(depths: Comparison) -> None:
+    frame = depths.to_frame()
+    assert list(frame.columns) == ["kimi-k2-10240xh100", "kimi-k2-10240xh100 (2)", "kimi-k2-10240xh100 (3)"]
+    assert frame.loc["breakdown_s.bubble"].iloc[1] > frame.loc["breakdown_s.bubble"].iloc[0]
+
+
+def test_combinations_of_values_make_columns_and_refused_ones_say_why(tmp_path: Path) -> None:
+    done = traincast("compare", str(TINY), "--over", "plan.pp=1,4", "--over", "plan.ep=2,4", "--json", "--out",
+                     str(tmp_path / "out"))  # fmt: skip
+    document = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert [column["name"] for column in document["columns"]] == ["pp=1 ep=2", "pp=1 ep=4", "pp=4 ep=2", "pp=4 ep=4"]
+    refused = document["columns"][3]
+    assert refused["figures"] is None
+    assert "does not divide the 2 ranks" in refused["refused"][0]
+    jsonschema.validate(document, json.loads(traincast("schema", "compare").stdout))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.suffix) == [
+        "report.txt",
+        "result.json",
+        "table.csv",
+    ]
+
+
+def test_a_column_that_does_not_fit_is_shown_with_its_figures() -> None:
+    done = traincast("compare", str(TINY), "--with", "plan.micro_batch_size=16,run.seq_length=131072")
+    assert done.returncode == 0
+    assert "does not fit in memory: pipeline rank" in done.stdout
+    alone = traincast("compare", str(TINY), "--set", "run.seq_length=1048576", "--with", "plan.micro_batch_size=4")
+    assert alone.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([str(TINY)], "needs two scenarios"),
+        ([str(TINY), str(KIMI), "--with", "plan.pp=1"], "name one file"),
+        ([str(TINY), "--over", "plan.pp"], "needs the form"),
+        ([str(TINY), "--over", "plan.pp=3", "--over", "plan.ep=3"], "plan.pp"),
+        ([str(TINY), "--over", f"plan.pp={','.join(map(str, range(1, 70)))}"], "at most 64"),
+        (["none.yaml", "neither.yaml"], "there is no such file"),
+    ],
+)
+def test_bad_input_ends_with_two(arguments: list[str], words: str) -> None:
+    done = traincast("compare", *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stdout == ""
+
+
+def test_values_in_brackets_are_one() -> None:
+    assert split_values("{granularity: selective, modules: [a, b]},none") == [
+        "{granularity: selective, modules: [a, b]}",
+        "none",
+    ]

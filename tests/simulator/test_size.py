@@ -1,0 +1,175 @@
+"""Sizing inverts evaluation: its answer meets the question, one step smaller does not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from hardware.problems import InputError
+from simulator import evaluate, load_scenario, size
+from simulator.planner.best_plan import NoPlan, best_plan, gpu_counts, on_cluster
+from simulator.planner.sizing import Sizing
+from simulator.predict.simulate import simulate
+from tests.command import ROOT, traincast
+
+TINY = ROOT / "scenarios" / "tiny.yaml"
+LONG = ["run.tokens=1T", "run.simulation={runs: 100}"]
+DAY_S = 86400.0
+RICH, POOR = 9000.0, 4000.0
+NODES = ("hgx-h100", "hgx-h200")
+
+
+@pytest.fixture(scope="module")
+def three_days() -> Sizing:
+    return size(load_scenario(TINY, LONG), finish_within_s=3 * DAY_S, nodes=NODES)
+
+
+def test_the_answer_meets_the_date_when_evaluated(three_days: Sizing) -> None:
+    """At 90 % the asked time and the run's P90 are one and the same."""
+    for option in three_days.options:
+        assert option.purchase is not None
+        assert option.scenario is not None
+        run = evaluate(option.scenario).run
+        assert run is not None
+        assert run.finish_s.p90 == pytest.approx(option.purchase.at_confidence_s, rel=1e-12)
+        assert run.finish_s.p90 <= 3 * DAY_S
+        assert run.cost_usd == pytest.approx(option.purchase.cost_usd)
+        assert run.paid_gpus == option.purchase.paid_gpus
+
+
+def test_one_step_smaller_does_not(three_days: Sizing) -> None:
+    scenario = load_scenario(TINY, LONG)
+    for option in three_days.options:
+        assert option.purchase is not None
+        assert option.smaller is not None
+        counts = gpu_counts(scenario, option.node)
+        step = counts.index(option.purchase.job_gpus)
+        assert option.smaller.job_gpus == counts[step - 1]
+        assert option.smaller.at_confidence_s > 3 * DAY_S
+
+
+def test_spares_are_within_the_purchase(three_days: Sizing) -> None:
+    option = three_days.answer
+    assert option is not None
+    assert option.purchase is not None
+    assert option.scenario is not None
+    bought = option.purchase
+    assert bought.gpus == bought.job_gpus + 8 * bought.spare_nodes
+    assert option.scenario.written["cluster"]["gpus"] == bought.gpus
+    assert option.scenario.cluster.gpus == bought.job_gpus
+
+
+def test_the_cheapest_node_is_the_answer(three_days: Sizing) -> None:
+    costs = [option.purchase.cost_usd for option in three_days.options if option.purchase]
+    assert costs == sorted(costs)
+    assert three_days.answer == three_days.options[0]
+
+
+def test_parts_and_assumptions_move_the_answer_the_right_way(three_days: Sizing) -> None:
+    by_part = {part.part: part for part in three_days.parts}
+    assert by_part["HBM"].saved_s > by_part["storage"].saved_s
+    assert by_part["spares"].priced
+    assert by_part["spares"].saved_usd < 0
+    ends = {each.assumption: each for each in three_days.assumptions}
+    for name in ("kernel rates", "model's error", "expert imbalance"):
+        low_s, high_s = ends[name].finish_s
+        assert low_s < high_s, name
+    assert ends["price"].finish_s[0] == ends["price"].finish_s[1]
+    assert ends["price"].cost_usd is not None
+    assert ends["price"].cost_usd[1] == pytest.approx(ends["price"].cost_usd[0] * 1.1 / 0.9)
+
+
+def test_turned_round_the_tokens_fill_the_time() -> None:
+    """What 24 GPUs train in three days: their run ends in time, and 1 % more tokens would not."""
+    scenario = load_scenario(TINY, LONG)
+    found = size(scenario, finish_within_s=3 * DAY_S, gpus=24, hinges=False).answer
+    assert found is not None
+    assert found.purchase is not None
+    assert found.scenario is not None
+    assert found.purchase.gpus == 24
+    run = evaluate(found.scenario).run
+    assert run is not None
+    assert 0.99 * 3 * DAY_S < run.finish_s.p90 <= 3 * DAY_S
+    assert found.scenario.run.tokens == found.purchase.tokens
+
+
+def test_a_budget_alone_buys_the_fastest_run_that_it_pays_for() -> None:
+    """Without spares a larger job is sooner done and dearer."""
+    scenario = load_scenario(TINY, [*LONG, "run.spares={hot: 0}"])
+    rich = size(scenario, budget_usd=RICH, hinges=False).answer
+    poor = size(scenario, budget_usd=POOR, hinges=False).answer
+    assert rich is not None
+    assert poor is not None
+    assert rich.purchase is not None
+    assert poor.purchase is not None
+    assert poor.purchase.cost_usd <= POOR < rich.purchase.cost_usd <= RICH
+    assert rich.purchase.at_confidence_s < poor.purchase.at_confidence_s
+
+
+def test_the_best_plan_is_no_slower_than_the_given_one_scaled() -> None:
+    scenario = load_scenario(TINY)
+    best = best_plan(scenario, 8, "hgx-h100")
+    assert simulate(best).step.step_time_s <= simulate(scenario).step.step_time_s
+    assert best.plan.gpus == best.cluster.gpus == 8
+
+
+def test_no_plan_says_what_stands_in_the_way() -> None:
+    with pytest.raises(NoPlan, match="memory"):
+        best_plan(load_scenario(TINY, ["run.seq_length=4194304"]), 8, "hgx-h100")
+    with pytest.raises(NoPlan, match="fabric"):
+        on_cluster(load_scenario(TINY), 8_000_000, "hgx-h100")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--finish-within", "1 s"], "more are no faster"),
+        (["--budget", "0.01"], "the budget buys no run: the cheapest costs"),
+        (["--finish-within", "3d", "--budget", "100"], "the budget: the date needs"),
+        (["--gpus", "4"], "fewer than the smallest job needs"),
+    ],
+)
+def test_nothing_is_enough_ends_with_one_and_says_why(arguments: list[str], words: str) -> None:
+    done = traincast("size", str(TINY), "--set", LONG[0], "--set", LONG[1], *arguments)
+    assert done.returncode == 1
+    assert words in " ".join(done.stdout.split())
+    assert "Nothing is enough" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--finish-within", "90d", "--node", "hgx-h2000"], "did you mean hgx-h200"),
+        (["--finish-within", "90 parsecs"], "--finish-within 90 parsecs"),
+        (["--finish-within", "90d", "--confidence", "100%"], "between 0 and 100 %"),
+        ([], "needs --finish-within, --budget or --gpus"),
+        (["--budget", "60 kg"], "--budget 60 kg"),
+        (["--budget", "1M", "--set", "run.tokens=", "--set", "run.days=3"], "run.days"),
+        (["--gpus", "8", "--set", "run.phases=[{name: whole}]"], "run.phases"),
+    ],
+)
+def test_bad_questions_end_with_two(arguments: list[str], words: str) -> None:
+    done = traincast("size", str(TINY), *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_document_follows_its_schema_and_the_answer_is_written(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = traincast("size", str(TINY), "--set", LONG[0], "--set", LONG[1], "--finish-within", "4d", "--json", "--out",
+                     str(out))  # fmt: skip
+    assert done.returncode == 0
+    document = json.loads(done.stdout)
+    jsonschema.validate(document, json.loads(traincast("schema", "size").stdout))
+    answer = load_scenario(out / "scenario.yaml")
+    assert answer.cluster.gpus == document["options"][0]["purchase"]["job_gpus"]
+    assert "limited by the date" in (out / "report.txt").read_text()
+
+
+def test_a_question_needs_known_nodes_in_python_too() -> None:
+    with pytest.raises(InputError, match="h9"):
+        size(load_scenario(TINY), finish_within_s=DAY_S, nodes=["h9"])
