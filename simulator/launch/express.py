@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from simulator.launch.tables import MISSING, Fixed, Row, Table, as_text, holds
+from simulator.launch.tables import MISSING, STATED_BY, Fixed, Row, Table, as_text, holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +93,14 @@ def _first_word(row: Row) -> Any:
 
 
 def _setting(row: Row, value: Any, fact: Any) -> Setting | None:
+    key = STATED_BY.get(row.key, row.key)
     if row.switch is not None:
-        return Setting(row.name, True, row.key, fact, bare=True, note=row.note) if value is row.switch else None
+        return Setting(row.name, True, key, fact, bare=True, note=row.note) if value is row.switch else None
     if row.list and isinstance(value, str):
         value = tuple(value.split())
     if row.list and not value:
         return None
-    return Setting(row.name, value, row.key, fact, note=row.note)
+    return Setting(row.name, value, key, fact, note=row.note)
 
 
 def _refused(table: Table, facts: Mapping[str, Any]) -> Iterator[Inexpressible]:

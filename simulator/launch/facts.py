@@ -130,9 +130,14 @@ def run_facts(run: Run, plan: Plan, forecast: Forecast) -> dict[str, Any]:
         "run.seq_length": run.seq_length,
         "run.steps": math.ceil(run.tokens / (plan.global_batch_size * run.seq_length) - 1e-9),
         "run.log": True,
-        "run.restarts": forecast.spares > 0,
+        "run.restarts": _names_spares(policies),
     }
     return facts if policies is None else facts | _checkpoint_facts(policies, forecast)
+
+
+def _names_spares(policies: RunPolicies | None) -> bool:
+    """Whether the scenario itself asks for hot spares, which a launcher must put in the place of lost nodes."""
+    return policies is not None and not policies.auto_spares and policies.recovery.hot_spares > 0
 
 
 def _checkpoint_facts(policies: RunPolicies, forecast: Forecast) -> dict[str, Any]:

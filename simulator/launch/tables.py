@@ -18,6 +18,26 @@ _TOP = ("title", "release", "syntax", "stack", "source", "like", "without")
 _SECTIONS = ("settings", "fixed", "not_settings", "fill_in", "models")
 
 
+# Keys of the tables whose value follows from the scenario's own: the key of the scenario that decides each.
+STATED_BY = {
+    "plan.precision_aware_optimizer": "plan.optimizer.moments",
+    "plan.optimizer_instances": "plan.shard_group",
+    "plan.microbatches": "plan.global_batch_size",
+    "plan.local_batch_size": "plan.global_batch_size",
+    "plan.shards": "plan.sharding",
+    "plan.replicas": "plan.sharding",
+    "plan.stage_modules": "plan.layout",
+    "plan.compile.enable": "plan.stack.fused_kernels",
+    "plan.compile.components": "plan.stack.fused_kernels",
+    "run.steps": "run.tokens",
+    "run.checkpoint.every_steps": "run.checkpoint.every",
+    "run.checkpoint.fast_every_steps": "run.checkpoint.fast_every",
+    "run.checkpoint.replication_jump": "run.checkpoint.peer_distance",
+    "run.restarts": "run.spares.hot",
+    "run.log": "published",
+}
+
+
 class Missing:
     """Stands where a row has no default or constant; None is a value."""
 
