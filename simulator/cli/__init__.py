@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import typer
 
-from simulator.cli import calibrate, catalogues, clusters, evaluate, validate
+from simulator.cli import calibrate, catalogues, clusters, evaluate, launch, validate
 
 app = typer.Typer(
     name="traincast",
@@ -26,6 +26,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "calibrate": calibrate.calibrate,
     "evaluate": evaluate.evaluate,
     "hardware": catalogues.hardware,
+    "launch": launch.launch,
     "models": catalogues.models,
     "schema": catalogues.schema,
     "stacks": catalogues.stacks,

@@ -67,7 +67,9 @@ def _of_stack(table: Table, plan: Plan) -> list[Inexpressible]:
         return [Inexpressible("plan.stack", plan.stack.name, why, table.stack)]
     settable = table.keys | {key for each in variables() for key in each.when}
     return [
-        Inexpressible(f"plan.stack.{name}", value, f"{table.title} does {of_release}; no setting changes it", of_release)
+        Inexpressible(
+            f"plan.stack.{name}", value, f"{table.title} does {of_release}; no setting changes it", of_release
+        )
         for name, value, of_release in _behaviours(plan.stack, launched)
         if value != of_release and f"plan.stack.{name}" not in settable
     ]

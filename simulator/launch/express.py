@@ -49,17 +49,15 @@ class Expressed:
 def express(table: Table, facts: Mapping[str, Any]) -> Expressed:
     """Every setting of the table that the facts call for, in the table's order, and what has no words there."""
     settings: list[Setting] = []
-    inexpressible: dict[str, Inexpressible] = {}
+    inexpressible = {refused.key: refused for refused in _refused(table, facts)}
     for row in table.rows:
-        if row.import_only or row.key not in facts or not holds(row.when, facts):
+        if row.import_only or row.key not in facts or row.key in inexpressible or not holds(row.when, facts):
             continue
         said = _say(row, facts[row.key])
         if isinstance(said, Setting):
             settings.append(said)
         elif isinstance(said, Inexpressible):
             inexpressible.setdefault(row.key, said)
-    for refused in _refused(table, facts):
-        inexpressible.setdefault(refused.key, refused)
     return Expressed(tuple(settings), tuple(inexpressible.values()))
 
 

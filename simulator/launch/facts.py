@@ -14,10 +14,11 @@ from simulator.launch.forecast import STORAGE, Forecast
 from simulator.launch.model_facts import model_facts
 from simulator.model.spec import Model, MoE
 from simulator.optimizers import OPTIMIZERS
+from simulator.plan.case import PlanCase
+from simulator.plan.case import model_facts as rule_facts
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.layout import format_layout, stages
 from simulator.plan.rules_pipeline import layers_fit_ranks
-from simulator.plan.case import PlanCase, model_facts as rule_facts
 from simulator.plan.spec import Plan
 from simulator.run.read import RunPolicies
 from simulator.scenario.schema import Run, Scenario
@@ -51,7 +52,7 @@ def plan_facts(model: Model, plan: Plan, seq_length: int) -> dict[str, Any]:
     written.pop("stack")
     facts = dict(_flat("plan", written))
     facts["plan.adapters"] = plan.adapters is not None
-    facts["plan.offload.gradients"] = "auto" if plan.offload.gradient_fraction is None else written["offload"]["gradients"]
+    facts["plan.offload.gradients"] = _or_auto(plan.offload.gradient_fraction)
     facts |= {f"plan.stack.{spec.name}": getattr(plan.stack, spec.name) for spec in fields(plan.stack)}
     facts["plan.layout"] = stated_layout(model, plan, seq_length)
     facts["plan.microbatches"] = plan.microbatches
@@ -63,6 +64,10 @@ def plan_facts(model: Model, plan: Plan, seq_length: int) -> dict[str, Any]:
     if plan.pp > 1:
         facts["plan.stage_modules"] = stage_modules(model, plan)
     return facts
+
+
+def _or_auto(value: float | None) -> float | str:
+    return "auto" if value is None else value
 
 
 def _flat(prefix: str, written: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

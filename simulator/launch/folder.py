@@ -12,10 +12,15 @@ from hardware.problems import InputError, Problem
 _RUNNABLE = (".sh", ".sbatch")
 
 
-def write_folder(folder: Path, files: Mapping[str, str]) -> None:
-    """Writes the files aside and renames the whole; InputError where the folder holds anything or cannot be written."""
+def check_free(folder: Path) -> None:
+    """InputError where the folder holds anything, or is no folder."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise InputError([Problem(str(folder), None, "--out", "exists; name a new folder, or remove it first")])
+
+
+def write_folder(folder: Path, files: Mapping[str, str]) -> None:
+    """Writes the files aside and renames the whole; InputError where the folder holds anything or cannot be written."""
+    check_free(folder)
     aside = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         aside.mkdir(parents=True)

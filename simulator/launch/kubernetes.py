@@ -125,7 +125,7 @@ def pod_template(job: Job, resource: str, variables: list[dict[str, Any]]) -> di
 
 
 def topology(job: Job) -> dict[str, str]:
-    """Kueue's words for the placement that was predicted; pods of an indexed Job fill it in the order of their index."""
+    """Kueue's words for the placement that was predicted; pods fill it in the order of their index."""
     if job.segment > 1:
         return {PREFERRED: LEAF_LABEL, SLICE_TOPOLOGY: DOMAIN_LABEL, SLICE_SIZE: str(job.segment)}
     return {PREFERRED: LEAF_LABEL} if job.nodes > 1 else {}

@@ -1,4 +1,4 @@
-"""A launch: everything that is needed to start the plan that was predicted, and what the target cannot be told of it."""
+"""A launch: what is needed to start the plan that was predicted, and what the target cannot be told of it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from simulator.launch.targets import TARGETS, Target
 from simulator.launch.text import render
 from simulator.launch.told import Told
 from simulator.plan.allocation import allocated
-from simulator.predict.prediction import Prediction, evaluate
+from simulator.predict.prediction import evaluate
+from simulator.predict.simulate import simulate
 from simulator.scenario.resolved import scenario_yaml
 from simulator.scenario.schema import Scenario
 from simulator.stack import release
@@ -34,8 +35,9 @@ from simulator.stack import release
 class Launch:
     """The files of a launch by name; none where the target cannot be told everything and no partial launch was asked.
 
-    `inexpressible` lists what it cannot be told, `nearest` the plan that it can (None: none near). `scenario` is what
-    was predicted, on the target's stack where the file names none. `notes` are things to mind.
+    `inexpressible` lists what it cannot be told, `nearest` the plan that it can (None: none near), which takes
+    `nearest_step_time_s` a step (None: not evaluated). `scenario` is what was predicted, on the target's stack where
+    the file names none. `notes` are things to mind.
     """
 
     scenario: Scenario
@@ -43,6 +45,7 @@ class Launch:
     files: Mapping[str, str]
     inexpressible: tuple[Inexpressible, ...]
     nearest: Nearest | None
+    nearest_step_time_s: float | None
     notes: tuple[str, ...]
     forecast: Forecast
 
@@ -61,12 +64,18 @@ class Launch:
                 {"key": each.key, "value": plain(each.value), "why": each.why} for each in self.inexpressible
             ],
             "nearest": None if self.nearest is None else self.nearest.overrides,
+            "nearest_step_time_s": self.nearest_step_time_s,
             "notes": list(self.notes),
         }
 
 
 def launch(
-    scenario: Scenario, to: str = "megatron", on: str = "slurm", *, partial: bool = False, forecast: Forecast | None = None
+    scenario: Scenario,
+    to: str = "megatron",
+    on: str = "slurm",
+    *,
+    partial: bool = False,
+    forecast: Forecast | None = None,
 ) -> Launch:
     """The launch of a scenario for a framework (`megatron`, `megatron@0.16`, `bridge` ...) under a scheduler.
 
@@ -78,15 +87,17 @@ def launch(
         raise InputError([Problem("--on", None, "", one_of(on, SCHEDULERS))])
     scenario = _on_stack(scenario, table)
     scenario = replace(scenario, cluster=allocated(scenario.plan, scenario.cluster))
+    evaluates = forecast is None
     warnings: tuple[str, ...] = ()
     if forecast is None:
-        prediction: Prediction = evaluate(scenario)
+        prediction = evaluate(scenario)
         forecast, warnings = forecast_of(prediction), prediction.warnings
     said = answer(target, table, scenario, forecast)
     near = nearest_plan(target, table, scenario, forecast) if said.inexpressible else None
+    near_s = _step_time_s(scenario, near) if near is not None and evaluates else None
     job = job_of(scenario, forecast)
     notes = (*warnings, *_notes(scenario, job, forecast))
-    made = Launch(scenario, table, {}, said.inexpressible, near, notes, forecast)
+    made = Launch(scenario, table, {}, said.inexpressible, near, near_s, notes, forecast)
     if said.inexpressible and not partial:
         return made
     return replace(made, files=_files(made, target, on, said, job))
@@ -115,19 +126,28 @@ def _on_stack(scenario: Scenario, table: Table) -> Scenario:
     return replace(scenario, plan=replace(scenario.plan, stack=release(table.stack).stack), stack_named=True)
 
 
+def _step_time_s(scenario: Scenario, near: Nearest) -> float:
+    """What a step of the nearest plan would take."""
+    return simulate(replace(scenario, plan=near.plan)).step.step_time_s
+
+
 def _notes(scenario: Scenario, job: Job, forecast: Forecast) -> list[str]:
     found = []
     if not forecast.fits:
         found.append("The prediction says that this plan does not fit in memory.")
     if job.spares and job.segment > 1:
         found.append(
-            f"Domains must stay whole, so the {job.spares} spare nodes are not part of the allocation: keep them free in "
-            "the partition, where a requeued job finds them."
+            f"Domains must stay whole, so the {job.spares} spare nodes are not part of the allocation: keep them free "
+            "in the partition, where a requeued job finds them."
         )
     if job.cold_spares:
-        found.append(f"{job.cold_spares} cold spare nodes (run.spares.cold) are the cluster's to start; no file asks for them.")
+        found.append(
+            f"{job.cold_spares} cold spare nodes (run.spares.cold) are the cluster's to start; no file asks for them."
+        )
     if scenario.cluster.node.scale_up.domain_gpus > scenario.cluster.node.gpus and job.segment == 1 and job.nodes > 1:
-        found.append("Nodes do not divide into whole scale-up domains: the scheduler may place them otherwise than predicted.")
+        found.append(
+            "Nodes do not divide into whole scale-up domains: the scheduler may place them otherwise than predicted."
+        )
     return found
 
 

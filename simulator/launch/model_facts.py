@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from simulator.launch.express import Inexpressible
-from simulator.model.spec import Attention, DenseFFN, Indexer, LatentAttention, Layer, Model, MoE
+from simulator.model.spec import Attention, DenseFFN, LatentAttention, Layer, Model, MoE
 
 _OF_MODEL = (
     "hidden",
@@ -46,28 +46,26 @@ def model_facts(model: Model, seq_length: int) -> tuple[dict[str, Any], tuple[In
 def _mixer_facts(layers: Sequence[Layer], problems: list[Inexpressible]) -> dict[str, Any]:
     """Keys of the one mixer that all layers have, windows apart."""
     mixers = [layer.mixer for layer in layers]
-    alike = {replace(mixer, window=None) if _has_window(mixer) else mixer for mixer in mixers}
-    mixer = next(iter(alike))
-    if len(alike) > 1 or type(mixer) not in _KINDS:
-        kinds = ", ".join(sorted({_name_of(each) for each in alike}))
+    plain = [mixer for mixer in mixers if isinstance(mixer, Attention | LatentAttention)]
+    alike = {replace(mixer, window=None) for mixer in plain}
+    if len(alike) != 1 or len(plain) < len(mixers):
+        kinds = ", ".join(sorted({_name_of(mixer) for mixer in mixers}))
         problems.append(Inexpressible("model", kinds, "layers need one kind and size of attention (MHA, GQA or MLA)"))
         return {}
+    (mixer,) = alike
     facts = _fields("model.mixer", mixer)
     facts["model.mixer.kind"] = _KINDS[type(mixer)]
-    facts |= _window_facts([mixer.window for mixer in mixers if _has_window(mixer)])
+    facts |= _window_facts([each.window for each in plain])
     if isinstance(mixer, Attention):
         facts["model.mixer.grouped"] = mixer.kv_heads != mixer.heads
         problems += _odd_attention(mixer)
-    if isinstance(mixer, LatentAttention):
+    else:
         facts["model.mixer.qk_norm"] = "mla"
-        problems += _odd_latent(mixer)
-    facts |= _fields("model.mixer.indexer", mixer.indexer) if isinstance(mixer.indexer, Indexer) else {}
+        problems += _odd_latent(next((each for each in plain if each.window), plain[0]))
+    if mixer.indexer is not None:
+        facts |= _fields("model.mixer.indexer", mixer.indexer)
     facts["model.mixer.indexer"] = mixer.indexer is not None
     return facts
-
-
-def _has_window(mixer: Any) -> bool:
-    return isinstance(mixer, Attention | LatentAttention)
 
 
 def _window_facts(windows: list[int | None]) -> dict[str, Any]:
@@ -94,7 +92,7 @@ def _odd_attention(mixer: Attention) -> Iterable[Inexpressible]:
         yield Inexpressible("model.mixer.qk_norm", "layer", "norms of queries and keys are by head", "head")
 
 
-def _odd_latent(mixer: LatentAttention) -> Iterable[Inexpressible]:
+def _odd_latent(mixer: Attention | LatentAttention) -> Iterable[Inexpressible]:
     for name in ("output_gate", "head_gate", "window"):
         if getattr(mixer, name):
             yield Inexpressible(f"model.mixer.{name}", getattr(mixer, name), "not offered with latent attention")

@@ -95,7 +95,7 @@ def _replaced(spec: Any, path: list[str], value: Any) -> Any:
     return replace(spec, **{name: None if value == "null" else value})
 
 
-def _field(cls: type, key: str) -> str:
+def _field(cls: Any, key: str) -> str:
     """The field of a key; keys leave units out."""
     return next(spec.name for spec in fields(cls) if key_of_field(spec, hints(cls)[spec.name]) == key)
 
@@ -133,7 +133,8 @@ def _differences(before: Plan, after: Plan) -> dict[str, Any]:
 
 def _unequal(prefix: str, before: Any, after: Any) -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
-    known = hints(type(before))
+    cls: type = type(before)
+    known = hints(cls)
     for spec in fields(before):
         old, new = getattr(before, spec.name), getattr(after, spec.name)
         key = f"{prefix}.{key_of_field(spec, known[spec.name])}"

@@ -19,7 +19,7 @@ def placement_lines(scenario: Scenario, job: Job) -> list[str]:
             where = f"on {group.nodes} node{'s' if group.nodes > 1 else ''}, {group.ranks_per_node} or more on each"
             lines.append(f"{kind}: groups of {group.ranks} ranks, {strides} apart, {where}")
     if job.segment > 1:
-        lines.append(f"{job.segment} consecutive nodes share one scale-up domain; every segment lies in a domain of its own or with others whole")
+        lines.append(f"every {job.segment} consecutive nodes lie in one scale-up domain")
     if job.nodes > 1:
         lines.append(f"nodes fill the switches of the lowest tier one after another, {job.leaf_nodes} below each")
     return lines

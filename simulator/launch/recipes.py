@@ -74,7 +74,9 @@ def bridge_files(told: Told) -> dict[str, str]:
     settings = sorted(told.expressed.settings, key=lambda each: "." in each.name)
     name = catalogue_name(told.table, told.scenario, told.facts)
     place = told.table.models[name] if name else {"module": "my_recipes", "recipe": "pretrain_config"}
-    recipe = render("bridge_recipe.py.j2", place=place, settings=[(each, in_python(each)) for each in settings], told=told)
+    recipe = render(
+        "bridge_recipe.py.j2", place=place, settings=[(each, in_python(each)) for each in settings], told=told
+    )
     return {
         "recipe.py": recipe,
         "overrides.txt": render("overrides.txt.j2", settings=settings, title=told.table.title),

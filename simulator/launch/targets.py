@@ -19,7 +19,8 @@ from simulator.scenario.schema import Scenario
 class Target:
     """One framework: its releases, newest first, and its files.
 
-    `unfit` finds what beside settings it cannot be told. `mock`: its launch can run on synthetic data. `has_registry`: models come from the framework's own.
+    `unfit` finds what beside settings it cannot be told. `mock`: its launch can run on synthetic data.
+    `has_registry`: models come from the framework's own.
     """
 
     releases: tuple[str, ...]
