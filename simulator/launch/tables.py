@@ -108,7 +108,7 @@ class Table:
     @property
     def keys(self) -> frozenset[str]:
         """Every key of a scenario that the table speaks of."""
-        return frozenset([*(row.key for row in self.rows), *self.fixed, *self.not_settings])
+        return frozenset([row.key for row in (*self.rows, *self.fixed.values())]) | self.not_settings.keys()
 
 
 @cache
@@ -131,7 +131,7 @@ def table(name: str) -> Table:
         stack=written["stack"],
         source=written["source"],
         rows=tuple(_row(row_name, columns) for row_name, columns in written["settings"].items()),
-        fixed={key: _fixed(key, columns) for key, columns in written["fixed"].items()},
+        fixed={row_name: _fixed(row_name, columns) for row_name, columns in written["fixed"].items()},
         not_settings=written["not_settings"],
         fill_in=written["fill_in"],
         models=written["models"],
@@ -160,11 +160,11 @@ def _row(name: str, columns: Mapping[str, Any]) -> Row:
     return Row(**{"name": name, **given})
 
 
-def _fixed(key: str, columns: Mapping[str, Any]) -> Fixed:
-    given = dict(columns)
+def _fixed(name: str, columns: Mapping[str, Any]) -> Fixed:
+    given = {"key": name, **columns}
     given["values"] = tuple(given.pop("is"))
     given["when"] = _conditions(given)
-    return Fixed(key, **given)
+    return Fixed(**given)
 
 
 def _conditions(columns: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

@@ -96,7 +96,7 @@ def launch(
     near = nearest_plan(target, table, scenario, forecast) if said.inexpressible else None
     near_s = _step_time_s(scenario, near) if near is not None and evaluates else None
     job = job_of(scenario, forecast)
-    notes = (*warnings, *_notes(scenario, job, forecast))
+    notes = (*warnings, *_notes(scenario, job, forecast), *_notes_of_settings(said))
     made = Launch(scenario, table, {}, said.inexpressible, near, near_s, notes, forecast)
     if said.inexpressible and not partial:
         return made
@@ -151,9 +151,13 @@ def _notes(scenario: Scenario, job: Job, forecast: Forecast) -> list[str]:
     return found
 
 
+def _notes_of_settings(said: Answer) -> list[str]:
+    return [f"{each.name}: {each.note}." for each in said.expressed.settings if each.note]
+
+
 def _files(made: Launch, target: Target, on: str, said: Answer, job: Job) -> dict[str, str]:
     scenario, table = made.scenario, made.table
-    fault_tolerant = any("ft_package" in each.name for each in said.expressed.settings)
+    fault_tolerant = any(each.key == "run.spares.hot" for each in said.expressed.settings)
     told = Told(table, scenario, said.facts, said.expressed, job, fault_tolerant)
     exported = environment(table, scenario, said.facts)
     files = target.files(told)
