@@ -11,7 +11,7 @@ from simulator.launch.express import Expressed, Inexpressible, express
 from simulator.launch.facts import Facts, scenario_facts
 from simulator.launch.forecast import Forecast
 from simulator.launch.nearest import Nearest, nearest
-from simulator.launch.tables import Table
+from simulator.launch.tables import STATED_BY, Table, as_text
 from simulator.launch.targets import Target
 from simulator.plan.rules import check
 from simulator.plan.spec import Plan
@@ -65,10 +65,11 @@ def _of_stack(table: Table, plan: Plan) -> list[Inexpressible]:
     if plan.stack.framework != launched.framework:
         why = f"another framework was predicted than {table.title}, which this launches"
         return [Inexpressible("plan.stack", plan.stack.name, why, table.stack)]
-    settable = table.keys | {key for each in variables() for key in each.when}
+    settable = table.keys | {STATED_BY.get(row.key, row.key) for row in table.rows}
+    settable |= {key for each in variables() for key in each.when}
     return [
         Inexpressible(
-            f"plan.stack.{name}", value, f"{table.title} does {of_release}; no setting changes it", of_release
+            f"plan.stack.{name}", value, f"{table.title} has {as_text(of_release)}, and no setting for it", of_release
         )
         for name, value, of_release in _behaviours(plan.stack, launched)
         if value != of_release and f"plan.stack.{name}" not in settable

@@ -13,7 +13,7 @@ from simulator.plan.rules import check
 from simulator.plan.spec import Plan
 from simulator.scenario.schema import Scenario
 from simulator.schedules import default_schedule
-from simulator.stack import Stack
+from simulator.stack import Stack, release
 
 _MOST_ROUNDS = 12
 AUTO = "auto"
@@ -40,7 +40,9 @@ def nearest(scenario: Scenario, stack: Stack, refuses: Refuses) -> Nearest | Non
     Every round replaces what the target cannot express by the nearest that it can, and sets what a rule forbids to its
     default.
     """
-    plan = _unsaid_stack(scenario.plan, stack)
+    plan = scenario.plan
+    if plan.stack.framework != stack.framework:
+        plan = replace(plan, stack=stack)
     for _ in range(_MOST_ROUNDS):
         changes = _corrections(scenario, plan, refuses)
         if changes is None:
@@ -51,11 +53,6 @@ def nearest(scenario: Scenario, stack: Stack, refuses: Refuses) -> Nearest | Non
             plan = with_value(plan, key, value)
         plan = _scheduled(plan)
     return None
-
-
-def _unsaid_stack(plan: Plan, stack: Stack) -> Plan:
-    """The plan on the target's stack, with the schedule that it plays by itself where its own is not offered."""
-    return replace(plan, stack=stack)
 
 
 def _corrections(scenario: Scenario, plan: Plan, refuses: Refuses) -> dict[str, Any] | None:
@@ -125,10 +122,14 @@ def _default(key: str) -> Any:
 
 
 def _differences(before: Plan, after: Plan) -> dict[str, Any]:
-    changes = dict(_unequal("plan", before, after))
-    if before.stack.name != after.stack.name:
-        changes["plan.stack"] = after.stack.name
-    return changes
+    """Dotted keys whose values differ; another stack as a whole by its name."""
+    if before.stack.name == after.stack.name:
+        return dict(_unequal("plan", before, after))
+    same_stack = replace(before, stack=after.stack)
+    brought = release(after.stack.name)
+    settings = [f"plan.{key}" for key in {**brought.plan, **brought.plan_with_pipeline}]
+    stated = {key: _value(after, key) for key in settings}  # what the other stack would bring
+    return {**dict(_unequal("plan", same_stack, after)), **stated, "plan.stack": after.stack.name}
 
 
 def _unequal(prefix: str, before: Any, after: Any) -> list[tuple[str, Any]]:
@@ -138,7 +139,7 @@ def _unequal(prefix: str, before: Any, after: Any) -> list[tuple[str, Any]]:
     for spec in fields(before):
         old, new = getattr(before, spec.name), getattr(after, spec.name)
         key = f"{prefix}.{key_of_field(spec, known[spec.name])}"
-        if old == new or isinstance(old, Stack):
+        if old == new:
             continue
         if is_dataclass(old) and is_dataclass(new):
             found += _unequal(key, old, new)

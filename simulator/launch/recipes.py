@@ -28,6 +28,8 @@ _CONVERTERS = {
     "MXFP8LinearConverter": "MXFP8LinearConverter.Config(model_compile_enabled={compiled})",
     "NVFP4LinearConverter": 'NVFP4LinearConverter.Config(fqns=["layers"], model_compile_enabled={compiled})',
 }
+# What a catalogue model with changes adds to its name (simulator.model.overrides).
+_CHANGED = ", changed"
 _SECTIONS = ("training", "parallelism", "checkpoint", "compile", "debug")
 
 
@@ -59,7 +61,7 @@ def fits_torchtitan(table: Table, scenario: Scenario, facts: Mapping[str, Any]) 
 
 def catalogue_name(table: Table, scenario: Scenario, facts: Mapping[str, Any]) -> str | None:
     """The catalogue's name of the scenario's model, where it differs from it in nothing that the table cannot say."""
-    name = scenario.model.name
+    name = scenario.model.name.removesuffix(_CHANGED)
     if name not in table.models or name not in catalogue_names():
         return None
     shipped, _ = model_facts(load(name), scenario.run.seq_length)

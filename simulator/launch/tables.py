@@ -108,7 +108,8 @@ class Table:
     @property
     def keys(self) -> frozenset[str]:
         """Every key of a scenario that the table speaks of."""
-        return frozenset([row.key for row in (*self.rows, *self.fixed.values())]) | self.not_settings.keys()
+        spoken_of = [*(row.key for row in self.rows), *(fixed.key for fixed in self.fixed.values())]
+        return frozenset(spoken_of) | self.not_settings.keys()
 
 
 @cache

@@ -69,16 +69,38 @@ def test_drawn_plans_obey_every_rule() -> None:
     assert said == DRAWN
 
 
-def test_the_nearest_plan_can_be_told_and_obeys_every_rule(tmp_path: Path) -> None:
-    path = SCENARIOS / "deepseek-v3-2048xh800.yaml"
-    asked = launch(load_scenario(path), "megatron", "torchrun", forecast=FORECAST)
-    assert {"plan.schedule", "plan.dispatch_fp8", "plan.activation_fp8_input_store", "plan.stack"} <= {
-        each.key for each in asked.inexpressible
-    }
+NEAR = {
+    "deepseek-v3-2048xh800": ("megatron", "bridge", "megatron@0.16"),
+    "deepseek-v3-256xgb200": ("megatron@0.16", "torchtitan", "deepspeed"),
+    "kimi-k2-10240xh100": ("megatron@0.16",),
+    "llama-3.1-405b-16384xh100": ("megatron", "torchtitan"),
+    "tiny": ("deepspeed",),
+}
+
+
+@pytest.mark.parametrize(("name", "to"), [(name, to) for name, targets in NEAR.items() for to in targets])
+def test_the_nearest_plan_can_be_told(name: str, to: str) -> None:
+    """Its overrides make a scenario that loads, is the plan that was meant, and leaves nothing unsaid."""
+    path = SCENARIOS / f"{name}.yaml"
+    asked = launch(load_scenario(path), to, "torchrun", forecast=FORECAST)
     assert asked.nearest is not None
-    near = launch(load_scenario(path, asked.nearest.overrides), "megatron", "torchrun", forecast=FORECAST)
-    assert near.complete
-    assert broken_rules(near) == []
+    near = launch(load_scenario(path, asked.nearest.overrides), to, "torchrun", forecast=FORECAST)
+    assert near.complete, [each.text for each in near.inexpressible]
+    assert near.scenario.plan == asked.nearest.plan
+    if "arguments.sh" in near.files:
+        assert broken_rules(near) == []
+
+
+def test_what_cannot_be_told_is_listed_by_name() -> None:
+    asked = launch(load_scenario(SCENARIOS / "deepseek-v3-2048xh800.yaml"), "megatron", forecast=FORECAST)
+    assert asked.files == {}
+    assert {each.key for each in asked.inexpressible} == {
+        "plan.schedule",
+        "plan.dispatch_fp8",
+        "plan.activation_fp8_input_store",
+        "plan.overlap.moe_ep",
+        "plan.stack",
+    }
 
 
 def test_the_checker_sees_what_is_wrong() -> None:
