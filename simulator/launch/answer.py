@@ -11,7 +11,7 @@ from simulator.launch.express import Expressed, Inexpressible, express
 from simulator.launch.facts import Facts, scenario_facts
 from simulator.launch.forecast import Forecast
 from simulator.launch.nearest import Nearest, nearest
-from simulator.launch.tables import STATED_BY, Table, as_text
+from simulator.launch.tables import Table, as_text, stated_key
 from simulator.launch.targets import Target
 from simulator.plan.rules import check
 from simulator.plan.spec import Plan
@@ -41,7 +41,13 @@ def answer(target: Target, table: Table, scenario: Scenario, forecast: Forecast)
         *_broken_rules(table, scenario),
     ):
         found.setdefault(each.key, each)
-    return Answer(facts.values, expressed, tuple(found.values()))
+    return Answer(facts.values, _without_switches(expressed, found), tuple(found.values()))
+
+
+def _without_switches(expressed: Expressed, refused: Mapping[str, Inexpressible]) -> Expressed:
+    """Without the switches of keys that a rule forbids together with others."""
+    settings = tuple(each for each in expressed.settings if not (each.bare and each.key in refused))
+    return replace(expressed, settings=settings)
 
 
 def nearest_plan(target: Target, table: Table, scenario: Scenario, forecast: Forecast) -> Nearest | None:
@@ -65,7 +71,7 @@ def _of_stack(table: Table, plan: Plan) -> list[Inexpressible]:
     if plan.stack.framework != launched.framework:
         why = f"another framework was predicted than {table.title}, which this launches"
         return [Inexpressible("plan.stack", plan.stack.name, why, table.stack)]
-    settable = table.keys | {STATED_BY.get(row.key, row.key) for row in table.rows}
+    settable = table.keys | {stated_key(row.key) for row in table.rows}
     settable |= {key for each in variables() for key in each.when}
     return [
         Inexpressible(

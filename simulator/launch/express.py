@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from simulator.launch.tables import MISSING, STATED_BY, Fixed, Row, Table, as_text, holds
+from simulator.launch.tables import MISSING, STATED_BY, Fixed, Row, Table, as_text, holds, stated_key
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One setting as it will be written. `value` True with `bare`: a flag that stands alone; a tuple: several values.
 
-    `key` is the scenario's key that it says, `stated` the scenario's value.
+    `key` is the scenario's key that it says, `stated` the scenario's value (`worked_out`: what follows from it).
     """
 
     name: str
@@ -21,7 +21,13 @@ class Setting:
     key: str
     stated: Any
     bare: bool = False
+    worked_out: bool = False
     note: str = ""
+
+    @property
+    def origin(self) -> str:
+        """Whence it comes, for a comment beside it."""
+        return f"from {self.key}" if self.worked_out else f"{self.key} = {as_text(self.stated)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +97,14 @@ def _first_word(row: Row) -> Any:
 
 
 def _setting(row: Row, value: Any, fact: Any) -> Setting | None:
-    key = STATED_BY.get(row.key, row.key)
+    said = Setting(row.name, value, stated_key(row.key), fact, worked_out=row.key in STATED_BY, note=row.note)
     if row.switch is not None:
-        return Setting(row.name, True, key, fact, bare=True, note=row.note) if value is row.switch else None
+        return replace(said, value=True, bare=True) if value is row.switch else None
     if row.list and isinstance(value, str):
         value = tuple(value.split())
     if row.list and not value:
         return None
-    return Setting(row.name, value, key, fact, note=row.note)
+    return replace(said, value=value)
 
 
 def _refused(table: Table, facts: Mapping[str, Any]) -> Iterator[Inexpressible]:

@@ -134,7 +134,6 @@ def run_facts(run: Run, plan: Plan, forecast: Forecast) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "run.seq_length": run.seq_length,
         "run.steps": math.ceil(run.tokens / (plan.global_batch_size * run.seq_length) - 1e-9),
-        "run.log": True,
         "run.restarts": _names_spares(policies),
     }
     return facts if policies is None else facts | _checkpoint_facts(policies, forecast)

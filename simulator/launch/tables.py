@@ -34,8 +34,25 @@ STATED_BY = {
     "run.checkpoint.fast_every_steps": "run.checkpoint.fast_every",
     "run.checkpoint.replication_jump": "run.checkpoint.peer_distance",
     "run.restarts": "run.spares.hot",
-    "run.log": "published",
+    "model.position_limit": "run.seq_length",
+    "model.learned_positions": "model.positions",
+    "model.moe_layers": "model.layers",
+    "model.gated": "model.ffn.gated",
+    "model.bias": "model.ffn.bias",
+    "model.mixer.grouped": "model.mixer.kv_heads",
+    "model.mixer.window_pair": "model.mixer.window",
+    "model.mixer.window_pattern": "model.layers",
 }
+# Feed-forwards by kind, which a scenario has as model.ffn.
+_FFNS = ("model.dense.", "model.moe.")
+
+
+def stated_key(key: str) -> str:
+    """The key of the scenario that decides a table's key."""
+    for prefix in _FFNS:
+        if key.startswith(prefix):
+            return "model.ffn." + key.removeprefix(prefix)
+    return STATED_BY.get(key, key)
 
 
 class Missing:

@@ -90,7 +90,7 @@ def test_every_setting_names_a_key_of_the_scenario() -> None:
     for to in TARGETS:
         document = json.loads(tiny(to).files["manifest.json"])
         for setting in document["settings"]:
-            assert re.fullmatch(r"(plan|run|model)\.[\w.]+|published", setting["key"]), setting
+            assert re.fullmatch(r"(plan|run|model)\.[\w.]+|model", setting["key"]), setting
     arguments = tiny().files["arguments.sh"]
     assert "--tensor-model-parallel-size 1  # plan.tp = 1\n" in arguments
 
