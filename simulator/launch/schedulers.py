@@ -82,7 +82,8 @@ SCHEDULERS: dict[str, Scheduler] = {
         _kubernetes,
         _start_kubernetes,
         "Kubeflow Trainer v2 or JobSet, and your image in place of REPLACE-WITH-YOUR-IMAGE; Kueue's topology-aware "
-        "scheduling for the placement, with your cluster's labels in place of those in the annotations",
+        "scheduling for the placement, with your cluster's labels in place of those in the annotations; where a "
+        "scale-up domain spans servers (NVL72), a ComputeDomain of NVIDIA's resource driver, so that NVLink joins pods",
     ),
     "torchrun": Scheduler(_torchrun, _start_torchrun, "ssh without a password between the hosts of hosts.txt"),
 }

@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +26,8 @@ from simulator.scenario.schema import Scenario, load_scenario
 from tests.command import traincast
 from tests.simulator.launch_draws import FORECAST, SCENARIOS
 
+# A virtual environment's own, or the machine's.
+SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 SHIPPED = sorted(SCENARIOS.glob("*.yaml"))
 OBJECTS = json.loads((Path(__file__).parent / "data" / "kubernetes_objects.schema.json").read_text())
 HOSTILE = (
@@ -59,8 +63,8 @@ def test_shells_and_parsers_read_every_file(path: Path, to: str, tmp_path: Path)
         scripts = [str(each) for each in folder.iterdir() if each.suffix in (".sh", ".sbatch")]
         for script in scripts:
             subprocess.run(["bash", "-n", script], check=True)
-        if shutil.which("shellcheck"):
-            subprocess.run(["shellcheck", *scripts], check=True)
+        if SHELLCHECK:
+            subprocess.run([SHELLCHECK, *scripts], check=True)
         for each in folder.iterdir():
             if each.suffix == ".py":
                 ast.parse(each.read_text())
