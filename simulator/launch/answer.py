@@ -90,6 +90,7 @@ def _behaviours(own: Stack, launched: Stack) -> list[tuple[str, Any, Any]]:
 def _broken_rules(table: Table, scenario: Scenario) -> list[Inexpressible]:
     """Rules of the launched framework that the plan breaks, where other software was predicted."""
     stack = release(table.stack).stack
-    plan = replace(scenario.plan, stack=replace(scenario.plan.stack, framework=stack.framework, framework_rules=True))
+    launched = replace(scenario.plan.stack, name=stack.name, framework=stack.framework, framework_rules=True)
+    plan = replace(scenario.plan, stack=launched)
     broken = check(scenario.model, plan, gpus=scenario.cluster.gpus, seq_length=scenario.run.seq_length)
     return [Inexpressible(each.key, each.value, f"{each.why}; right would be: {each.remedy}") for each in broken]

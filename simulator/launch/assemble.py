@@ -121,9 +121,9 @@ def _target(to: str, scenario: Scenario) -> tuple[Target, Table]:
 
 def _on_stack(scenario: Scenario, table: Table) -> Scenario:
     """The scenario on the target's stack, where its file names none."""
-    if scenario.stack_named:
+    if scenario.stack_choice != "default":
         return scenario
-    return replace(scenario, plan=replace(scenario.plan, stack=release(table.stack).stack), stack_named=True)
+    return replace(scenario, plan=replace(scenario.plan, stack=release(table.stack).stack), stack_choice="named")
 
 
 def _step_time_s(scenario: Scenario, near: Nearest) -> float:
