@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import typer
 
-from simulator.cli import calibrate, catalogues, clusters, compare, evaluate, size, validate
+from simulator.cli import calibrate, catalogues, clusters, compare, evaluate, launch, size, validate
 
 app = typer.Typer(
     name="traincast",
@@ -27,6 +27,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "compare": compare.compare,
     "evaluate": evaluate.evaluate,
     "hardware": catalogues.hardware,
+    "launch": launch.launch,
     "models": catalogues.models,
     "schema": catalogues.schema,
     "size": size.size,

@@ -1,0 +1,78 @@
+"""`traincast launch`: the files that start the plan that was predicted, for a framework under a scheduler."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from simulator.cli.common import AsJson, Overrides, ScenarioFile, print_json
+
+if TYPE_CHECKING:
+    from simulator.launch import Launch
+
+To = Annotated[
+    str,
+    typer.Option(
+        "--to", metavar="TARGET", help="megatron, bridge, torchtitan or deepspeed; a release as megatron@0.16."
+    ),
+]
+On = Annotated[str, typer.Option("--on", metavar="SCHEDULER", help="slurm, kubernetes or torchrun.")]
+Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the files.")]
+Partial = Annotated[
+    bool, typer.Option("--partial", help="Write what can be said though the target cannot be told everything.")
+]
+
+
+def launch(
+    scenario: ScenarioFile,
+    to: To,
+    out: Folder,
+    on: On = "slurm",
+    set_: Overrides = None,
+    partial: Partial = False,
+    as_json: AsJson = False,
+) -> None:
+    """The files that start a scenario: arguments or recipe, environment, job file, README, manifest.
+
+    Exit code 0 when everything is said, 1 when the target cannot be told all of the plan (what, and the nearest plan
+    that it can, are printed; --partial writes the rest), 2 when the scenario cannot be read or the folder exists.
+    """
+    from simulator.launch import launch as launched
+    from simulator.launch.folder import check_free, write_folder
+    from simulator.scenario.schema import load_scenario
+
+    check_free(out)
+    made = launched(load_scenario(scenario, set_ or []), to, on, partial=partial)
+    if made.files:
+        write_folder(out, made.files)
+    if as_json:
+        print_json(made.to_dict())
+    else:
+        sys.stdout.write(launch_text(made, out))
+    raise typer.Exit(0 if made.complete else 1)
+
+
+def launch_text(made: Launch, out: Path) -> str:
+    """What was written, what could not be said, and the nearest plan that can."""
+    lines = [f"{out}: {len(made.files)} files, start with README.md"] if made.files else ["nothing was written"]
+    lines += [f"mind: {note}" for note in made.notes]
+    if made.complete:
+        return "\n".join([*lines, ""])
+    lines += ["", f"{made.table.title} cannot be told:"]
+    lines += [f"  {each.text}" for each in made.inexpressible]
+    lines += ["", *_nearest_lines(made), ""]
+    return "\n".join(lines)
+
+
+def _nearest_lines(made: Launch) -> list[str]:
+    if made.nearest is None:
+        return ["no plan near this one can be told; see the reasons above"]
+    overrides = " ".join(f"--set '{each}'" for each in made.nearest.overrides)
+    lines = ["the nearest plan that it can be told:", f"  {overrides}"]
+    if made.nearest_step_time_s is not None:
+        step_s, asked_s = made.nearest_step_time_s, made.forecast.step_time_s
+        lines.append(f"  {step_s:.4g} s a step instead of {asked_s:.4g} s")
+    return lines

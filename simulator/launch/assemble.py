@@ -1,0 +1,197 @@
+"""A launch: what is needed to start the plan that was predicted, and what the target cannot be told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hardware.problems import InputError, Problem, one_of
+from hardware.units import format_bytes, format_seconds
+from simulator.launch.answer import Answer, answer, nearest_plan
+from simulator.launch.environment import Variable, cluster_facts, environment
+from simulator.launch.express import Inexpressible
+from simulator.launch.folder import write_folder
+from simulator.launch.forecast import Forecast, forecast_of
+from simulator.launch.job import Job, job_of
+from simulator.launch.manifest import manifest, plain
+from simulator.launch.nearest import Nearest
+from simulator.launch.placement_text import placement_lines
+from simulator.launch.schedulers import SCHEDULERS, Work
+from simulator.launch.tables import Table
+from simulator.launch.targets import TARGETS, Target
+from simulator.launch.text import render
+from simulator.launch.told import Told
+from simulator.plan.allocation import allocated
+from simulator.predict.prediction import evaluate
+from simulator.predict.simulate import simulate
+from simulator.scenario.resolved import scenario_yaml
+from simulator.scenario.schema import Scenario
+from simulator.stack import release
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """The files of a launch by name; none where the target cannot be told everything and no partial launch was asked.
+
+    `inexpressible` lists what it cannot be told, `nearest` the plan that it can (None: none near), which takes
+    `nearest_step_time_s` a step (None: not evaluated). `scenario` is what was predicted, on the target's stack where
+    the file names none. `notes` are things to mind.
+    """
+
+    scenario: Scenario
+    table: Table
+    files: Mapping[str, str]
+    inexpressible: tuple[Inexpressible, ...]
+    nearest: Nearest | None
+    nearest_step_time_s: float | None
+    notes: tuple[str, ...]
+    forecast: Forecast
+
+    @property
+    def complete(self) -> bool:
+        return not self.inexpressible
+
+    def to_dict(self) -> dict[str, Any]:
+        """The launch as a JSON document."""
+        return {
+            "target": self.table.name,
+            "complete": self.complete,
+            "prediction": self.forecast.to_dict(),
+            "files": sorted(self.files),
+            "inexpressible": [
+                {"key": each.key, "value": plain(each.value), "why": each.why} for each in self.inexpressible
+            ],
+            "nearest": None if self.nearest is None else self.nearest.overrides,
+            "nearest_step_time_s": self.nearest_step_time_s,
+            "notes": list(self.notes),
+        }
+
+
+def launch(
+    scenario: Scenario,
+    to: str = "megatron",
+    on: str = "slurm",
+    *,
+    partial: bool = False,
+    forecast: Forecast | None = None,
+) -> Launch:
+    """The launch of a scenario for a framework (`megatron`, `megatron@0.16`, `bridge` ...) under a scheduler.
+
+    `partial`: files are made though something cannot be said. `forecast`: a prediction at hand (None: the scenario is
+    evaluated). Raises InputError for a target, release or scheduler that is not offered.
+    """
+    target, table = _target(to, scenario)
+    if on not in SCHEDULERS:
+        raise InputError([Problem("--on", None, "", one_of(on, SCHEDULERS))])
+    scenario = _on_stack(scenario, table)
+    scenario = replace(scenario, cluster=allocated(scenario.plan, scenario.cluster))
+    evaluates = forecast is None
+    warnings: tuple[str, ...] = ()
+    if forecast is None:
+        prediction = evaluate(scenario)
+        forecast, warnings = forecast_of(prediction), prediction.warnings
+    said = answer(target, table, scenario, forecast)
+    near = nearest_plan(target, table, scenario, forecast) if said.inexpressible else None
+    near_s = _step_time_s(scenario, near) if near is not None and evaluates else None
+    job = job_of(scenario, forecast)
+    notes = (*warnings, *_notes(scenario, job, forecast), *_notes_of_settings(said))
+    made = Launch(scenario, table, {}, said.inexpressible, near, near_s, notes, forecast)
+    if said.inexpressible and not partial:
+        return made
+    return replace(made, files=_files(made, target, on, said, job))
+
+
+def write_launch(made: Launch, folder: Path) -> None:
+    """Writes the files into a new folder, all or none. Raises InputError where it exists or cannot be written."""
+    write_folder(folder, made.files)
+
+
+def _target(to: str, scenario: Scenario) -> tuple[Target, Table]:
+    name, _, wanted = to.partition("@")
+    if name not in TARGETS:
+        raise InputError([Problem("--to", None, "", one_of(name, TARGETS))])
+    target = TARGETS[name]
+    if wanted and not target.offers(wanted):
+        releases = [f"{name}@{each}" for each in target.offered]
+        raise InputError([Problem("--to", None, "", one_of(to, releases))])
+    return target, target.table_for(wanted or None, scenario.plan.stack.name)
+
+
+def _on_stack(scenario: Scenario, table: Table) -> Scenario:
+    """The scenario on the target's stack, where its file names none."""
+    if scenario.stack_choice != "default":
+        return scenario
+    return replace(scenario, plan=replace(scenario.plan, stack=release(table.stack).stack), stack_choice="named")
+
+
+def _step_time_s(scenario: Scenario, near: Nearest) -> float:
+    """What a step of the nearest plan would take."""
+    return simulate(replace(scenario, plan=near.plan)).step.step_time_s
+
+
+def _notes(scenario: Scenario, job: Job, forecast: Forecast) -> list[str]:
+    found = []
+    if not forecast.fits:
+        found.append("The prediction says that this plan does not fit in memory.")
+    if job.spares and job.segment > 1:
+        found.append(
+            f"Domains must stay whole, so the {job.spares} spare nodes are not part of the allocation: keep them free "
+            "in the partition, where a requeued job finds them."
+        )
+    if job.cold_spares:
+        found.append(
+            f"{job.cold_spares} cold spare nodes (run.spares.cold) are the cluster's to start; no file asks for them."
+        )
+    if scenario.cluster.node.scale_up.domain_gpus > scenario.cluster.node.gpus and job.segment == 1 and job.nodes > 1:
+        found.append(
+            "Nodes do not divide into whole scale-up domains: the scheduler may place them otherwise than predicted."
+        )
+    return found
+
+
+def _notes_of_settings(said: Answer) -> list[str]:
+    return [f"{each.name}: {each.note}." for each in said.expressed.settings if each.note]
+
+
+def _files(made: Launch, target: Target, on: str, said: Answer, job: Job) -> dict[str, str]:
+    scenario, table = made.scenario, made.table
+    fault_tolerant = any(each.key == "run.spares.hot" for each in said.expressed.settings)
+    told = Told(table, scenario, said.facts, said.expressed, job, fault_tolerant)
+    exported = environment(table, scenario, said.facts)
+    files = target.files(told)
+    files["environment.sh"] = render("environment.sh.j2", variables=exported)
+    files["fill_in.sh"] = render("fill_in.sh.j2", fill_in=table.fill_in, mock=target.mock)
+    vendor = cluster_facts(scenario)["cluster.vendor"]
+    work = Work(scenario.name, job, vendor, fault_tolerant, tuple(sorted(files)))
+    files |= SCHEDULERS[on].write(work)
+    files["scenario.yaml"] = scenario_yaml(scenario)
+    files["README.md"] = _readme(made, on, said, work, exported)
+    files["manifest.json"] = manifest(made.scenario, table, on, said, made.forecast, exported, files)
+    return files
+
+
+def _readme(made: Launch, on: str, said: Answer, work: Work, exported: tuple[Variable, ...]) -> str:
+    forecast = made.forecast
+    low_s, high_s = forecast.step_time_interval_s
+    return render(
+        "README.md.j2",
+        scenario=made.scenario,
+        table=made.table,
+        scheduler_name=on,
+        scheduler=SCHEDULERS[on],
+        start=SCHEDULERS[on].start(work),
+        job=work.job,
+        forecast=forecast,
+        step_time=format_seconds(forecast.step_time_s),
+        step_interval=f"{format_seconds(low_s)} to {format_seconds(high_s)}",
+        peak_memory=format_bytes(forecast.peak_memory_bytes),
+        inexpressible=made.inexpressible,
+        notes=made.notes,
+        fill_in=made.table.fill_in,
+        placement=placement_lines(made.scenario, work.job),
+        settings=said.expressed.settings,
+        variables=exported,
+        unsaid=made.table.not_settings,
+    )

@@ -1,0 +1,162 @@
+"""A scenario and its prediction as one flat mapping of dotted keys, which the tables of targets speak of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from hardware.precisions import FORMATS
+from simulator.fields import as_written
+from simulator.launch.express import Inexpressible
+from simulator.launch.forecast import STORAGE, Forecast
+from simulator.launch.model_facts import model_facts
+from simulator.model.spec import Model, MoE
+from simulator.optimizers import OPTIMIZERS
+from simulator.plan.case import PlanCase
+from simulator.plan.case import model_facts as rule_facts
+from simulator.plan.choices import SHARDINGS
+from simulator.plan.layout import format_layout, stages
+from simulator.plan.rules_pipeline import layers_fit_ranks
+from simulator.plan.spec import Plan
+from simulator.run.read import RunPolicies
+from simulator.scenario.schema import Run, Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Keys with their values, and what of the scenario has no key that a target could be told."""
+
+    values: Mapping[str, Any]
+    inexpressible: tuple[Inexpressible, ...]
+
+
+def scenario_facts(scenario: Scenario, forecast: Forecast) -> Facts:
+    """Everything that a launch says of a scenario, by key."""
+    of_model, problems = model_facts(scenario.model, scenario.run.seq_length)
+    values = {
+        **of_model,
+        **plan_facts(scenario.model, scenario.plan, scenario.run.seq_length),
+        **run_facts(scenario.run, scenario.plan, forecast),
+    }
+    return Facts(values, (*problems, *_phases(scenario.run)))
+
+
+# -- the plan -------------------------------------------------------------------------------------------------------
+
+
+def plan_facts(model: Model, plan: Plan, seq_length: int) -> dict[str, Any]:
+    """Keys `plan.*` as a file writes them, `plan.stack.*`, and the figures that follow from several of them."""
+    written = as_written(plan)
+    written.pop("stack")
+    facts = dict(_flat("plan", written))
+    facts["plan.adapters"] = plan.adapters is not None
+    facts["plan.offload.gradients"] = _or_auto(plan.offload.gradient_fraction)
+    facts |= {f"plan.stack.{spec.name}": getattr(plan.stack, spec.name) for spec in fields(plan.stack)}
+    facts["plan.layout"] = stated_layout(model, plan, seq_length)
+    facts["plan.microbatches"] = plan.microbatches
+    facts["plan.local_batch_size"] = plan.global_batch_size // plan.dp if plan.pp > 1 else plan.micro_batch_size
+    facts["plan.optimizer_instances"] = plan.dp * plan.cp // plan.shard_group if plan.shard_group else 1
+    facts["plan.precision_aware_optimizer"] = is_precision_aware(plan)
+    facts |= _shards(plan)
+    facts |= _compiled(model, plan)
+    if plan.pp > 1:
+        facts["plan.stage_modules"] = stage_modules(model, plan)
+    return facts
+
+
+def _or_auto(value: float | None) -> float | str:
+    return "auto" if value is None else value
+
+
+def _flat(prefix: str, written: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in written.items():
+        if isinstance(value, Mapping):
+            yield from _flat(f"{prefix}.{key}", value)
+        else:
+            yield f"{prefix}.{key}", tuple(value) if isinstance(value, list) else value
+
+
+def stated_layout(model: Model, plan: Plan, seq_length: int) -> str | None:
+    """The plan's layout string, or that of a split which no other words describe: stages of unequal size."""
+    if plan.layout is not None or plan.pp == 1:
+        return plan.layout
+    case = PlanCase(rule_facts(model), plan, plan.gpus, seq_length)
+    if layers_fit_ranks(case) is None:
+        return None
+    return format_layout(tuple(stage.symbols for stage in stages(model, plan)))
+
+
+def is_precision_aware(plan: Plan) -> bool:
+    """Whether Megatron's Adam must keep states below 32 bit, or in host memory: its precision-aware optimizer."""
+    optimizer = plan.optimizer
+    if not OPTIMIZERS[optimizer.kind].precision_aware or not SHARDINGS[plan.sharding].shards_optimizer:
+        return False
+    kept = [optimizer.moments] + ([optimizer.main_params] if optimizer.main_params else [])
+    return plan.offload.optimizer_fraction > 0 or any(not FORMATS[name].full_width for name in kept)
+
+
+def _shards(plan: Plan) -> dict[str, int]:
+    """Data parallelism as replicas of groups that shard, context parallelism apart (it shards too)."""
+    sharded = SHARDINGS[plan.sharding].shards_optimizer
+    group = max(1, plan.shard_group // plan.cp) if plan.shard_group else plan.dp
+    shards = group if sharded else 1
+    return {"plan.shards": shards, "plan.replicas": plan.dp // shards}
+
+
+def _compiled(model: Model, plan: Plan) -> dict[str, Any]:
+    """What torch.compile must do for the kernels that were predicted."""
+    stack = plan.stack
+    has_experts = any(isinstance(layer.ffn, MoE) for layer in model.layers)
+    loss_alone = stack.fused_loss_alone == "with_experts" and has_experts
+    parts = ("model", "loss") if stack.fused_kernels else ("loss",) if loss_alone else ()
+    return {"plan.compile.enable": bool(parts), "plan.compile.components": parts}
+
+
+def stage_modules(model: Model, plan: Plan) -> tuple[tuple[str, ...], ...]:
+    """Names of the modules of each virtual stage, as torchtitan's decoders call them."""
+    result = []
+    for stage in stages(model, plan):
+        names = ["tok_embeddings"] if stage.embedding else []
+        names += [f"layers.{layer}" for layer in stage.layers]
+        names += ["norm", "lm_head"] if stage.head else []
+        result.append(tuple(names))
+    return tuple(result)
+
+
+# -- the run --------------------------------------------------------------------------------------------------------
+
+
+def run_facts(run: Run, plan: Plan, forecast: Forecast) -> dict[str, Any]:
+    """Keys `run.*`: length, checkpoints in steps, and whether the job restarts by itself."""
+    policies = run.policies
+    facts: dict[str, Any] = {
+        "run.seq_length": run.seq_length,
+        "run.steps": math.ceil(run.tokens / (plan.global_batch_size * run.seq_length) - 1e-9),
+        "run.restarts": _names_spares(policies),
+    }
+    return facts if policies is None else facts | _checkpoint_facts(policies, forecast)
+
+
+def _names_spares(policies: RunPolicies | None) -> bool:
+    """Whether the scenario itself asks for hot spares, which a launcher must put in the place of lost nodes."""
+    return policies is not None and not policies.auto_spares and policies.recovery.hot_spares > 0
+
+
+def _checkpoint_facts(policies: RunPolicies, forecast: Forecast) -> dict[str, Any]:
+    checkpoint = policies.checkpoint
+    facts: dict[str, Any] = {"run.checkpoint.policy": checkpoint.policy}
+    facts["run.checkpoint.replication_jump"] = checkpoint.peer_distance_nodes
+    for tier, every_s in forecast.checkpoint_every_s.items():
+        key = "run.checkpoint.every_steps" if tier == STORAGE else "run.checkpoint.fast_every_steps"
+        if math.isfinite(every_s):
+            facts[key] = max(1, round(every_s / forecast.step_time_s))
+    return facts
+
+
+def _phases(run: Run) -> Iterator[Inexpressible]:
+    phases = run.policies.phases if run.policies else ()
+    if len(phases) > 1:
+        names = " ".join(phase.name for phase in phases)
+        yield Inexpressible("run.phases", names, "one launch has one batch and one sequence length; launch each phase")

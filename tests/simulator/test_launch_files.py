@@ -1,0 +1,240 @@
+"""The files of a launch: shells and parsers read them, hostile names stay text, nothing is overwritten or half made."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from hardware.problems import InputError
+from simulator.launch import SCHEDULERS, TARGETS, Launch, launch, write_launch
+from simulator.launch.environment import variables
+from simulator.launch.tables import MISSING, as_text, table, table_names
+from simulator.launch.text import job_name
+from simulator.scenario.schema import Scenario, load_scenario
+from tests.command import traincast
+from tests.simulator.launch_draws import FORECAST, SCENARIOS
+
+# A virtual environment's own, or the machine's.
+SHELLCHECK = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+SHIPPED = sorted(SCENARIOS.glob("*.yaml"))
+OBJECTS = json.loads((Path(__file__).parent / "data" / "kubernetes_objects.schema.json").read_text())
+HOSTILE = (
+    "x'\"`; $(touch pwned) ${HOME} \\ \n#SBATCH --nodes=1\n'''\"\"\" - {a: b} | & \u2028 %x #\t\x07 \r\n: *y "
+    "!!python/name:os.system"
+)
+
+
+def made(path: Path, to: str, on: str, overrides: tuple[str, ...] = ()) -> Launch:
+    return launch(load_scenario(path, overrides), to, on, partial=True, forecast=FORECAST)
+
+
+def tiny(to: str = "megatron", on: str = "slurm") -> Launch:
+    return made(SCENARIOS / "tiny.yaml", to, on)
+
+
+def hostile_scenario() -> Scenario:
+    base = load_scenario(SCENARIOS / "tiny.yaml")
+    model = replace(base.model, name=HOSTILE, source=HOSTILE)
+    written = {**base.written, "question": HOSTILE, "name": HOSTILE}
+    return replace(base, name=HOSTILE, question=HOSTILE, source=HOSTILE, model=model, written=written)
+
+
+# -- what reads them --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("to", TARGETS)
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shells_and_parsers_read_every_file(path: Path, to: str, tmp_path: Path) -> None:
+    for on in SCHEDULERS:
+        folder = tmp_path / on
+        write_launch(made(path, to, on), folder)
+        scripts = [str(each) for each in folder.iterdir() if each.suffix in (".sh", ".sbatch")]
+        for script in scripts:
+            subprocess.run(["bash", "-n", script], check=True)
+        if SHELLCHECK:
+            subprocess.run([SHELLCHECK, *scripts], check=True)
+        for each in folder.iterdir():
+            if each.suffix == ".py":
+                ast.parse(each.read_text())
+            if each.suffix == ".json":
+                json.loads(each.read_text())
+            if each.suffix == ".yaml":
+                list(yaml.safe_load_all(each.read_text()))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_kubernetes_objects_have_the_published_fields(path: Path) -> None:
+    files = made(path, "megatron", "kubernetes").files
+    documents = [each for name in ("trainjob.yaml", "jobset.yaml") for each in yaml.safe_load_all(files[name])]
+    assert [each["kind"] for each in documents] == ["TrainingRuntime", "TrainJob", "JobSet"]
+    for document in documents:
+        jsonschema.validate(document, OBJECTS)
+
+
+def test_the_schema_refuses_what_kubernetes_does_not_know() -> None:
+    (job_set,) = yaml.safe_load_all(tiny(on="kubernetes").files["jobset.yaml"])
+    job_set["spec"]["replicas"] = 3
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(job_set, OBJECTS)
+
+
+def test_every_setting_names_a_key_of_the_scenario() -> None:
+    for to in TARGETS:
+        document = json.loads(tiny(to).files["manifest.json"])
+        for setting in document["settings"]:
+            assert re.fullmatch(r"(plan|run|model)\.[\w.]+|model", setting["key"]), setting
+    arguments = tiny().files["arguments.sh"]
+    assert "--tensor-model-parallel-size 1  # plan.tp = 1\n" in arguments
+
+
+def test_the_manifest_ties_files_to_scenario_and_prediction() -> None:
+    launched = tiny()
+    document = json.loads(launched.files["manifest.json"])
+    assert document["prediction"]["step_time_s"] == FORECAST.step_time_s
+    for name, sha256 in document["files"].items():
+        assert hashlib.sha256(launched.files[name].encode()).hexdigest() == sha256
+    assert set(launched.files) == {*document["files"], "manifest.json"}
+    assert document["scenario"]["sha256"] == document["files"]["scenario.yaml"]
+
+
+def test_the_scenario_in_the_folder_is_launched_alike(tmp_path: Path) -> None:
+    first = made(SCENARIOS / "kimi-k2-10240xh100.yaml", "megatron", "slurm")
+    write_launch(first, tmp_path / "run")
+    again = made(tmp_path / "run" / "scenario.yaml", "megatron", "slurm")
+    assert again.files["arguments.sh"] == first.files["arguments.sh"]
+    assert again.files["job.sbatch"] == first.files["job.sbatch"]
+
+
+# -- hostile names ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on", SCHEDULERS)
+@pytest.mark.parametrize("to", TARGETS)
+def test_hostile_names_stay_text(to: str, on: str, tmp_path: Path) -> None:
+    launched = launch(hostile_scenario(), to, on, partial=True, forecast=FORECAST)
+    write_launch(launched, tmp_path / "run")
+    plain = tiny(to, on)
+    assert set(launched.files) == set(plain.files)
+    for name in launched.files:
+        if name.endswith((".sh", ".sbatch")):
+            renamed = re.sub(r"\btiny\b", job_name(HOSTILE), code_lines(plain.files[name]))
+            assert code_lines(launched.files[name]) == renamed, name
+    sourced = [name for name in ("arguments.sh", "environment.sh", "fill_in.sh") if name in launched.files]
+    script = "; ".join(f"source run/{name}" for name in sourced)
+    subprocess.run(["bash", "-c", script], cwd=tmp_path, check=True)
+    assert not (tmp_path / "pwned").exists()
+    assert yaml.safe_load(launched.files["scenario.yaml"])["name"] == HOSTILE
+    if "recipe.py" in launched.files:
+        same = ast.dump(ast.parse(launched.files["recipe.py"]))
+        assert same == ast.dump(ast.parse(plain.files["recipe.py"]))
+
+
+def code_lines(script: str) -> str:
+    """A script without its comments, but for those that Slurm reads."""
+    lines = [line for line in script.split("\n") if not line.startswith("#") or line.startswith("#SBATCH")]
+    return "\n".join(line.partition("  # ")[0] for line in lines)
+
+
+@pytest.mark.parametrize("name", ["", "___", "9 lives", "A" * 200, "né", HOSTILE, "a-"])
+def test_job_names_are_labels(name: str) -> None:
+    assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", job_name(name))
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists"):
+        write_launch(tiny(), tmp_path / "run")
+    assert [each.name for each in tmp_path.rglob("*")] == ["run", "mine.txt"]
+
+
+def test_nothing_is_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = Path.write_text
+
+    def fails(path: Path, text: str, **options: str) -> int:
+        if path.name == "README.md":
+            raise OSError(28, "No space left on device")
+        return written(path, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", fails)
+    with pytest.raises(InputError, match="no space left"):
+        write_launch(tiny(), tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_exit_codes(tmp_path: Path) -> None:
+    path = str(SCENARIOS / "tiny.yaml")
+    done = traincast("launch", path, "--to", "megatron", "--out", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "job.sbatch").is_file()
+    again = traincast("launch", path, "--to", "megatron", "--out", str(tmp_path / "run"))
+    assert again.returncode == 2
+    assert "exists" in again.stderr
+    refused = traincast("launch", path, "--to", "deepspeed", "--on", "torchrun", "--out", str(tmp_path / "ds"))
+    assert refused.returncode == 1
+    assert "plan.pp = 2" in refused.stdout
+    assert "--set 'plan.pp=1'" in refused.stdout
+    assert not (tmp_path / "ds").exists()
+    partial = traincast(
+        "launch", path, "--to", "deepspeed", "--on", "torchrun", "--out", str(tmp_path / "ds"), "--partial", "--json"
+    )
+    assert partial.returncode == 1
+    assert json.loads(partial.stdout)["complete"] is False
+    assert (tmp_path / "ds" / "ds_config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(("--to", "megatrn"), "megatron"), (("--to", "megatron@0.17"), "megatron@0.16"), (("--on", "lsf"), "slurm")],
+)
+def test_unknown_targets_and_schedulers_name_the_known(options: tuple[str, str], said: str, tmp_path: Path) -> None:
+    chosen = {"--to": "megatron", "--out": str(tmp_path / "run"), **dict([options])}
+    words = [word for pair in chosen.items() for word in pair]
+    done = traincast("launch", str(SCENARIOS / "tiny.yaml"), *words)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", table_names())
+def test_every_key_of_a_plan_is_spoken_of(name: str) -> None:
+    """A plan's key is a setting, fixed, or no setting at all: none is dropped in silence."""
+    from simulator.launch.facts import plan_facts
+
+    scenario = load_scenario(SCENARIOS / "kimi-k2-10240xh100.yaml")
+    facts = plan_facts(scenario.model, scenario.plan, scenario.run.seq_length)
+    derived = {"plan.microbatches", "plan.local_batch_size", "plan.optimizer_instances", "plan.stage_modules"}
+    derived |= {"plan.precision_aware_optimizer", "plan.shards", "plan.replicas"}
+    own = {key for key in facts if not key.startswith(("plan.stack.", "plan.compile."))} - derived
+    assert own - table(name).keys == set()
+
+
+@pytest.mark.parametrize("name", table_names())
+def test_no_row_contradicts_itself(name: str) -> None:
+    for row in table(name).rows:
+        assert row.words is None or row.words, row.name
+        assert not (row.always and row.import_only), row.name
+        assert row.words is None or row.default is MISSING or as_text(row.default) in {*row.words, "null"}, row.name
+
+
+def test_every_variable_has_a_reason() -> None:
+    for each in variables():
+        assert len(each.why) > 40, each.name
+        assert each.why.endswith("."), each.name
