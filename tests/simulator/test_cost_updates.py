@@ -100,6 +100,7 @@ def test_buckets_close_at_forty_million_parameters_or_a_million_a_rank() -> None
     many = {"dense": Group(64.0, 8.0), "expert": Group(64.0, 8.0)}
     assert buckets(layers, plan, few) == [(36e6, 4e6), (2.0, 1.0)]
     assert buckets(layers, plan, many) == [(36e6 + 2, 4e6 + 1)]
+    assert buckets([(50e6, 0.0), (14e6, 0.0), (1.0, 0.0)], plan, many) == [(64e6, 0.0), (1.0, 0.0)]
     assert buckets(layers, PLAN, many) == layers
 
 
