@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from hardware.kernels import (
     scan_s,
     streaming_s,
 )
+from simulator.cost import constants as constants_module
 from simulator.cost.blocks import (
     Exchanges,
     backward_seconds,
@@ -24,7 +26,7 @@ from simulator.cost.blocks import (
     forward_seconds,
     routing_price,
 )
-from simulator.cost.constants import NEUTRAL, Constants, clocked, combined, holds_for
+from simulator.cost.constants import NEUTRAL, Constants, clocked, combined, entries, holds_for
 from simulator.cost.groups import plan_groups
 from simulator.cost.launches import launches
 from simulator.cost.price import Price, Prices, price
@@ -316,3 +318,11 @@ def test_rates_multiply_and_others_replace() -> None:
 def test_a_sustained_rate_follows_the_clock_up_to_that_of_benchmarks() -> None:
     assert [clocked(0.8, scale) for scale in (1.0, 0.5, 1.1, 2.0)] == pytest.approx([0.8, 0.4, 0.88, 1.0])
     assert clocked(1.2, 1.5) == 1.2
+
+
+@pytest.mark.parametrize("entry", ['constant = "gem_rate"\nvalue = 1.0', 'constant = "gemm_rate"\nvalue = "fast"'])
+def test_an_entry_names_a_constant_and_a_number(entry: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "constants.toml").write_text(f'[[constants]]\nname = "mine"\n{entry}\n')
+    monkeypatch.setattr(constants_module, "DATA", tmp_path / "constants.toml")
+    with pytest.raises(ValueError, match="'mine' must name one of gemm_rate"):
+        entries.__wrapped__()
