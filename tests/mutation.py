@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -118,13 +119,13 @@ class Source:
 
 
 def mutants(text: bytes) -> list[Mutant]:
-    """Every single change of a module's formulas that still compiles, in the order of the module."""
+    """Every single change of a module's formulas, in the order of the module; a few do not compile."""
     starts = [0]
     for line in text.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
     source = Source(text, tuple(starts))
-    changes = (change for node in formulas(ast.parse(text)) for change in node_mutants(node, source))
-    return sorted({change for change in changes if compiles(change.applied(text))}, key=lambda m: (m.start, m.text))
+    changes = {change for node in formulas(ast.parse(text)) for change in node_mutants(node, source)}
+    return sorted(changes, key=lambda change: (change.start, change.text, change.end))
 
 
 def compiles(text: bytes) -> bool:
@@ -225,11 +226,12 @@ def constant_mutants(node: ast.Constant, source: Source) -> Iterator[Mutant]:
 
 
 def sampled(folder: str, seed: int, count: int, tree: Path) -> list[tuple[Path, Mutant]]:
-    """A seeded sample of all changes of a folder's modules, in their order."""
+    """A seeded sample of all changes of a folder's modules that compile, in their order."""
     modules = sorted(path.relative_to(tree) for path in (tree / folder).glob("*.py"))
     every = [(path, change) for path in modules for change in mutants((tree / path).read_bytes())]
-    chosen = random.Random(f"{seed}:{folder}").sample(range(len(every)), min(count, len(every)))
-    return [every[index] for index in sorted(chosen)]
+    order = random.Random(f"{seed}:{folder}").sample(range(len(every)), len(every))
+    possible = (index for index in order if compiles(every[index][1].applied((tree / every[index][0]).read_bytes())))
+    return [every[index] for index in sorted(islice(possible, count))]
 
 
 def room_tests(folder: str, tree: Path) -> list[Path]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hardware.catalogue import cluster
-from hardware.collectives import Group, collective_s, strided_group
+from hardware.collectives import ExpertExchange, Group, collective_s, combine_s, dispatch_s, strided_group
 from hardware.kernels import gemm_s
 from simulator.cost import step_times
 from simulator.cost.constants import NEUTRAL
@@ -345,6 +345,18 @@ def test_bytes_of_routed_tokens(dispatcher: str, operations: tuple[str, str], co
         padded = moved(routing_traffic(op, backward, 3, replace(plan, capacity_factor=1.5), group, GPUS))
         assert padded == pytest.approx({("ep", operation): 4.5 * whole})
     assert routing_traffic(op, False, 1, plan, Group(1, 1), GPUS) == {}
+
+
+def test_bytes_of_kernels_that_send_one_copy_to_each_domain() -> None:
+    """Three times what leaves a rank over its NIC and inside its server, out and home."""
+    plan = replace(PLAN, ep=64, dispatcher="deepep", expert_imbalance=3.0)
+    group, moves = plan_groups(plan, GPUS)["ep"], ExpertExchange(4096, 7168, 256, 8)
+    op = Routing("dispatch", 4096, 7168, 8, 256, 1, 1, fp8=True)
+    for backward, sent in (
+        (False, dispatch_s(moves, group, GPUS, "deepep", True)), (True, combine_s(moves, group, GPUS, "deepep")),
+    ):  # fmt: skip
+        found = {flow.inside: size for flow, size in routing_traffic(op, backward, 3, plan, group, GPUS).items()}
+        assert found == pytest.approx({False: 3 * sent.network_bytes, True: 3 * sent.scale_up_bytes})
 
 
 def test_bytes_of_half_a_layer() -> None:
