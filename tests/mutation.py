@@ -51,11 +51,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "simulator/step": ("simulator/test_step_*.py", "simulator/test_schedules.py"),
     "simulator/run": ("simulator/test_run_*.py",),
-    "hardware/collectives": ("hardware/test_collectives*.py", "hardware/test_network_use.py"),
+    "hardware/collectives": (
+        "hardware/test_collectives*.py",
+        "hardware/test_fabric_speed.py",
+        "hardware/test_network_use.py",
+    ),
 }
 
 # Test files that take long, and are run for changes of modules that they name alone.
-SLOW = ("test_run_alternatives.py", "test_step_views.py")
+SLOW = ("test_run_alternatives.py", "test_step_views.py", "test_fabric_speed.py")
 
 # What is not worth a copy, or must not be in it.
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "venv", "__pycache__", ".*_cache", ".hypothesis", "build", "dist")

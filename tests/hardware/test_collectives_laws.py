@@ -10,12 +10,13 @@ import pytest
 
 from hardware import catalogue
 from hardware.collectives import ExpertExchange, Group, Links, collective_s, combine_s, dispatch_s, links_of
-from hardware.collectives.closed_form import curve, efficiencies, hop_latency_s, network, uplink_slowdown
+from hardware.collectives.closed_form import MEASURED_LINK_S, curve, efficiencies, hop_latency_s, network
 from hardware.collectives.compression import Compressed, compressed_all_reduce
 from hardware.collectives.experts import constants as exchange_constants
 from hardware.collectives.gradients import exposed_s, in_turn, parameter_server_s
 from hardware.collectives.group import strided_group
 from hardware.collectives.transfers import NETWORK, PHASES, SWITCH, expert_exchange, matrix_exchange, push_pull
+from hardware.collectives.uplinks import uplink_slowdown
 from hardware.kernels import streaming_s
 from hardware.specs import SwitchTier
 
@@ -31,7 +32,7 @@ def links(generation: str = "hopper", **changes: Any) -> Links:
         "generation": generation,
         "cpu_vendor": "intel",
         "scale_up_bytes_per_s": 450e9,
-        "scale_up_latency_s": 1e-6,
+        "scale_up_latency_s": MEASURED_LINK_S,
         "multicast": True,
         "nic_bytes_per_s": 50e9,
         "nic_technology": "infiniband",
@@ -116,6 +117,9 @@ def test_a_ring_inside_a_domain_by_its_terms() -> None:
     found = collective_s("all_reduce", size, NVL, H100, "ring", "Simple")
     assert found.seconds == pytest.approx(latency_s + size * (1.75 + copies / 8) / (efficiency * 450e9))
     assert found.bound_s == pytest.approx(size * 1.75 / 450e9)
+    slow_links = links(scale_up_latency_s=MEASURED_LINK_S + 1e-6)
+    slow = collective_s("all_reduce", size, NVL, slow_links, "ring", "Simple")
+    assert slow.seconds - found.seconds == pytest.approx(14e-6)
     few = collective_s("all_reduce", size, NVL, H100, "ring", "Simple", sms=4)
     assert few.seconds == pytest.approx(latency_s + size * (1.75 + copies / 8) / 120e9)
 
@@ -154,6 +158,17 @@ def test_a_ring_across_domains_by_its_terms() -> None:
     p = wire["sharpness"]
     found = collective_s("all_reduce", size, group, H100, "ring", "LL")
     assert found.seconds == pytest.approx((latency_s**p + max(inside_s, across_s) ** p) ** (1 / p))
+
+
+def test_many_domains_take_no_less_than_one() -> None:
+    """NICs that cost nothing leave the part inside a domain, for what is reduced or handed to all; an all-to-all of
+    eight times as many ranks sends an eighth to its own."""
+    free = links(nic_bytes_per_s=1e15)
+    for operation in ("all_reduce", "all_gather", "reduce_scatter"):
+        one, many = (collective_s(operation, 1e9, group, free) for group in (NVL, EIGHT_NODES))
+        assert many.seconds >= one.seconds, operation
+    one, many = (collective_s("all_to_all", 1e9, group, free) for group in (NVL, EIGHT_NODES))
+    assert many.seconds < one.seconds
 
 
 def test_levels_of_a_hierarchical_exchange_add_up() -> None:

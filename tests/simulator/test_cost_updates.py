@@ -10,6 +10,7 @@ import pytest
 
 from hardware.catalogue import cluster
 from hardware.collectives import ExpertExchange, Group, collective_s, combine_s, dispatch_s, strided_group
+from hardware.collectives.group import across_shards
 from hardware.kernels import gemm_s
 from simulator.cost import step_times
 from simulator.cost.constants import NEUTRAL
@@ -40,7 +41,6 @@ from simulator.cost.updates import (
     optimizer_s,
     reduce_s,
     reduces_whole,
-    replicas,
     sharded_over,
     shared_numbers_s,
 )
@@ -111,11 +111,11 @@ def test_hybrid_sharding_reduces_on_two_levels() -> None:
     plan = replace(PLAN, shard_group=16)
     inside, across = Group(16, 8, group.tier, group.domains_per_block), Group(4.0, 1, group.tier)
     assert sharded_over(group, plan) == inside
-    assert replicas(group, inside) == across
+    assert across_shards(group, inside) == across
     expected = collected_s("reduce_scatter", 4e9, inside) + collected_s("all_reduce", 4e9 / 16, across)
     assert reduce_s(1e9, group, plan, GPUS) == pytest.approx(expected)
     server = sharded_over(group, replace(PLAN, shard_group=8))
-    assert (server.ranks, server.ranks_per_domain, replicas(group, server).ranks) == (8, 8, 8)
+    assert (server.ranks, server.ranks_per_domain, across_shards(group, server).ranks) == (8, 8, 8)
     assert sharded_over(group, replace(PLAN, shard_group=4)).ranks_per_domain == 4
     assert sharded_over(group, replace(PLAN, shard_group=64)) is group
     whole_s = collected_s("reduce_scatter", 4e9, group)
