@@ -159,13 +159,13 @@ def test_forward_of_half_a_layer(gather_s: float, changes: dict[str, Any], tp_s:
     assert done == Seconds(compute_s=15.0, tp_s=pytest.approx(tp_s), cp_s=0.25 + 1.0)
 
 
-def priced_backward(reduce_s: float) -> list[tuple[Operator, Price]]:
+def priced_backward(reduce_s: float, regather_s: float = 4.0) -> list[tuple[Operator, Price]]:
     given: list[tuple[Operator, Price]] = [
         (COLUMN, Price(input_s=20.0, weight_s=30.0)),
         (ROW, Price(input_s=6.0, weight_s=7.0)),
         (ATTENTION, Price(input_s=8.0)),
         (NORM, Price(input_s=1.0)),
-        (GATHER, Price(input_s=reduce_s, regather_s=4.0)),
+        (GATHER, Price(input_s=reduce_s, regather_s=regather_s)),
         (SCATTER, Price(input_s=2.0)),
         (EXPERTS, Price(input_s=0.5)),
         (RING, Price(input_s=11.0)),
@@ -187,6 +187,13 @@ def test_backward_of_half_a_layer(beside: bool, reduce_s: float, tp_s: float) ->
     plan = replace(PLAN, stack=stack_of(async_tp_backward=beside))
     done = backward_seconds(priced_backward(reduce_s), plan, 240)
     assert done == Seconds(compute_s=35.0, tp_s=pytest.approx(tp_s + 0.4 + 0.5), cp_s=0.25 + 3.0)
+
+
+def test_gathering_again_outlasts_products_alone() -> None:
+    """30 s beside 26 s of products, whatever else computes: 4 s, and a tenth of 26."""
+    plan = replace(PLAN, stack=stack_of(async_tp_backward=False))
+    done = backward_seconds(priced_backward(9.0, regather_s=30.0), plan, 240)
+    assert done.tp_s == pytest.approx(9 + 2 + 4 + 2.6 + 0.5)
 
 
 # ---- operators
