@@ -11,10 +11,11 @@ import pytest
 from hardware.catalogue import cluster
 from hardware.collectives import ExpertExchange, Group, collective_s, combine_s, dispatch_s, strided_group
 from hardware.collectives.group import across_shards
-from hardware.kernels import gemm_s
+from hardware.kernels import gemm_s, streaming_s
 from simulator.cost import step_times
 from simulator.cost.constants import NEUTRAL
 from simulator.cost.groups import plan_groups, shard_groups
+from simulator.cost.offload import host_update_s
 from simulator.cost.price import Prices
 from simulator.cost.seconds import Seconds
 from simulator.cost.stages import StageCost
@@ -47,7 +48,7 @@ from simulator.cost.updates import (
 from simulator.model.spec import Attention, DenseFFN, Layer, Model, MoE
 from simulator.optimizers import OPTIMIZERS
 from simulator.plan.layout import stages
-from simulator.plan.spec import Optimizer, Overlap, Plan, Recompute
+from simulator.plan.spec import Offload, Optimizer, Overlap, Plan, Recompute
 from simulator.workload.derive import workload_of
 from simulator.workload.operators import Exchange, Routing, Work
 from simulator.workload.shape import shape_of
@@ -145,6 +146,16 @@ def test_the_update_streams_the_shard_and_zeroes_the_buffer() -> None:
     achieved = (1e9 / 8 * 42 + 4e9) / (found - less)
     assert 0.5 * rate < achieved < rate
     assert (1e9 / 64 * 42 + 2e9 / 8 * 42 + 12e9) / achieved == pytest.approx(found, rel=1e-3)
+
+
+def test_what_the_host_updates_the_gpu_does_not() -> None:
+    """A quarter of the state: 3 x 4 bytes of gradients and 3/4 of 30 of the update for each of an eighth of 1e9."""
+    gpus = cluster(8, "hgx-h100", "none")
+    plan = replace(PLAN, dp=8, sharding="optimizer", offload=Offload(optimizer_fraction=0.25))
+    groups = shard_groups(plan, gpus)
+    found = optimizer_s(StageParameters(1e9, 0.0, ((1e9, 0.0),)), plan, groups, gpus)
+    on_gpu_s = streaming_s(gpus.accelerator, 1e9 / 8 * (12 + 0.75 * 30) + 4e9, "optimizer")
+    assert found == pytest.approx(on_gpu_s + host_update_s(1e9 / 8, plan, gpus))
 
 
 def test_newton_schulz_runs_five_times_on_each_matrix() -> None:
