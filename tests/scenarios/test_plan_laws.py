@@ -17,12 +17,15 @@ from simulator.memory.states import state_bytes
 from simulator.plan.allocation import allocated
 from simulator.plan.rules import check
 from simulator.plan.spec import Overlap, Plan
-from simulator.predict.simulate import scenario_workload, simulate_step
+from simulator.predict.prediction import link_use
+from simulator.predict.simulate import scenario_workload, simulate, simulate_step
 from simulator.scenario.schema import Scenario, read_scenario
 from simulator.workload.states import reduces_every_microbatch
 from tests.golden.golden import PLANS
+from tests.simulator.machines import BETTER
 
 DRAWN = range(0, 300, 6)
+FEW = DRAWN[::17]
 
 
 @cache
@@ -38,6 +41,42 @@ def is_legal(scenario: Scenario) -> bool:
 
 def with_plan(scenario: Scenario, **changes: object) -> Scenario:
     return replace(scenario, plan=replace(scenario.plan, **changes))  # type: ignore[arg-type]
+
+
+def check_better_machines(scenario: Scenario) -> None:
+    """Whatever is half as good again, the step takes no longer."""
+    step_s = simulate_step(scenario).step_time_s
+    for what, better in BETTER.items():
+        assert simulate_step(better(scenario, 1.5)).step_time_s <= step_s * (1 + 1e-9), what
+
+
+@pytest.mark.parametrize("number", FEW)
+def test_a_better_machine_never_makes_a_step_slower(number: int) -> None:
+    check_better_machines(drawn(number))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", DRAWN)
+def test_a_better_machine_makes_no_step_slower(number: int) -> None:
+    check_better_machines(drawn(number))
+
+
+def check_links(scenario: Scenario) -> None:
+    """A step that were shorter than its busiest link is busy would be no step."""
+    for use in link_use(simulate(scenario)).classes:
+        assert use.mean_fraction <= use.busiest_fraction * (1 + 1e-9), use.name
+        assert use.busiest_fraction <= 1, use.name
+
+
+@pytest.mark.parametrize("number", FEW)
+def test_no_class_of_links_carries_more_than_it_can(number: int) -> None:
+    check_links(drawn(number))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", DRAWN)
+def test_no_link_carries_more_than_it_can(number: int) -> None:
+    check_links(drawn(number))
 
 
 def may_lose(name: str, plan: Plan) -> bool:

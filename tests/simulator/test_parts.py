@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +14,11 @@ from hardware import catalogue
 from hardware.kernels import clock_scale, evidence, gemm_s, kernel_set
 from hardware.kernels.scaling import SCALE_ERROR, peak_scale
 from hardware.problems import InputError
-from hardware.specs import Accelerator, Cluster
 from simulator.cost.constants import borrowed_spread, clocked, constants_for, entries
 from simulator.predict.prediction import Prediction, evaluate
 from simulator.predict.simulate import simulate_step
 from simulator.scenario.schema import Scenario, load_scenario
+from tests.simulator.machines import BETTER
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 KIMI = SCENARIOS / "kimi-k2-10240xh100.yaml"
@@ -240,63 +238,6 @@ def width(prediction: Prediction) -> float:
     return math.log(high / low)
 
 
-def with_part(scenario: Scenario, **changes: Any) -> Scenario:
-    part: Accelerator = replace(scenario.cluster.accelerator, **changes)
-    return on(scenario, replace(scenario.cluster, node=replace(scenario.cluster.node, accelerator=part)))
-
-
-def on(scenario: Scenario, cluster: Cluster) -> Scenario:
-    return replace(scenario, cluster=cluster)
-
-
-def faster_peaks(scenario: Scenario, by: float) -> Scenario:
-    peaks = scenario.cluster.accelerator.peak_flops_per_s
-    return with_part(scenario, peak_flops_per_s={key: by * peak for key, peak in peaks.items()})
-
-
-def faster_memory(scenario: Scenario, by: float) -> Scenario:
-    return with_part(
-        scenario, memory_bandwidth_bytes_per_s=by * scenario.cluster.accelerator.memory_bandwidth_bytes_per_s
-    )
-
-
-def larger_memory(scenario: Scenario, by: float) -> Scenario:
-    return with_part(scenario, memory_capacity_bytes=by * scenario.cluster.accelerator.memory_capacity_bytes)
-
-
-def more_power(scenario: Scenario, by: float) -> Scenario:
-    return with_part(scenario, tdp_w=by * scenario.cluster.accelerator.tdp_w)
-
-
-def faster_scale_up(scenario: Scenario, by: float) -> Scenario:
-    node = scenario.cluster.node
-    up = replace(node.scale_up, bandwidth_bytes_per_s=by * node.scale_up.bandwidth_bytes_per_s)
-    return on(scenario, replace(scenario.cluster, node=replace(node, scale_up=up)))
-
-
-def faster_nic(scenario: Scenario, by: float) -> Scenario:
-    node = scenario.cluster.node
-    nic = replace(node.nic, bandwidth_bytes_per_s=by * node.nic.bandwidth_bytes_per_s)
-    return on(scenario, replace(scenario.cluster, node=replace(node, nic=nic)))
-
-
-def quicker_nic(scenario: Scenario, by: float) -> Scenario:
-    node = scenario.cluster.node
-    nic = replace(node.nic, latency_s=node.nic.latency_s / by)
-    return on(scenario, replace(scenario.cluster, node=replace(node, nic=nic)))
-
-
-BETTER: dict[str, Callable[[Scenario, float], Scenario]] = {
-    "peak": faster_peaks,
-    "memory bandwidth": faster_memory,
-    "memory capacity": larger_memory,
-    "power": more_power,
-    "scale-up bandwidth": faster_scale_up,
-    "NIC bandwidth": faster_nic,
-    "NIC latency": quicker_nic,
-}
-
-
 def random_plans(count: int) -> list[Scenario]:
     """Legal layouts of a small dense model on two servers, drawn with a fixed seed."""
     random = np.random.default_rng(12)
@@ -322,8 +263,34 @@ def test_a_better_machine_never_makes_a_step_slower(what: str) -> None:
         assert all(later <= before * (1 + 1e-9) for before, later in pairwise(steps)), steps
 
 
-@pytest.mark.parametrize("what", [what for what in BETTER if what not in ("memory capacity", "NIC latency")])
+@pytest.mark.parametrize("what", ["peak", "memory bandwidth", "power", "scale-up bandwidth", "NIC bandwidth"])
 def test_what_is_the_bottleneck_moves_the_step(what: str) -> None:
     scenario = random_plans(1)[0]
     slow = BETTER[what](scenario, 0.2)
     assert step_s(BETTER[what](slow, 2.0)) < 0.99 * step_s(slow)
+
+
+# ZeRO-Infinity: parameters on drives, the optimizer on the hosts, collectives for every small matrix.
+FROM_DRIVES = [
+    "model=llama-3.1-8b", "cluster={gpus: 64, node: hgx-h100, fabric: ndr-rail-2tier}",
+    "plan={micro_batch_size: 1, global_batch_size: 64, sharding: full, recompute: {granularity: full}, "
+    "stack: {framework: deepspeed}, offload: {optimizer: 100%, params: nvme}}", "run={seq_length: 1024, tokens: 1B}",
+]  # fmt: skip
+# Experts over the spine.
+WIDE_EXPERTS = [
+    "model=qwen3-30b-a3b", "cluster={gpus: 512, node: hgx-h100, fabric: ndr-rail-2tier}",
+    "plan={ep: 64, micro_batch_size: 1, global_batch_size: 512, dispatcher: deepep}",
+    "run={seq_length: 512, tokens: 1B}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("what", "sets"),
+    [
+        ("host bandwidth", FROM_DRIVES), ("drives", FROM_DRIVES), ("NIC latency", FROM_DRIVES),
+        ("switch latency", WIDE_EXPERTS), ("uplinks", WIDE_EXPERTS),
+    ],
+)  # fmt: skip
+def test_hosts_latencies_and_uplinks_move_a_step_that_waits_for_them(what: str, sets: list[str]) -> None:
+    slow = BETTER[what](load_scenario(SCENARIOS / "tiny.yaml", sets), 0.2)
+    assert step_s(BETTER[what](slow, 2.0)) < 0.999 * step_s(slow)
