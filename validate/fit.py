@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from simulator.cost import constants
-from simulator.predict import confidence
+from simulator.predict import residuals
 from validate.fit_files import constants_text, replace_file, residuals_text
 from validate.fit_points import Entries, Floats, Point, design, points_of
 from validate.fit_solve import (
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         without = errors_without(fit, points, matrix, entries)
         text = constants_text(constants.DATA.read_text(encoding="utf-8"), fitted_values(fit, entries), without)
         replace_file(constants.DATA, text)
-        replace_file(confidence.DATA, residuals_text(points, left_out))
+        replace_file(residuals.DATA, residuals_text(points, left_out))
 
 
 if __name__ == "__main__":

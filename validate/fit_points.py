@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from simulator.cost.constants import Constants, combined, holds_for
 from simulator.plan.allocation import allocated
-from simulator.predict import confidence
+from simulator.predict import confidence, residuals
 from simulator.predict.simulate import simulate_step
 from simulator.scenario.schema import Scenario
 from validate.row import Row, Unsupported
@@ -55,7 +55,7 @@ class Point:
     predicted_s: float
     slopes: Mapping[str, float]
     entries: tuple[int, ...]
-    case: confidence.Case
+    case: residuals.Case
 
     @property
     def source(self) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from simulator.cost import constants
-from simulator.predict import confidence
+from simulator.predict import confidence, residuals
 from simulator.stack import release
 from validate.ranking import rankings
 from validate.report import COUNTED
@@ -55,7 +55,7 @@ def counted(entries: Sequence[Compared], quantity: str) -> list[Compared]:
 
 def left_out() -> dict[str, float]:
     """Error of every row by constants fitted without its family, as fractions."""
-    with confidence.DATA.open(encoding="utf-8", newline="") as file:
+    with residuals.DATA.open(encoding="utf-8", newline="") as file:
         return {row["id"]: float(np.exp(-float(row["log_error"])) - 1) for row in csv.DictReader(file)}
 
 
@@ -98,7 +98,7 @@ def left_out_table(entries: Sequence[Compared]) -> list[str]:
 
 def coverage() -> float:
     """Share of rows whose measurement lies in the interval drawn without their own family."""
-    known = confidence.residuals()
+    known = residuals.residuals()
     inside = []
     for case, family, error in zip(known.cases, known.families, known.errors, strict=True):
         low, high = confidence.log_interval(case, known, without=family)

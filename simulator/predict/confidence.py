@@ -1,15 +1,9 @@
 """How far a predicted step time may be off: the spread of like published runs, each predicted without its family.
 
-`data/residuals.csv` holds, for every published run, what it is and log(measured / predicted) by a model that was
-fitted without its family (source and model); `validate` makes it.
+`residuals` holds these runs.
 """
 
 from __future__ import annotations
-
-import csv
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,44 +12,15 @@ from hardware.kernels import is_borrowed, scale_spread
 from hardware.specs import Accelerator
 from simulator.cost.constants import borrowed_spread
 from simulator.model.spec import MoE
+from simulator.predict.residuals import Case, Residuals, residuals
+from simulator.predict.site import correction_of
 from simulator.scenario.spec import Scenario
 
-DATA = Path(__file__).parent / "data" / "residuals.csv"
 COVERAGE = 0.8
 STANDARD_DEVIATIONS = 1.2816  # of a normal distribution, to either side of 80 %
 # How much a run counts that is of another accelerator generation, of another kind (dense or MoE), of another software
 # generation, or a factor e^3 apart in GPUs: judged, not fitted.
 OTHER_GENERATION, OTHER_KIND, OTHER_STACK, SCALE_OF_GPUS = 0.25, 0.25, 0.25, 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """What makes runs alike: accelerator generation, dense or MoE, software stack, number of GPUs."""
-
-    generation: str
-    kind: str
-    stack: str
-    gpus: int
-
-
-@dataclass(frozen=True, slots=True)
-class Residuals:
-    """Published cases, the family of each, and log(measured / predicted) without that family."""
-
-    cases: tuple[Case, ...]
-    families: tuple[str, ...]
-    errors: NDArray[np.float64]
-
-
-@cache
-def residuals() -> Residuals:
-    with DATA.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return Residuals(
-        tuple(Case(row["generation"], row["kind"], row["stack"], int(row["gpus"])) for row in rows),
-        tuple(row["family"] for row in rows),
-        np.array([float(row["log_error"]) for row in rows]),
-    )
 
 
 def case_of(scenario: Scenario) -> Case:
@@ -112,6 +77,12 @@ def widened(interval: tuple[float, float], part: Accelerator) -> tuple[float, fl
 
 
 def step_time_interval_s(scenario: Scenario, step_time_s: float) -> tuple[float, float]:
-    """The 80 % interval of the step time that a run of this scenario would measure."""
+    """The 80 % interval of the step time that a run of this scenario would measure.
+
+    Runs on the same site narrow it, and take the place of like runs elsewhere as far as they are believed."""
     low, high = widened(log_interval(case_of(scenario), residuals()), scenario.cluster.accelerator)
+    known = correction_of(scenario.site)
+    if known.weight:
+        middle, half = (1 - known.weight) * (low + high) / 2, known.interval_fraction * (high - low) / 2
+        low, high = middle - half, middle + half
     return step_time_s * float(np.exp(low)), step_time_s * float(np.exp(high))

@@ -16,6 +16,7 @@ from simulator.plan.allocation import allocated
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.layout import schedule_name
 from simulator.predict.outer_reports import surrounded
+from simulator.predict.site import correction_of
 from simulator.predict.step import Step
 from simulator.scenario.phases import Phase, headline, phase_scenario, phases_of
 from simulator.scenario.spec import Scenario
@@ -122,7 +123,8 @@ def simulate_step(scenario: Scenario, workload: Workload | None = None, constant
             optimizer_s=updates.optimizer_s,
         ),
     )
-    return surrounded(scenario, Step(schedule, slots, play(build_graph(schedule, times)), cluster.gpus))
+    timeline = play(build_graph(schedule, times))
+    return surrounded(scenario, Step(schedule, slots, timeline, cluster.gpus, correction_of(scenario.site).factor))
 
 
 def by_cause(stages: Sequence[Seconds]) -> dict[str, np.ndarray]:

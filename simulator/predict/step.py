@@ -30,23 +30,28 @@ ALONE = Around()
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A simulated step: its schedule, the costs of its stages, when everything ran, and what it waits for outside."""
+    """A simulated step: its schedule, the costs of its stages, when everything ran, and what it waits for outside.
+
+    `site_factor` is how many times longer steps take on the site than predicted, as far as its runs are believed.
+    """
 
     schedule: Schedule
     slots: SlotTimes
     timeline: Timeline
     gpus: int
+    site_factor: float = 1.0
     around: Around = ALONE
 
     @property
     def straggler_s(self) -> float:
         """What the job waits for its slowest rank: the latest of n with spread s is about s sqrt(2 ln n) late."""
-        return self.timeline.step_time_s * self.slots.constants.rank_noise * sqrt(2 * log(self.gpus))
+        late_s = self.timeline.step_time_s * self.slots.constants.rank_noise * sqrt(2 * log(self.gpus))
+        return self.site_factor * late_s
 
     @property
     def alone_s(self) -> float:
         """The step of synchronous replicas whose data is always there."""
-        return self.timeline.step_time_s + self.straggler_s
+        return self.site_factor * self.timeline.step_time_s + self.straggler_s
 
     @property
     def step_time_s(self) -> float:
@@ -57,7 +62,8 @@ class Step:
 
     def breakdown(self) -> dict[str, float]:
         """Seconds of the step by cause, mean over pipeline ranks; they add up to its time."""
-        alone = self.timeline.breakdown() | {"straggler": self.straggler_s}
+        spent = {cause: self.site_factor * seconds for cause, seconds in self.timeline.breakdown().items()}
+        alone = spent | {"straggler": self.straggler_s}
         return self._occurring(alone) | dict(self.around.waiting_s)
 
     def by_rank(self) -> list[dict[str, float]]:
@@ -65,7 +71,7 @@ class Step:
         spent = self.timeline.by_rank()
         ranks = []
         for rank in range(self.schedule.pp):
-            alone = {cause: float(seconds[rank]) for cause, seconds in spent.items()}
+            alone = {cause: self.site_factor * float(seconds[rank]) for cause, seconds in spent.items()}
             causes = self._occurring(alone | {"straggler": self.straggler_s}) | dict(self.around.waiting_s)
             if self.around.replaced:
                 last = list(self.around.waiting_s)[-1]

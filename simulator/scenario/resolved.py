@@ -11,6 +11,7 @@ import yaml
 from hardware.profile import profile_folder
 from simulator.fields import as_written
 from simulator.scenario.schema import Scenario
+from simulator.scenario.site_section import site_file
 from simulator.scenario.stack_section import written_stack
 
 FILES = (".yaml", ".yml", ".json", ".csv")
@@ -29,12 +30,18 @@ def resolved(scenario: Scenario) -> dict[str, Any]:
     data["model"] = _anchored(data["model"], folder)
     data["cluster"] = _anchored(data["cluster"], folder)
     if "hardware" in data:
-        data["hardware"] = {"profile": str(profile_folder(data["hardware"]["profile"], scenario.file))}
+        data["hardware"] = _anchored_hardware(data["hardware"], scenario.file)
     if "spread" in data:
         data["spread"] = _anchored(data["spread"], folder)
     data["run"] = _anchored(data["run"], folder)
     data["plan"] = {**as_written(scenario.plan), "stack": written_stack(scenario.plan.stack)}
     return {"name": data.pop("name"), **data}
+
+
+def _anchored_hardware(hardware: Mapping[str, Any], file: str) -> dict[str, str]:
+    """The profile's folder and the site's file by absolute paths."""
+    find = {"profile": profile_folder, "site": site_file}
+    return {key: str(find[key](name, file)) for key, name in hardware.items()}
 
 
 def _anchored(value: Any, folder: Path) -> Any:

@@ -40,6 +40,7 @@ from simulator.scenario.plan_section import (
     spare_gpus_within,
     without_spares,
 )
+from simulator.scenario.site_section import Site, read_site_key
 from simulator.scenario.spec import Published, Run, Scenario
 from simulator.scenario.spread_section import fitted, read_spread, spread_schema
 from simulator.scenario.stack_section import stack_schema
@@ -75,8 +76,11 @@ def read_scenario(document: Document, name: str) -> Scenario:
     spare_gpus = spare_gpus_within(top.data, cluster.node.gpus) if cluster else 0
     if cluster and spare_gpus:
         cluster = without_spares(cluster, spare_gpus, top)
+    site: Site | None = None
     if "hardware" in top.data:
-        cluster = _whole(top, lambda: _with_profile(cluster, top.section("hardware")))
+        measured = top.section("hardware")
+        site = _whole(top, lambda: read_site_key(measured))
+        cluster = _whole(top, lambda: _with_profile(cluster, measured))
     chosen = _whole(top, lambda: read_plan_stack(top))
     settings: dict[str, Any] = {}
     gpus = gpus_of(top, spare_gpus)
@@ -105,6 +109,7 @@ def read_scenario(document: Document, name: str) -> Scenario:
         around=around or NOTHING_AROUND,
         spread=spread,
         phase_plans=phase_plans,
+        site=site,
         file=document.place.file,
         written=document.data,
         stack_choice=chosen.choice if chosen else "default",
@@ -187,10 +192,14 @@ def _read_cluster(section: Section) -> Cluster | None:
 
 
 def _with_profile(cluster: Cluster | None, section: Section) -> Cluster | None:
-    """The cluster priced by the measured profile that the scenario names."""
-    folder, at = section.text("profile"), section.place.under("profile")
+    """The cluster priced by the measured profile that the scenario names, if it does."""
+    folder, at = section.text("profile", None), section.place.under("profile")
+    if folder is None and "site" not in section.data and not section.broken:
+        section.report("profile", "is missing; name a folder that 'traincast calibrate' made, or a site correction")
     section.done()
     section.raise_problems()
+    if folder is None:
+        return cluster
     profile = read_profile(profile_folder(folder, section.place.file), at)
     return applied(cluster, profile, at) if cluster else None
 
@@ -234,31 +243,42 @@ def scenario_schema() -> dict[str, Any]:
         },
         **{name: {"type": "string", "examples": ["1 TB/s"]} for name in ("storage_write", "storage_read")},
     }
+    properties = {
+        **{key: {"type": "string"} for key in ("name", "question", "source")},
+        "model": {**part, "examples": model_names()},
+        "cluster": {
+            "type": "object",
+            "properties": cluster,
+            "required": ["gpus", "node", "fabric"],
+            "additionalProperties": False,
+        },
+        "hardware": {
+            "type": "object",
+            "properties": {
+                "profile": {
+                    "type": "string",
+                    "description": "Folder of curves measured by 'traincast calibrate'.",
+                    "examples": ["profiles/mycluster"],
+                },
+                "site": {
+                    "type": "string",
+                    "description": "File of runs measured on this site, by 'traincast explain --fit'.",
+                    "examples": ["site.yaml"],
+                },
+            },
+            "additionalProperties": False,
+        },
+        "plan": plan,
+        "run": run_schema(),
+        "published": json_schema(Published),
+        "spread": spread_schema(),
+        **surroundings_schema(),
+    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "traincast scenario",
         "type": "object",
-        "properties": {
-            **{key: {"type": "string"} for key in ("name", "question", "source")},
-            "model": {**part, "examples": model_names()},
-            "cluster": {
-                "type": "object",
-                "properties": cluster,
-                "required": ["gpus", "node", "fabric"],
-                "additionalProperties": False,
-            },
-            "hardware": {
-                "type": "object",
-                "properties": {"profile": {"type": "string", "examples": ["profiles/mycluster"]}},
-                "required": ["profile"],
-                "additionalProperties": False,
-            },
-            "plan": plan,
-            "run": run_schema(),
-            "published": json_schema(Published),
-            "spread": spread_schema(),
-            **surroundings_schema(),
-        },
+        "properties": properties,
         "required": ["model", "cluster", "plan", "run"],
         "additionalProperties": False,
     }

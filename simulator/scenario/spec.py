@@ -12,6 +12,7 @@ from simulator.plan.spec import Plan
 from simulator.run.budget import Budget
 from simulator.run.read import RunPolicies
 from simulator.scenario.outer_sections import NOTHING_AROUND, Surroundings
+from simulator.scenario.site_section import Site
 from simulator.scenario.stack_section import Choice
 from simulator.step.spread import Spread
 
@@ -64,10 +65,10 @@ class Scenario:
     """One question: this model, on this cluster, laid out by this plan, for this run.
 
     `phase_plans` are the plans of those phases of the run that change the plan, by the phase's number.
-    `spread` says what makes GPUs unequal (None: nothing does), `around` what surrounds the step. `file` is where it
-    was read and `written` its data with the overrides applied; `warnings` name settings that are legal and change
-    nothing. `stack_choice` says how the file came to the release of the plan's software stack; `stack_settings` are
-    the plan's keys, dotted, that the stack decided.
+    `spread` says what makes GPUs unequal (None: nothing does), `around` what surrounds the step, `site` what runs on
+    the same site measured. `file` is where it was read and `written` its data with the overrides applied; `warnings`
+    name settings that are legal and change nothing. `stack_choice` says how the file came to the release of the plan's
+    software stack; `stack_settings` are the plan's keys, dotted, that the stack decided.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Scenario:
     spread: Spread | None = None
     around: Surroundings = NOTHING_AROUND
     phase_plans: Mapping[int, Plan] = field(default_factory=dict)
+    site: Site | None = None
     file: str = "scenario"
     written: Mapping[str, Any] = field(default_factory=dict, repr=False)
     warnings: tuple[str, ...] = ()

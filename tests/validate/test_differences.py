@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from simulator.planner.shared_error import ErrorShares, difference_sigma_s, error_shares
-from simulator.predict.confidence import DATA, STANDARD_DEVIATIONS, case_of, log_interval, residuals
+from simulator.predict.confidence import STANDARD_DEVIATIONS, case_of, log_interval
+from simulator.predict.residuals import DATA, residuals
 from simulator.predict.simulate import simulate
 from simulator.scenario.schema import Scenario
 from validate.ranking import SWEEPS

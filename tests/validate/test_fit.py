@@ -15,7 +15,7 @@ import pytest
 from hardware.problems import Place
 from simulator.cost import constants
 from simulator.cost.constants import NEUTRAL, combined, constants_for
-from simulator.predict import confidence
+from simulator.predict import residuals
 from simulator.predict.simulate import simulate_step
 from simulator.scenario.schema import Scenario, load_scenario
 from validate import fit as command
@@ -38,7 +38,7 @@ from validate.fit_solve import (
 from validate.row import Row
 
 TINY = Path(__file__).parents[2] / "scenarios" / "tiny.yaml"
-CASE = confidence.Case("hopper", "dense", "megatron", 8)
+CASE = residuals.Case("hopper", "dense", "megatron", 8)
 
 # Steps that between them answer to every planted constant: large and small products, exchanges with and without,
 # gathers of sharded parameters between nodes, and micro-batches so small that the host sets the pace.
@@ -298,8 +298,8 @@ def test_residuals_are_read_back_with_the_sign_of_a_measurement(
     points = [point("A-1", "A m", 0.1), point("B-1", "B m, large", -0.2)]
     path = tmp_path / "data" / "residuals.csv"
     replace_file(path, residuals_text(points, {"A-1": 0.1, "B-1": -0.25}))
-    monkeypatch.setattr(confidence, "DATA", path)
-    known = confidence.residuals.__wrapped__()
+    monkeypatch.setattr(residuals, "DATA", path)
+    known = residuals.residuals.__wrapped__()
     assert known.cases == (CASE, CASE)
     assert known.families == ("A m", "B m, large")
     assert known.errors.tolist() == [-0.1, 0.25]
@@ -338,7 +338,7 @@ def test_the_command_prints_and_writes_what_was_fitted(
     monkeypatch.setattr(command, "read_rows", lambda: rows)
     shipped = constants.DATA.read_text(encoding="utf-8")
     monkeypatch.setattr(constants, "DATA", tmp_path / "constants.toml")
-    monkeypatch.setattr(confidence, "DATA", tmp_path / "residuals.csv")
+    monkeypatch.setattr(residuals, "DATA", tmp_path / "residuals.csv")
     constants.DATA.write_text(shipped, encoding="utf-8")
 
     command.main(["--processes", "1"])
@@ -350,7 +350,7 @@ def test_the_command_prints_and_writes_what_was_fitted(
     values = fitted_values(fit, constants.entries())
     written = tomllib.loads(constants.DATA.read_text(encoding="utf-8"))["constants"]
     assert [each["value"] for each in written] == [float(f"{fitted.value:.4g}") for fitted in values]
-    assert [line.split(",")[0] for line in confidence.DATA.read_text().splitlines()] == ["id", "T-1", "U-1"]
+    assert [line.split(",")[0] for line in residuals.DATA.read_text().splitlines()] == ["id", "T-1", "U-1"]
     printed = capsys.readouterr().out
     assert "(2 rows)" in printed
     name, value = constants.entries()[0]["name"], values[0].value

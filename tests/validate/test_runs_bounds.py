@@ -11,7 +11,7 @@ import pytest
 
 import validate
 from simulator.cost import constants
-from simulator.predict import confidence
+from simulator.predict import confidence, residuals
 from validate.ranking import kendall_tau, ranking, rankings
 from validate.report_results import HERE, counted, coverage, explanation_of, figures, large_errors, left_out, results
 from validate.rows import read_rows
@@ -82,9 +82,9 @@ def test_intervals_cover_what_they_say() -> None:
 
 
 def test_intervals_are_wider_where_evidence_is_thin() -> None:
-    known = confidence.residuals()
-    common = confidence.Case("hopper", "dense", "megatron-core", 512)
-    rare = confidence.Case("cdna3", "moe", "ddp", 100_000)
+    known = residuals.residuals()
+    common = residuals.Case("hopper", "dense", "megatron-core", 512)
+    rare = residuals.Case("cdna3", "moe", "ddp", 100_000)
     width = [high - low for low, high in (confidence.log_interval(case, known) for case in (common, rare))]
     assert width[0] < width[1]
     low, high = confidence.log_interval(common, known)
@@ -93,7 +93,7 @@ def test_intervals_are_wider_where_evidence_is_thin() -> None:
 
 
 def test_a_family_says_nothing_about_itself() -> None:
-    known = confidence.residuals()
+    known = residuals.residuals()
     weight = confidence.weights(known.cases[0], known, without=known.families[0])
     assert all(w == 0 for w, family in zip(weight, known.families, strict=True) if family == known.families[0])
 
