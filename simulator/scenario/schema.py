@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,10 +41,12 @@ from simulator.scenario.plan_section import (
     spare_gpus_within,
     without_spares,
 )
+from simulator.scenario.short_forms import with_short_forms, written_out
 from simulator.scenario.site_section import Site, read_site_key
 from simulator.scenario.spec import Published, Run, Scenario
 from simulator.scenario.spread_section import fitted, read_spread, spread_schema
 from simulator.scenario.stack_section import stack_schema
+from simulator.scenario.words import translated
 
 __all__ = ["Published", "Run", "Scenario", "load_scenario", "read_scenario", "scenario_schema"]
 T = TypeVar("T")
@@ -57,6 +60,7 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
     document = read_document(path)
     if not isinstance(document.data, dict):
         raise InputError([document.place.problem("holds no scenario; write the sections model, cluster, plan and run")])
+    document = replace(document, data=written_out(document.data))
     apply_overrides(document.data, overrides)
     try:
         return read_scenario(document, Path(path).stem)
@@ -68,7 +72,10 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
 
 def read_scenario(document: Document, name: str) -> Scenario:
     """The scenario in a document that was read; `name` is its default name. Raises InputError with every problem."""
+    known = translated(written_out(document.data), document.place, own_keys())
+    document = replace(document, data=known.data)
     top = Section(document.data, document.place)
+    top.problems += known.problems
     title, question = top.text("name", name), top.text("question", "")
     source = top.text("source", None)
     model = _whole(top, lambda: _read_model(top.take("model"), top.place.under("model")))
@@ -127,6 +134,15 @@ def read_scenario(document: Document, name: str) -> Scenario:
         spread=fitted(spread, model, plan, run.seq_length) if spread else None,
         warnings=(*remarks, *(f"{violation.key} {violation.message}" for violation in idle)),
     )
+
+
+@cache
+def own_keys() -> Mapping[str, frozenset[str]]:
+    """The keys of a scenario's sections, "" for the top, which no other tool's word can be mistaken for."""
+    properties = scenario_schema()["properties"]
+    return {"": frozenset(properties)} | {
+        name: frozenset(part["properties"]) for name, part in properties.items() if "properties" in part
+    }
 
 
 def _whole(top: Section, read: Callable[[], T]) -> T | None:
@@ -278,7 +294,7 @@ def scenario_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "traincast scenario",
         "type": "object",
-        "properties": properties,
+        "properties": with_short_forms(properties),
         "required": ["model", "cluster", "plan", "run"],
         "additionalProperties": False,
     }
