@@ -358,7 +358,10 @@ def _property(hint: Any, spec: Field[Any]) -> dict[str, Any]:
 def _described_property(hint: Any, spec: Field[Any], given: Setting) -> dict[str, Any]:
     """The schema of a field with a setting: its form and range, description, default and example."""
     dimension = dimension_of_field(spec)
-    made = dict(given.form.schema) if given.form is not None else json_schema(hint, spec.name, dimension)
+    if CHOICES in spec.metadata:
+        made = _choices_schema(hint, spec)
+    else:
+        made = dict(given.form.schema) if given.form is not None else json_schema(hint, spec.name, dimension)
     typed = made["anyOf"][0] if is_optional(hint) and given.form is None else made
     if given.auto is not None and "integer" in typed.values():
         made = {"anyOf": [typed, {"const": given.auto}]}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from typing import Any, Literal
 
 from hardware import precisions
 from hardware.collectives import DISPATCHERS
 from hardware.precisions import KEPT_FORMATS
 from simulator import schedules
-from simulator.fields import Setting, setting
+from simulator.fields import CHOICES, METADATA, Setting, setting
 from simulator.optimizers import OPTIMIZERS
 from simulator.plan.choices import CONTEXT_EXCHANGES, GRANULARITIES, SHARDINGS
 from simulator.stack import Stack, default_stack
@@ -19,9 +19,10 @@ from simulator.stack import Stack, default_stack
 AUTO = "auto"
 
 
-def choice(words: Iterable[str], default: str | None) -> Any:
+def choice(words: Iterable[str], default: str | None, description: str = "") -> Any:
     """A field that holds one of a table's words; files that give another are told these."""
-    return field(default=default, metadata={"choices": tuple(words)})
+    about = {METADATA: Setting(description)} if description else {}
+    return field(default=default, metadata={CHOICES: tuple(words), **about})
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,41 +150,55 @@ class Plan:
     of dp x cp).
     """
 
-    dp: int
-    micro_batch_size: int
-    global_batch_size: int
-    tp: int = 1
-    cp: int = 1
-    pp: int = 1
-    vpp: int = 1
-    ep: int = 1
-    etp: int = 1
-    sequence_parallel: bool = False
-    cp_comm: str = choice(CONTEXT_EXCHANGES, "p2p")
-    schedule: str = choice(schedules.OFFERED, "none")
-    microbatch_group_size: int | None = None
-    layout: str | None = None
-    first_stage_layers: int | None = None
-    last_stage_layers: int | None = None
-    account_for_embedding: bool = False
-    account_for_loss: bool = False
-    sharding: str = choice(SHARDINGS, "optimizer")
-    shard_group: int | None = None
+    dp: int = setting(MISSING, Setting("Data-parallel replicas; without it, what the GPUs leave."))
+    micro_batch_size: int = setting(MISSING, Setting("Sequences that a replica works on at a time."))
+    global_batch_size: int = setting(MISSING, Setting("Sequences of a step, over all replicas."))
+    tp: int = setting(1, Setting("Tensor-parallel ranks, which share every matrix."))
+    cp: int = setting(1, Setting("Context-parallel ranks, which share every sequence."))
+    pp: int = setting(1, Setting("Pipeline stages."))
+    vpp: int = setting(1, Setting("Virtual stages on each pipeline rank (interleaved schedules)."))
+    ep: int = setting(1, Setting("Expert-parallel ranks, over which the experts are spread."))
+    etp: int = setting(1, Setting("Tensor-parallel ranks of every expert."))
+    sequence_parallel: bool = setting(
+        False, Setting("Norms and residuals are shared by tensor-parallel ranks as well.")
+    )
+    cp_comm: str = choice(CONTEXT_EXCHANGES, "p2p", "How context-parallel ranks exchange keys and values.")
+    schedule: str = choice(schedules.OFFERED, "none", "The order of forwards and backwards; follows from pp and vpp.")
+    microbatch_group_size: int | None = setting(
+        None, Setting("Micro-batches in a row on a virtual stage; without it, pp.")
+    )
+    layout: str | None = setting(None, Setting("Layers of every stage as Megatron writes it: Et|(tt|)*29tL."))
+    first_stage_layers: int | None = setting(None, Setting("Layers of the first stage, where they differ."))
+    last_stage_layers: int | None = setting(None, Setting("Layers of the last stage, where they differ."))
+    account_for_embedding: bool = setting(
+        False, Setting("The embedding counts as a layer where layers are shared out.")
+    )
+    account_for_loss: bool = setting(False, Setting("The head counts as a layer where layers are shared out."))
+    sharding: str = choice(
+        SHARDINGS,
+        "optimizer",
+        "What data-parallel ranks share: optimizer states (ZeRO-1), gradients too (ZeRO-2), all (ZeRO-3, FSDP).",
+    )
+    shard_group: int | None = setting(
+        None, Setting("Ranks that share one copy of what is sharded (HSDP); without it, all of dp x cp.")
+    )
     optimizer: Optimizer = Optimizer()
-    precision: str = choice(precisions.OFFERED, "bf16")
-    fp8_param_gather: bool = False
-    activation_fp8_input_store: bool = False
+    precision: str = choice(precisions.OFFERED, "bf16", "What products compute in.")
+    fp8_param_gather: bool = setting(False, Setting("Weights are kept and gathered in 8 bit."))
+    activation_fp8_input_store: bool = setting(False, Setting("Inputs of activation functions are kept in 8 bit."))
     recompute: Recompute = Recompute()
     offload: Offload = Offload()
     loss: LossChunks = LossChunks()
     adapters: Adapters | None = None
     overlap: Overlap = Overlap()
-    dispatcher: str = choice(DISPATCHERS, "alltoall")
-    dispatch_fp8: bool = False
-    expert_imbalance: float = 1.0
-    capacity_factor: float | None = None
-    vocab_divisible_by: int = 128
-    rank_order: str = "tp-cp-ep-dp-pp"
+    dispatcher: str = choice(DISPATCHERS, "alltoall", "What carries tokens to their experts.")
+    dispatch_fp8: bool = setting(False, Setting("Tokens travel to their experts in 8 bit."))
+    expert_imbalance: float = setting(1.0, Setting("Tokens of the hottest expert rank over the mean; 1: balanced."))
+    capacity_factor: float | None = setting(
+        None, Setting("Tokens that an expert takes at most, over the mean; without it, all (dropless).")
+    )
+    vocab_divisible_by: int = setting(128, Setting("The vocabulary is padded to a multiple of this times tp."))
+    rank_order: str = setting("tp-cp-ep-dp-pp", Setting("Axes of the rank line, fastest first."))
     stack: Stack = field(default_factory=default_stack)
 
     @property
