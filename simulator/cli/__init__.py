@@ -11,7 +11,19 @@ from typing import Any, cast
 
 import typer
 
-from simulator.cli import calibrate, catalogues, clusters, compare, evaluate, launch, size, validate
+from simulator.cli import (
+    calibrate,
+    catalogues,
+    clusters,
+    compare,
+    evaluate,
+    explain,
+    import_launch,
+    init,
+    launch,
+    size,
+    validate,
+)
 
 app = typer.Typer(
     name="traincast",
@@ -26,7 +38,10 @@ VERBS: dict[str, Callable[..., None]] = {
     "calibrate": calibrate.calibrate,
     "compare": compare.compare,
     "evaluate": evaluate.evaluate,
+    "explain": explain.explain,
     "hardware": catalogues.hardware,
+    "import": import_launch.import_launch,
+    "init": init.init,
     "launch": launch.launch,
     "models": catalogues.models,
     "schema": catalogues.schema,

@@ -1,0 +1,205 @@
+"""A job's log against its prediction, as a document and on the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hardware.units import format_bytes, format_seconds
+from simulator.launch.explain.compare import Explanation
+from simulator.plain import plain
+
+# What people call a figure, its unit, and how many of these the SI unit has.
+SHOWN: Mapping[str, tuple[str, str, float]] = {
+    "step_time_s": ("step time", "s", 1.0),
+    "tokens_per_s": ("tokens/s", "tokens/s", 1.0),
+    "tokens_per_s_per_gpu": ("tokens/s/GPU", "tokens/s/GPU", 1.0),
+    "mfu_fraction": ("MFU", "%", 100.0),
+}
+
+
+def explanation_document(found: Explanation, fitted: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The document of `traincast explain --json`; `fitted`: what a site correction made of the run would change."""
+    return {
+        "scenario": found.scenario.name,
+        "log": {
+            "file": found.log.file,
+            "lines": found.log.lines,
+            "broken_lines": found.log.broken,
+            "jobs": [job.name() for job in found.log.jobs],
+            "explained": found.job.name(),
+            "framework": found.job.framework,
+            "theoretical_memory_bytes": plain(found.log.theoretical_bytes),
+        },
+        "steady": {
+            "step_time_s": found.steady.step_time_s,
+            "quartiles_s": list(found.steady.quartiles_s),
+            "steps": found.steady.steps,
+            "warm_up_lines": sum(int(each.warm_up.sum()) for each in found.steady.attempts),
+            "spikes": sum(int(each.spike.sum()) for each in found.steady.attempts),
+            "drift": plain(found.drift),
+        },
+        "figures": [{**plain(each), "difference_fraction": each.difference_fraction} for each in found.figures],
+        "breakdown_s": plain(found.prediction.breakdown_s),
+        "trace": [plain(each) for each in found.trace],
+        "memory": [_finite(plain(each)) for each in found.memory],
+        "lost": plain(found.lost),
+        "gap_s": found.gap_s,
+        "causes": [plain(each) for each in found.causes],
+        "stacks": [plain(each) for each in found.stacks],
+        "next": list(found.next),
+        "notes": list(found.notes),
+        "fitted": plain(fitted),
+    }
+
+
+def _finite(record: Mapping[str, Any]) -> dict[str, Any]:
+    """nan, which JSON has not, becomes None: the log does not say."""
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in record.items()}
+
+
+def print_explanation(document: Mapping[str, Any]) -> None:
+    """The document for people."""
+    console = Console(highlight=False, soft_wrap=True)
+    log, steady = document["log"], document["steady"]
+    console.print(Text(f"{log['explained']} of {log['file']}, against {document['scenario']}", style="bold"))
+    low, high = steady["quartiles_s"]
+    console.print(
+        f"{steady['steps']} steady steps, half of them from {format_seconds(low)} to {format_seconds(high)}; "
+        f"{steady['warm_up_lines']} lines of warm-up, {steady['spikes']} spikes"
+    )
+    if steady["drift"]:
+        drift = steady["drift"]
+        console.print(f"drift: {100 * drift['change_fraction']:+.1f} % over {drift['hours']:.1f} h")
+    for note in document["notes"]:
+        console.print(Text(f"note: {note}", style="yellow"))
+    _print_figures(console, document)
+    _print_memory(console, document)
+    _print_trace(console, document)
+    _print_lost(console, document)
+    _print_causes(console, document)
+    if document["next"]:
+        console.print(Text("\nLook next", style="bold"))
+        for number, text in enumerate(document["next"], 1):
+            console.print(Text(f"  {number}. {text}"))
+    _print_fitted(console, document)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    table.add_column(columns[0])
+    for name in columns[1:]:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _print_figures(console: Console, document: Mapping[str, Any]) -> None:
+    table = _table("", "measured", "predicted", "80 % interval", "difference")
+    for row in document["figures"]:
+        name, unit, scale = SHOWN[row["quantity"]]
+        interval = row["interval"]
+        within = f"{interval[0] * scale:.4g} to {interval[1] * scale:.4g}" if interval else ""
+        table.add_row(
+            f"{name} ({unit})" if unit not in name else name,
+            f"{row['measured'] * scale:.5g}",
+            f"{row['predicted'] * scale:.5g}",
+            within,
+            f"{100 * row['difference_fraction']:+.1f} %",
+        )
+    console.print()
+    console.print(table)
+
+
+def _print_memory(console: Console, document: Mapping[str, Any]) -> None:
+    theory = document["log"]["theoretical_memory_bytes"]
+    if document["memory"]:
+        table = _table("memory of stage", "ranks", "allocated", "predicted", "reserved", "predicted")
+        for row in document["memory"]:
+            table.add_row(
+                str(row["stage"]),
+                str(row["ranks"]),
+                _bytes(row["allocated_bytes"]),
+                _bytes(row["predicted_allocated_bytes"]),
+                _bytes(row["reserved_bytes"]),
+                _bytes(row["predicted_reserved_bytes"]),
+            )
+        console.print()
+        console.print(table)
+    if theory:
+        parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in theory.items())
+        console.print(f"the framework's own estimate: {parts}")
+
+
+def _bytes(size: float | None) -> str:
+    return "-" if size is None else format_bytes(size)
+
+
+def _print_trace(console: Console, document: Mapping[str, Any]) -> None:
+    if not document["trace"]:
+        return
+    table = _table("traced step", "traced", "predicted")
+    for row in document["trace"]:
+        table.add_row(row["cause"], format_seconds(row["traced_s"]), format_seconds(row["predicted_s"]))
+    console.print()
+    console.print(table)
+
+
+def _print_lost(console: Console, document: Mapping[str, Any]) -> None:
+    lost = document["lost"]
+    if not lost["lost_s"]:
+        return
+    table = _table("time lost", "", "of the wall time")
+    for cause, seconds in sorted(lost["lost_s"].items(), key=lambda each: -each[1]):
+        table.add_row(cause.replace("_", " "), format_seconds(seconds), f"{100 * seconds / lost['wall_s']:.1f} %")
+    console.print()
+    console.print(table)
+    if lost["restarts"]:
+        console.print(f"{lost['restarts']} restarts, {lost['repeated_steps']} steps trained again")
+    if not lost["timed"]:
+        console.print("lines carry no time stamps: only what they state is known")
+
+
+def _print_causes(console: Console, document: Mapping[str, Any]) -> None:
+    if document["causes"]:
+        table = _table("could explain the gap", "now", "plausible to", "adds", "explains", "all of it at")
+        for row in document["causes"]:
+            table.add_row(
+                f"{row['name']} ({row['scale']})",
+                f"{row['now']:.3g}",
+                f"{row['limit']:.3g}",
+                _signed(row["effect_s"]),
+                f"{100 * row['explains_fraction']:.0f} %",
+                "-" if row["explained_at"] is None else f"{row['explained_at']:.3g}",
+            )
+        console.print()
+        console.print(table)
+    if document["stacks"]:
+        table = _table("if the software were other", "adds", "explains")
+        for row in document["stacks"][:6]:
+            table.add_row(row["name"], _signed(row["effect_s"]), f"{100 * row['explains_fraction']:.0f} %")
+        console.print()
+        console.print(table)
+
+
+def _signed(seconds: float) -> str:
+    return f"{'-' if seconds < 0 else '+'}{format_seconds(abs(seconds))}"
+
+
+def _print_fitted(console: Console, document: Mapping[str, Any]) -> None:
+    fitted = document["fitted"]
+    if not fitted:
+        return
+    low, high = fitted["interval_s"]
+    before_low, before_high = fitted["interval_before_s"]
+    console.print()
+    console.print(
+        f"{fitted['file']} holds {fitted['runs']} runs of this site: the step is predicted as "
+        f"{format_seconds(fitted['step_time_s'])} (before {format_seconds(fitted['step_time_before_s'])}), 80 % "
+        f"interval {format_seconds(low)} to {format_seconds(high)} (before {format_seconds(before_low)} to "
+        f"{format_seconds(before_high)}); a scenario names it as hardware: {{site: {fitted['file']}}}"
+    )

@@ -1,0 +1,402 @@
+"""Logs of running jobs: every framework's lines, what is steady and what is lost, and what could explain a gap."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import resource
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from hardware.problems import InputError
+from simulator.cost.constants import constants_for
+from simulator.launch.explain.causes import causes, stack_changes, step_at
+from simulator.launch.explain.compare import Explanation, explain
+from simulator.launch.explain.kineto import read_trace
+from simulator.launch.explain.lines import rank_of
+from simulator.launch.explain.reading import LONGEST_LINE, read_log
+from simulator.launch.explain.records import Log
+from simulator.launch.explain.steady import Workpiece, steady_steps
+from simulator.predict.simulate import simulate
+from simulator.scenario.schema import Scenario, load_scenario
+from tests.command import ROOT, traincast
+
+TINY = ROOT / "scenarios" / "tiny.yaml"
+START_S = 1_760_000_000.0
+WORK = Workpiece(batch=64, tokens=64 * 2048, gpus=8)
+
+
+def megatron(step: int, ms: float, at_s: float, batch: int = 64, total: int = 1000) -> str:
+    stamp = datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return (
+        f" [{stamp}] iteration {step:8d}/{total:8d} | consumed samples: {step * batch:12d} | elapsed time per "
+        f"iteration (ms): {ms:.1f} | throughput per GPU (TFLOP/s/GPU): 400.1 | learning rate: 1.0E-04 | global batch "
+        f"size: {batch:5d} | lm loss: 2.0E+00 | grad norm: 0.3 | number of skipped iterations:   0 |\n"
+    )
+
+
+def run_of(steps: range, ms: float = 5000.0, begin_s: float = START_S, **others: int) -> tuple[str, float]:
+    """Lines of steps of one length, and when the last was printed."""
+    text, at_s = "", begin_s
+    for step in steps:
+        at_s += ms / 1000
+        text += megatron(step, ms, at_s, **others)
+    return text, at_s
+
+
+def log_of(folder: Path, text: str | bytes) -> Log:
+    file = folder / "run.log"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_log(file)
+
+
+def tiny(*overrides: str) -> Scenario:
+    scenario = load_scenario(TINY, overrides)
+    return replace(scenario, run=replace(scenario.run, policies=None))
+
+
+def explained(folder: Path, text: str, scenario: Scenario | None = None) -> Explanation:
+    return explain(scenario or tiny(), log_of(folder, text))
+
+
+# -- lines of every framework ---------------------------------------------------------------------------------------
+
+
+def test_megatrons_lines_give_steps_memory_and_its_own_estimate(tmp_path: Path) -> None:
+    """MB are 2^20 bytes there."""
+    text = run_of(range(1, 21))[0]
+    text += "[Rank 5] (after 1 iterations) memory (MB) | allocated: 10.0 | max allocated: 2048.0 | reserved: 3000.0 | "
+    text += (
+        "max reserved: 4096.0\nTheoretical memory footprints: weight and optimizer=1024.00 MB, activation=512.0 MB, "
+    )
+    text += "total=1536.0 MB\n"
+    log = log_of(tmp_path, text)
+    (job,) = log.jobs
+    assert (job.framework, job.batch, job.total) == ("megatron", 64, 1000)
+    assert (log.memory[5].allocated_bytes, log.memory[5].reserved_bytes) == (2**31, 2**32)
+    assert log.theoretical_bytes == {"weight and optimizer": 2**30, "activation": 2**29, "total": 1.5 * 2**30}
+    assert steady_steps(job, WORK).step_time_s == 5.0
+
+
+def test_bridges_memory_is_in_decimal_gigabytes_and_primus_adds_a_mean(tmp_path: Path) -> None:
+    text = run_of(range(1, 6))[0].replace("(ms): 5000.0", "(ms): 5000.0/5100.0")
+    text += (
+        "[Rank 0] (after 1 iterations) memory (GB) | mem-allocated-gigabytes: 5.0 | mem-max-allocated-gigabytes: 7.5 | "
+    )
+    text += "mem-max-reserved-gigabytes: 8.0 | mem-alloc-retires: 0\n"
+    log = log_of(tmp_path, text)
+    assert steady_steps(log.jobs[0], WORK).step_time_s == 5.0
+    assert (log.memory[0].allocated_bytes, log.memory[0].reserved_bytes) == (7.5e9, 8e9)
+
+
+def test_torchtitans_tokens_per_gpu_become_seconds(tmp_path: Path) -> None:
+    """131,072 tokens over 8 GPUs at 4,096 tokens/s each take 4 s; thousands have a comma, lines may be coloured."""
+    line = "[rank0]:\x1b[32m[titan] 2025-10-30 14:32:{:02d},990 - root - INFO - step: {:2d}  loss:  6.1  "
+    line += "memory:  2.50GiB(3%)  tps: 4,096  tflops: 96.17  mfu: 9.72%\x1b[39m\n"
+    log = log_of(tmp_path, "".join(line.format(step, step) for step in range(1, 11)))
+    (job,) = log.jobs
+    assert steady_steps(job, WORK).step_time_s == 4.0
+    assert log.memory[0].reserved_bytes == 2.5 * 2**30
+
+
+def test_deepspeeds_samples_become_seconds(tmp_path: Path) -> None:
+    """64 sequences at 32 a second: 2 s."""
+    line = "[2023-11-07 01:55:{:02d},714] [INFO] [timer.py:260:stop] epoch=0/micro_step=40/global_step={}, "
+    line += "RunningAvgSamplesPerSec=25.02, CurrSamplesPerSec=32.0, MemAllocated=4.32GB, MaxMemAllocated=38.5GB\n"
+    log = log_of(tmp_path, "".join(line.format(step, step * 10) for step in range(1, 8)))
+    assert steady_steps(log.jobs[0], WORK).step_time_s == 2.0
+    assert log.memory[0].allocated_bytes == 38.5 * 2**30
+
+
+def test_mlperfs_lines_give_steps_by_samples_and_timed_evaluations(tmp_path: Path) -> None:
+    """Every line stands for two steps of 64; an evaluation takes 9 s."""
+
+    def line(key: str, at_ms: int, value: object = None, **metadata: int) -> str:
+        entry = {"time_ms": at_ms, "key": key, "value": value, "metadata": {"file": "x.py", "lineno": 1, **metadata}}
+        return f" 0: :::MLLOG {json.dumps(entry)}\n"
+
+    text = line("global_batch_size", 0, 64)
+    for count in range(1, 9):
+        at_ms = 1000 * (count * 4 + (9 if count > 4 else 0))
+        text += line("tracked_stats", at_ms, {"throughput": 32.0}, step=count * 128)
+        if count == 4:
+            text += line("eval_start", at_ms) + line("eval_stop", at_ms + 9000)
+    found = explained(tmp_path, text)
+    assert (found.job.framework, found.job.batch) == ("mlperf", 64)
+    assert (found.steady.step_time_s, found.steady.steps) == (2.0, 16)
+    assert found.lost.lost_s == {"evaluation": 9.0}
+    assert found.lost.wall_s == pytest.approx(8 * 4 + 9)
+
+
+@pytest.mark.parametrize(
+    ("line", "rank"), [(b"[rank7]: x", 7), (b"[Rank 12] (after", 12), (b"3: x", 3), (b"x rank", None), (b" 0: y", 0)]
+)
+def test_ranks_by_their_prefix(line: bytes, rank: int | None) -> None:
+    assert rank_of(line) == rank
+
+
+# -- odd logs -------------------------------------------------------------------------------------------------------
+
+
+def test_interleaved_ranks_count_once(tmp_path: Path) -> None:
+    line = "[rank{}]:[titan] 2025-10-30 14:32:{:02d},990 - root - INFO - step: {:2d}  loss: 6.1  "
+    line += "memory: {}.0GiB(3%)  tps: 4,096\n"
+    text = "".join(line.format(rank, step, step, rank + 1) for step in range(1, 11) for rank in (3, 0, 1, 2))
+    log = log_of(tmp_path, text)
+    assert (len(log.jobs), len(log.jobs[0].attempts[0]), log.other_ranks) == (1, 10, 30)
+    assert {rank: held.reserved_bytes / 2**30 for rank, held in log.memory.items()} == {0: 1, 1: 2, 2: 3, 3: 4}
+
+
+def test_truncated_and_damaged_lines_are_counted_and_left_out(tmp_path: Path) -> None:
+    good = run_of(range(1, 11))[0]
+    text = good + megatron(11, 5000, START_S)[:120] + "\n:::MLLOG {broken\n" + "x" * (3 * LONGEST_LINE)
+    log = log_of(tmp_path, text.encode() + b"\xff\xfe\n" + megatron(12, float("nan"), START_S).encode())
+    assert len(log.jobs[0].attempts[0]) == 10
+    assert log.broken == 3
+
+
+def test_a_restart_in_the_middle_is_one_job_and_its_repeated_steps_are_lost(tmp_path: Path) -> None:
+    """40 steps of 5 s, 300 s until the next process prints, from the checkpoint of step 30: ten steps again."""
+    first, end_s = run_of(range(1, 41))
+    second, _ = run_of(range(31, 61), begin_s=end_s + 300)
+    found = explained(tmp_path, first + "Traceback (most recent call last):\n" + second)
+    assert (found.lost.restarts, found.lost.repeated_steps) == (1, 10)
+    assert found.lost.lost_s == {"restarts": pytest.approx(300), "repeated": pytest.approx(50)}
+    assert found.lost.wall_s == pytest.approx(40 * 5 + 300 + 30 * 5)
+    assert found.lost.wall_s == pytest.approx(found.lost.steady_s + sum(found.lost.lost_s.values()))
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_two_jobs_in_one_file_are_told_apart_and_one_explained(tmp_path: Path, interleaved: bool) -> None:
+    ours = run_of(range(1, 31), 5000)[0].splitlines(keepends=True)
+    other = run_of(range(501, 541), 9000, batch=16)[0].splitlines(keepends=True)
+    mixed = [line for pair in zip(ours, other, strict=False) for line in pair] if interleaved else [*other, *ours]
+    found = explained(tmp_path, "".join(mixed))
+    assert len(found.log.jobs) == 2
+    assert (found.job.batch, found.steady.step_time_s) == (64, 5.0)
+    assert "batch 16, steps 501" in found.others[0]
+    chosen = 1 + [job.batch for job in found.log.jobs].index(16)
+    second = explain(tiny(), found.log, job=chosen)
+    assert second.steady.step_time_s == 9.0
+    assert "is it the right scenario" in second.notes[0]
+    with pytest.raises(InputError, match="3 does not exist; the log holds 1: megatron"):
+        explain(tiny(), found.log, job=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("", "is empty"),
+        ("NCCL INFO nothing here\n" * 5, "holds no step of a training job in 5 lines"),
+        (
+            megatron(1, 5000, START_S)[:100] + " elapsed time per iteration\n",
+            "1 lines about steps, all",
+        ),
+    ],
+)
+def test_a_log_with_nothing_usable_gets_a_clear_answer(tmp_path: Path, text: str, answer: str) -> None:
+    with pytest.raises(InputError, match=answer):
+        log_of(tmp_path, text)
+    with pytest.raises(InputError, match="no such file"):
+        read_log(tmp_path / "missing.log")
+
+
+@pytest.mark.slow
+def test_a_log_of_200_mb_takes_seconds_and_little_memory(tmp_path: Path) -> None:
+    """Every second line is a step: far more than real logs hold."""
+    noise = "node17: [rank3] NCCL INFO Channel 07/0 : 3[3] -> 4[4] via P2P/CUMEM, and more of what logs are full of\n"
+    file = tmp_path / "big.log"
+    with file.open("w") as out:
+        for step in range(1, 430_001):
+            out.write(megatron(step, 5000, START_S + 5 * step, total=430_000) + noise)
+    assert file.stat().st_size > 200e6
+    before_kib, begun_s = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    log = read_log(file)
+    assert time.process_time() - begun_s < 10
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib) / 1024 < 500
+    assert len(log.jobs[0].attempts[0]) == 430_000
+
+
+# -- steady, lost ---------------------------------------------------------------------------------------------------
+
+
+def test_warm_up_spikes_and_a_checkpoint_are_told_from_steady_steps(tmp_path: Path) -> None:
+    """Two slow first steps (15 and 3 s more), one of 9 s (4 more), and 30 s in which a checkpoint is written."""
+    text, at_s = "", START_S
+    for step in range(1, 101):
+        ms = {1: 20_000.0, 2: 8_000.0, 50: 9_000.0}.get(step, 5_000.0)
+        at_s += ms / 1000
+        text += megatron(step, ms, at_s)
+        if step == 60:
+            text += "saving checkpoint at iteration      60 to /x\n"
+            at_s += 30
+    found = explained(tmp_path, text)
+    assert found.steady.step_time_s == 5.0
+    assert found.lost.lost_s == pytest.approx({"warm_up": 18, "spikes": 4, "checkpoint": 30})
+    assert found.lost.wall_s == pytest.approx(500 + 18 + 4 + 30)
+
+
+def test_a_pause_that_states_its_length_is_not_counted_again(tmp_path: Path) -> None:
+    first, end_s = run_of(range(1, 11))
+    told = (
+        "(min, max) time across ranks (ms):\n    save-checkpoint ................................: (11000.0, 12000.0)\n"
+    )
+    second, _ = run_of(range(11, 21), begin_s=end_s + 12)
+    assert explained(tmp_path, first + told + second).lost.lost_s == {"checkpoint": 12.0}
+
+
+def test_drift_over_hours_is_beyond_the_noise_or_none(tmp_path: Path) -> None:
+    """5 s growing to 6 s over 3,000 steps: the last third takes 0.667 s (12.9 %) more than the first, 2.8 hours on."""
+    text, at_s = "", START_S
+    for step in range(1, 3001):
+        ms = 5000 + 1000 * step / 3000
+        at_s += ms / 1000
+        text += megatron(step, ms, at_s)
+    drift = explained(tmp_path, text).drift
+    assert drift is not None
+    assert drift.change_fraction == pytest.approx((5 + 5 / 6) / (5 + 1 / 6) - 1, rel=0.01)
+    assert drift.hours == pytest.approx(3.06, rel=0.02)
+    assert explained(tmp_path, run_of(range(1, 301))[0]).drift is None
+
+
+def test_averages_over_a_log_interval_stand_for_their_steps(tmp_path: Path) -> None:
+    text = "".join(megatron(step, 5000, START_S + 5 * step) for step in range(10, 210, 10))
+    found = explained(tmp_path, text)
+    assert found.steady.steps == 200
+    assert found.lost.wall_s == pytest.approx(1000)
+
+
+# -- against the prediction -----------------------------------------------------------------------------------------
+
+
+def test_memory_is_compared_by_the_stage_of_each_rank(tmp_path: Path) -> None:
+    """pp 2 on 8 GPUs: ranks 0 to 3 are the first stage."""
+    line = "[Rank {}] (after 1 iterations) memory (MB) | allocated: 1.0 | max allocated: {} | reserved: 1.0 | "
+    line += "max reserved: {}\n"
+    text = (
+        run_of(range(1, 11))[0]
+        + line.format(0, 100.0, 200.0)
+        + line.format(3, 150.0, 180.0)
+        + line.format(4, 90.0, 95.0)
+    )
+    found = explained(tmp_path, text)
+    stages = [(row.stage, row.ranks, row.allocated_bytes / 2**20, row.reserved_bytes / 2**20) for row in found.memory]
+    assert stages == [(0, 2, 150, 200), (1, 1, 90, 95)]
+    assert found.memory[0].predicted_allocated_bytes == found.prediction.stages[0].peak_memory_bytes
+
+
+def test_a_log_as_fast_as_predicted_needs_no_explanation(tmp_path: Path) -> None:
+    predicted_s = simulate(tiny()).step.step_time_s
+    found = explained(tmp_path, run_of(range(1, 31), predicted_s * 1000)[0])
+    assert (found.causes, found.stacks) == ((), ())
+    assert found.figures[0].difference_fraction == pytest.approx(0, abs=1e-3)
+
+
+def test_every_cause_is_the_prediction_with_that_one_thing_changed() -> None:
+    scenario = tiny()
+    predicted_s = simulate(scenario).step.step_time_s
+    constants = constants_for(scenario.cluster.accelerator, scenario.plan)
+    found = {cause.name: cause for cause in causes(scenario, 1.2 * predicted_s, predicted_s)}
+    slower = step_at(scenario, replace(constants, host_s_per_kernel=5 * constants.host_s_per_kernel))
+    assert found["host"].effect_s == pytest.approx(slower - predicted_s)
+    assert "network between nodes" not in found, "eight GPUs of one domain send nothing over NICs"
+    imbalance = found["imbalance of experts"]
+    if imbalance.explained_at is not None:
+        changed = replace(scenario, plan=replace(scenario.plan, expert_imbalance=imbalance.explained_at))
+        assert simulate(changed).step.step_time_s == pytest.approx(1.2 * predicted_s, rel=0.02)
+
+
+def test_a_cause_that_was_put_in_is_found_again() -> None:
+    """The step of clocks at 80 %: the cause `clocks` explains it at about 0.8."""
+    scenario = tiny()
+    constants = constants_for(scenario.cluster.accelerator, scenario.plan)
+    names = ("gemm_rate", "low_gemm_rate", "attention_rate")
+    slow = replace(constants, **{name: 0.8 * getattr(constants, name) for name in names})
+    found = causes(scenario, step_at(scenario, slow), step_at(scenario, constants))
+    clocks = next(cause for cause in found if cause.name == "clocks")
+    assert clocks.explained_at == pytest.approx(0.8, abs=0.01)
+    assert clocks.explains_fraction == 1
+
+
+def test_lost_behaviours_of_the_software_are_predicted_as_scenarios_would_be() -> None:
+    scenario = tiny()
+    unfused = simulate(tiny("plan.stack.fused_kernels=false")).step.step_time_s
+    predicted_s = simulate(scenario).step.step_time_s
+    changes = {change.name: change for change in stack_changes(scenario, unfused, predicted_s)}
+    assert changes["kernels are not fused"].step_time_s == pytest.approx(unfused)
+    assert changes["kernels are not fused"].explains_fraction == 1
+
+
+# -- traces ---------------------------------------------------------------------------------------------------------
+
+
+def trace_file(folder: Path, compress: bool) -> Path:
+    """Two marked steps of 100 us; in the second 40 compute, 30 reduce gradients (15 hidden), 10 dispatch, 35 idle."""
+
+    def kernel(name: str, begin: float, dur: float, group: str = "") -> dict[str, object]:
+        args = {"Process Group Description": group} if group else {}
+        return {"ph": "X", "cat": "kernel", "name": name, "ts": begin, "dur": dur, "args": args}
+
+    steps = [
+        {"ph": "X", "cat": "gpu_user_annotation", "name": f"ProfilerStep#{n}", "ts": 100.0 * n, "dur": 100.0}
+        for n in (0, 1)
+    ]
+    kernels = [
+        kernel("gemm", 5, 80),
+        kernel("gemm", 100, 40),
+        kernel("ncclDevKernel_ReduceScatter", 125, 30, "DATA_PARALLEL_GROUP_WITH_CP"),
+        kernel("ncclDevKernel_SendRecv", 155, 10, "EXPERT_MODEL_PARALLEL_GROUP"),
+    ]
+    text = json.dumps({"distributedInfo": {"rank": 5}, "traceEvents": [*steps, *kernels, {"ph": "i"}]}).encode()
+    file = folder / ("t.json.gz" if compress else "t.json")
+    file.write_bytes(gzip.compress(text) if compress else text)
+    return file
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_a_trace_gives_what_computes_what_is_exposed_and_what_is_idle(tmp_path: Path, compress: bool) -> None:
+    step = read_trace(trace_file(tmp_path, compress))
+    assert (step.rank, step.steps) == (5, 1)
+    assert (step.step_time_s, step.compute_s, step.idle_s) == pytest.approx((100e-6, 40e-6, 35e-6))
+    assert step.exposed_s == pytest.approx({"dp": 15e-6, "ep": 10e-6})
+    assert step.hidden_s == pytest.approx({"dp": 15e-6, "ep": 0.0})
+
+
+def test_traces_that_say_nothing_are_refused(tmp_path: Path) -> None:
+    for text, answer in (
+        ("{", "no whole JSON"),
+        ("[]", "has no traceEvents"),
+        ('{"traceEvents": []}', "no GPU kernels"),
+    ):
+        (tmp_path / "t.json").write_text(text)
+        with pytest.raises(InputError, match=answer):
+            read_trace(tmp_path / "t.json")
+
+
+# -- the verb -------------------------------------------------------------------------------------------------------
+
+
+def test_the_verb_explains_fits_a_site_and_says_what_to_look_at(tmp_path: Path) -> None:
+    log, site = tmp_path / "run.log", tmp_path / "site.yaml"
+    log.write_text(run_of(range(1, 41), 100.0)[0])
+    arguments = ("explain", str(TINY), "--log", str(log), "--trace", str(trace_file(tmp_path, False)))
+    done = traincast(*arguments, "--fit", str(site), "--json")
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["steady"]["step_time_s"]) == (0, 0.1)
+    assert document["figures"][0]["quantity"] == "step_time_s"
+    assert document["trace"][0]["cause"] == "compute"
+    assert document["next"]
+    fitted = document["fitted"]
+    assert fitted["step_time_before_s"] < fitted["step_time_s"] < 0.1
+    told = traincast(*arguments)
+    assert "could explain the gap" in told.stdout
+    assert "Look next" in told.stdout
+    evaluated = json.loads(traincast("evaluate", str(TINY), "--set", f"hardware.site={site}", "--json").stdout)
+    assert evaluated["step_time_s"] == pytest.approx(fitted["step_time_s"])
+    assert evaluated["step_time_interval_s"] == pytest.approx(fitted["interval_s"])
+    assert math.fsum(evaluated["breakdown_s"].values()) == pytest.approx(evaluated["step_time_s"])
