@@ -22,6 +22,7 @@ class SlurmSwitch:
 
     children: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    is_block: bool = False
 
 
 Switches = dict[str, SlurmSwitch]
@@ -82,7 +83,7 @@ def read_slurm_topology(
     """
     place = Place(str(path))
     try:
-        switches = _read_yaml(path) if Path(path).suffix in (".yaml", ".yml") else _parse_conf(read_text(path))
+        switches = _read_switches(path)
         parents = _parents(switches)
         hosts_below = _hosts_below(switches, _root(switches, parents))
         switch_of = _switch_of_hosts(switches)
@@ -105,6 +106,49 @@ def read_slurm_topology(
         if injected:
             wires.append(Wire(child, parent, injected / oversubscription, 0.0, "uplink"))
     return network_at(place, Path(path).stem, kinds, wires)
+
+
+@dataclass(frozen=True, slots=True)
+class SlurmLevel:
+    """The switches of one level, lowest first: how many, the most hosts below one of them, the most links down.
+
+    `blocks`: they are blocks, whose hosts one scale-up domain or one leaf joins.
+    """
+
+    switches: int
+    hosts_below: int
+    links_down: int
+    blocks: bool = False
+
+
+def slurm_levels(path: str | Path) -> tuple[SlurmLevel, ...]:
+    """The levels of a Slurm topology's switches, those with hosts first. InputError as `read_slurm_topology`."""
+    try:
+        switches = _read_switches(path)
+        hosts_below = _hosts_below(switches, _root(switches, _parents(switches)))
+    except ValueError as error:
+        raise InputError([Place(str(path)).problem(str(error))]) from None
+    levels: dict[int, list[str]] = {}
+    for name in switches:
+        levels.setdefault(_height(name, switches), []).append(name)
+    return tuple(
+        SlurmLevel(
+            switches=len(names),
+            hosts_below=max(hosts_below[name] for name in names),
+            links_down=max(len(switches[name].children) or len(switches[name].hosts) for name in names),
+            blocks=all(switches[name].is_block for name in names),
+        )
+        for _, names in sorted(levels.items())
+    )
+
+
+def _height(name: str, switches: Switches) -> int:
+    """Levels of switches below one."""
+    return max((1 + _height(child, switches) for child in switches[name].children), default=0)
+
+
+def _read_switches(path: str | Path) -> Switches:
+    return _read_yaml(path) if Path(path).suffix in (".yaml", ".yml") else _parse_conf(read_text(path))
 
 
 def _switch_of_hosts(switches: Switches) -> dict[str, str]:
@@ -172,14 +216,15 @@ def _parse_conf(text: str) -> Switches:
         if "blockname" in fields:
             blocks.append(name)
         try:
-            switches[name] = _switch(fields.get("switches"), fields.get("nodes"))
+            switches[name] = _switch(fields.get("switches"), fields.get("nodes"), "blockname" in fields)
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
     return _with_root(switches, blocks)
 
 
-def _switch(children: str | None, hosts: str | None) -> SlurmSwitch:
+def _switch(children: str | None, hosts: str | None, is_block: bool) -> SlurmSwitch:
     return SlurmSwitch(
+        is_block=is_block,
         children=tuple(expand_hostlist(children)) if children is not None else (),
         hosts=tuple(expand_hostlist(hosts)) if hosts is not None else (),
     )
@@ -222,7 +267,7 @@ def _named_switches(above: Section, key: str, name_key: str) -> Switches:
             part.report(name_key, f"{name} is defined twice")
         else:
             try:
-                switches[str(name)] = _switch(children, hosts)
+                switches[str(name)] = _switch(children, hosts, name_key == "block")
             except ValueError as error:
                 part.report("nodes", str(error))
     return switches

@@ -1,0 +1,322 @@
+"""Keys that follow from several statements: GPUs of the job, batch, virtual stages, shards; and what dialects imply."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from hardware import catalogue
+from hardware.precisions import PRECISIONS
+from simulator.launch.importing.clusters import machines
+from simulator.launch.importing.dialects import dialects
+from simulator.launch.importing.statements import Found, Keys, Origin, Statement, typed
+from simulator.plan.choices import GRANULARITIES, SHARDINGS
+from simulator.plan.layout import parse_layout
+
+# Names that state the GPUs of a job outright, the nodes, and the GPUs of a node, in the order of trust.
+GPUS = ("cluster.gpus", "--gpus", "--world-size", "WORLD_SIZE", "--num_gpus", "--ntasks", "NUM_GPUS", "TOTAL_GPUS")
+NODES = ("--nodes", "--nnodes", "--num_nodes", "DGXNNODES", "NNODES", "NUM_NODES", "SLURM_NNODES")
+PER_NODE = (
+    *("--gpus-per-node", "--nproc_per_node", "--nproc-per-node", "DGXNGPU", "GPUS_PER_NODE", "NGPUS_PER_NODE"),
+    *("GPU_PER_NODE", "NPROC_PER_NODE", "--gres", "--ntasks-per-node", "--gpus_per_node"),
+)
+# The granularity under which a plan names modules.
+NAMED_MODULES = next(name for name, each in GRANULARITIES.items() if each.named_modules)
+# A launcher of MLPerf's submissions without a word on it has eight.
+MLPERF_PER_NODE = 8
+WORD_NAMES = (
+    *("GPU_ARCH", "DGXSYSTEM", "--constraint", "--partition", "--gres", "--gpus-per-node", "MLPERF_SYSTEM_NAME"),
+    *("MLPERF_SUBMISSION_PLATFORM", "--gpu"),
+)
+
+
+def last(statements: Iterable[Statement], name: str) -> Statement | None:
+    """The last statement of a name that has a value."""
+    return next((each for each in reversed(list(statements)) if each.name == name and each.value is not None), None)
+
+
+def count_in(value: Any) -> int | None:
+    """The whole number at the end of a value: 8, "8", "gpu:h100:8", "4-8" gives none."""
+    first = value[0] if isinstance(value, list) and value else value
+    text = str(first).strip().rpartition(":")[2]
+    return int(text) if text.isdecimal() and int(text) > 0 else None
+
+
+def first_count(statements: Sequence[Statement], names: Sequence[str]) -> tuple[int, Origin] | None:
+    """The first of the names that states a count."""
+    for name in names:
+        found = last(statements, name)
+        count = count_in(found.value) if found else None
+        if found and count:
+            return count, found.origin
+    return None
+
+
+def node_of(statements: Sequence[Statement], words: Sequence[str]) -> Found | None:
+    """The catalogue's node that variables, constraints or file names name."""
+    told = [(str(each.value), each.origin) for name in WORD_NAMES if (each := last(statements, name))]
+    for text, origin in [*told, *((word, None) for word in words)]:
+        for word, name in machines()["words"].items():
+            if word in text.lower():
+                return Found(name, (origin,) if origin else (), f"named {word!r}; CHECK network cards and siblings")
+    return None
+
+
+def add_gpus(keys: Keys, statements: Sequence[Statement], dialect: str, node: str | None) -> None:
+    """GPUs of the job: stated, or nodes times GPUs of a node."""
+    if "cluster.gpus" in keys.found:
+        return
+    stated = first_count(statements, GPUS)
+    nodes, per_node = first_count(statements, NODES), first_count(statements, PER_NODE)
+    if nodes and per_node:
+        keys.add("cluster.gpus", nodes[0] * per_node[0], (nodes[1], per_node[1]), f"{nodes[0]} x {per_node[0]}")
+    elif nodes and dialect == "mlperf":
+        keys.add(
+            "cluster.gpus",
+            nodes[0] * MLPERF_PER_NODE,
+            (nodes[1],),
+            f"{nodes[0]} nodes of 8, as config_common.sh has it",
+        )
+    elif stated:
+        keys.add("cluster.gpus", stated[0], (stated[1],))
+    elif nodes and node:
+        gpus = catalogue.node(node).gpus
+        keys.add("cluster.gpus", nodes[0] * gpus, (nodes[1],), f"{nodes[0]} x {gpus}, the node's GPUs")
+
+
+def replicas(keys: Keys) -> int | None:
+    """Data-parallel replicas, where GPUs and degrees are known."""
+    gpus = keys.value("cluster.gpus")
+    degrees = [keys.value(f"plan.{name}", 1) or 1 for name in ("tp", "cp", "pp")]
+    if not isinstance(gpus, int) or not all(isinstance(degree, int) for degree in degrees):
+        return None
+    model_parallel = degrees[0] * degrees[1] * degrees[2]
+    return gpus // model_parallel if gpus % model_parallel == 0 else None
+
+
+def derive(keys: Keys, statements: Sequence[Statement], dialect: str) -> None:
+    """Adds every key that follows, and tidies values that only the framework understands."""
+    for rule in (*RULES, *OF_DIALECT.get(dialect, ()), _rank_order):
+        rule(keys, statements)
+    for key in [key for key in keys.found if key not in ALWAYS_KEPT and keys.found[key].value is None]:
+        del keys.found[key]
+
+
+ALWAYS_KEPT = ("plan.optimizer.main_params",)
+
+
+def _virtual_stages(keys: Keys, statements: Sequence[Statement]) -> None:
+    """vpp from a layout's segments, or from the layers of a virtual stage."""
+    layout, pp = keys.value("plan.layout"), keys.value("plan.pp", 1)
+    if isinstance(layout, str):
+        try:
+            segments = len(parse_layout(layout))
+        except ValueError:
+            keys.notes.append(f"the pipeline layout {layout!r} cannot be read")
+            return
+        if isinstance(pp, int) and segments % pp == 0 and segments > pp:
+            keys.add("plan.vpp", segments // pp, keys.origins("plan.layout"), f"{segments} segments over pp {pp}")
+        return
+    chunk, layers = keys.value("plan.layers_per_chunk"), keys.value("model.layers")
+    counts = (chunk, layers, pp)
+    if all(isinstance(count, int) for count in counts) and layers % (pp * chunk) == 0 and layers > pp * chunk:
+        keys.add("plan.vpp", layers // (pp * chunk), keys.origins("plan.layers_per_chunk"), f"{chunk} layers each")
+    if keys.value("plan.vpp") in (0, 1):
+        keys.found.pop("plan.vpp", None)
+    if isinstance(pp, int) and pp == 1:
+        keys.found.pop("plan.vpp", None)
+
+
+def _accumulation(keys: Keys, statements: Sequence[Statement]) -> None:
+    """The global batch from micro-batches in a row and replicas."""
+    steps, micro, dp = keys.value("plan.microbatches"), keys.value("plan.micro_batch_size"), replicas(keys)
+    if "plan.global_batch_size" in keys.found or not all(isinstance(each, int) for each in (steps, micro, dp)):
+        return
+    origins = keys.origins("plan.microbatches", "plan.micro_batch_size")
+    keys.add("plan.global_batch_size", steps * micro * dp, origins, f"{micro} x {steps} micro-batches x {dp} replicas")
+
+
+def _gradient_format(keys: Keys, statements: Sequence[Statement]) -> None:
+    """Gradients are kept in the format in which they are reduced, unless another is written."""
+    reduced = keys.value("plan.optimizer.grad_reduce")
+    if reduced is not None and "plan.optimizer.grads" not in keys.found:
+        keys.add("plan.optimizer.grads", reduced, keys.origins("plan.optimizer.grad_reduce"), "as they are reduced")
+
+
+def _shard_group(keys: Keys, statements: Sequence[Statement]) -> None:
+    """Ranks that share one copy, from the instances of the distributed optimizer."""
+    instances, dp = keys.value("plan.optimizer_instances"), replicas(keys)
+    if isinstance(instances, int) and instances > 1 and dp:
+        shards = dp * keys.value("plan.cp", 1) // instances
+        keys.add("plan.shard_group", shards, keys.origins("plan.optimizer_instances"), f"{instances} instances")
+
+
+def _without_tensor_parallelism(keys: Keys, statements: Sequence[Statement]) -> None:
+    """Sequence parallelism does nothing without tensor parallelism, whatever is written."""
+    if keys.value("plan.tp", 1) in (1, None):
+        keys.found.pop("plan.sequence_parallel", None)
+
+
+def _rank_order(keys: Keys, statements: Sequence[Statement]) -> None:
+    """An order with stages inside replicas is modelled where dense and expert replicas are as many; else the usual."""
+    order, dp = keys.found.get("plan.rank_order"), replicas(keys)
+    if order is None or str(order.value).endswith("pp") or keys.value("plan.pp", 1) in (1, None) or not dp:
+        return
+    width = (keys.value("plan.ep", 1) or 1) * (keys.value("plan.etp", 1) or 1)
+    if (keys.value("plan.tp", 1) or 1) * (keys.value("plan.cp", 1) or 1) == width:
+        return
+    keys.notes.append(
+        f"{order.about}: ranks in the order {order.value} are not modelled for these degrees; the usual order is taken"
+    )
+    del keys.found["plan.rank_order"]
+
+
+def _expert_width(keys: Keys, statements: Sequence[Statement]) -> None:
+    """A dense model has neither expert degrees nor dispatchers."""
+    if keys.value("plan.ep", 1) in (1, None) and "model.hidden" in keys.found and not keys.value("model.moe.experts"):
+        for key in ("plan.ep", "plan.etp", "plan.dispatcher", "plan.capacity_factor"):
+            keys.found.pop(key, None)
+
+
+# -- what a dialect implies -----------------------------------------------------------------------------------------
+
+
+def _mlperf(keys: Keys, statements: Sequence[Statement]) -> None:
+    """MINIBS is the batch of a replica; sequence parallelism is on unless it says no; precision stands in FP8 flags."""
+    minibs, dp = last(statements, "MINIBS"), replicas(keys)
+    count = count_in(minibs.value) if minibs else None
+    if minibs and count and dp and "plan.global_batch_size" not in keys.found:
+        keys.add("plan.global_batch_size", count * dp, (minibs.origin,), f"MINIBS {count} x {dp} replicas")
+    if keys.value("plan.tp", 1) not in (1, None) and "plan.sequence_parallel" not in keys.found:
+        keys.add("plan.sequence_parallel", True, (), "assumed: the recipes have it on with tensor parallelism")
+    precision = _mlperf_precision(statements)
+    if precision is not None:
+        keys.found["plan.precision"] = precision
+    chosen = PRECISIONS.get(str(keys.value("plan.precision")))
+    if "plan.fp8_param_gather" in keys.found and (chosen is None or not chosen.gathers_low):
+        del keys.found["plan.fp8_param_gather"]
+    _mlperf_graphs(keys, statements)
+    fused = last(statements, "NVTE_CUTEDSL_FUSED_GROUPED_MLP")
+    if fused and typed(fused.value) == 1:
+        keys.add("plan.stack.fused_experts", True, (fused.origin,), fused.name)
+    modules = keys.found.get("plan.recompute.modules")
+    if modules is not None and "plan.recompute.granularity" not in keys.found:
+        keys.add("plan.recompute.granularity", NAMED_MODULES, modules.origins, "modules are named")
+
+
+def _mlperf_precision(statements: Sequence[Statement]) -> Found | None:
+    four, eight, recipe = (last(statements, name) for name in ("FP4", "FP8", "FP8_RECIPE"))
+    known = dialects()["mlperf"].recipes
+    if four and typed(four.value) in (True, 1):
+        return Found(known["FP4"], (four.origin,), "FP4")
+    if eight and typed(eight.value) in (False, 0):
+        return Found(known["off"], (eight.origin,), "FP8 is off")
+    word = known.get(str(recipe.value).strip("\"'")) if recipe else None
+    if word and recipe:
+        return Found(word, (recipe.origin,), "FP8_RECIPE")
+    if eight and typed(eight.value) in (True, 1):
+        return Found(known["not told"], (eight.origin,), "FP8, recipe not told")
+    return None
+
+
+def _mlperf_graphs(keys: Keys, statements: Sequence[Statement]) -> None:
+    """CUDA graphs by the scope of v6.0, or the switches of v5."""
+    scope, whole, layer = (
+        last(statements, name) for name in ("CUDA_GRAPH_SCOPE", "FULL_CUDA_GRAPH", "MCORE_CUDA_GRAPH")
+    )
+    if scope:
+        graphs = (
+            "full" if "full_iteration" in str(scope.value) else "partial" if "attn" in str(scope.value) else "router"
+        )
+        keys.add("plan.stack.cuda_graphs", graphs, (scope.origin,), scope.name)
+    elif whole and typed(whole.value) in (True, 1):
+        keys.add("plan.stack.cuda_graphs", "full", (whole.origin,), whole.name)
+    elif layer and typed(layer.value) in (True, 1):
+        keys.add("plan.stack.cuda_graphs", "partial", (layer.origin,), layer.name)
+
+
+def _torchtitan(keys: Keys, statements: Sequence[Statement]) -> None:
+    """Shards and replicas decide the sharding; the batch of a replica is the local one."""
+    dp, cp = replicas(keys), keys.value("plan.cp", 1) or 1
+    copies, shards = keys.value("plan.replicas", 1) or 1, keys.value("plan.shards", -1)
+    origins = keys.origins("plan.replicas", "plan.shards")
+    if dp:
+        shards = dp // copies if shards in (-1, None) else shards
+        if shards > 1:
+            keys.add("plan.sharding", _titan_sharding(keys), origins, f"{shards} shards")
+            if copies > 1:
+                keys.add("plan.shard_group", shards * cp, origins, f"{copies} copies")
+        else:
+            keys.add("plan.sharding", "none", origins, "no shards")
+    local = keys.value("plan.local_batch_size")
+    if isinstance(local, int):
+        if keys.value("plan.pp", 1) in (1, None):
+            keys.found["plan.micro_batch_size"] = keys.found["plan.local_batch_size"]
+        elif "plan.micro_batch_size" not in keys.found:
+            keys.add("plan.micro_batch_size", 1, (), "not given: torchtitan's default under pipelines")
+        if keys.value("plan.global_batch_size", -1) in (-1, None) and dp:
+            keys.add(
+                "plan.global_batch_size", local * dp, keys.origins("plan.local_batch_size"), f"{local} x {dp} replicas"
+            )
+    if keys.value("plan.tp", 1) not in (1, None) and "plan.sequence_parallel" not in keys.found:
+        keys.add("plan.sequence_parallel", True, (), "not given: torchtitan's default")
+    if _names_modules(keys):
+        keys.add("plan.recompute.modules", TITAN_SELECTIVE, (), "assumed of selective checkpointing of operators")
+    if keys.value("plan.global_batch_size") == -1:
+        del keys.found["plan.global_batch_size"]
+    _stage_modules(keys)
+
+
+def _stage_modules(keys: Keys) -> None:
+    """A layout string from the modules of every stage."""
+    modules = keys.value("plan.stage_modules")
+    if not isinstance(modules, list) or not all(isinstance(stage, list | tuple) for stage in modules):
+        return
+    stages = ["".join(_symbol(str(name)) for name in stage) for stage in modules]
+    layout = "|".join(stages)
+    if layout.startswith("E") and layout.endswith("L"):
+        keys.add("plan.layout", layout, keys.origins("plan.stage_modules"), "modules of the stages")
+        _virtual_stages(keys, ())
+
+
+def _symbol(name: str) -> str:
+    """What a module is in a layout string; a norm stands with the loss."""
+    if name.startswith("layers."):
+        return "t"
+    return {"tok_embeddings": "E", "output": "L", "lm_head": "L"}.get(name, "")
+
+
+# As published torchtitan runs are predicted (validate/columns.toml).
+TITAN_SELECTIVE = ["layernorm", "mlp"]
+
+
+def _titan_sharding(keys: Keys) -> str:
+    """Weights are gathered for every pass, unless they are kept after forward (by default under pipelines)."""
+    said = keys.found.get("plan.sharding")
+    if said is not None and str(said.value) in SHARDINGS and SHARDINGS[str(said.value)].shards_gradients:
+        return str(said.value)
+    keeps_weights = keys.value("plan.pp", 1) not in (1, None)
+    return next(
+        name for name, each in SHARDINGS.items() if each.shards_gradients and each.shards_weights is not keeps_weights
+    )
+
+
+def _names_modules(keys: Keys) -> bool:
+    """Whether what is recomputed is given by modules."""
+    return bool(keys.value("plan.recompute.granularity") == NAMED_MODULES)
+
+
+def _megatron(keys: Keys, statements: Sequence[Statement]) -> None:
+    """Without a width of its own an expert is as wide as tensor parallelism; selective means attention's core."""
+    if keys.value("model.moe.experts") and "plan.etp" not in keys.found and keys.value("plan.tp", 1) not in (1, None):
+        keys.add("plan.etp", keys.value("plan.tp"), keys.origins("plan.tp"), "not given: Megatron-LM takes tp")
+    if _names_modules(keys) and "plan.recompute.modules" not in keys.found:
+        keys.add("plan.recompute.modules", ["core_attn"], (), "not given: Megatron-LM's default")
+
+
+OF_DIALECT: Mapping[str, tuple[Callable[[Keys, Sequence[Statement]], None], ...]] = {
+    "mlperf": (_mlperf,),
+    "torchtitan": (_torchtitan,),
+    "megatron": (_megatron,),
+}
+RULES = (_virtual_stages, _accumulation, _gradient_format, _shard_group, _without_tensor_parallelism, _expert_width)

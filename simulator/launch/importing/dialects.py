@@ -1,0 +1,79 @@
+"""Whose words a file uses: how its names become those of a launch target's table, and what its silence means."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from simulator.launch.importing.statements import Statement, typed
+
+DATA = Path(__file__).parent / "data"
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """One kind of launch file.
+
+    `table`: the launch target whose names it uses, or whose names its own become by `names`; a name that begins with
+    "not " takes the opposite of the value; `values` are other words for the values of a table's name. `silent`: what is
+    not written has the target's default; otherwise a recipe that is not at hand decides, and the scenario's own default
+    is taken. `stack` (else the table's) runs it. `recipes` are the dialect's words for precisions.
+    """
+
+    title: str
+    table: str
+    silent: bool
+    names: Mapping[str, str]
+    values: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    stack: str = ""
+    recipes: Mapping[str, str] = field(default_factory=dict)
+
+
+@cache
+def dialects() -> Mapping[str, Dialect]:
+    """Every dialect, by name."""
+    found = {}
+    for path in sorted(DATA.glob("*.toml")):
+        written = tomllib.loads(path.read_text(encoding="utf-8"))
+        found[path.stem] = Dialect(
+            title=written["title"],
+            table=written["table"],
+            silent=written["silent"],
+            names=written.get("names", {}),
+            values=written.get("values", {}),
+            stack=written.get("stack", ""),
+            recipes=written.get("recipes", {}),
+        )
+    return found
+
+
+def in_table_words(statements: Iterable[Statement], dialect: Dialect) -> list[Statement]:
+    """Statements under the names of the dialect's table; the others keep theirs."""
+    return [_with_word(_renamed(each, dialect), dialect) for each in statements]
+
+
+def _with_word(statement: Statement, dialect: Dialect) -> Statement:
+    """The statement with the table's word for its value, where the dialect has another."""
+    words = dialect.values.get(statement.name)
+    if words is None:
+        return statement
+    given = statement.value[0] if isinstance(statement.value, list) and statement.value else statement.value
+    return replace(statement, value=words.get(str(given).lower(), given))
+
+
+def _renamed(statement: Statement, dialect: Dialect) -> Statement:
+    name = dialect.names.get(statement.name)
+    if name is None:
+        return statement
+    if not name.startswith("not "):
+        return replace(statement, name=name)
+    return replace(statement, name=name.removeprefix("not "), value=_opposite(statement.value))
+
+
+def _opposite(value: Any) -> Any:
+    truth = typed(value)
+    return not truth if isinstance(truth, bool) else value

@@ -1,0 +1,209 @@
+"""Files of a launch, in any number, to the text of one scenario."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hardware.documents import parse_document
+from hardware.problems import InputError, Problem
+from simulator.launch.importing.assemble import Imported, entries, plan_defaults
+from simulator.launch.importing.backwards import add_defaults, read_back
+from simulator.launch.importing.clusters import Server, Switches, read_server, read_switches
+from simulator.launch.importing.derived import add_gpus, derive, node_of
+from simulator.launch.importing.dialects import DATA, dialects, in_table_words
+from simulator.launch.importing.files import file_text, is_cluster_file, names_in, read_launch_file, unknown_file
+from simulator.launch.importing.models import model_of
+from simulator.launch.importing.statements import Found, Keys, Origin, Reading, Statement, typed
+from simulator.launch.importing.written import scenario_text
+from simulator.launch.tables import table
+from simulator.stack import DEFAULT
+from simulator.stack import names as stack_names
+
+# Dialects that say how a job is laid out, rather than only where it runs.
+LAYOUTS = ("megatron", "primus", "mlperf", "bridge", "torchtitan", "deepspeed")
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedScenario:
+    """The scenario's text; `fill_in` names the keys that the launch does not tell, `notes` what was not followed."""
+
+    text: str
+    fill_in: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def import_launch(paths: Sequence[Path], given: Sequence[str] = ()) -> ImportedScenario:
+    """The scenario that launch files describe; `given` (`key=value`) fills in what they do not tell.
+
+    Raises InputError for files that cannot be read, say nothing, or use the words of several frameworks.
+    """
+    texts = {path: file_text(path) for path in paths}
+    launches = [path for path in paths if not is_cluster_file(path, texts[path]) and not _is_config(texts[path], path)]
+    configs = [path for path in paths if _is_config(texts[path], path)]
+    readings = [_read(path, texts) for path in launches]
+    server, switches = _machines([path for path in paths if is_cluster_file(path, texts[path])], texts)
+    keys, dialect, words = _keys(readings, launches, given)
+    statements = [each for reading in readings for each in reading.statements]
+    node = keys.found.get("cluster.node") or node_of(statements, words)
+    if server is not None and not launches and "cluster.gpus" not in keys.found:
+        hosts = switches.hosts if switches else 1
+        keys.add("cluster.gpus", server.gpus * hosts, (), f"{hosts} x {server.gpus}")
+    add_gpus(keys, statements, dialect, str(node.value) if node else server.base if server else None)
+    derive(keys, statements, dialect)
+    model = keys.found.get("model") or model_of(keys, words, str(configs[0]) if configs else None)
+    if dialect == "mlperf":
+        model = _benchmark(keys, statements, words, model)
+    about = dialects().get(dialect)
+    stack = _stack(keys, dialect)
+    told = f"assumed: {about.title}, release not told" if about else "assumed: no framework is told"
+    imported = Imported(keys, model, node, server, switches, stack, told, _source(paths))
+    lines = list(entries(imported))
+    notes = [*(note for reading in readings for note in reading.notes), *keys.notes]
+    head = [
+        f"Imported by traincast from {', '.join(path.name for path in paths)}.",
+        "Each line says whence it came (file:line); lines marked TO FILL IN say what the launch does not tell.",
+        *(f"Note: {' '.join(note.split())}" for note in dict.fromkeys(notes)),
+    ]
+    missing = tuple(line.key for line in lines if line.missing and not line.optional)
+    return ImportedScenario(scenario_text(lines, head), missing, tuple(dict.fromkeys(notes)))
+
+
+def _stack(keys: Keys, dialect: str) -> str:
+    """The release that runs the launch: the dialect's, or its compiled form where the model is compiled."""
+    about = dialects().get(dialect)
+    if about is None:
+        return DEFAULT
+    name = about.stack or table(about.table).stack
+    compiled = f"{name}-compiled"
+    return compiled if keys.value("plan.compile.enable") is True and compiled in stack_names() else name
+
+
+def _is_config(text: str, path: Path) -> bool:
+    """Whether a file is a Hugging Face config.json."""
+    return path.suffix == ".json" and '"architectures"' in text and '"vocab_size"' in text
+
+
+def _source(paths: Sequence[Path]) -> str:
+    return f"imported from {', '.join(path.name for path in paths)}"
+
+
+def _read(path: Path, texts: dict[Path, str]) -> Reading:
+    """One launch file; what it sources is looked for among the given files, then beside it."""
+
+    def beside(name: str) -> tuple[str, str] | None:
+        for other, text in texts.items():
+            if other.name == name:
+                return name, text
+        neighbour = path.parent / name
+        return (name, file_text(neighbour)) if neighbour.is_file() else None
+
+    return read_launch_file(path, texts[path], beside)
+
+
+def _machines(paths: Sequence[Path], texts: dict[Path, str]) -> tuple[Server | None, Switches | None]:
+    server, switches = None, None
+    for path in paths:
+        if path.suffix.lower() == ".xml" or "GPU0" in texts[path]:
+            server = read_server(path, texts[path])
+        else:
+            switches = read_switches(path)
+    return server, switches
+
+
+def _keys(readings: Sequence[Reading], paths: Sequence[Path], given: Sequence[str]) -> tuple[Keys, str, list[str]]:
+    """Scenario keys from all readings, the dialect of the launch, and words that may name a model or a machine."""
+    keys = Keys()
+    layouts = [reading for reading in readings if reading.dialect in LAYOUTS]
+    kinds = list(dict.fromkeys(reading.dialect for reading in layouts))
+    if len(kinds) > 1:
+        titles = ", ".join(f"{reading.file} ({dialects()[reading.dialect].title})" for reading in layouts)
+        raise InputError(
+            [Problem(titles, None, "", "use the words of several frameworks; import one launch at a time")]
+        )
+    statements = [each for reading in readings for each in reading.statements]
+    if readings and not layouts and not any(_tells_machine(each) for each in statements):
+        raise unknown_file(", ".join(reading.file for reading in readings), "states nothing that a scenario needs")
+    dialect = kinds[0] if kinds else "slurm"
+    if kinds:
+        _read_layout(keys, layouts, dialect)
+    for text in given:
+        _give(keys, text)
+    words = [word for reading in readings for word in reading.names]
+    words += _stated_words(statements)
+    words += [word for path in paths for word in names_in(path)]
+    return keys, dialect, words
+
+
+def _read_layout(keys: Keys, layouts: Sequence[Reading], dialect: str) -> None:
+    about = dialects()[dialect]
+    target = table(about.table)
+    statements = [_plain_name(each, dialect) for reading in layouts for each in reading.statements]
+    read_back(target, in_table_words(statements, about), keys)
+    if about.silent:
+        defaults = plan_defaults()
+        if "model.hidden" in keys.found:
+            defaults |= {row.key: None for row in target.rows if row.key.startswith("model.")}
+        add_defaults(target, keys, defaults, about.title)
+
+
+def _plain_name(statement: Statement, dialect: str) -> Statement:
+    """Command-line spellings of nested names: torchtitan's `--parallelism.tensor_parallel_degree`."""
+    if dialect == "torchtitan" and statement.name.startswith("--"):
+        name = statement.name[2:].replace("-", "_") if "." in statement.name else statement.name
+        return Statement(name, statement.value, statement.origin)
+    if dialect == "megatron" and statement.name.startswith("--"):
+        return Statement(statement.name.replace("_", "-"), statement.value, statement.origin)
+    return statement
+
+
+def _tells_machine(statement: Statement) -> bool:
+    return statement.name in ("--nodes", "--gpus-per-node", "--ntasks", "--nnodes", "--gres")
+
+
+# Statements whose value may name the model.
+MODEL_NAMES = (
+    *("MODEL_SIZE", "MODEL_NAME", "MODEL", "--hf-model", "--model", "--model_name", "--recipe", "--module", "--config"),
+    *("model.name", "model.flavor", "model.hf_assets_path", "hf_assets_path", "--model_family_name"),
+    *("--model_recipe_name", "-m", "-mr"),
+)
+
+
+def _stated_words(statements: Sequence[Statement]) -> list[str]:
+    """Model names that the launch states; a family and its size stand together."""
+    told = [str(each.value).lower() for each in statements if each.name in MODEL_NAMES and isinstance(each.value, str)]
+    return ["-".join(told), *told]
+
+
+def _give(keys: Keys, text: str) -> None:
+    """One `key=value` of the command line."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        message = "needs the form section.key=value, as in cluster.fabric=ndr-rail-2tier"
+        raise InputError([Problem(f"--set {text}", None, key, message)])
+    keys.found[key.strip()] = Found(parse_document(value, f"--set {text}").data, (), "given by --set")
+
+
+def _benchmark(keys: Keys, statements: Sequence[Statement], words: Sequence[str], model: Found | None) -> Found | None:
+    """Model and sequence length of an MLPerf benchmark, by the rules."""
+    known = tomllib.loads((DATA / "mlperf.toml").read_text(encoding="utf-8"))["benchmarks"]
+    sizes = [(str(typed(each.value)).lower(), (each.origin,)) for each in statements if each.name == "MODEL_SIZE"]
+    places: list[tuple[str, tuple[Origin, ...]]] = [*reversed(sizes), *((word, ()) for word in words)]
+    for text, origins in places:
+        for word, rules in known.items():
+            if text == word or f"_{word}" in f"_{text}_" or text.endswith(word):
+                _add_length(keys, rules["seq_length"], word)
+                depth = keys.value("model.layers")
+                value = {"base": rules["model"], "layers": depth} if depth else rules["model"]
+                return Found(value, origins, f"MLPerf benchmark {word}")
+    for rules in known.values():
+        if model is not None and model.value == rules["model"]:
+            _add_length(keys, rules["seq_length"], rules["model"])
+    return model
+
+
+def _add_length(keys: Keys, seq_length: int, word: str) -> None:
+    if "run.seq_length" not in keys.found:
+        keys.add("run.seq_length", seq_length, (), f"rules of the MLPerf benchmark ({word})")

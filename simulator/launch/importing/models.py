@@ -1,0 +1,275 @@
+"""Which model a launch trains: a catalogue's, by its sizes or by name, or one written out."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from simulator.launch.importing.statements import Found, Keys
+from simulator.launch.model_facts import model_facts
+from simulator.launch.tables import as_text, table
+from simulator.model.attention import Attention, LatentAttention
+from simulator.model.catalogue import load, names
+from simulator.model.config import MOST_LAYERS
+from simulator.model.feedforward import MoE
+from simulator.model.spec import Model
+from simulator.plan.layout import parse_layout
+
+# Keys of a model that do not tell one from another, or that a launch need not have as the model does.
+NOT_COMPARED = ("model.position_limit", "model.layers", "model.mtp", "model.vocab", "model.moe_layers",
+                "model.mtp_shared", "model.learned_positions", "model.positions")  # fmt: skip
+LEAST_WORD = 5
+# The target whose table says where its registry has a catalogue model.
+REGISTRY = "torchtitan-0.3"
+# Megatron-LM rounds a gated feed-forward's default width, 4 hidden x 2/3, to a multiple of this.
+GATED_ROUNDING = 64
+
+
+@cache
+def catalogue_facts(name: str) -> Mapping[str, Any] | None:
+    """A catalogue model's flat keys; None where it has layers that no launch argument says."""
+    facts, problems = model_facts(load(name), 1)
+    return None if problems else facts
+
+
+def model_of(keys: Keys, words: Sequence[str], config: str | None) -> Found | None:
+    """The `model` of the scenario: a Hugging Face config, what sizes say, or what a name says; None where nothing
+    does."""
+    if config is not None:
+        return Found({"huggingface": config})
+    if keys.value("model.hidden") is not None and keys.value("model.layers") is not None:
+        return _by_sizes(keys)
+    named = by_words(words)
+    if named is not None:
+        return _changed(named, keys, f"named by {_quoted(words, named)}")
+    return _by_layout(keys)
+
+
+def _quoted(words: Iterable[str], name: str) -> str:
+    spelled = (_letters(name), _letters(name.replace(".1-", "-")))
+    return next((word for word in words if any(each in _letters(word) for each in spelled)), "torchtitan's registry")
+
+
+def by_words(words: Iterable[str]) -> str | None:
+    """The catalogue model whose name stands in one of the words, the longest of several; or a registry's name of it."""
+    texts = [_letters(word) for word in words]
+    for name, place in table(REGISTRY).models.items():
+        if any(_letters(place["module"].rpartition(".")[2] + place["flavor"]) == text for text in texts):
+            return name
+    # Llama 3.1 is called llama3 as well.
+    for spelled in (_letters, lambda name: _letters(name.replace(".1-", "-"))):
+        found = [
+            name
+            for name in names()
+            if len(spelled(name)) >= LEAST_WORD and any(spelled(name) in text for text in texts)
+        ]
+        if found:
+            return max(found, key=lambda name: len(_letters(name)))
+    return None
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def _changed(name: str, keys: Keys, comment: str) -> Found:
+    """A catalogue model, with another depth, or other prediction modules, where the launch has them."""
+    model, layout = load(name), layout_counts(keys)
+    layers, mtp = keys.value("model.layers"), keys.value("model.mtp", layout[1] if layout else None)
+    other: dict[str, Any] = {}
+    if isinstance(layers, int) and layers != len(model.layers):
+        other["layers"] = layers
+    if isinstance(mtp, int) and mtp != len(model.mtp):
+        other["mtp"] = mtp
+    if not other:
+        return Found(name, (), comment)
+    return Found({"base": name, **other}, keys.origins("model.layers", "model.mtp"), comment)
+
+
+def layout_counts(keys: Keys) -> tuple[int, int] | None:
+    """Layers and prediction modules of a pipeline layout, if there is one that can be read."""
+    layout = keys.value("plan.layout")
+    if not isinstance(layout, str):
+        return None
+    try:
+        symbols = "".join(parse_layout(layout))
+    except ValueError:
+        return None
+    return symbols.count("t"), symbols.count("m")
+
+
+# -- by sizes -------------------------------------------------------------------------------------------------------
+
+
+def _by_sizes(keys: Keys) -> Found:
+    """The catalogue model with the sizes that were found; the model written out where none has them."""
+    origins = keys.origins("model.hidden", "model.layers", "model.mixer.heads", "model.moe.experts")
+    stated = {key: found.value for key, found in keys.found.items()
+              if key.startswith("model.") and key not in NOT_COMPARED and found.value is not None}  # fmt: skip
+    if keys.value("model.mixer.kind") == "mla":
+        stated.pop("model.mixer.qk_norm", None)  # latent attention norms its low-rank inputs by itself
+    if not keys.value("model.moe.experts"):
+        stated = {key: value for key, value in stated.items() if not key.startswith("model.moe.")}
+    for name in names():
+        facts = catalogue_facts(name)
+        if facts is None or not all(_same(facts.get(key), value) for key, value in stated.items()):
+            continue
+        if not _same_experts(load(name), keys):
+            continue
+        return _with_other_depth(name, keys, origins)
+    written = written_out(keys)
+    if written is None:
+        return Found(None, origins, "some sizes of the model are not told")
+    return Found(written, origins, "no catalogue model has these sizes")
+
+
+def _same(fact: Any, value: Any) -> bool:
+    if fact is None or fact is False:
+        return value in (None, False, 0, "null")
+    return as_text(fact) == as_text(value)
+
+
+def _same_experts(model: Model, keys: Keys) -> bool:
+    """Whether model and launch both have experts, or neither."""
+    return any(isinstance(layer.ffn, MoE) for layer in model.layers) == bool(keys.value("model.moe.experts"))
+
+
+def _with_other_depth(name: str, keys: Keys, origins: tuple[Any, ...]) -> Found:
+    """The catalogue model with the launch's depth, modules and vocabulary, where these differ."""
+    model = load(name)
+    other: dict[str, Any] = {}
+    layers, mtp, vocab = (keys.value(f"model.{key}") for key in ("layers", "mtp", "vocab"))
+    if layers != len(model.layers):
+        other["layers"] = layers
+    if mtp is not None and mtp != len(model.mtp):
+        other["mtp"] = mtp
+    if isinstance(vocab, int) and vocab != model.vocab:
+        other["vocab"] = vocab
+    comment = "its sizes"
+    return Found({"base": name, **other} if other else name, origins, comment)
+
+
+def written_out(keys: Keys) -> dict[str, Any] | None:
+    """A model in the scenario's own form, from flat keys; None where a size is missing."""
+    hidden, layers, heads = (keys.value(key) for key in ("model.hidden", "model.layers", "model.mixer.heads"))
+    if not all(isinstance(value, int) and value > 0 for value in (hidden, layers, heads)):
+        return None
+    mixer = _mixer(keys, hidden, heads)
+    pattern = (
+        layer_pattern(keys.value("model.moe_layers", 1), layers) if keys.value("model.moe.experts") else [0] * layers
+    )
+    if mixer is None or pattern is None:
+        return None
+    entries: list[dict[str, Any]] = []
+    for has_experts in pattern:
+        ffn = _experts(keys) if has_experts else _dense(keys, hidden)
+        if entries and entries[-1]["ffn"] == ffn:
+            entries[-1]["repeat"] += 1
+        else:
+            entries.append({"repeat": 1, "mixer": mixer, "ffn": ffn})
+    vocab = keys.value("model.vocab")
+    if not isinstance(vocab, int):
+        return None
+    model: dict[str, Any] = {"hidden": hidden, "vocab": vocab, "layers": entries}
+    if keys.value("model.mtp"):
+        model["mtp"] = [{**entries[-1], "repeat": keys.value("model.mtp")}]
+    for name in ("tied_embeddings", "norm", "mtp_shared"):
+        if keys.value(f"model.{name}"):
+            model[name] = keys.value(f"model.{name}")
+    return model
+
+
+def _mixer(keys: Keys, hidden: int, heads: int) -> dict[str, Any] | None:
+    latent = keys.value("model.mixer.kind") == "mla"
+    cls = LatentAttention if latent else Attention
+    known = {name: keys.value(f"model.mixer.{name}") for name in cls.__dataclass_fields__}
+    mixer = {name: value for name, value in known.items() if value not in (None, False) and name != "indexer"}
+    if latent:
+        mixer.pop("qk_norm", None)
+        needed = ("kv_lora_rank", "nope_head_dim", "rope_head_dim", "v_head_dim")
+        return {"kind": "mla", **mixer} if all(name in mixer for name in needed) else None
+    mixer.setdefault("head_dim", hidden // heads)
+    if not keys.value("model.mixer.grouped", True):
+        mixer.pop("kv_heads", None)
+    if mixer.get("qk_norm") is True:
+        mixer["qk_norm"] = "head"
+    return {"kind": "attention", **mixer}
+
+
+def _dense(keys: Keys, hidden: int) -> dict[str, Any]:
+    gated = bool(keys.value("model.gated", False))
+    width = keys.value("model.dense.width")
+    if width is None:
+        width = int(4 * hidden * 2 / 3 / GATED_ROUNDING) * GATED_ROUNDING if gated else 4 * hidden
+    ffn: dict[str, Any] = {"kind": "dense", "width": width}
+    return ffn | ({} if gated else {"gated": False}) | ({"bias": True} if keys.value("model.bias") else {})
+
+
+def _experts(keys: Keys) -> dict[str, Any]:
+    ffn: dict[str, Any] = {"kind": "moe", "top_k": 2}  # Megatron's default
+    for name in MoE.__dataclass_fields__:
+        value = keys.value(f"model.moe.{name}")
+        if value not in (None, False):
+            ffn[name] = value
+    ffn.setdefault("width", keys.value("model.dense.width"))
+    if not keys.value("model.gated", False):
+        ffn["gated"] = False
+    return ffn
+
+
+def layer_pattern(written: Any, layers: int) -> list[int] | None:
+    """Which layers have experts (1) by Megatron's --moe-layer-freq: a number, or a list as `([0]*3+[1]*58)`."""
+    if isinstance(written, list) and len(written) == 1:
+        written = written[0]
+    if isinstance(written, int) and written > 0:
+        return [int(layer % written == 0) for layer in range(layers)]
+    try:
+        pattern = _list(ast.parse(str(written).strip(), mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    return pattern if len(pattern) == layers else None
+
+
+def _list(node: ast.expr) -> list[int]:
+    """A list of 0 and 1 put together by + and repeated by *."""
+    if isinstance(node, ast.List):
+        items = [each.value for each in node.elts if isinstance(each, ast.Constant)]
+        marks = [item for item in items if isinstance(item, int) and item in (0, 1)]
+        if len(marks) == len(node.elts):
+            return [int(mark) for mark in marks]
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return _list(node.left) + _list(node.right)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and isinstance(node.right, ast.Constant):
+        times = node.right.value
+        if not isinstance(times, int) or not 0 <= times <= MOST_LAYERS:
+            raise ValueError("repeated a number of times that is none")
+        return _list(node.left) * times
+    raise ValueError("not a pattern of layers")
+
+
+# -- by the pipeline layout alone -----------------------------------------------------------------------------------
+
+
+def _by_layout(keys: Keys) -> Found | None:
+    """A catalogue model with as many layers and prediction modules as a layout, and experts where it spreads them."""
+    counts = layout_counts(keys)
+    if counts is None:
+        return None
+    layers, modules = counts
+    spread = keys.value("plan.ep", 1) > 1
+    fitting = [
+        name
+        for name in names()
+        if (len(load(name).layers), len(load(name).mtp)) == (layers, modules)
+        and (any(isinstance(layer.ffn, MoE) for layer in load(name).layers) or not spread)
+    ]
+    if not fitting:
+        return None
+    first = min(fitting, key=len)
+    others = [name for name in fitting if name != first]
+    also = f" (so have {', '.join(others)})" if others else ""
+    comment = f"assumed, CHECK: the layout has {layers} layers and {modules} prediction modules{also}"
+    return Found(first, keys.origins("plan.layout"), comment)
