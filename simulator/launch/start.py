@@ -1,0 +1,227 @@
+"""A scenario to start from: model, cluster and a plan that is legal and, if any is, fits; every key with what it means.
+
+The comments are those of the tables that read scenario files; keys that one may leave out stand there as comments, with
+their defaults or an example.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from hardware import catalogue
+from hardware.documents import Document
+from hardware.problems import InputError, Place, Problem
+from hardware.specs import Cluster
+from simulator.launch.importing.written import flow
+from simulator.model.catalogue import load
+from simulator.model.spec import Model, MoE
+from simulator.plan.case import divisors
+from simulator.predict.simulate import simulate
+from simulator.scenario.schema import Scenario, read_scenario, scenario_schema
+from simulator.stack import DEFAULT
+
+SEQ_LENGTH, TOKENS = 4096, "1T"
+# Judged: micro-batches of a replica per pipeline stage, which keep the bubble small.
+MICROBATCHES_PER_STAGE = 4
+MOST_TRIALS = 40
+# Longer lists of words are for `traincast schema scenario`.
+MOST_WORDS = 14
+INDENT = "  "
+WIDTH = 118
+
+
+def starting_scenario(model: str, gpus: int, node: str, fabric: str | None = None) -> str:
+    """The text of a scenario for a catalogue model on so many GPUs of a node.
+
+    `fabric` None: the plainest of the catalogue that fits. Raises InputError where there is no such cluster, or no
+    legal plan for it.
+    """
+    place = Place("command line")
+    server = catalogue.node(node, place.under("--node"))
+    network = fabric or catalogue.usual_fabric(server, gpus).name
+    cluster = catalogue.cluster(gpus, server, network, at=place)
+    written, about = starting_plan(load(model), model, cluster, node, network)
+    sections = {
+        "question": f"How long does {model} take on {gpus:,} GPUs?",
+        "model": model,
+        "cluster": {"gpus": gpus, "node": node, "fabric": network},
+        "plan": written,
+        "run": {"seq_length": SEQ_LENGTH, "tokens": TOKENS},
+    }
+    return "\n".join([*_head(about), *_body(sections)]) + "\n"
+
+
+def _head(about: str) -> Iterator[str]:
+    yield "# A scenario to start from, made by `traincast init`. Keys in front of which a # stands are left out: what"
+    yield "# they show is the default, or an example. `traincast evaluate FILE` predicts it."
+    yield f"# The plan: {about}."
+
+
+# -- a plan to start from -------------------------------------------------------------------------------------------
+
+
+def starting_plan(model: Model, name: str, cluster: Cluster, node: str, fabric: str) -> tuple[dict[str, Any], str]:
+    """The first legal plan that fits in memory, least model parallelism first, with words on how it was chosen.
+
+    Where none fits, the one that needs least memory. Raises InputError where none is legal.
+    """
+    least: tuple[float, dict[str, Any]] | None = None
+    trials = 0
+    for written in _candidates(model, cluster):
+        scenario = _scenario(name, cluster, node, fabric, written)
+        if scenario is None:
+            continue
+        trials += 1
+        memory = max(rank.device_bytes for rank in simulate(scenario).memory)
+        if memory <= cluster.accelerator.memory_capacity_bytes:
+            return written, "the first that is legal and fits, least model parallelism first; no search was made"
+        if least is None or memory < least[0]:
+            least = memory, written
+        if trials >= MOST_TRIALS:
+            break
+    if least is None:
+        message = f"no plan to start from is legal for {name} on {cluster.gpus} GPUs; take a multiple of 8 GPUs"
+        raise InputError([Problem("command line", None, "--gpus", message)])
+    return least[1], "none of those tried fits in memory; this one needs least: take more GPUs, or recompute more"
+
+
+def _candidates(model: Model, cluster: Cluster) -> Iterator[dict[str, Any]]:
+    """Plans with ever more model parallelism: expert ranks first, then stages, then tensor ranks within a node, and
+    last recomputation of whole layers."""
+    gpus, domain = cluster.gpus, min(cluster.node.gpus, 8)
+    experts = next((layer.ffn.experts for layer in model.layers if isinstance(layer.ffn, MoE)), 1)
+    shapes = [
+        (tp, pp, ep)
+        for tp in divisors(domain)
+        for pp in (1, 2, 4, 8, 16, 32)
+        for ep in [each for each in (1, 8, 16, 32, 64) if each <= experts and experts % each == 0]
+        if gpus % (tp * pp) == 0 and (gpus // pp) % ep == 0 and (experts == 1 or ep > 1 or gpus == 1)
+    ]
+    ordered = sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape[0], shape[2]))
+    for recompute in ({}, {"recompute": {"granularity": _whole_layers()}}):
+        for tp, pp, ep in ordered:
+            yield _written(model, gpus, tp, pp, ep) | recompute
+
+
+def _whole_layers() -> str:
+    """The granularity that recomputes whole layers."""
+    from simulator.plan.choices import GRANULARITIES
+
+    return next(name for name, each in GRANULARITIES.items() if each.whole_layers)
+
+
+def _written(model: Model, gpus: int, tp: int, pp: int, ep: int) -> dict[str, Any]:
+    dp = gpus // (tp * pp)
+    written: dict[str, Any] = {
+        "tp": tp,
+        "pp": pp,
+        "ep": ep,
+        "sequence_parallel": tp > 1,
+        "micro_batch_size": 1,
+        "global_batch_size": dp * max(1, MICROBATCHES_PER_STAGE * pp),
+        "stack": DEFAULT,
+    }
+    layers = len(model.layers)
+    if pp > 1 and layers % pp:
+        written["layout"] = uneven_layout(layers, len(model.mtp), pp)
+    return {key: value for key, value in written.items() if value not in (1, False) or key.endswith("batch_size")}
+
+
+def uneven_layout(layers: int, mtp: int, pp: int) -> str:
+    """A layout string that spreads layers as evenly as they go, the last stages first to have one fewer."""
+    fewest, more = divmod(layers, pp)
+    stages = ["t" * (fewest + (stage < more)) for stage in range(pp)]
+    return "|".join(["E" + stages[0], *stages[1:]]) + "m" * mtp + "L"
+
+
+def _scenario(name: str, cluster: Cluster, node: str, fabric: str, written: Mapping[str, Any]) -> Scenario | None:
+    """The scenario of a plan; None where the plan is not legal."""
+    data = {
+        "model": name,
+        "cluster": {"gpus": cluster.gpus, "node": node, "fabric": fabric},
+        "plan": dict(written),
+        "run": {"seq_length": SEQ_LENGTH, "tokens": TOKENS},
+    }
+    try:
+        scenario = read_scenario(Document(data, Place("start")), "start")
+    except InputError:
+        return None
+    return replace(scenario, run=replace(scenario.run, policies=None))
+
+
+# -- the file -------------------------------------------------------------------------------------------------------
+
+
+def _body(sections: Mapping[str, Any]) -> Iterator[str]:
+    """Every section of the schema, those given with their values."""
+    for name, schema in scenario_schema()["properties"].items():
+        yield ""
+        value = sections.get(name)
+        if isinstance(value, Mapping) and "properties" in schema:
+            yield from _comment(schema.get("description", ""), "")
+            yield f"{name}:"
+            yield from _keys(schema, value, INDENT, live=True)
+        else:
+            yield from _key(name, schema, value, "", live=value is not None)
+
+
+def _keys(schema: Mapping[str, Any], given: Mapping[str, Any], indent: str, live: bool) -> Iterator[str]:
+    """Every key of a section: given ones with their values, the others as comments."""
+    for name, inner in schema["properties"].items():
+        yield from _key(name, inner, given.get(name), indent, live and name in given)
+
+
+def _key(name: str, schema: Mapping[str, Any], value: Any, indent: str, live: bool) -> Iterator[str]:
+    """One key: what it means, and its value; without one the default or an example, as a comment."""
+    yield from _comment(schema.get("description", ""), indent)
+    mark = "" if live else "# "
+    mapping = _mapping_of(schema)
+    if mapping is not None and "examples" not in schema and not isinstance(value, str):
+        yield f"{indent}{mark}{name}:"
+        inner = value if isinstance(value, Mapping) else {}
+        for line in _keys(mapping, inner, indent + INDENT, live):
+            yield line if live or line.lstrip().startswith("#") else f"{indent}# {line.strip()}"
+        return
+    shown = value if value is not None else _shown(schema)
+    yield f"{indent}{mark}{name}: {flow(shown)}{_choices(schema)}"
+
+
+def _mapping_of(schema: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The branch of a schema that describes a mapping with known keys."""
+    branches = [schema, *schema.get("anyOf", ())]
+    return next((branch for branch in branches if branch.get("properties")), None)
+
+
+def _shown(schema: Mapping[str, Any]) -> Any:
+    """The example, else the default, else what the type suggests."""
+    if schema.get("examples"):
+        return schema["examples"][0]
+    if "default" in schema:
+        return schema["default"]
+    branches = [schema, *schema.get("anyOf", ())]
+    choices = next((branch["enum"] for branch in branches if branch.get("enum")), None)
+    if choices:
+        return choices[0]
+    return None
+
+
+def _choices(schema: Mapping[str, Any]) -> str:
+    """The words that a key takes, as a comment behind it."""
+    branches = [schema, *schema.get("anyOf", ())]
+    words = [str(word) for branch in branches for word in branch.get("enum", ())]
+    return f"  # {', '.join(dict.fromkeys(words))}" if 0 < len(words) <= MOST_WORDS else ""
+
+
+def _comment(text: str, indent: str) -> Iterator[str]:
+    """A description as comment lines of a readable width."""
+    line = ""
+    for word in text.split():
+        if line and len(indent) + 2 + len(line) + 1 + len(word) > WIDTH:
+            yield f"{indent}# {line}"
+            line = word
+        else:
+            line = f"{line} {word}".strip()
+    if line:
+        yield f"{indent}# {line}"

@@ -1,0 +1,59 @@
+"""`traincast init`: a complete scenario that can be read, is legal, and fits where one does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hardware.documents import parse_document
+from hardware.problems import InputError
+from simulator.launch.start import starting_scenario, uneven_layout
+from simulator.plan.layout import parse_layout
+from simulator.predict.prediction import predict
+from simulator.predict.simulate import simulate
+from simulator.scenario.schema import load_scenario, scenario_schema
+from tests.command import traincast
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus", "node"),
+    [("kimi-k2", 4096, "hgx-h200"), ("llama-3.1-8b", 8, "hgx-h100"), ("qwen3-235b-a22b", 128, "gb200-nvl72")],
+)
+def test_what_is_written_evaluates_and_fits(tmp_path: Path, model: str, gpus: int, node: str) -> None:
+    file = tmp_path / "start.yaml"
+    file.write_text(starting_scenario(model, gpus, node))
+    loaded = load_scenario(file)
+    assert (loaded.model.name, loaded.cluster.gpus, loaded.cluster.node.name) == (model, gpus, node)
+    assert predict(simulate(loaded)).fits
+
+
+def test_every_section_and_every_key_of_it_stands_in_the_file_with_its_description() -> None:
+    text = starting_scenario("llama-3.1-8b", 8, "hgx-h100")
+    words = " ".join(text.replace("#", " ").split())
+    for section, schema in scenario_schema()["properties"].items():
+        assert f"{section}:" in text
+        for key, inner in schema.get("properties", {}).items():
+            assert f"{key}:" in text, f"{section}.{key}"
+            assert " ".join(inner.get("description", "").split()) in words, f"{section}.{key}"
+
+
+def test_keys_that_are_commented_out_hold_what_can_be_read() -> None:
+    """Every line without its mark is YAML of its own."""
+    for line in starting_scenario("llama-3.1-8b", 8, "hgx-h100").splitlines():
+        bare = line.strip().removeprefix("#").strip()
+        if bare.split(":")[0].isidentifier() and ": " in bare and not bare.endswith("."):
+            assert parse_document(bare).data is not None
+
+
+def test_layers_that_do_not_divide_are_spread_as_evenly_as_they_go() -> None:
+    stages = parse_layout(uneven_layout(61, 1, 8))
+    assert [stage.count("t") for stage in stages] == [8, 8, 8, 8, 8, 7, 7, 7]
+    assert (stages[0][0], stages[-1][-2:]) == ("E", "mL")
+
+
+def test_gpus_that_fill_no_server_and_unknown_names_are_refused() -> None:
+    with pytest.raises(InputError, match="do not fill servers of 8"):
+        starting_scenario("llama-3.1-8b", 12, "hgx-h100", "ndr-rail-2tier")
+    done = traincast("init", "--model", "lama-3.1-8b", "--gpus", "8", "--node", "hgx-h100")
+    assert (done.returncode, "llama-3.1-8b" in done.stderr) == (2, True)
