@@ -212,14 +212,14 @@ def test_a_log_of_200_mb_takes_seconds_and_little_memory(tmp_path: Path) -> None
     noise = "node17: [rank3] NCCL INFO Channel 07/0 : 3[3] -> 4[4] via P2P/CUMEM, and more of what logs are full of\n"
     file = tmp_path / "big.log"
     with file.open("w") as out:
-        for step in range(1, 430_001):
-            out.write(megatron(step, 5000, START_S + 5 * step, total=430_000) + noise)
+        for step in range(1, 520_001):
+            out.write(megatron(step, 5000, START_S + 5 * step, total=520_000) + noise)
     assert file.stat().st_size > 200e6
     before_kib, begun_s = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     log = read_log(file)
     assert time.process_time() - begun_s < 10
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib) / 1024 < 500
-    assert len(log.jobs[0].attempts[0]) == 430_000
+    assert len(log.jobs[0].attempts[0]) == 520_000
 
 
 # -- steady, lost ---------------------------------------------------------------------------------------------------
