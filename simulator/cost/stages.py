@@ -73,6 +73,7 @@ def stage_costs(workload: Workload, prices: Prices, moved_s: Sequence[Number] = 
     def ffn(part: FFN, again: bool) -> BlockCost:
         return block_cost(workload.ffns[part], prices, again)
 
+    @cache
     def layer(spec: Layer, again: bool) -> LayerCost:
         mixer_cost = mixer(spec.mixer, again) if spec.mixer else NO_COST
         return LayerCost(mixer_cost, ffn(spec.ffn, again) if spec.ffn else NO_COST)

@@ -75,9 +75,14 @@ def slot_times(
     constants = constants or constants_for(cluster.accelerator, plan)
     prices = Prices(cluster, plan, plan_groups(plan, cluster), constants=constants)
     moved_s = [host_link_s(size, cluster) for size in offloaded]
-    beside = Beside(*shares_beside(plan, cluster), plan.puts_off_weights) if plan.is_paired else None
-    send_s = stage_send_s(workload.shape, prices) if plan.pp > 1 else 0.0
+    beside = pair_speeds(plan, cluster) if plan.is_paired else None
+    send_s = stage_send_s(workload.shape, prices)
     return SlotTimes(stage_costs(workload, prices, moved_s), beside, float(send_s), constants)
+
+
+def pair_speeds(plan: Plan, cluster: Cluster) -> Beside:
+    """What is left of speeds in an overlapped pair, and whether its weight gradients are put off."""
+    return Beside(*shares_beside(plan, cluster), plan.puts_off_weights)
 
 
 def shares_beside(plan: Plan, cluster: Cluster) -> tuple[float, float]:
@@ -120,8 +125,10 @@ def with_lost(stages: Sequence[StageCost], updates: UpdateTimes, plan: Plan, con
 
 
 def stage_send_s(shape: Shape, prices: Prices) -> Number:
-    """Seconds of one stage's activations to the next."""
+    """Seconds of one stage's activations to the next; none without a pipeline."""
     cluster = prices.cluster
+    if shape.plan.pp == 1:
+        return 0.0
     sent, gathered = sent_bytes(shape)
     sent_s = collective_s("send_recv", sent, strided_group(cluster, 2, cluster.gpus // shape.plan.pp), cluster).seconds
     return sent_s + collective_s("all_gather", gathered, prices.groups["tp"], cluster).seconds if gathered else sent_s

@@ -9,7 +9,7 @@ import numpy as np
 
 from simulator.memory.activations import Kept, stage_kept
 from simulator.memory.outside import optimizer_step_bytes, outside_bytes
-from simulator.memory.peak import ScheduleSlot, peak_activations
+from simulator.memory.peak import ScheduleSlot, most_in_flight, peak_activations
 from simulator.memory.pipeline_buffers import PIPELINE_BUFFERS
 from simulator.memory.states import frees_logits_before_layers, reduction_bytes, state_bytes
 from simulator.plan.layout import stages_of_ranks
@@ -47,7 +47,8 @@ def memory_report(workload: Workload, ranks: Sequence[Sequence[ScheduleSlot]]) -
         activations, working = peak_activations(slots, [kept[stage] for stage in held])
         owners |= {"activations": activations, "working": working}
         if plan.stack.pipeline_engine in PIPELINE_BUFFERS and plan.pp > 1:
-            owners["pipeline buffers"] = PIPELINE_BUFFERS[plan.stack.pipeline_engine](model, shape, held, slots)
+            in_flight = [most_in_flight(slots, chunk) for chunk in range(len(held))]
+            owners["pipeline buffers"] = PIPELINE_BUFFERS[plan.stack.pipeline_engine](model, shape, held, in_flight)
         outside = outside_bytes(plan, owners)
         if plan.stack.optimizer_step == "flat_copies":
             outside["optimizer step"] = optimizer_step_bytes([parameters[stage] for stage in held], plan)
