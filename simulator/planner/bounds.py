@@ -28,6 +28,7 @@ class Weighed:
     table: StageTable
     frame_of: Ints
     send_s: Floats
+    late: Floats
     device_bytes: Floats
     peak_bytes: Floats
     bound_s: Floats
@@ -40,7 +41,7 @@ def weighed(setting: Setting, plans: Columns) -> Weighed:
     table = StageTable(setting, shapes)
     count = len(columns)
     send_s = together(setting.base, columns, lambda view, rows: _send_s(setting, view)).array(lambda found: found)
-    late = 1 + rank_noise(setting, columns)
+    late = rank_noise(setting, columns)
     device, peak, bound, frame_of = np.zeros(count), np.zeros(count), np.zeros(count), np.zeros(count, dtype=np.int64)
     frames = frames_of(setting, columns)
     for number, frame in enumerate(frames):
@@ -48,9 +49,9 @@ def weighed(setting: Setting, plans: Columns) -> Weighed:
         states = states_of(setting, columns, frame)
         rows, shape = frame.rows, shapes.index[frame.rows]
         peak[rows], device[rows] = memory_bytes(setting, table, frame.structure, states, shape)
-        bound[rows] = least_s(table, frame.structure, shape, send_s[rows]) * late[rows]
+        bound[rows] = least_s(table, frame.structure, shape, send_s[rows]) * (1 + late[rows])
         frame_of[rows] = number
-    return Weighed(columns, tuple(frames), table, frame_of, send_s, device, peak, bound)
+    return Weighed(columns, tuple(frames), table, frame_of, send_s, late, device, peak, bound)
 
 
 def _send_s(setting: Setting, view: PlanView) -> Any:

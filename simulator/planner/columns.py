@@ -83,7 +83,7 @@ NO_KEYS = Columns(1, {}, {})
 
 def compact(codes: Ints, span: int) -> tuple[Ints, Ints]:
     """First row of every distinct code below `span`, in the order of codes, and the codes renumbered without gaps."""
-    if span > 4 * MOST_COMBINED:
+    if span > 4 * len(codes) + 1024:
         _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
         return first, inverse.reshape(-1)
     first_row = np.full(span, -1)

@@ -111,7 +111,9 @@ def states_of(setting: Setting, columns: Columns, frame: Frame) -> list[States]:
 
 def _states(setting: Setting, plans: Columns, structure: Structure, unbound: frozenset[str]) -> list[Sequence[Floats]]:
     def run(view: PlanView, rows: Ints) -> list[tuple[Any, ...]]:
-        parameters = stage_parameters(setting.model, view, structure.stages)  # type: ignore[arg-type]
+        distinct = [structure.stages[stage] for stage in structure.examples]
+        known = stage_parameters(setting.model, view, distinct)  # type: ignore[arg-type]
+        parameters = [known[content] for content in structure.of_stage]
         shape = setting.shape(view)
         return [rank_states(setting, view, shape, parameters, holding) for holding in structure.holdings]
 

@@ -15,7 +15,7 @@ import numpy as np
 from hardware.arrays import Ints
 from hardware.specs import Cluster
 from simulator.cost.blocks import NO_COST, BlockCost, PricedWork, priced_work, put_together
-from simulator.cost.constants import constants_for
+from simulator.cost.constants import NEUTRAL, constants_for
 from simulator.cost.groups import KINDS, plan_groups
 from simulator.cost.price import Prices
 from simulator.memory.activations import Kept, end_kept, layer_kept
@@ -240,7 +240,10 @@ def kept_of_end(setting: Setting, columns: Columns, name: str, outside: frozense
 
 
 def without_modules(columns: Columns) -> Columns:
-    """The shapes, where of recomputation only whole layers count: what stages put together does not depend on more."""
+    """The shapes, where of recomputation only whole layers count, and of constants what a launch takes: what stages put
+    together does not depend on more."""
+    launches = [replace(NEUTRAL, host_s_per_kernel=each.host_s_per_kernel) for each in columns.values["constants"]]
+    columns = with_values(columns, "constants", launches, columns.codes["constants"])
     if "recompute" not in columns.codes:
         return columns
     values = [each if each.whole_layers else Recompute() for each in columns.values["recompute"]]

@@ -45,7 +45,7 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """A schedule on stages of these `contents` [kinds of stages].
+    """A schedule on stages of these `contents`: `of_stage` numbers that of every stage, `examples` a stage of each.
 
     `times` [bounds, kinds]: sums of slots, each of which some rank needs from the step's begin to its last slot's end,
     so that none of them is longer than the step.
@@ -53,6 +53,8 @@ class Structure:
 
     contents: tuple[Content, ...]
     stages: tuple[StageLayers, ...]
+    of_stage: tuple[int, ...]
+    examples: tuple[int, ...]
     pairs: tuple[tuple[int, int], ...]
     kinds: tuple[Kind, ...]
     times: Floats
@@ -211,6 +213,8 @@ def structure_of(model: Model, plan: Plan, walk: Walk, buffers: bool) -> Structu
     return Structure(
         contents=contents,
         stages=split,
+        of_stage=tuple(of_stage),
+        examples=tuple(of_stage.index(content) for content in range(len(contents))),
         pairs=pairs,
         kinds=kinds,
         times=undominated(times),
