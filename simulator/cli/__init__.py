@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import typer
 
-from simulator.cli import calibrate, catalogues, clusters, compare, evaluate, launch, size, validate
+from simulator.cli import calibrate, catalogues, clusters, compare, evaluate, launch, plan, size, validate
 
 app = typer.Typer(
     name="traincast",
@@ -29,6 +29,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "hardware": catalogues.hardware,
     "launch": launch.launch,
     "models": catalogues.models,
+    "plan": plan.plan,
     "schema": catalogues.schema,
     "size": size.size,
     "stacks": catalogues.stacks,

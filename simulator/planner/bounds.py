@@ -14,7 +14,7 @@ from simulator.memory.outside import fragmentation_bytes
 from simulator.planner.columns import Columns
 from simulator.planner.frames import Frame, States, frames_of, states_of, with_structure
 from simulator.planner.reads import PlanView, together
-from simulator.planner.shapes import Setting, Shapes, shapes_of, with_surroundings
+from simulator.planner.shapes import Setting, shapes_of, with_surroundings
 from simulator.planner.stages import StageTable
 from simulator.planner.structures import SEND, Content, Holding, Kind, Structure, content_of
 
@@ -78,9 +78,7 @@ def memory_bytes(
     return peak, device
 
 
-def activation_bytes(
-    table: StageTable, structure: Structure, holding: Holding, reduced: Floats, shape: Ints
-) -> Floats:
+def activation_bytes(table: StageTable, structure: Structure, holding: Holding, reduced: Floats, shape: Ints) -> Floats:
     """Activations and the working set of a backward at the fullest moment of one kind of rank, by plan."""
     kept = [table.kept_of(content) for content in structure.contents]
     whole = np.array([np.broadcast_to(each.until_backward, table.count)[shape] for each in kept])
@@ -101,9 +99,7 @@ def least_s(table: StageTable, structure: Structure, shape: Ints, send_s: Floats
     return np.asarray((structure.times @ seconds).max(axis=0))
 
 
-def slot_seconds(
-    table: StageTable, contents: tuple[Content, ...], kind: Kind, shape: Ints, send_s: Floats
-) -> Floats:
+def slot_seconds(table: StageTable, contents: tuple[Content, ...], kind: Kind, shape: Ints, send_s: Floats) -> Floats:
     """Seconds of one kind of slot, by plan."""
     if kind == SEND:
         return send_s

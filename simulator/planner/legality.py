@@ -12,7 +12,7 @@ from simulator.plan.rules import WITHOUT_EFFECT, rules_for
 from simulator.plan.spec import Plan
 from simulator.planner.columns import Columns
 from simulator.planner.reads import Memory, PlanView, Unbound, one_by_one
-from simulator.scenario.schema import MOST_SLOTS
+from simulator.scenario.legal import MOST_SLOTS
 from simulator.schedules import SCHEDULES, default_schedule
 
 
@@ -39,7 +39,9 @@ class Judge:
         """Every rule by name, in the order of their cost."""
         return {**rules_for(self.base), **WITHOUT_EFFECT, **OF_SEARCH}
 
-    def legal(self, columns: Columns, unbound: frozenset[str], pending: tuple[str, ...]) -> tuple[Columns, tuple[str, ...]]:
+    def legal(
+        self, columns: Columns, unbound: frozenset[str], pending: tuple[str, ...]
+    ) -> tuple[Columns, tuple[str, ...]]:
         """The plans that none of the `pending` rules rejects, and the rules that need an `unbound` key to decide."""
         rules = self.rules()
         left = []
@@ -75,7 +77,7 @@ class Judge:
 
 
 def few_enough_slots(case: PlanCase) -> Fault | None:
-    """The most slots of a step that are simulated (`simulator.scenario.schema`)."""
+    """The most slots of a step that are simulated (`simulator.scenario.legal`)."""
     plan = case.plan
     if plan.microbatches * plan.pp * plan.vpp <= MOST_SLOTS:
         return None

@@ -15,8 +15,8 @@ from simulator.planner.candidates import own_value
 from simulator.planner.contests import HEADROOMS, contest_count
 from simulator.planner.executors import Executor, Serial
 from simulator.planner.remedies import remedies
-from simulator.planner.resume import ChunkFiles
 from simulator.planner.result import FrontPoint, Gain, PlanSearch, RankedPlan, behind, is_tied, ranked_plan
+from simulator.planner.resume import ChunkFiles
 from simulator.planner.search import Asked, Chunk, ChunkResult, Played, chunks_of, search_chunk
 from simulator.planner.space import Space, space_of
 from simulator.predict.prediction import evaluate
@@ -146,7 +146,9 @@ def results(
 def no_legal_plan(space: Space, rejected: Mapping[str, int]) -> Problem:
     """Which rules left nothing of the space."""
     worst = sorted(rejected, key=lambda rule: -rejected[rule])[:4]
-    kept = ", ".join(f"plan.{key}" for key, values in space.candidates.items() if len(values) == 1 and key in KEPT_OFTEN)
+    kept = ", ".join(
+        f"plan.{key}" for key, values in space.candidates.items() if len(values) == 1 and key in KEPT_OFTEN
+    )
     why = f"no plan is legal: rejected by {', '.join(worst)}" if worst else "no plan can be made of these keys"
     remedy = f"; free one of {kept}" if kept else "; change the batch or the number of GPUs"
     return Problem(space.scenario.file, None, "plan", why + remedy)

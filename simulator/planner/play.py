@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from hardware.arrays import Floats, Ints
-from simulator.cost.stages import StageCost
 from simulator.cost.seconds import Seconds
+from simulator.cost.stages import StageCost
 from simulator.cost.step_times import UpdateTimes, update_times, with_lost
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.layout import stages, stages_of_ranks
@@ -220,9 +220,7 @@ def _flat(rows: Sequence[Sequence[float]]) -> list[float]:
     return [second for row in rows for second in row]
 
 
-def lost_s(
-    setting: Setting, chunk: Weighed, rows: Ints, halves: Floats, updates: Sequence[UpdateTimes]
-) -> Floats:
+def lost_s(setting: Setting, chunk: Weighed, rows: Ints, halves: Floats, updates: Sequence[UpdateTimes]) -> Floats:
     """What forwards, input and weight gradients [3, stages, plans] lose to collectives of sharded weights beside them."""
     lost = np.zeros_like(halves)
     for place, (row, own) in enumerate(zip(rows.tolist(), updates, strict=True)):

@@ -186,7 +186,9 @@ def plain_value(value: Any) -> Any:
 
 def plan_line(plan: Plan) -> str:
     """A plan in one line, in Megatron's words."""
-    degrees = [f"{name}{getattr(plan, name)}" for name in ("tp", "cp", "pp", "vpp", "ep", "etp") if getattr(plan, name) > 1]
+    degrees = [
+        f"{name}{getattr(plan, name)}" for name in ("tp", "cp", "pp", "vpp", "ep", "etp") if getattr(plan, name) > 1
+    ]
     parts = [*degrees, f"dp{plan.dp}", f"mbs{plan.micro_batch_size}"]
     if plan.pp > 1:
         parts.append(plan.schedule)
@@ -196,7 +198,9 @@ def plan_line(plan: Plan) -> str:
         parts.append(plan.dispatcher)
     switches = [name for name in ("moe_ep", "delay_wgrad", "shared_experts", "tp_comm") if getattr(plan.overlap, name)]
     parts += [f"+{name}" for name in switches]
-    parts.append({"optimizer": "zero1", "optimizer_gradients": "zero2", "full": "zero3"}.get(plan.sharding, plan.sharding))
+    parts.append(
+        {"optimizer": "zero1", "optimizer_gradients": "zero2", "full": "zero3"}.get(plan.sharding, plan.sharding)
+    )
     recompute = plan.recompute
     if recompute.whole_layers:
         parts.append("recompute all")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -19,7 +19,6 @@ from simulator.planner.legality import Judge
 from simulator.planner.play import played_s
 from simulator.planner.shapes import Setting
 from simulator.planner.space import Space, Tables, chunks, plans_of, tables
-from simulator.scenario.schema import Scenario
 
 # Plans that are played first, and how many more in each turn.
 FIRST_PLAYED = 16

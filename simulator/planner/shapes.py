@@ -213,7 +213,9 @@ def block_costs(
 def dense(batches: Any, count: int) -> Any:
     """One tree of arrays by shape from runs over several."""
     items = batches.items
-    return scattered([item.result for item in items], [item.rows for item in items], [item.lane for item in items], count)
+    return scattered(
+        [item.result for item in items], [item.rows for item in items], [item.lane for item in items], count
+    )
 
 
 def kept_of_layer(setting: Setting, columns: Columns, layer: Layer, again: bool, outside: frozenset[str]) -> Kept:

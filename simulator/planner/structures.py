@@ -202,7 +202,9 @@ def structure_of(model: Model, plan: Plan, walk: Walk, buffers: bool) -> Structu
     number = {content: index for index, content in enumerate(contents)}
     of_stage = [number[content] for content in by_stage]
     ranks = stages_of_ranks(plan)
-    bounds = {tuple(sorted(_by_content(chain, of_stage).items(), key=repr)) for chains in walk.chains for chain in chains}
+    bounds = {
+        tuple(sorted(_by_content(chain, of_stage).items(), key=repr)) for chains in walk.chains for chain in chains
+    }
     kinds = tuple(dict.fromkeys(kind for bound in bounds for kind, _ in bound))
     place = {kind: index for index, kind in enumerate(kinds)}
     times = np.zeros((len(bounds), len(kinds)))
