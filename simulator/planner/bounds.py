@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from hardware.arrays import Floats, Ints
+from hardware.arrays import Floats
 from simulator.cost.step_times import stage_send_s
 from simulator.memory.outside import fragmentation_bytes
-from simulator.planner.columns import Columns
+from simulator.planner.columns import Columns, Ints
 from simulator.planner.frames import Frame, States, frames_of, states_of, with_structure
 from simulator.planner.reads import PlanView, together
 from simulator.planner.shapes import Setting, shapes_of, with_surroundings

@@ -12,7 +12,7 @@ from hardware.precisions import OFFERED, PRECISIONS
 from simulator.plan.case import ModelFacts, divisors
 from simulator.plan.choices import CONTEXT_EXCHANGES
 from simulator.plan.spec import Offload, Optimizer, Plan, Recompute
-from simulator.scenario.schema import Scenario
+from simulator.scenario.spec import Scenario
 from simulator.schedules import OFFERED as SCHEDULES_OFFERED
 
 # Context parallelism that leaves a rank fewer tokens than this is not tried: its exchanges cost more than its work.
@@ -73,7 +73,7 @@ def recomputations(scenario: Scenario, facts: ModelFacts) -> list[Recompute]:
         return [Recompute(), Recompute("selective", modules=("core_attn",)), whole]
     has = {"mla_up_proj": facts.latent, "moe_act": bool(facts.moe)}
     cheap = [module for module in CHEAP_MODULES if has.get(module, True)]
-    expensive = [("core_attn",)]
+    expensive: list[tuple[str, ...]] = [("core_attn",)]
     if facts.dense:
         expensive.append(("mlp",))
     if facts.moe:
@@ -148,7 +148,7 @@ FREED: dict[str, Candidates] = {
     "etp": expert_tensor_degrees,
     "overlap.tp_comm": switch,
     "precision": precisions,
-    "cp_comm": words(CONTEXT_EXCHANGES),
+    "cp_comm": words(tuple(CONTEXT_EXCHANGES)),
     "offload": offloads,
     "optimizer": optimizers,
     "shard_group": shard_groups,

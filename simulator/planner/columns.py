@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
-from hardware.arrays import Ints
+from numpy.typing import NDArray
 
 CODE = np.int32
+Ints = NDArray[np.integer[Any]]
 # Codes of several keys are combined to one number, up to as many combinations as this.
 MOST_COMBINED = 1 << 22
 
@@ -67,7 +67,8 @@ class Columns:
 
     def distinct(self, keys: Sequence[str]) -> tuple[Ints, Ints]:
         """A row of each distinct combination of the keys' values, and by plan which combination it has."""
-        combined, span = np.zeros(self.count, dtype=np.int64), 1
+        combined: Ints = np.zeros(self.count, dtype=np.int64)
+        span = 1
         for key in keys:
             size = len(self.values[key])
             if span * size > MOST_COMBINED:

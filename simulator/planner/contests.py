@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware.arrays import Floats, Ints
+from hardware.arrays import Floats
+from simulator.planner.columns import Ints
 
 # Shares of memory left free for which the fastest plan is shown.
 HEADROOMS = (0.0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6)
@@ -21,7 +22,7 @@ HEADROOMS = (0.0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6)
 
 @dataclass(slots=True)
 class Contests:
-    """`members` [contests, plans], how many are `wanted` of each, and the `times` [plans] of those played (nan: not)."""
+    """`members` [contests, plans], how many are `wanted` of each, the `times` [plans] of those played (nan: not)."""
 
     members: NDArray[np.bool_]
     wanted: tuple[int, ...]
@@ -34,7 +35,7 @@ class Contests:
     def open(self, bound_s: Floats) -> NDArray[np.bool_]:
         """Plans that are not played and could still be among those wanted."""
         reach = np.where(self.members, self.limits[:, None], -np.inf).max(axis=0)
-        return np.isnan(self.times) & (bound_s <= reach)
+        return np.asarray(np.isnan(self.times) & (bound_s <= reach))
 
     def play(self, rows: Ints, seconds: Floats) -> None:
         """Takes in the step times of plans that were played."""
@@ -58,8 +59,8 @@ def contests_of(
     top: int,
     limits: Sequence[float],
 ) -> Contests:
-    """Everything that is asked of a chunk: the `top` plans with this headroom, the fastest of each step of headroom, and
-    of all plans that keep a key (`keeps_own` by key). `limits`: step times that are known to be reached already."""
+    """Everything that is asked of a chunk: the `top` plans with this headroom, the fastest of each step of headroom,
+    and of all plans that keep a key (`keeps_own` by key). `limits`: step times that are known to be reached."""
     enough = fits & (free_fraction >= headroom)
     members = [enough, *(fits & (free_fraction >= level) for level in HEADROOMS), *(enough & own for own in keeps_own)]
     wanted = (top, *(1 for _ in HEADROOMS), *(1 for _ in keeps_own))

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from hardware.arrays import Floats, Ints
+from hardware.arrays import Floats
 from simulator.memory.outside import optimizer_step_bytes, outside_bytes
 from simulator.memory.pipeline_buffers import PIPELINE_BUFFERS
 from simulator.memory.states import frees_logits_before_layers, reduction_bytes, state_bytes
 from simulator.plan.spec import Plan
-from simulator.planner.columns import Columns
+from simulator.planner.columns import Columns, Ints
 from simulator.planner.reads import PlanView, Unbound, alike, one_by_one, together
 from simulator.planner.shapes import Setting, with_values
 from simulator.planner.space import SPLIT_KEYS, plan_of
@@ -57,7 +57,7 @@ def with_structure(setting: Setting, columns: Columns) -> Columns:
         "several": several_ranks,
     }
     for key, of in found.items():
-        outcomes = one_by_one(setting.base, columns, of)  # type: ignore[arg-type]
+        outcomes = one_by_one(setting.base, columns, of)
         columns = with_values(columns, key, outcomes.results, outcomes.index)
     return columns
 
@@ -118,9 +118,19 @@ def _states(setting: Setting, plans: Columns, structure: Structure, unbound: fro
         return [rank_states(setting, view, shape, parameters, holding) for holding in structure.holdings]
 
     batches = together(setting.base, plans, run, apart=["several"], unbound=unbound)
-    return [
-        [batches.array(lambda found, i=i, j=j: found[i][j]) for j in range(4)] for i in range(len(structure.holdings))
-    ]
+    count = len(structure.holdings)
+    return [[batches.array(_Item(holding, size)) for size in range(4)] for holding in range(count)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One size of one kind of rank."""
+
+    holding: int
+    size: int
+
+    def __call__(self, found: list[tuple[Any, ...]]) -> Any:
+        return found[self.holding][self.size]
 
 
 def rank_states(setting: Setting, view: Any, shape: Any, parameters: Any, holding: Holding) -> tuple[Any, ...]:

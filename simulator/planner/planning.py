@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from hardware.problems import InputError, Problem
+from hardware.problems import InputError, Place, Problem
 from simulator.plan.spec import Plan
 from simulator.planner.candidates import own_value
 from simulator.planner.contests import HEADROOMS, contest_count
@@ -21,7 +21,8 @@ from simulator.planner.search import Asked, Chunk, ChunkResult, Played, chunks_o
 from simulator.planner.space import Space, space_of
 from simulator.predict.prediction import evaluate
 from simulator.predict.simulate import simulate
-from simulator.scenario.schema import Scenario
+from simulator.scenario.legal import problems
+from simulator.scenario.spec import Scenario
 
 # What is minimised. Of all but time the fastest plans are looked at, so many for each that is shown.
 OBJECTIVES = ("time", "cost", "energy", "finish")
@@ -94,7 +95,7 @@ def plan(
     """
     begun = time.monotonic()
     check_objective(objective)
-    space = space_of(scenario, keep, free)
+    space = space_of(without_phases(scenario), keep, free)
     asked = Asked(top if objective == "time" else LOOKED_AT * top, headroom_fraction)
     judge = space.judge()
     chunks = chunks_of(space, judge, asked)
@@ -110,6 +111,16 @@ def plan(
     if not tally.legal and complete:
         raise InputError([no_legal_plan(space, judge.rejected)])
     return outcome(space, asked, tally, objective, top, time.monotonic() - begun, complete)
+
+
+def without_phases(scenario: Scenario) -> Scenario:
+    """The scenario with its own plan from start to end: phases with plans of their own are not searched."""
+    policies = scenario.run.policies
+    if policies is None or not policies.phases:
+        return scenario
+    run = replace(scenario.run, policies=replace(policies, phases=()))
+    written_run = {key: value for key, value in scenario.written["run"].items() if key != "phases"}
+    return replace(scenario, run=run, phase_plans={}, written={**scenario.written, "run": written_run})
 
 
 def _steps(best: Iterable[Played]) -> list[float]:
@@ -146,9 +157,7 @@ def results(
 def no_legal_plan(space: Space, rejected: Mapping[str, int]) -> Problem:
     """Which rules left nothing of the space."""
     worst = sorted(rejected, key=lambda rule: -rejected[rule])[:4]
-    kept = ", ".join(
-        f"plan.{key}" for key, values in space.candidates.items() if len(values) == 1 and key in KEPT_OFTEN
-    )
+    kept = ", ".join(f"plan.{key}" for key in KEPT_OFTEN if len(space.candidates[key]) == 1)
     why = f"no plan is legal: rejected by {', '.join(worst)}" if worst else "no plan can be made of these keys"
     remedy = f"; free one of {kept}" if kept else "; change the batch or the number of GPUs"
     return Problem(space.scenario.file, None, "plan", why + remedy)
@@ -198,10 +207,7 @@ def start_of(space: Space) -> RankedPlan | None:
 
 
 def own_is_legal(space: Space) -> bool:
-    from simulator.plan.rules import is_legal
-
-    scenario = space.scenario
-    return is_legal(space.facts, scenario.plan, gpus=scenario.cluster.gpus, seq_length=scenario.run.seq_length)
+    return not problems(space.scenario, Place(space.scenario.file))
 
 
 def ranking(plans: Sequence[RankedPlan], objective: str) -> tuple[RankedPlan, ...]:

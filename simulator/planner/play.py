@@ -12,8 +12,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hardware.arrays import Floats, Ints
+from hardware.arrays import Floats
 from simulator.cost.seconds import Seconds
 from simulator.cost.stages import StageCost
 from simulator.cost.step_times import UpdateTimes, update_times, with_lost
@@ -21,6 +22,7 @@ from simulator.plan.choices import SHARDINGS
 from simulator.plan.layout import stages, stages_of_ranks
 from simulator.plan.spec import Plan
 from simulator.planner.bounds import Weighed, slot_seconds
+from simulator.planner.columns import Ints
 from simulator.planner.frames import Frame, plan_from
 from simulator.planner.reads import one_by_one
 from simulator.planner.shapes import Setting
@@ -59,7 +61,7 @@ class Labelled:
     """
 
     graph: TaskGraph
-    levels: list[Ints]
+    levels: list[NDArray[np.int64]]
     first: Ints
     last: Ints
     fraction: Floats
@@ -105,7 +107,7 @@ def time_count(stage_count: int, ranks: int, pattern: Pattern) -> int:
     return 4 * stage_count + pairs + 1 + sum(pattern.gathers) + sum(pattern.reduces) + 1 + ranks
 
 
-def stage_times(times: Floats, stage_count: int, ranks: int, pattern: Pattern) -> StageTimes:
+def stage_times(times: np.ndarray, stage_count: int, ranks: int, pattern: Pattern) -> StageTimes:
     """A plan's times, in the order of `Labelled`, as a step takes them."""
     parts = iter(np.split(times, np.cumsum(_sizes(stage_count, ranks, pattern))[:-1]))
     forward, back, weight, whole, pairs, send = (next(parts) for _ in range(6))
@@ -221,7 +223,7 @@ def _flat(rows: Sequence[Sequence[float]]) -> list[float]:
 
 
 def lost_s(setting: Setting, chunk: Weighed, rows: Ints, halves: Floats, updates: Sequence[UpdateTimes]) -> Floats:
-    """What forwards, input and weight gradients [3, stages, plans] lose to collectives of sharded weights beside them."""
+    """What forwards, input and weight gradients [3, stages, plans] lose to sharded weights' collectives beside them."""
     lost = np.zeros_like(halves)
     for place, (row, own) in enumerate(zip(rows.tolist(), updates, strict=True)):
         values = chunk.columns.row(row)
@@ -237,5 +239,5 @@ def lost_s(setting: Setting, chunk: Weighed, rows: Ints, halves: Floats, updates
 
 def _stage(forward_s: float, input_s: float, weight_s: float) -> StageCost:
     """A stage of which only the seconds count."""
-    parts = (Seconds(compute_s=seconds) for seconds in (forward_s, input_s, weight_s))
-    return StageCost((), *parts, {}, 0.0)
+    ahead, back, weight = (Seconds(compute_s=seconds) for seconds in (forward_s, input_s, weight_s))
+    return StageCost((), ahead, back, weight, {}, 0.0)

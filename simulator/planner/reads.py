@@ -8,21 +8,20 @@ branches on a number and the plans disagree, they are split and it runs again on
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from hardware.arrays import Ints
 from hardware.collectives import Group
 from simulator.plan.spec import Plan
-from simulator.planner.columns import Columns
+from simulator.planner.columns import Columns, Ints, compact
+from simulator.planner.trees import mapped, side_by_side
 
 PROPERTIES = {name: item for name, item in vars(Plan).items() if isinstance(item, property)}
 # Keys whose values are numbers, of which formulas take arrays.
 NUMBERS = ("tp", "cp", "ep", "etp", "dp", "pp", "vpp", "micro_batch_size", "global_batch_size")
 NUMBERED = "lane of "
-GROUP_FIELDS = tuple(spec.name for spec in fields(Group))
 
 
 class Unbound(Exception):
@@ -86,7 +85,7 @@ class PlanView:
     """Plans of some `rows` as formulas see one; `reads` are the keys that were looked at, with their values.
 
     Keys that are no columns are those of `base`; those of `unbound` raise Unbound. `lanes` are the rows that stand for
-    the others where numbers are read (None: the plan is one), as far as these are known to be read (`numbers`; None: all).
+    the others where numbers are read (None: the plan is one); `numbers`: those known to be read (None: all).
     """
 
     __slots__ = ("_base", "_columns", "_lanes", "_numbers", "_rows", "_unbound", "overlap", "reads")
@@ -128,8 +127,8 @@ class PlanView:
             raise Varies(key)
         lanes = codes[self._lanes]
         if isinstance(values[0], Group):
-            columns = (np.array([getattr(value, name) for value in values]) for name in GROUP_FIELDS)
-            return Group(*(column[lanes].view(Lanes) for column in columns))
+            first, own = compact(lanes, len(values))
+            return mapped(lambda part: part[own].view(Lanes), side_by_side([values[code] for code in lanes[first]]))
         return np.array(values)[lanes].view(Lanes)
 
     def column(self, key: str) -> Any:
@@ -241,7 +240,7 @@ def together(
     read of it be the same (`run` looks at more than the plan).
     """
     words, numbers = list(apart), list[str]()
-    waiting = [(np.arange(len(columns)), 0)]
+    waiting: list[tuple[Ints, int]] = [(np.arange(len(columns)), 0)]
     items = []
     while waiting:
         rows, depth = waiting.pop()

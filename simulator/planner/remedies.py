@@ -13,7 +13,7 @@ from simulator.plan.case import model_facts
 from simulator.plan.rules import is_legal
 from simulator.plan.spec import Plan, Recompute
 from simulator.predict.simulate import scenario_workload, schedule_name
-from simulator.scenario.schema import Scenario
+from simulator.scenario.spec import Scenario
 from simulator.schedules import make_schedule
 
 MOST_DOUBLINGS = 6

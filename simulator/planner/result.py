@@ -8,6 +8,7 @@ from math import sqrt
 from typing import Any
 
 from simulator.fields import as_written
+from simulator.plan.choices import SHARDINGS
 from simulator.plan.spec import Plan
 from simulator.planner.candidates import KEYS, own_value
 from simulator.planner.space import SPLIT_KEYS
@@ -186,10 +187,9 @@ def plain_value(value: Any) -> Any:
 
 def plan_line(plan: Plan) -> str:
     """A plan in one line, in Megatron's words."""
-    degrees = [
-        f"{name}{getattr(plan, name)}" for name in ("tp", "cp", "pp", "vpp", "ep", "etp") if getattr(plan, name) > 1
-    ]
-    parts = [*degrees, f"dp{plan.dp}", f"mbs{plan.micro_batch_size}"]
+    degrees = {name: getattr(plan, name) for name in ("tp", "cp", "pp", "vpp", "ep", "etp")}
+    parts = [f"{name}{degree}" for name, degree in degrees.items() if degree > 1]
+    parts += [f"dp{plan.dp}", f"mbs{plan.micro_batch_size}"]
     if plan.pp > 1:
         parts.append(plan.schedule)
     if plan.layout is not None:
@@ -198,9 +198,7 @@ def plan_line(plan: Plan) -> str:
         parts.append(plan.dispatcher)
     switches = [name for name in ("moe_ep", "delay_wgrad", "shared_experts", "tp_comm") if getattr(plan.overlap, name)]
     parts += [f"+{name}" for name in switches]
-    parts.append(
-        {"optimizer": "zero1", "optimizer_gradients": "zero2", "full": "zero3"}.get(plan.sharding, plan.sharding)
-    )
+    parts.append(SHARDINGS[plan.sharding].label)
     recompute = plan.recompute
     if recompute.whole_layers:
         parts.append("recompute all")

@@ -1,18 +1,16 @@
-"""Searches a space of plans chunk by chunk: all legal ones weighed, and played as long as one could be among the best."""
+"""Searches a space of plans chunk by chunk: all legal ones weighed, those played that could be among the best."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 
-from hardware.arrays import Ints
 from simulator.plan.spec import Plan
 from simulator.planner.bounds import Weighed, weighed
 from simulator.planner.candidates import own_value
-from simulator.planner.columns import Columns
+from simulator.planner.columns import Columns, Ints
 from simulator.planner.contests import Contests, contest_count, contests_of
 from simulator.planner.frames import plan_from
 from simulator.planner.legality import Judge
@@ -85,11 +83,6 @@ def _holds_own(space: Space, degrees: Columns) -> bool:
     return all(row[key] == getattr(space.base, key) for key in ("tp", "cp"))
 
 
-@lru_cache(maxsize=2)
-def _judge(space_id: str, space: Space) -> Judge:
-    return space.judge()
-
-
 def search_chunk(chunk: Chunk) -> ChunkResult:
     """Weighs every legal plan of a chunk and plays those that its contests need."""
     space = chunk.space
@@ -130,7 +123,7 @@ def play_best_first(setting: Setting, chunk: Weighed, contests: Contests) -> int
 
 def next_rows(order: Ints, is_open: np.ndarray, count: int) -> Ints:
     """The first rows in order that are open."""
-    return order[is_open[order]][:count]
+    return np.asarray(order[is_open[order]][:count])
 
 
 def winners(setting: Setting, chunk: Weighed, contests: Contests) -> tuple[Played, ...]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from hardware.arrays import Ints
 from hardware.specs import Cluster
 from simulator.cost.blocks import NO_COST, BlockCost, PricedWork, priced_work, put_together
 from simulator.cost.constants import NEUTRAL, constants_for
@@ -23,10 +23,10 @@ from simulator.model.spec import Layer, Model
 from simulator.plan.allocation import allocated, gpus_per_domain
 from simulator.plan.choices import GRANULARITIES
 from simulator.plan.spec import Plan, Recompute
-from simulator.planner.columns import CODE, Columns
-from simulator.planner.reads import NUMBERED, PlanView, Unbound, one_by_one, together
+from simulator.planner.columns import CODE, Columns, Ints
+from simulator.planner.reads import NUMBERED, Batches, PlanView, Unbound, one_by_one, together
 from simulator.planner.trees import scattered, taken
-from simulator.scenario.schema import Scenario
+from simulator.scenario.spec import Scenario
 from simulator.workload.derive import ENDS, end_work, ffn_half, mixer_half
 from simulator.workload.operators import NOTHING, Work
 from simulator.workload.shape import Shape, shape_of
@@ -59,6 +59,7 @@ class GroupsView:
         self._view = view
 
     def __getitem__(self, kind: str) -> Any:
+        self._view.column(f"form of group {kind}")  # groups of different forms are not priced together
         return self._view.column(f"group {kind}")
 
 
@@ -118,7 +119,10 @@ def with_surroundings(setting: Setting, columns: Columns) -> Columns:
     columns = derived(setting, columns, "puts_off_weights", lambda plan: plan.puts_off_weights)
     outcomes = one_by_one(setting.base, columns, lambda plan: plan_groups(plan, setting.cluster(plan)))
     for kind in KINDS:
-        columns = with_values(columns, f"group {kind}", [found[kind] for found in outcomes.results], outcomes.index)
+        groups = [found[kind] for found in outcomes.results]
+        columns = with_values(columns, f"group {kind}", groups, outcomes.index)
+        forms = [len(group.lower_blocks) for group in groups]
+        columns = with_values(columns, f"form of group {kind}", forms, outcomes.index)
     return columns
 
 
@@ -157,12 +161,12 @@ def _shapes(setting: Setting, columns: Columns, index: Ints, outside: frozenset[
     whole = any(recompute.whole_layers for recompute in columns.values.get("recompute", (setting.base.recompute,)))
     again = (False, True) if whole else (False,)
 
-    def costs(work: Callable[[Shape], Work], turns: tuple[bool, ...]) -> list[BlockCost]:
-        return block_costs(setting, columns, work, turns, outside)
+    def costs(work: Callable[..., Work], part: Any, turns: tuple[bool, ...]) -> list[BlockCost]:
+        return block_costs(setting, columns, partial(work, part), turns, outside)
 
-    found_mixers = {part: costs(lambda shape, part=part: mixer_half(part, shape), again) for part in mixers}
-    found_ffns = {part: costs(lambda shape, part=part: ffn_half(part, shape), again) for part in ffns}
-    found_ends = {name: costs(lambda shape, name=name: end_work(name, model, shape), (False,))[0] for name in names}
+    found_mixers = {part: costs(mixer_half, part, again) for part in mixers}
+    found_ffns = {part: costs(ffn_half, part, again) for part in ffns}
+    found_ends = {name: costs(partial(end_of, model), name, (False,))[0] for name in names}
     return Shapes(
         columns=columns,
         index=index,
@@ -174,6 +178,10 @@ def _shapes(setting: Setting, columns: Columns, index: Ints, outside: frozenset[
         },
         kept_ends={name: kept_of_end(setting, columns, name, outside) for name in names},
     )
+
+
+def end_of(model: Model, name: str, shape: Shape) -> Work:
+    return end_work(name, model, shape)
 
 
 def by_turn(found: Mapping[Any, list[BlockCost]], again: tuple[bool, ...]) -> dict[tuple[Any, bool], BlockCost]:
@@ -197,7 +205,7 @@ def block_costs(
     numbered = columns.with_key("batch", tuple(range(len(priced.items))), batch)
     numbered = numbered.with_key(f"{NUMBERED}batch", tuple(range(int(lane.max(initial=0)) + 1)), lane)
 
-    def put(view: PlanView, turn: bool) -> BlockCost:
+    def put(turn: bool, view: PlanView, rows: Ints) -> BlockCost:
         alone = priced.items[view.column("batch")].result
         lanes = view.column(f"{NUMBERED}batch")
         cost = put_together(taken(alone, lanes), setting.prices(view), turn)
@@ -205,17 +213,16 @@ def block_costs(
 
     found = []
     for turn in again:
-        batches = together(setting.base, numbered, lambda view, rows, turn=turn: put(view, turn), unbound=outside)
+        batches = together(setting.base, numbered, partial(put, turn), unbound=outside)
         found.append(dense(batches, len(columns)))
     return found
 
 
-def dense(batches: Any, count: int) -> Any:
+def dense(batches: Batches, count: int) -> Any:
     """One tree of arrays by shape from runs over several."""
     items = batches.items
-    return scattered(
-        [item.result for item in items], [item.rows for item in items], [item.lane for item in items], count
-    )
+    rows, lanes = [item.rows for item in items], [item.lane for item in items]
+    return scattered([item.result for item in items], rows, lanes, count)
 
 
 def kept_of_layer(setting: Setting, columns: Columns, layer: Layer, again: bool, outside: frozenset[str]) -> Kept:
@@ -228,7 +235,8 @@ def kept_of_layer(setting: Setting, columns: Columns, layer: Layer, again: bool,
         whole = GRANULARITIES[view.recompute.granularity].whole_layers
         return layer_kept(mixer + ffn, view, whole and again)  # type: ignore[arg-type]
 
-    return replace(dense(together(setting.base, columns, weigh, unbound=outside), len(columns)), layers=1)
+    found: Kept = dense(together(setting.base, columns, weigh, unbound=outside), len(columns))
+    return replace(found, layers=1)
 
 
 def kept_of_end(setting: Setting, columns: Columns, name: str, outside: frozenset[str]) -> Kept:
@@ -238,7 +246,8 @@ def kept_of_end(setting: Setting, columns: Columns, name: str, outside: frozense
         shape = setting.shape(view)
         return end_kept(name, end_work(name, setting.model, shape), setting.model, shape)
 
-    return replace(dense(together(setting.base, columns, weigh, unbound=outside), len(columns)), layers=0)
+    found: Kept = dense(together(setting.base, columns, weigh, unbound=outside), len(columns))
+    return replace(found, layers=0)
 
 
 def without_modules(columns: Columns) -> Columns:

@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from hardware.arrays import Ints
 from hardware.problems import InputError, Problem, one_of
 from simulator.plan.case import ModelFacts, model_facts
 from simulator.plan.layout import format_layout, layer_counts, balanced, stage_count
 from simulator.plan.spec import Plan
 from simulator.planner.candidates import FOLLOWING, FREED, KEYS, SEARCHED, own_value
-from simulator.planner.columns import CODE, NO_KEYS, Columns
+from simulator.planner.columns import CODE, NO_KEYS, Columns, Ints
 from simulator.planner.legality import Judge
 from simulator.planner.reads import PlanView, alike, one_by_one
-from simulator.scenario.schema import Scenario
+from simulator.scenario.spec import Scenario
 
 SPLIT_KEYS = ("layout", "first_stage_layers", "last_stage_layers", "account_for_embedding", "account_for_loss")
 NO_SPLIT = (None, None, None, False, False)
@@ -91,7 +90,7 @@ def _check_keys(scenario: Scenario, keep: Sequence[str], free: Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """All plans of a space are a row of `degrees` and a row of `settings` together, where no `pending` rule rejects it."""
+    """All plans of a space: a row of `degrees` and one of `settings` together, where no `pending` rule rejects them."""
 
     degrees: Columns
     settings: Columns

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hardware.arrays import Floats, Ints
+from hardware.arrays import Floats
 from simulator.cost.blocks import NO_COST
 from simulator.cost.layers import LayerCost
 from simulator.cost.offload import host_link_s
@@ -18,6 +18,7 @@ from simulator.memory.activations import Kept
 from simulator.memory.peak import pair_rise
 from simulator.model.spec import Layer, Model
 from simulator.plan.layout import StageLayers
+from simulator.planner.columns import Ints
 from simulator.planner.reads import PlanView, together
 from simulator.planner.shapes import Setting, Shapes, dense, without_modules
 from simulator.planner.structures import Content, content_of
@@ -152,5 +153,5 @@ def dense_kept(table: StageTable, stage: StageLayers) -> Kept:
         total = sum(workload_like(setting, view).parts(stage, layer, shapes.kept_ends.__getitem__), Kept())
         return taken(total, rows)  # type: ignore[no-any-return]
 
-    found = dense(together(setting.base, columns, run, own=True), len(columns))
+    found: Kept = dense(together(setting.base, columns, run, own=True), len(columns))
     return replace(found, layers=stage.layer_count + stage.mtp)

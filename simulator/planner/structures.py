@@ -32,8 +32,8 @@ class Holding:
     """`stages` are those of a rank of this kind, `in_flight` by chunk the most micro-batches that it holds.
 
     Moments at which one kind of rank may hold most, as sums over contents: `whole` [moments, contents] micro-batches
-    from forward to backward, `waiting` for their weight gradient only; `working` and `rise` [moments] number the content
-    whose backward runs, and the pair that does (-1: none)."""
+    from forward to backward, `waiting` for their weight gradient only; `working` and `rise` [moments] number the
+    content whose backward runs, and the pair that does (-1: none)."""
 
     stages: tuple[int, ...]
     in_flight: tuple[int, ...]
@@ -202,9 +202,8 @@ def structure_of(model: Model, plan: Plan, walk: Walk, buffers: bool) -> Structu
     number = {content: index for index, content in enumerate(contents)}
     of_stage = [number[content] for content in by_stage]
     ranks = stages_of_ranks(plan)
-    bounds = {
-        tuple(sorted(_by_content(chain, of_stage).items(), key=repr)) for chains in walk.chains for chain in chains
-    }
+    chains = [_by_content(chain, of_stage) for own in walk.chains for chain in own]
+    bounds = {tuple(sorted(chain.items(), key=repr)) for chain in chains}
     kinds = tuple(dict.fromkeys(kind for bound in bounds for kind, _ in bound))
     place = {kind: index for index, kind in enumerate(kinds)}
     times = np.zeros((len(bounds), len(kinds)))

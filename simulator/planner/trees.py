@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from hardware.arrays import Ints
+from simulator.planner.columns import Ints
 
 
 @cache
-def names_of(cls: type) -> tuple[str, ...]:
+def names_of(cls: Any) -> tuple[str, ...]:
     return tuple(spec.name for spec in fields(cls))
 
 
@@ -32,6 +32,17 @@ def mapped(change: Callable[[Any], Any], tree: Any) -> Any:
 def taken(tree: Any, index: Any) -> Any:
     """The elements at `index` (one, or many) of every array."""
     return mapped(lambda array: array[index] if array.ndim else array, tree)
+
+
+def side_by_side(trees: Sequence[Any]) -> Any:
+    """One tree of the same form whose numbers are arrays with an element for each tree."""
+    first = trees[0]
+    if isinstance(first, tuple):
+        return tuple(side_by_side(parts) for parts in zip(*trees, strict=True))
+    if is_dataclass(first) and not isinstance(first, type):
+        parts = ([getattr(tree, name) for tree in trees] for name in names_of(type(first)))
+        return type(first)(*(side_by_side(part) for part in parts))
+    return np.array(trees)
 
 
 def scattered(trees: Sequence[Any], rows: Sequence[Ints], lanes: Sequence[Ints], count: int) -> Any:

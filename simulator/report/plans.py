@@ -15,7 +15,7 @@ from simulator.planner.planning import played_start
 from simulator.planner.result import PlanSearch, RankedPlan, plain_value, plan_line
 from simulator.report.folder import json_text
 from simulator.scenario.resolved import scenario_yaml
-from simulator.scenario.schema import Scenario
+from simulator.scenario.spec import Scenario
 
 WIDTH = 100
 # Seconds below which a difference of two plans' causes is not worth a word, as a share of the step.
