@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log, sqrt
 from typing import Any
@@ -12,11 +13,11 @@ from hardware.arrays import Floats
 from simulator.cost.step_times import stage_send_s
 from simulator.memory.outside import fragmentation_bytes
 from simulator.planner.columns import Columns, Ints
-from simulator.planner.frames import Frame, States, frames_of, states_of, with_structure
+from simulator.planner.frames import Frame, States, examples_of, frames_of, states_of, with_structure
 from simulator.planner.reads import PlanView, together
 from simulator.planner.shapes import Setting, shapes_of, with_surroundings
-from simulator.planner.stages import StageTable
-from simulator.planner.structures import SEND, Content, Holding, Kind, Structure, content_of
+from simulator.planner.stages import StageTable, stage_table
+from simulator.planner.structures import SEND, Content, Holding, Kind, Structure
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +39,28 @@ def weighed(setting: Setting, plans: Columns) -> Weighed:
     """Memory and the bound on the step time of every plan."""
     columns = with_structure(setting, with_surroundings(setting, plans))
     shapes = shapes_of(setting, columns)
-    table = StageTable(setting, shapes)
+    frames = frames_of(setting, columns)
+    table = stage_table(setting, shapes, examples_of(setting, frames), pairs_of(frames))
     count = len(columns)
     send_s = together(setting.base, columns, lambda view, rows: _send_s(setting, view)).array(lambda found: found)
     late = rank_noise(setting, columns)
     device, peak, bound, frame_of = np.zeros(count), np.zeros(count), np.zeros(count), np.zeros(count, dtype=np.int64)
-    frames = frames_of(setting, columns)
-    for number, frame in enumerate(frames):
-        table.learn(frame.structure.stages, setting.model)
-        states = states_of(setting, columns, frame)
+    for number, (frame, states) in enumerate(zip(frames, states_of(setting, columns, frames), strict=True)):
         rows, shape = frame.rows, shapes.index[frame.rows]
         peak[rows], device[rows] = memory_bytes(setting, table, frame.structure, states, shape)
         bound[rows] = least_s(table, frame.structure, shape, send_s[rows]) * (1 + late[rows])
         frame_of[rows] = number
     return Weighed(columns, tuple(frames), table, frame_of, send_s, late, device, peak, bound)
+
+
+def pairs_of(frames: Sequence[Frame]) -> list[tuple[Content, Content]]:
+    """The contents of all stages that run in pairs."""
+    found: dict[tuple[Content, Content], None] = {}
+    for frame in frames:
+        if frame.example.is_paired:
+            contents = frame.structure.contents
+            found |= {(contents[ahead], contents[back]): None for ahead, back in frame.structure.pairs}
+    return list(found)
 
 
 def _send_s(setting: Setting, view: PlanView) -> Any:
@@ -80,7 +89,7 @@ def memory_bytes(
 
 def activation_bytes(table: StageTable, structure: Structure, holding: Holding, reduced: Floats, shape: Ints) -> Floats:
     """Activations and the working set of a backward at the fullest moment of one kind of rank, by plan."""
-    kept = [table.kept_of(content) for content in structure.contents]
+    kept = [table.kept[content] for content in structure.contents]
     whole = np.array([np.broadcast_to(each.until_backward, table.count)[shape] for each in kept])
     waiting = np.array([np.broadcast_to(each.until_wgrad, table.count)[shape] for each in kept])
     working = np.array([np.maximum(np.broadcast_to(each.working, table.count)[shape], reduced) for each in kept])
@@ -103,9 +112,4 @@ def slot_seconds(table: StageTable, contents: tuple[Content, ...], kind: Kind, s
     """Seconds of one kind of slot, by plan."""
     if kind == SEND:
         return send_s
-    if kind[0] == "FB":
-        return table.pair_s(contents[kind[1]], contents[kind[2]])[shape]
-    return table.slot_s(kind[0], contents[kind[1]])[shape]
-
-
-__all__ = ["Weighed", "content_of", "weighed"]
+    return table.seconds[kind[0], *(contents[number] for number in kind[1:])][shape]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,18 +13,29 @@ from hardware.arrays import Floats
 from simulator.memory.outside import optimizer_step_bytes, outside_bytes
 from simulator.memory.pipeline_buffers import PIPELINE_BUFFERS
 from simulator.memory.states import frees_logits_before_layers, reduction_bytes, state_bytes
+from simulator.plan.layout import StageLayers
 from simulator.plan.spec import Plan
 from simulator.planner.columns import Columns, Ints
 from simulator.planner.reads import PlanView, Unbound, alike, one_by_one, together
-from simulator.planner.shapes import Setting, with_values
+from simulator.planner.shapes import Setting, dense, with_values
 from simulator.planner.space import SPLIT_KEYS, plan_of
-from simulator.planner.structures import Holding, Structure, Walk, structure_of, walk_from
+from simulator.planner.structures import Content, Holding, Structure, Walk, content_of, structure_of, walk_from
+from simulator.planner.trees import taken
 from simulator.predict.simulate import schedule_name
 from simulator.schedules import SCHEDULES
-from simulator.workload.states import replica_ranks, shares_states, stage_parameters
+from simulator.workload.states import StageParameters, shares_states, stage_parameters
 
 # Keys that states and buffers of a rank do not depend on, beside those of its stages.
-OUTSIDE_STATES = ("recompute", "overlap.delay_wgrad", "overlap.shared_experts", "overlap.moe_ep")
+OUTSIDE_STATES = (
+    "recompute",
+    "overlap.delay_wgrad",
+    "overlap.shared_experts",
+    "overlap.moe_ep",
+    "order",
+    "blocking",
+    "vpp",
+    *SPLIT_KEYS,
+)
 STRUCTURE = ("order", "pp", "vpp", "microbatches", "microbatch_group_size", "blocking", *SPLIT_KEYS)
 
 
@@ -55,6 +66,7 @@ def with_structure(setting: Setting, columns: Columns) -> Columns:
         "microbatches": lambda plan: plan.microbatches,
         "blocking": lambda plan: SCHEDULES[plan.schedule].p2p_mode(plan.overlap.p2p) == "blocking",
         "several": several_ranks,
+        "shares": shares_of,
     }
     for key, of in found.items():
         outcomes = one_by_one(setting.base, columns, of)
@@ -65,7 +77,12 @@ def with_structure(setting: Setting, columns: Columns) -> Columns:
 def several_ranks(plan: Any) -> tuple[bool, ...]:
     """Which communicators of a plan have several ranks: what else a rank holds depends on it."""
     sizes = (plan.tp, plan.cp, plan.dp * plan.cp, plan.pp, plan.ep * plan.etp, plan.expert_dp)
-    return (*(size > 1 for size in sizes), shares_states(plan), *(ranks > 1 for ranks in replica_ranks(plan).values()))
+    return tuple(size > 1 for size in sizes)
+
+
+def shares_of(plan: Any) -> tuple[bool, ...]:
+    """Whether ranks share states, and a pipeline's buffers exist: plans that differ in it hold different things."""
+    return shares_states(plan), plan.pp > 1
 
 
 def frames_of(setting: Setting, columns: Columns) -> list[Frame]:
@@ -94,56 +111,106 @@ def known_walk(order: str, pp: int, vpp: int, microbatches: int, group: int | No
     return walk_from(order, pp, vpp, microbatches, group, blocking)
 
 
-def states_of(setting: Setting, columns: Columns, frame: Frame) -> list[States]:
-    """What every kind of rank holds beside activations, by plan of the frame."""
+def states_of(setting: Setting, columns: Columns, frames: Sequence[Frame]) -> list[list[States]]:
+    """What every kind of rank holds beside activations, by frame, by plan of the frame."""
     outside = set(OUTSIDE_STATES)
-    plans = columns.take(frame.rows)
     while True:
-        keys = [key for key in plans.codes if key not in outside]
-        rows, index = plans.distinct(keys)
+        keys = [key for key in columns.codes if key not in outside]
+        first, index = columns.distinct(keys)
+        holder = Holder(setting, columns.take(first).only(keys), frozenset(outside), examples_of(setting, frames))
         try:
-            found = _states(setting, plans.take(rows).only(keys), frame.structure, frozenset(outside))
+            return [holder.states(frame.structure, index[frame.rows]) for frame in frames]
         except Unbound as key:
             outside.discard(str(key))
-            continue
-        return [States(*(size[index] for size in sizes)) for sizes in found]
 
 
-def _states(setting: Setting, plans: Columns, structure: Structure, unbound: frozenset[str]) -> list[Sequence[Floats]]:
-    def run(view: PlanView, rows: Ints) -> list[tuple[Any, ...]]:
-        distinct = [structure.stages[stage] for stage in structure.examples]
-        known = stage_parameters(setting.model, view, distinct)  # type: ignore[arg-type]
-        parameters = [known[content] for content in structure.of_stage]
-        shape = setting.shape(view)
-        return [rank_states(setting, view, shape, parameters, holding) for holding in structure.holdings]
-
-    batches = together(setting.base, plans, run, apart=["several"], unbound=unbound)
-    count = len(structure.holdings)
-    return [[batches.array(_Item(holding, size)) for size in range(4)] for holding in range(count)]
+def examples_of(setting: Setting, frames: Sequence[Frame]) -> dict[Content, StageLayers]:
+    """A stage of every content."""
+    return {content_of(setting.model, stage): stage for frame in frames for stage in frame.structure.stages}
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """One size of one kind of rank."""
+@dataclass(slots=True)
+class Holder:
+    """Works out what ranks hold for the distinct `plans`, as far as states depend on them; each kind of rank once."""
 
-    holding: int
-    size: int
+    setting: Setting
+    plans: Columns
+    unbound: frozenset[str]
+    stages: Mapping[Content, StageLayers]
+    parameters: dict[Content, StageParameters] = field(default_factory=dict)
+    outside: Floats | None = None
+    known: dict[tuple[Any, ...], list[Floats]] = field(default_factory=dict)
 
-    def __call__(self, found: list[tuple[Any, ...]]) -> Any:
-        return found[self.holding][self.size]
+    def states(self, structure: Structure, rows: Ints) -> list[States]:
+        """States of every kind of rank, by plan; `rows` number the distinct plans that they are."""
+        self._prepare()
+        found = []
+        for holding in structure.holdings:
+            sizes = [size[rows] for size in self._sizes(structure, holding, rows)]
+            found.append(States(*sizes))
+        return found
+
+    def _prepare(self) -> None:
+        """Parameters of every stage, and what lies outside the allocator, once for all."""
+        if self.outside is not None:
+            return
+        setting, plans = self.setting, self.plans
+
+        def outside(view: PlanView, rows: Ints) -> Any:
+            return sum(outside_bytes(view, {}).values())  # type: ignore[arg-type]
+
+        def parameters(view: PlanView, rows: Ints) -> tuple[StageParameters, ...]:
+            return stage_parameters(setting.model, view, list(self.stages.values()))  # type: ignore[arg-type]
+
+        own = together(setting.base, plans, parameters, unbound=self.unbound)
+        self.parameters = dict(zip(self.stages, dense(own, len(plans)), strict=True))
+        several = together(setting.base, plans, outside, apart=["several"], unbound=self.unbound)
+        self.outside = several.array(lambda found: found)
+
+    def _sizes(self, structure: Structure, holding: Holding, rows: Ints) -> list[Floats]:
+        """The sizes of `States` of one kind of rank, by distinct plan; those of these rows are worked out."""
+        contents = tuple(structure.contents[structure.of_stage[stage]] for stage in holding.stages)
+        sizes = self.known.setdefault((contents, holding.in_flight), [np.full(len(self.plans), np.nan)] * 4)
+        new = np.unique(rows[np.isnan(sizes[0][rows])])
+        if len(new):
+            added = self._worked_out(contents, holding, new)
+            sizes = [size.copy() for size in sizes]
+            for size, values in zip(sizes, added, strict=True):
+                size[new] = values
+            self.known[contents, holding.in_flight] = sizes
+        return sizes
+
+    def _worked_out(self, contents: tuple[Content, ...], holding: Holding, chosen: Ints) -> list[Floats]:
+        def run(view: PlanView, rows: Ints) -> tuple[Any, ...]:
+            own = {content: taken(self.parameters[content], chosen[rows]) for content in dict.fromkeys(contents)}
+            return rank_states(self.setting, view, [own[content] for content in contents], holding)
+
+        part = self.plans.take(chosen)
+        batches = together(self.setting.base, part, run, apart=["shares"], own=True, unbound=self.unbound)
+        resident, steps, buffers, reduced = (batches.array(partial(_item, place)) for place in range(4))
+        assert self.outside is not None
+        return [resident, self.outside[chosen] + steps, buffers, reduced]
 
 
-def rank_states(setting: Setting, view: Any, shape: Any, parameters: Any, holding: Holding) -> tuple[Any, ...]:
-    """Resident, outside, pipeline buffers, and what reductions work with, bytes of one kind of rank."""
-    held = [parameters[stage] for stage in dict.fromkeys(holding.stages)]
+def _item(place: int, found: tuple[Any, ...]) -> Any:
+    return found[place]
+
+
+def rank_states(
+    setting: Setting, view: Any, held: Sequence[StageParameters], holding: Holding
+) -> tuple[Any, Any, Any, Any]:
+    """Resident bytes, those of the optimizer's step, pipeline buffers, what reductions work with: of one kind of rank.
+
+    `held`: parameters of each of its chunks.
+    """
     stack = view.stack
-    outside = sum(outside_bytes(view, {}).values())
-    if stack.optimizer_step == "flat_copies":
-        outside = outside + optimizer_step_bytes([parameters[stage] for stage in holding.stages], view)
+    distinct = [held[holding.stages.index(stage)] for stage in dict.fromkeys(holding.stages)]
+    step: Any = optimizer_step_bytes(held, view) if stack.optimizer_step == "flat_copies" else 0.0
     buffers: Any = 0.0
     if stack.pipeline_engine in PIPELINE_BUFFERS and view.pp > 1:
-        buffers = PIPELINE_BUFFERS[stack.pipeline_engine](setting.model, shape, holding.stages, holding.in_flight)
+        counted = PIPELINE_BUFFERS[stack.pipeline_engine]
+        buffers = counted(setting.model, setting.shape(view), holding.stages, holding.in_flight)
     reduced: Any = 0.0
     if frees_logits_before_layers(view) and shares_states(view):
-        reduced = reduction_bytes(parameters[holding.stages[0]], view)
-    return sum(state_bytes(held, view).values()), outside, buffers, reduced
+        reduced = reduction_bytes(held[0], view)
+    return sum(state_bytes(distinct, view).values()), step, buffers, reduced

@@ -20,7 +20,7 @@ from simulator.planner.trees import mapped, side_by_side
 
 PROPERTIES = {name: item for name, item in vars(Plan).items() if isinstance(item, property)}
 # Keys whose values are numbers, of which formulas take arrays.
-NUMBERS = ("tp", "cp", "ep", "etp", "dp", "pp", "vpp", "micro_batch_size", "global_batch_size")
+NUMBERS = ("tp", "cp", "ep", "etp", "dp", "pp", "vpp", "micro_batch_size", "global_batch_size", "microbatches")
 NUMBERED = "lane of "
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,115 +16,120 @@ from simulator.cost.stages import StageCost, paired_stages, stage_cost
 from simulator.cost.step_times import pair_speeds
 from simulator.memory.activations import Kept
 from simulator.memory.peak import pair_rise
-from simulator.model.spec import Layer, Model
+from simulator.model.spec import Layer
 from simulator.plan.layout import StageLayers
 from simulator.planner.columns import Ints
 from simulator.planner.reads import PlanView, together
 from simulator.planner.shapes import Setting, Shapes, dense, without_modules
-from simulator.planner.structures import Content, content_of
+from simulator.planner.structures import Content
 from simulator.planner.trees import taken
 from simulator.workload.derive import Workload
 
-Part = Any
 
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class StageTable:
-    """Seconds and bytes of one micro-batch on a stage, by shape [shapes], worked out when they are first asked for."""
+    """Seconds and bytes of one micro-batch on a stage, by shape [shapes].
 
-    setting: Setting
+    `seconds` by kind: a forward ("F"), an input gradient ("I"), a weight gradient ("W") of a content, or an overlapped
+    pair ("FB") of two; `kept` by content.
+    """
+
     shapes: Shapes
-    stages: dict[Content, StageLayers] = field(default_factory=dict)
-    seconds: dict[tuple[Any, ...], Floats] = field(default_factory=dict)
-    kept: dict[Content, Kept] = field(default_factory=dict)
+    seconds: Mapping[tuple[Any, ...], Floats]
+    kept: Mapping[Content, Kept]
 
     @property
     def count(self) -> int:
         return len(self.shapes.columns)
 
-    def learn(self, stages: Sequence[StageLayers], model: Model) -> None:
-        """Remembers a stage of each content."""
-        for stage in stages:
-            self.stages.setdefault(content_of(model, stage), stage)
-
-    def slot_s(self, kind: str, content: Content) -> Floats:
-        """Seconds of a forward ("F"), an input gradient ("I") or a weight gradient ("W")."""
-        key = (kind, content)
-        if key not in self.seconds:
-            parts = self._run(lambda costs: tuple(each.total_s for each in costs.halves(self.stages[content])))
-            for name, found in zip("FIW", parts, strict=True):
-                self.seconds[name, content] = found
-        return self.seconds[key]
-
-    def pair_s(self, ahead: Content, back: Content) -> Floats:
-        """Seconds of one stage's forward beside another's backward."""
-        key = ("FB", ahead, back)
-        if key not in self.seconds:
-            pair = self.stages[ahead], self.stages[back]
-            found = self._run(lambda costs: (costs.pair(*pair).total_s,), paired=True)
-            self.seconds[key] = found[0]
-        return self.seconds[key]
-
-    def _run(self, of: Callable[[StageCosts], tuple[Any, ...]], paired: bool = False) -> tuple[Floats, ...]:
-        """Numbers by shape that whole stages make of their parts; `paired`: only of shapes that run in pairs."""
-        columns = without_modules(self.shapes.columns)
-        chosen = np.arange(len(columns))
-        if paired:
-            chosen = np.flatnonzero(columns.numbers("is_paired"))
-
-        def run(view: PlanView, rows: Ints) -> tuple[Any, ...]:
-            return of(StageCosts(self, view, chosen[rows]))
-
-        found = dense(together(self.setting.base, columns.take(chosen), run, own=True), len(chosen))
-        if not paired:
-            return tuple(found)
-        whole = np.zeros((len(found), len(columns)))
-        whole[:, chosen] = found
-        return tuple(whole)
-
-    def kept_of(self, content: Content) -> Kept:
-        """Bytes of one micro-batch on a stage."""
-        if content not in self.kept:
-            self.kept[content] = dense_kept(self, self.stages[content])
-        return self.kept[content]
-
     def rise(self, ahead: Content, back: Content) -> Floats:
         """Bytes that an overlapped pair holds beyond what it began with."""
-        return np.asarray(pair_rise(self.kept_of(ahead), self.kept_of(back)))
+        return np.asarray(pair_rise(self.kept[ahead], self.kept[back]))
+
+
+def stage_table(
+    setting: Setting, shapes: Shapes, stages: Mapping[Content, StageLayers], pairs: Sequence[tuple[Content, Content]]
+) -> StageTable:
+    """Seconds and bytes of these stages, by their content, and of these pairs."""
+    kept = {content: kept_of(setting, shapes, stage) for content, stage in stages.items()}
+
+    def alone(costs: StageCosts) -> tuple[Any, ...]:
+        return tuple(costs.halves(content) for content in stages)
+
+    def paired(costs: StageCosts) -> tuple[Any, ...]:
+        return tuple(costs.pair(*pair).total_s for pair in pairs)
+
+    every = np.arange(len(shapes.columns))
+    seconds: dict[tuple[Any, ...], Floats] = {}
+    for content, halves in zip(stages, by_shape(setting, shapes, stages, kept, alone, every), strict=True):
+        seconds |= {(name, content): found for name, found in zip("FIW", halves, strict=True)}
+    in_pairs = np.flatnonzero(shapes.columns.numbers("is_paired"))
+    if pairs and len(in_pairs):
+        for pair, found in zip(pairs, by_shape(setting, shapes, stages, kept, paired, in_pairs), strict=True):
+            whole = np.zeros(len(every))
+            whole[in_pairs] = found
+            seconds["FB", *pair] = whole
+    return StageTable(shapes, seconds, kept)
+
+
+def by_shape(
+    setting: Setting,
+    shapes: Shapes,
+    stages: Mapping[Content, StageLayers],
+    kept: Mapping[Content, Kept],
+    of: Callable[[StageCosts], tuple[Any, ...]],
+    chosen: Ints,
+) -> tuple[Any, ...]:
+    """What whole stages make of their parts, for the chosen shapes."""
+    columns = without_modules(shapes.columns).take(chosen)
+
+    def run(view: PlanView, rows: Ints) -> tuple[Any, ...]:
+        return of(StageCosts(setting, shapes, stages, kept, view, chosen[rows]))
+
+    return dense(together(setting.base, columns, run, own=True), len(chosen))  # type: ignore[no-any-return]
 
 
 @dataclass(slots=True)
 class StageCosts:
     """The stages of plans of some shapes, put together from the parts' costs in these `rows`."""
 
-    table: StageTable
+    setting: Setting
+    shapes: Shapes
+    stages: Mapping[Content, StageLayers]
+    kept: Mapping[Content, Kept]
     view: PlanView
     rows: Ints
+    costs: dict[Content, StageCost] = field(default_factory=dict)
     layers: dict[tuple[Layer, bool], LayerCost] = field(default_factory=dict)
     ends: dict[str, LayerCost] = field(default_factory=dict)
 
-    def stage(self, stage: StageLayers) -> StageCost:
-        setting = self.table.setting
+    def stage(self, content: Content) -> StageCost:
+        if content not in self.costs:
+            self.costs[content] = self._stage(content)
+        return self.costs[content]
+
+    def _stage(self, content: Content) -> StageCost:
+        setting, view = self.setting, self.view
         moved_s: Any = 0.0
-        if self.view.offload.modules:
-            content = next(c for c, each in self.table.stages.items() if each == stage)
-            moved_s = host_link_s(self.table.kept_of(content).offloaded[self.rows], setting.cluster(self.view))  # type: ignore[index]
-        parts = workload_like(setting, self.view).parts(stage, self.layer, self.end)
-        return stage_cost(parts, self.view, setting.prices(self.view), moved_s)  # type: ignore[arg-type]
+        if view.offload.modules:
+            moved_s = host_link_s(taken(self.kept[content].offloaded, self.rows), setting.cluster(view))
+        parts = workload_like(setting, view).parts(self.stages[content], self.layer, self.end)
+        return stage_cost(parts, view, setting.prices(view), moved_s)  # type: ignore[arg-type]
 
-    def halves(self, stage: StageLayers) -> tuple[Any, Any, Any]:
-        cost = self.stage(stage)
-        return cost.forward, cost.input, cost.weight
+    def halves(self, content: Content) -> tuple[Any, Any, Any]:
+        """Seconds of a forward, an input gradient and a weight gradient."""
+        cost = self.stage(content)
+        return cost.forward.total_s, cost.input.total_s, cost.weight.total_s
 
-    def pair(self, ahead: StageLayers, back: StageLayers) -> Any:
-        beside = pair_speeds(self.view, self.table.setting.cluster(self.view))  # type: ignore[arg-type]
+    def pair(self, ahead: Content, back: Content) -> Any:
+        beside = pair_speeds(self.view, self.setting.cluster(self.view))  # type: ignore[arg-type]
         return paired_stages(self.stage(ahead), self.stage(back), self.view, beside)  # type: ignore[arg-type]
 
     def layer(self, layer: Layer, again: bool) -> LayerCost:
         again = again and self.view.recompute.whole_layers
         key = (layer, again)
         if key not in self.layers:
-            shapes = self.table.shapes
+            shapes = self.shapes
             mixer = taken(shapes.mixers[layer.mixer, again], self.rows) if layer.mixer else NO_COST
             ffn = taken(shapes.ffns[layer.ffn, again], self.rows) if layer.ffn else NO_COST
             self.layers[key] = LayerCost(mixer, ffn)
@@ -132,7 +137,7 @@ class StageCosts:
 
     def end(self, name: str) -> LayerCost:
         if name not in self.ends:
-            self.ends[name] = LayerCost(taken(self.table.shapes.ends[name], self.rows))
+            self.ends[name] = LayerCost(taken(self.shapes.ends[name], self.rows))
         return self.ends[name]
 
 
@@ -141,9 +146,8 @@ def workload_like(setting: Setting, view: PlanView) -> Workload:
     return Workload(setting.model, setting.shape(view), (), (), {}, {}, {})
 
 
-def dense_kept(table: StageTable, stage: StageLayers) -> Kept:
+def kept_of(setting: Setting, shapes: Shapes, stage: StageLayers) -> Kept:
     """Bytes of one micro-batch on a stage, by shape."""
-    setting, shapes = table.setting, table.shapes
     columns = without_modules(shapes.columns)
 
     def run(view: PlanView, rows: Ints) -> Kept:

@@ -25,6 +25,8 @@ Content = tuple[Any, ...]
 # One kind of slot's time: ("F" | "I" | "W", content), ("FB", forward's content, backward's content), or a send.
 Kind = tuple[Any, ...]
 SEND: Kind = ("send",)
+# A state of a rank: micro-batches held by chunk, waiting by chunk, the chunk whose backward runs, the pair's forward.
+Moment = tuple[tuple[int, ...], tuple[int, ...], int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class Walk:
     """What a schedule's ranks do, by chunk: the base of every structure on it."""
 
     stage_of_chunk: Ints
-    moments: tuple[frozenset[tuple[Any, ...]], ...]
+    moments: tuple[tuple[Moment, ...], ...]
     chains: tuple[tuple[Counter[Kind], ...], ...]
 
 
@@ -84,11 +86,11 @@ def walk_of(schedule: Schedule, blocking: bool) -> Walk:
     return Walk(schedule.stage_of_chunk, moments, chains)
 
 
-def moments_of(slots: RankSlots, chunks: int) -> frozenset[tuple[Any, ...]]:
-    """Distinct states of a rank: (micro-batches held by chunk, waiting by chunk, chunk whose backward runs, the pair's
+def moments_of(slots: RankSlots, chunks: int) -> tuple[Moment, ...]:
+    """States of a rank: (micro-batches held by chunk, waiting by chunk, chunk whose backward runs, the pair's
     forward chunk), -1 where there is none."""
     whole, waiting = [0] * chunks, [0] * chunks
-    found: set[tuple[Any, ...]] = set()
+    found: set[Moment] = set()
     for slot in slots:
         kind, chunk = slot.kind, slot.chunk
         back = slot.backward_chunk if kind == "FB" else chunk
@@ -103,7 +105,20 @@ def moments_of(slots: RankSlots, chunks: int) -> frozenset[tuple[Any, ...]]:
             waiting[back] += kind == "I"
         if kind == "W":
             waiting[back] -= 1
-    return frozenset(found)
+    return fullest(found)
+
+
+def fullest(moments: set[Moment]) -> tuple[Moment, ...]:
+    """The states that hold more of something than every other one in which the same runs."""
+    by_tag: dict[tuple[int, int], list[tuple[int, ...]]] = {}
+    for whole, waiting, running, ahead in moments:
+        by_tag.setdefault((running, ahead), []).append(whole + waiting)
+    kept = []
+    for (running, ahead), rows in by_tag.items():
+        for row in undominated(np.array(rows)).tolist():
+            half = len(row) // 2
+            kept.append((tuple(row[:half]), tuple(row[half:]), running, ahead))
+    return tuple(kept)
 
 
 def slot_places(schedule: Schedule) -> dict[tuple[bool, int, int], tuple[int, Slot]]:
@@ -261,9 +276,9 @@ def holdings_of(
     )
 
 
-def most_in_flight(moments: frozenset[tuple[Any, ...]]) -> tuple[int, ...]:
+def most_in_flight(moments: Sequence[Moment]) -> tuple[int, ...]:
     """Most micro-batches of each chunk between forward and backward at once."""
-    chunks = len(next(iter(moments))[0])
+    chunks = len(moments[0][0])
     return tuple(max(whole[chunk] + (ahead == chunk) for whole, _, _, ahead in moments) for chunk in range(chunks))
 
 

@@ -60,5 +60,6 @@ def scattered(trees: Sequence[Any], rows: Sequence[Ints], lanes: Sequence[Ints],
         return found
     if isinstance(first, tuple):
         return tuple(scattered(parts, rows, lanes, count) for parts in zip(*trees, strict=True))
-    parts = ([getattr(tree, name) for tree in trees] for name in names_of(type(first)))
-    return type(first)(*(scattered(part, rows, lanes, count) for part in parts))
+    cls: Any = type(first)
+    parts = ([getattr(tree, name) for tree in trees] for name in names_of(cls))
+    return cls(*(scattered(part, rows, lanes, count) for part in parts))
