@@ -20,7 +20,7 @@ from simulator.cost.groups import KINDS, plan_groups
 from simulator.cost.price import Prices
 from simulator.memory.activations import Kept, end_kept, layer_kept
 from simulator.model.spec import Layer, Model
-from simulator.plan.allocation import allocated, gpus_per_domain
+from simulator.plan.allocation import gpus_per_domain, with_domains
 from simulator.plan.choices import GRANULARITIES
 from simulator.plan.spec import Plan, Recompute
 from simulator.planner.columns import CODE, Columns, Ints
@@ -92,14 +92,15 @@ class Setting:
         return self.scenario.model
 
     def domain(self, plan: Any) -> int:
-        """GPUs of a domain that a plan takes; its cluster is known from then on."""
-        used = gpus_per_domain(plan, self.scenario.cluster)
-        if used not in self.clusters:
-            self.clusters[used] = allocated(plan, self.scenario.cluster)
-        return used
+        """GPUs of a domain that a plan takes."""
+        return gpus_per_domain(plan, self.scenario.cluster)
 
     def cluster(self, view: PlanView) -> Cluster:
-        return self.clusters[view.column("domain")]
+        """The cluster as plans that take as much of a domain see it."""
+        used = view.column("domain")
+        if used not in self.clusters:
+            self.clusters[used] = with_domains(self.scenario.cluster, used)
+        return self.clusters[used]
 
     def shape(self, view: Any) -> Shape:
         return shape_of(self.model, view, self.scenario.run.seq_length)
