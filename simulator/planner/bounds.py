@@ -18,6 +18,7 @@ from simulator.planner.reads import PlanView, together
 from simulator.planner.shapes import Setting, shapes_of, with_surroundings
 from simulator.planner.stages import StageTable, stage_table
 from simulator.planner.structures import SEND, Content, Holding, Kind, Structure
+from simulator.schedules import SCHEDULES
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def pairs_of(frames: Sequence[Frame]) -> list[tuple[Content, Content]]:
     """The contents of all stages that run in pairs."""
     found: dict[tuple[Content, Content], None] = {}
     for frame in frames:
-        if frame.example.is_paired:
+        if SCHEDULES[frame.order.name].pairs:
             contents = frame.structure.contents
             found |= {(contents[ahead], contents[back]): None for ahead, back in frame.structure.pairs}
     return list(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -40,9 +40,21 @@ STRUCTURE = ("order", "pp", "vpp", "microbatches", "microbatch_group_size", "blo
 
 
 @dataclass(frozen=True, slots=True)
+class Order:
+    """A schedule of given counts; `group`: micro-batches per chunk turn (None: the usual)."""
+
+    name: str
+    pp: int
+    vpp: int
+    microbatches: int
+    group: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
     """Plans (`rows`) of one structure, and an example of them."""
 
+    order: Order
     structure: Structure
     example: Plan
     rows: Ints
@@ -93,10 +105,9 @@ def frames_of(setting: Setting, columns: Columns) -> list[Frame]:
     for rows in alike(columns, np.arange(len(columns)), keys):
         row = columns.row(int(rows[0]))
         example = plan_from(setting.base, row)
-        walk = known_walk(
-            row["order"], example.pp, example.vpp, row["microbatches"], example.microbatch_group_size, row["blocking"]
-        )
-        found.append(Frame(structure_of(setting.model, example, walk, buffers), example, rows))
+        order = Order(row["order"], example.pp, example.vpp, row["microbatches"], example.microbatch_group_size)
+        structure = structure_of(setting.model, example, known_walk(order, row["blocking"]), buffers)
+        found.append(Frame(order, structure, example, rows))
     return found
 
 
@@ -107,8 +118,8 @@ def plan_from(base: Plan, row: dict[str, Any]) -> Plan:
 
 
 @lru_cache(maxsize=4096)
-def known_walk(order: str, pp: int, vpp: int, microbatches: int, group: int | None, blocking: bool) -> Walk:
-    return walk_from(order, pp, vpp, microbatches, group, blocking)
+def known_walk(order: Order, blocking: bool) -> Walk:
+    return walk_from(order.name, order.pp, order.vpp, order.microbatches, order.group, blocking)
 
 
 def states_of(setting: Setting, columns: Columns, frames: Sequence[Frame]) -> list[list[States]]:
@@ -119,7 +130,7 @@ def states_of(setting: Setting, columns: Columns, frames: Sequence[Frame]) -> li
         first, index = columns.distinct(keys)
         holder = Holder(setting, columns.take(first).only(keys), frozenset(outside), examples_of(setting, frames))
         try:
-            return [holder.states(frame.structure, index[frame.rows]) for frame in frames]
+            return [holder.states(frame, index[frame.rows]) for frame in frames]
         except Unbound as key:
             outside.discard(str(key))
 
@@ -137,59 +148,70 @@ class Holder:
     plans: Columns
     unbound: frozenset[str]
     stages: Mapping[Content, StageLayers]
-    parameters: dict[Content, StageParameters] = field(default_factory=dict)
+    parameters: dict[str, dict[Content, StageParameters]] = field(default_factory=dict)
     outside: Floats | None = None
     known: dict[tuple[Any, ...], list[Floats]] = field(default_factory=dict)
 
-    def states(self, structure: Structure, rows: Ints) -> list[States]:
+    def states(self, frame: Frame, rows: Ints) -> list[States]:
         """States of every kind of rank, by plan; `rows` number the distinct plans that they are."""
-        self._prepare()
         found = []
-        for holding in structure.holdings:
-            sizes = [size[rows] for size in self._sizes(structure, holding, rows)]
+        for holding in frame.structure.holdings:
+            sizes = [size[rows] for size in self._sizes(frame, holding, rows)]
             found.append(States(*sizes))
         return found
 
-    def _prepare(self) -> None:
-        """Parameters of every stage, and what lies outside the allocator, once for all."""
-        if self.outside is not None:
-            return
-        setting, plans = self.setting, self.plans
+    def _outside(self) -> Floats:
+        """What lies outside the allocator, by distinct plan."""
 
-        def outside(view: PlanView, rows: Ints) -> Any:
+        def run(view: PlanView, rows: Ints) -> Any:
             return sum(outside_bytes(view, {}).values())  # type: ignore[arg-type]
 
-        def parameters(view: PlanView, rows: Ints) -> tuple[StageParameters, ...]:
+        if self.outside is None:
+            base, plans = self.setting.base, self.plans
+            batches = together(base, plans, run, apart=["several"], unbound=self.unbound)
+            self.outside = batches.array(lambda found: found)
+        return self.outside
+
+    def _parameters(self, schedule: str) -> dict[Content, StageParameters]:
+        """Parameters of every stage, by distinct plan: a schedule decides which stages keep a copy of the embedding."""
+        setting = self.setting
+
+        def run(view: PlanView, rows: Ints) -> tuple[StageParameters, ...]:
             return stage_parameters(setting.model, view, list(self.stages.values()))  # type: ignore[arg-type]
 
-        own = together(setting.base, plans, parameters, unbound=self.unbound)
-        self.parameters = dict(zip(self.stages, dense(own, len(plans)), strict=True))
-        several = together(setting.base, plans, outside, apart=["several"], unbound=self.unbound)
-        self.outside = several.array(lambda found: found)
+        if schedule not in self.parameters:
+            base = replace(setting.base, schedule=schedule)
+            plans = self.plans.only([key for key in self.plans.codes if key != "schedule"])
+            found = dense(together(base, plans, run, unbound=self.unbound), len(plans))
+            self.parameters[schedule] = dict(zip(self.stages, found, strict=True))
+        return self.parameters[schedule]
 
-    def _sizes(self, structure: Structure, holding: Holding, rows: Ints) -> list[Floats]:
+    def _sizes(self, frame: Frame, holding: Holding, rows: Ints) -> list[Floats]:
         """The sizes of `States` of one kind of rank, by distinct plan; those of these rows are worked out."""
+        structure, schedule = frame.structure, frame.example.schedule
         contents = tuple(structure.contents[structure.of_stage[stage]] for stage in holding.stages)
-        sizes = self.known.setdefault((contents, holding.in_flight), [np.full(len(self.plans), np.nan)] * 4)
+        key = (schedule, contents, holding.in_flight)
+        sizes = self.known.setdefault(key, [np.full(len(self.plans), np.nan)] * 4)
         new = np.unique(rows[np.isnan(sizes[0][rows])])
         if len(new):
-            added = self._worked_out(contents, holding, new)
+            added = self._worked_out(schedule, contents, holding, new)
             sizes = [size.copy() for size in sizes]
             for size, values in zip(sizes, added, strict=True):
                 size[new] = values
-            self.known[contents, holding.in_flight] = sizes
+            self.known[key] = sizes
         return sizes
 
-    def _worked_out(self, contents: tuple[Content, ...], holding: Holding, chosen: Ints) -> list[Floats]:
+    def _worked_out(self, schedule: str, contents: tuple[Content, ...], holding: Holding, chosen: Ints) -> list[Floats]:
+        parameters = self._parameters(schedule)
+
         def run(view: PlanView, rows: Ints) -> tuple[Any, ...]:
-            own = {content: taken(self.parameters[content], chosen[rows]) for content in dict.fromkeys(contents)}
+            own = {content: taken(parameters[content], chosen[rows]) for content in dict.fromkeys(contents)}
             return rank_states(self.setting, view, [own[content] for content in contents], holding)
 
         part = self.plans.take(chosen)
         batches = together(self.setting.base, part, run, apart=["shares"], own=True, unbound=self.unbound)
         resident, steps, buffers, reduced = (batches.array(partial(_item, place)) for place in range(4))
-        assert self.outside is not None
-        return [resident, self.outside[chosen] + steps, buffers, reduced]
+        return [resident, self._outside()[chosen] + steps, buffers, reduced]
 
 
 def _item(place: int, found: tuple[Any, ...]) -> Any:

@@ -23,7 +23,7 @@ from simulator.plan.layout import stages, stages_of_ranks
 from simulator.plan.spec import Plan
 from simulator.planner.bounds import Weighed, slot_seconds
 from simulator.planner.columns import Ints
-from simulator.planner.frames import Frame, plan_from
+from simulator.planner.frames import Frame, Order, plan_from
 from simulator.planner.reads import one_by_one
 from simulator.planner.shapes import Setting
 from simulator.schedules import SCHEDULES, P2p, make_schedule
@@ -75,17 +75,6 @@ class Labelled:
             several = np.flatnonzero(~single)
             seconds[several] = sums[self.last[several] + 1] - sums[self.first[several]]
         return np.asarray(sweep(self.graph, seconds, self.levels)[1].max(axis=0))
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """The schedule of a graph."""
-
-    name: str
-    pp: int
-    vpp: int
-    microbatches: int
-    group: int | None
 
 
 @lru_cache(maxsize=48)
@@ -160,12 +149,11 @@ def played_s(setting: Setting, chunk: Weighed, rows: Ints) -> Floats:
     for place, row in enumerate(rows.tolist()):
         frame = chunk.frames[chunk.frame_of[row]]
         updates = outcomes.results[outcomes.index[place]]
-        pattern = pattern_of(plan_from(setting.base, columns.row(place)), updates)
+        pattern = pattern_of(plan_from(setting.base, columns.row(place)), frame.order, updates)
         groups.setdefault((int(chunk.frame_of[row]), pattern), []).append(place)
     for (number, pattern), places in groups.items():
         frame = chunk.frames[number]
-        order = order_of(chunk, frame)
-        graph = labelled(order, pattern)
+        graph = labelled(frame.order, pattern)
         most = max(1, MOST_NUMBERS // len(graph.graph))
         for part in np.array_split(np.array(places), -(-len(places) // most)):
             updates = [outcomes.results[outcomes.index[place]] for place in part]
@@ -174,13 +162,7 @@ def played_s(setting: Setting, chunk: Weighed, rows: Ints) -> Floats:
     return result * (1 + chunk.late[rows])
 
 
-def order_of(chunk: Weighed, frame: Frame) -> Order:
-    row = chunk.columns.row(int(frame.rows[0]))
-    example = frame.example
-    return Order(row["order"], example.pp, example.vpp, row["microbatches"], example.microbatch_group_size)
-
-
-def pattern_of(plan: Plan, updates: UpdateTimes) -> Pattern:
+def pattern_of(plan: Plan, order: Order, updates: UpdateTimes) -> Pattern:
     return Pattern(
         gathers=tuple(map(len, updates.gather_s)),
         reduces=tuple(map(len, updates.reduce_s)),
@@ -188,7 +170,7 @@ def pattern_of(plan: Plan, updates: UpdateTimes) -> Pattern:
         reduce_overlap=plan.overlap.grad_reduce,
         gather_every_microbatch=SHARDINGS[plan.sharding].shards_weights,
         reduce_every_microbatch=reduces_every_microbatch(plan),
-        paired=plan.is_paired,
+        paired=SCHEDULES[order.name].pairs,
         p2p=SCHEDULES[plan.schedule].p2p_mode(plan.overlap.p2p),
     )
 

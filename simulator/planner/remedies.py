@@ -22,18 +22,20 @@ MOST_DOUBLINGS = 6
 def remedies(scenario: Scenario, plan: Plan, headroom_fraction: float) -> tuple[str, ...]:
     """Changes after which the plan fits, in words."""
     facts, run = model_facts(scenario.model), scenario.run
-    found = []
-    for words, changed in changes(scenario, plan):
+
+    def helps(changed: Scenario) -> bool:
         legal = is_legal(facts, changed.plan, gpus=changed.cluster.gpus, seq_length=run.seq_length)
-        if legal and _fits(changed, headroom_fraction):
-            found.append(words)
+        return legal and _fits(changed, headroom_fraction)
+
+    found = [words for words, changed in changes(scenario, plan) if helps(changed)]
+    found += [words for words, changed in larger(scenario, plan) if helps(changed)][:1]
     if not found:
         found.append("nothing tried was enough: take GPUs with more memory, more of them, or a smaller model")
     return tuple(found)
 
 
 def changes(scenario: Scenario, plan: Plan) -> Iterator[tuple[str, Scenario]]:
-    """One change at a time, with the scenario that it makes; more GPUs until one of the counts is enough."""
+    """One change of the plan at a time, with the scenario that it makes."""
 
     def with_plan(changed: Plan) -> Scenario:
         return replace(scenario, plan=changed)
@@ -49,13 +51,23 @@ def changes(scenario: Scenario, plan: Plan) -> Iterator[tuple[str, Scenario]]:
             low_plan = replace(plan, precision=name, fp8_param_gather=True)
             yield f"plan.precision {name} with fp8_param_gather", with_plan(low_plan)
             break
+
+
+def larger(scenario: Scenario, plan: Plan) -> Iterator[tuple[str, Scenario]]:
+    """Clusters of 2, 4, 8 ... times the GPUs: more replicas, wider expert parallelism, or both tp and replicas."""
     for doubling in range(1, MOST_DOUBLINGS + 1):
         times = 1 << doubling
         cluster = replace(scenario.cluster, gpus=scenario.cluster.gpus * times)
-        yield (
-            f"cluster.gpus {cluster.gpus} ({times} times as many)",
-            replace(scenario, cluster=cluster, plan=replace(plan, dp=plan.dp * times)),
-        )
+        for words, wider in (
+            ("", replace(plan, dp=plan.dp * times)),
+            (f" with plan.ep {plan.ep * times}", replace(plan, dp=plan.dp * times, ep=plan.ep * times)),
+            (f" with plan.tp {plan.tp * times}", replace(plan, tp=plan.tp * times, sequence_parallel=True)),
+        ):
+            batch = wider.global_batch_size
+            if batch % (wider.micro_batch_size * wider.dp):
+                wider = replace(wider, global_batch_size=batch * times)
+                words += f" and plan.global_batch_size {batch * times}"
+            yield f"cluster.gpus {cluster.gpus}{words}", replace(scenario, cluster=cluster, plan=wider)
 
 
 def _fits(scenario: Scenario, headroom_fraction: float) -> bool:

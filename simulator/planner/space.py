@@ -150,7 +150,7 @@ def with_splits(space: Space, columns: Columns) -> Columns:
     outcomes = one_by_one(space.base, columns, lambda view: splits(space, view))
     known: dict[tuple[Any, ...], int] = {}
     numbers = [[known.setdefault(split, len(known)) for split in found] for found in outcomes.results]
-    counts = np.array([len(found) for found in numbers])[outcomes.index]
+    counts = np.array([len(found) for found in numbers], dtype=np.int64)[outcomes.index]
     rows = np.repeat(np.arange(len(columns)), counts)
     turn = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
     table = np.zeros((len(numbers), max(map(len, numbers), default=0)), dtype=CODE)

@@ -179,7 +179,7 @@ class StopsAfter:
 
 def test_a_killed_search_goes_on_and_finds_the_same(tmp_path: Path) -> None:
     base, keep, free = small_space()
-    keep.remove("tp")
+    keep.remove("cp")
     whole = search(base, keep=keep, free=free)
     first, second = StopsAfter(1), StopsAfter(-1)
     part = search(base, keep=keep, free=free, executor=first, folder=tmp_path)
@@ -187,7 +187,9 @@ def test_a_killed_search_goes_on_and_finds_the_same(tmp_path: Path) -> None:
     assert 0 < part.legal < whole.legal
     again = search(base, keep=keep, free=free, executor=second, folder=tmp_path)
     assert again.complete
-    assert second.searched == len(chunks_of(space_of(base, keep, free), space_of(base, keep, free).judge(), Asked())) - 1
+    assert (
+        second.searched == len(chunks_of(space_of(base, keep, free), space_of(base, keep, free).judge(), Asked())) - 1
+    )
     assert (again.legal, again.fitting) == (whole.legal, whole.fitting)
     assert [each.plan for each in again.plans] == [each.plan for each in whole.plans]
 
@@ -202,7 +204,7 @@ def test_files_of_another_search_are_not_read(tmp_path: Path) -> None:
 
 def test_processes_find_the_same() -> None:
     base, keep, free = small_space()
-    keep.remove("tp")
+    keep.remove("cp")
     serial = search(base, keep=keep, free=free, top=5)
     spread = search(base, keep=keep, free=free, top=5, executor=Processes(2))
     assert [each.plan for each in spread.plans] == [each.plan for each in serial.plans]
@@ -233,7 +235,7 @@ def test_gains_front_and_ties_add_up() -> None:
         assert sum(second.behind_s.values()) == pytest.approx(second.step_time_s - best.step_time_s)
         assert sum(behind(best, second).values()) == pytest.approx(sum(second.behind_s.values()))
     assert is_tied(best, replace(best, rank=2))
-    slower = {cause: seconds * (1.5 if cause == "bubble" else 1) for cause, seconds in best.breakdown_s.items()}
+    slower = {cause: seconds * (1.5 if cause == "compute" else 1) for cause, seconds in best.breakdown_s.items()}
     assert not is_tied(best, replace(best, step_time_s=sum(slower.values()), breakdown_s=slower))
     times = [point.step_time_s for point in found.front]
     memories = [point.device_memory_bytes for point in found.front]
