@@ -47,7 +47,9 @@ Top = Annotated[int, typer.Option("--top", min=1, max=1000, help="Plans to show.
 Goal = Annotated[Objective, typer.Option("--objective", help="What the best plan has least of.")]
 Headroom = Annotated[str, typer.Option("--headroom", help="Share of the GPU's memory that stays free, as 6%.")]
 Place = Annotated[Where, typer.Option("--executor", help="One process, several, or a Ray cluster.")]
-Workers = Annotated[int, typer.Option("--workers", min=1, max=1024, help="Processes of --executor processes.")]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, max=1024, help="Processes; without it as many as there are cores.")
+]
 Address = Annotated[str | None, typer.Option("--address", help="Of the Ray cluster; without it one is started here.")]
 OutDir = Annotated[
     Path | None,
@@ -65,8 +67,8 @@ def plan(
     top: Top = 10,
     objective: Goal = Objective.time,
     headroom: Headroom = "0%",
-    executor: Place = Where.serial,
-    workers: Workers = 2,
+    executor: Place = Where.processes,
+    workers: Workers = None,
     address: Address = None,
     as_json: AsJson = False,
     out: OutDir = None,
@@ -166,12 +168,14 @@ def read_headroom(text: str) -> float:
     return number
 
 
-def executor_of(where: Where, workers: int, address: str | None) -> Executor:
+def executor_of(where: Where, workers: int | None, address: str | None) -> Executor:
+    import os
+
     from simulator.planner.executors import Processes, Ray, Serial
 
     if where is Where.ray:
         return Ray(address)
-    return Processes(workers) if where is Where.processes else Serial()
+    return Processes(workers or os.cpu_count() or 1) if where is Where.processes else Serial()
 
 
 def write_parquet(folder: Path, found: PlanSearch) -> None:
