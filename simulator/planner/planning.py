@@ -18,8 +18,9 @@ from simulator.planner.remedies import remedies
 from simulator.planner.result import FrontPoint, Gain, PlanSearch, RankedPlan, behind, is_tied, ranked_plan
 from simulator.planner.resume import ChunkFiles
 from simulator.planner.search import Asked, Chunk, ChunkResult, Played, chunks_of, search_chunk
+from simulator.planner.shared_error import error_shares
 from simulator.planner.space import Space, space_of
-from simulator.predict.prediction import evaluate
+from simulator.predict.prediction import predict
 from simulator.predict.simulate import simulate
 from simulator.scenario.legal import problems
 from simulator.scenario.spec import Scenario
@@ -197,7 +198,8 @@ def outcome(
 
 def evaluated(scenario: Scenario, plan: Plan) -> RankedPlan:
     """A plan evaluated as `evaluate` does it."""
-    return ranked_plan(0, evaluate(replace(scenario, plan=plan, warnings=())))
+    done = simulate(replace(scenario, plan=plan, warnings=()))
+    return ranked_plan(predict(done), error_shares(done))
 
 
 def start_of(space: Space) -> RankedPlan | None:

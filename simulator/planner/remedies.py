@@ -10,9 +10,10 @@ from hardware.units import format_bytes
 from simulator.memory import memory_report
 from simulator.plan.allocation import allocated
 from simulator.plan.case import model_facts
+from simulator.plan.layout import schedule_name
 from simulator.plan.rules import is_legal
 from simulator.plan.spec import Plan, Recompute
-from simulator.predict.simulate import scenario_workload, schedule_name
+from simulator.predict.simulate import scenario_workload
 from simulator.scenario.spec import Scenario
 from simulator.schedules import make_schedule
 

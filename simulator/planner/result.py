@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
 from simulator.fields import as_written
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.spec import Plan
 from simulator.planner.candidates import KEYS, own_value
+from simulator.planner.shared_error import ErrorShares, difference_interval_s
 from simulator.planner.space import SPLIT_KEYS
 from simulator.predict.prediction import Prediction
 from simulator.scenario.stack_section import written_stack
@@ -21,8 +21,8 @@ USEFUL = ("compute",)
 
 @dataclass(frozen=True, slots=True)
 class RankedPlan:
-    """A plan of the result: its prediction in short. `tied`: it is closer to the best than the prediction can tell;
-    `behind_s`: seconds by cause that it spends more than the best."""
+    """A plan of the result: its prediction in short. `errors`: what its step rests on; `tied`: it is closer to the
+    best than the prediction can tell; `behind_s`: seconds by cause that it spends more than the best."""
 
     rank: int
     plan: Plan
@@ -39,6 +39,7 @@ class RankedPlan:
     energy_j: float | None
     fits: bool
     breakdown_s: Mapping[str, float]
+    errors: ErrorShares
     tied: bool = False
     behind_s: Mapping[str, float] | None = None
 
@@ -207,14 +208,14 @@ def plan_line(plan: Plan) -> str:
     return " ".join(parts)
 
 
-def ranked_plan(rank: int, prediction: Prediction) -> RankedPlan:
-    """A prediction in short."""
+def ranked_plan(prediction: Prediction, errors: ErrorShares) -> RankedPlan:
+    """A prediction in short, not ranked yet."""
     run = prediction.run
     finish = None
     if run is not None and run.finishes:
         finish = {name: value for name, value in run.finish_s.to_dict().items() if value is not None}
     return RankedPlan(
-        rank=rank,
+        rank=0,
         plan=prediction.scenario.plan,
         step_time_s=prediction.step_time_s,
         step_time_interval_s=prediction.step_time_interval_s,
@@ -229,19 +230,15 @@ def ranked_plan(rank: int, prediction: Prediction) -> RankedPlan:
         energy_j=run.energy_j if run else None,
         fits=prediction.fits,
         breakdown_s=prediction.breakdown_s,
+        errors=errors,
     )
 
 
 def is_tied(best: RankedPlan, other: RankedPlan) -> bool:
-    """Whether the prediction cannot tell two plans apart.
-
-    What both spend on a cause they share with its error, so that only the differences by cause are uncertain: each by
-    as large a share as the step itself, independently of the others.
-    """
-    low, high = best.step_time_interval_s
-    share = (high - low) / 2 / best.step_time_s
-    apart = [other.breakdown_s.get(cause, 0.0) - seconds for cause, seconds in best.breakdown_s.items()]
-    return abs(other.step_time_s - best.step_time_s) <= share * sqrt(sum(each**2 for each in apart))
+    """Whether the prediction cannot tell two plans apart: the interval of their difference, in which errors that both
+    share cancel, holds zero."""
+    low_s, high_s = difference_interval_s(best.errors, other.errors)
+    return low_s <= 0 <= high_s
 
 
 def behind(best: RankedPlan, other: RankedPlan) -> dict[str, float]:

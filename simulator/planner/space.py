@@ -10,7 +10,7 @@ import numpy as np
 
 from hardware.problems import InputError, Problem, one_of
 from simulator.plan.case import ModelFacts, model_facts
-from simulator.plan.layout import format_layout, layer_counts, balanced, stage_count
+from simulator.plan.layout import balanced, format_layout, layer_counts, stage_count
 from simulator.plan.spec import Plan
 from simulator.planner.candidates import FOLLOWING, FREED, KEYS, SEARCHED, own_value
 from simulator.planner.columns import CODE, NO_KEYS, Columns, Ints
