@@ -21,6 +21,7 @@ from simulator.cli import (
     import_launch,
     init,
     launch,
+    plan,
     size,
     validate,
 )
@@ -44,6 +45,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "init": init.init,
     "launch": launch.launch,
     "models": catalogues.models,
+    "plan": plan.plan,
     "schema": catalogues.schema,
     "size": size.size,
     "stacks": catalogues.stacks,

@@ -12,11 +12,11 @@ from hardware.collectives.experts import copies, token_bytes
 from hardware.kernels import streaming_s
 from hardware.precisions import PRECISIONS
 from simulator.cost.launches import ROUTED_AHEAD, launches
-from simulator.cost.price import Priced, Prices, price, times
+from simulator.cost.price import Price, Priced, Prices, price, times
 from simulator.cost.recompute import recomputed_shares
 from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.plan.spec import Plan
-from simulator.workload.operators import CoreAttention, Exchange, Matmul, Number, Routing, Work
+from simulator.workload.operators import CoreAttention, Exchange, Matmul, Number, Operator, Routing, Work
 
 # SMs that NCCL's channels take from a product beside them: 24 on eight GPUs behind NVSwitch (NCCL's log, "24 coll
 # channels", from memory).
@@ -98,15 +98,38 @@ def expanding_s(moved: ExpertExchange, group: Group, prices: Prices, fp8: bool =
     return seconds / prices.constants.streaming_rate
 
 
+@dataclass(frozen=True, slots=True)
+class PricedWork:
+    """Half a layer with every operator priced as it runs alone: a `Price`, or for expert traffic the seconds of its
+    forward and backward."""
+
+    work: Work
+    prices: tuple[Price | tuple[Number, Number], ...]
+
+
 def block_cost(work: Work, prices: Prices, whole_layer_again: bool) -> BlockCost:
     """Price every operator of `work` once and add them up by phase, cause and evidence."""
-    plan = prices.plan
+    return put_together(priced_work(work, prices), prices, whole_layer_again)
+
+
+def priced_work(work: Work, prices: Prices) -> PricedWork:
+    """The price of every operator of half a layer."""
+    return PricedWork(work, tuple(operator_price(op, prices) for op in work.operators))
+
+
+def operator_price(op: Operator, prices: Prices) -> Price | tuple[Number, Number]:
+    return routing_price(op, prices) if isinstance(op, Routing) else price(op, prices)
+
+
+def put_together(alone: PricedWork, prices: Prices, whole_layer_again: bool) -> BlockCost:
+    """Add priced operators up by phase, cause and evidence, by what runs beside what and what runs again."""
+    plan, work = prices.plan, alone.work
     priced, repeated, routed = [], [], []
-    for op, share in zip(work.operators, recomputed_shares(work.operators, plan, whole_layer_again), strict=True):
-        if isinstance(op, Routing):
-            routed.append((op, *routing_price(op, prices), share))
+    shares = recomputed_shares(work.operators, plan, whole_layer_again)
+    for op, cost, share in zip(work.operators, alone.prices, shares, strict=True):
+        if isinstance(cost, tuple):
+            routed.append((op, *cost, share))
             continue
-        cost = price(op, prices)
         priced.append((op, cost))
         if np.any(share):
             repeated.append((op, times(cost, share)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from simulator.cost.price import Priced, Prices
 from simulator.workload.operators import CoreAttention, Matmul, Number, Operator, Routing, Scan, Work
 
@@ -32,9 +34,10 @@ def launches(work: Work, computing: Priced, repeated: Priced, prices: Prices) ->
     captured = captured_by_graphs(work, plan.stack.cuda_graphs)
     launched = [(op, cost) for op, cost in computing if not captured(op)]
     again = sum(cost.forward_kernels for op, cost in repeated if not captured(op))
-    experts = max(
-        (op.groups for op, _ in computing if isinstance(op, Matmul) and op.name.startswith("expert_")), default=0
-    )
+    experts: Number = 0
+    for op, _ in computing:
+        if isinstance(op, Matmul) and op.name.startswith("expert_"):
+            experts = np.maximum(experts, op.groups)
     grouped = plan.stack.fused_experts or plan.stack.cuda_graphs == "full"
     one_by_one = 0.0 if grouped else prices.constants.expert_launches * experts
     # Padded to a capacity, or wholly in a CUDA graph, shapes do not depend on the routing.

@@ -34,7 +34,7 @@ class Beside:
         slowed_s = alone_s * slower
         outlasting_s = moving_s + (1 - self.comm_fraction) * slowed_s
         ends_s = np.minimum(moving_s / self.comm_fraction, outlasting_s)
-        longer = np.divide(ends_s, moving_s, where=np.asarray(moving_s) > 0, out=np.ones(np.shape(moving_s)))
+        longer = np.divide(ends_s, moving_s, where=np.asarray(moving_s) > 0, out=np.ones(np.shape(ends_s)))
         return PairPhase(tuple(part * slower for part in computing), tuple(part * longer for part in moving))
 
 
@@ -125,7 +125,8 @@ def phases(ahead: LayerCost, back: LayerCost, beside: Beside = ALONE) -> tuple[P
 
 def slowing(computing_s: Number, moving_s: Number, compute_fraction: float) -> Number:
     """Seconds of computing beside traffic over its seconds alone: only what runs while traffic moves is slowed."""
-    beside = np.divide(moving_s, computing_s, where=np.asarray(computing_s) > 0, out=np.zeros(np.shape(computing_s)))
+    shape = np.broadcast_shapes(np.shape(moving_s), np.shape(computing_s))
+    beside = np.divide(moving_s, computing_s, where=np.asarray(computing_s) > 0, out=np.zeros(shape))
     return np.minimum(1 / compute_fraction, 1 + (1 - compute_fraction) * beside)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import zip_longest
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from simulator.workload.derive import Workload
 from simulator.workload.operators import Number
 
 NO_LAYER = LayerCost()
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ def stage_costs(workload: Workload, prices: Prices, moved_s: Sequence[Number] = 
     def ffn(part: FFN, again: bool) -> BlockCost:
         return block_cost(workload.ffns[part], prices, again)
 
+    @cache
     def layer(spec: Layer, again: bool) -> LayerCost:
         mixer_cost = mixer(spec.mixer, again) if spec.mixer else NO_COST
         return LayerCost(mixer_cost, ffn(spec.ffn, again) if spec.ffn else NO_COST)
@@ -90,42 +93,57 @@ def stage_costs(workload: Workload, prices: Prices, moved_s: Sequence[Number] = 
 
 def stage_cost(layers: list[LayerCost], plan: Plan, prices: Prices, moved_s: Number = 0.0) -> StageCost:
     """Sums over the stage's layers; the host bounds backward as a whole, since it runs ahead of the GPU there."""
-    blocks = [block for layer in layers for block in (layer.mixer, layer.ffn)]
-    ahead = sum((forward(layer, plan) for layer in layers), NO_TIME)
-    back = sum((input_gradient(layer, plan) for layer in layers), NO_TIME)
-    weight = sum((weight_gradient(layer) for layer in layers), NO_TIME)
+    distinct = counted(layers)
+    ahead = sum((forward(layer, plan) * count for layer, count in distinct), NO_TIME)
+    back = sum((input_gradient(layer, plan) * count for layer, count in distinct), NO_TIME)
+    weight = sum((weight_gradient(layer) * count for layer, count in distinct), NO_TIME)
     host_s = prices.constants.host_s_per_kernel
-    evidence: Counter[str] = Counter()
-    for block in blocks:
-        evidence.update(dict(block.evidence_s))
+    launched = sum(count * (layer.mixer.backward_kernels + layer.ffn.backward_kernels) for layer, count in distinct)
     return StageCost(
         tuple(layers),
         with_host(ahead, np.maximum(moved_s, ahead.total_s + forward_wait_s(layers, plan, host_s))),
-        with_host(back, np.maximum(moved_s, host_s * sum(block.backward_kernels for block in blocks)), weight.total_s),
+        with_host(back, np.maximum(moved_s, host_s * launched), weight.total_s),
         weight,
-        dict(evidence),
+        stage_evidence(distinct),
         host_s,
         moved_s,
     )
 
 
-def forward_wait_s(layers: list[LayerCost], plan: Plan, host_s: float) -> Number:
+def counted(items: Sequence[Item]) -> list[tuple[Item, int]]:
+    """The distinct objects among `items`, each with how often it stands there, in order of their first place."""
+    count = Counter(map(id, items))
+    first = {id(item): item for item in reversed(items)}
+    return [(first[key], number) for key, number in count.items()]
+
+
+def stage_evidence(distinct: Sequence[tuple[LayerCost, int]]) -> dict[str, Number]:
+    """Seconds of a stage's layers by how they are known."""
+    found: dict[str, Number] = {}
+    for layer, count in distinct:
+        for kind, seconds in (*layer.mixer.evidence_s, *layer.ffn.evidence_s):
+            found[kind] = found.get(kind, 0.0) + seconds * count
+    return found
+
+
+def forward_wait_s(layers: Sequence[LayerCost], plan: Plan, host_s: float) -> Number:
     """Seconds for which the GPU waits for the host in the forwards of layers.
 
     Between layers without experts the host runs ahead. Every layer with experts makes it read how many tokens each
     expert gets (Megatron-Core's dispatchers, TransformerEngine's GroupedLinear): then GPU and host start level, the
     host launches experts, then the next layer's mixer, and the GPU cannot do the mixer before the experts.
     """
-    free = [layer for layer in layers if not np.any(layer.ffn.waiting_kernels)]
-    kernels = sum(layer.mixer.forward_kernels + layer.ffn.forward_kernels for layer in free)
-    waits = np.maximum(0.0, host_s * kernels - sum(forward(layer, plan).total_s for layer in free))
-    for layer in layers:
+    distinct = counted(layers)
+    free = [(layer, count) for layer, count in distinct if not np.any(layer.ffn.waiting_kernels)]
+    kernels = sum(count * (layer.mixer.forward_kernels + layer.ffn.forward_kernels) for layer, count in free)
+    waits = np.maximum(0.0, host_s * kernels - sum(count * forward(layer, plan).total_s for layer, count in free))
+    for layer, count in distinct:
         if np.any(layer.ffn.waiting_kernels):
             whole_s = forward(layer, plan).total_s
             behind_s = whole_s - layer.mixer.forward.total_s - layer.ffn.ahead_s
             launching_s = host_s * (layer.mixer.forward_kernels + layer.ffn.forward_kernels)
             wait_s = np.maximum(host_s * layer.ffn.waiting_kernels - behind_s, launching_s - whole_s)
-            waits = waits + np.maximum(0.0, wait_s)
+            waits = waits + count * np.maximum(0.0, wait_s)
     return waits
 
 
@@ -141,17 +159,25 @@ def paired_stages(ahead: StageCost, back: StageCost, plan: Plan, beside: Beside)
     """
     waits: Number = 0.0
     done = NO_TIME
-    for first, last in zip_longest(ahead.layers, reversed(back.layers)):
-        if first is None:
+    for first, last, count in partners(ahead.layers, back.layers):
+        if first is NO_LAYER:
             together = input_gradient(last, plan) + weight_gradient(last)
-        elif last is None:
+        elif last is NO_LAYER:
             together = forward(first, plan)
         else:
             together = pair(first, last, beside)
-        done = done + together
-        waits = waits + pair_wait_s(first or NO_LAYER, last or NO_LAYER, together.total_s, ahead.host_s_per_kernel)
+        done = done + together * count
+        waits = waits + count * pair_wait_s(first, last, together.total_s, ahead.host_s_per_kernel)
     moved_s = np.maximum(ahead.moved_s, back.moved_s)  # out and home at the same time
     return with_host(done, np.maximum(moved_s, done.total_s + waits))
+
+
+def partners(ahead: Sequence[LayerCost], back: Sequence[LayerCost]) -> list[tuple[LayerCost, LayerCost, int]]:
+    """The distinct pairs of a forward's and a backward's layers, with how many there are; NO_LAYER: without partner."""
+    pairs = list(zip_longest(ahead, reversed(back), fillvalue=NO_LAYER))
+    count = Counter((id(first), id(last)) for first, last in pairs)
+    known = {(id(first), id(last)): (first, last) for first, last in pairs}
+    return [(*known[key], number) for key, number in count.items()]
 
 
 def pair_wait_s(first: LayerCost, last: LayerCost, together_s: Number, host_s: float) -> Number:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from hardware.collectives import DISPATCHERS, collective_s, strided_group
+from hardware.collectives import DISPATCHERS, Group, collective_s, strided_group
 from hardware.collectives.closed_form import tables_of
 from hardware.precisions import FORMATS
 from hardware.specs import Cluster
@@ -75,9 +75,14 @@ def slot_times(
     constants = constants or constants_for(cluster.accelerator, plan)
     prices = Prices(cluster, plan, plan_groups(plan, cluster), constants=constants)
     moved_s = [host_link_s(size, cluster) for size in offloaded]
-    beside = Beside(*shares_beside(plan, cluster), plan.puts_off_weights) if plan.is_paired else None
-    send_s = stage_send_s(workload.shape, prices) if plan.pp > 1 else 0.0
+    beside = pair_speeds(plan, cluster) if plan.is_paired else None
+    send_s = stage_send_s(workload.shape, prices)
     return SlotTimes(stage_costs(workload, prices, moved_s), beside, float(send_s), constants)
+
+
+def pair_speeds(plan: Plan, cluster: Cluster) -> Beside:
+    """What is left of speeds in an overlapped pair, and whether its weight gradients are put off."""
+    return Beside(*shares_beside(plan, cluster), plan.puts_off_weights)
 
 
 def shares_beside(plan: Plan, cluster: Cluster) -> tuple[float, float]:
@@ -120,8 +125,10 @@ def with_lost(stages: Sequence[StageCost], updates: UpdateTimes, plan: Plan, con
 
 
 def stage_send_s(shape: Shape, prices: Prices) -> Number:
-    """Seconds of one stage's activations to the next."""
+    """Seconds of one stage's activations to the next; none without a pipeline."""
     cluster = prices.cluster
+    if shape.plan.pp == 1:
+        return 0.0
     sent, gathered = sent_bytes(shape)
     sent_s = collective_s("send_recv", sent, strided_group(cluster, 2, cluster.gpus // shape.plan.pp), cluster).seconds
     return sent_s + collective_s("all_gather", gathered, prices.groups["tp"], cluster).seconds if gathered else sent_s
@@ -159,36 +166,54 @@ def pair_seconds(times: SlotTimes, plan: Plan) -> dict[str, np.ndarray] | None:
     return found
 
 
+def first_alike(workload: Workload) -> list[int]:
+    """By stage the first one that gathers, reduces and updates the same: of the same content, and as far from the front
+    as buckets go (see `gather_and_reduce`)."""
+    first: dict[tuple[object, ...], int] = {}
+    return [
+        first.setdefault((workload.content(stage), stage.index > 0), number)
+        for number, stage in enumerate(workload.stages)
+    ]
+
+
+def stage_moves(
+    workload: Workload, number: int, groups: Mapping[str, Group], cluster: Cluster, constants: Constants
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Seconds of a stage's parameter all-gathers and gradient reductions, bucket by bucket."""
+    model, plan = workload.model, workload.plan
+    held, rate = workload.parameters[number], constants.dp_rate
+    whole = workload.stages[number].index > 0 and not travels_by_layer(plan)
+    gathers, reduces = gather_and_reduce(held, plan, groups, cluster, whole=whole)
+    moved = tuple(t / rate for t in gathers), tuple(t / rate for t in reduces)
+    if not gathers_lists(plan):
+        return moved
+    calls_s = len(layer_linears(model, model.layers[0])) * groups["dense"].ranks * constants.host_s_per_kernel
+    return with_lists(moved, held.layers, calls_s, plan, cluster)
+
+
+def stage_update_s(workload: Workload, number: int, groups: Mapping[str, Group], cluster: Cluster) -> Number:
+    """Seconds of a stage's optimizer."""
+    model, plan, stage = workload.model, workload.plan, workload.stages[number]
+    seconds = optimizer_s(workload.parameters[number], plan, groups, cluster)
+    seconds = seconds + shared_numbers_s(model, stage, plan, groups, cluster)
+    products = OPTIMIZERS[plan.optimizer.kind].products
+    if products is None:
+        return seconds
+    return seconds + matrix_products_s(model, stage, plan, products, cluster)
+
+
 def update_times(workload: Workload, cluster: Cluster, constants: Constants | None = None) -> UpdateTimes:
     """Gradient reduction, optimizer and parameter gathering of every stage and rank.
 
     `constants` None: those of the data file for this part and plan.
     """
-    model, plan, stages, parameters = workload.model, workload.plan, workload.stages, workload.parameters
+    model, plan = workload.model, workload.plan
     constants = constants or constants_for(cluster.accelerator, plan)
     groups = shard_groups(plan, cluster)
-    moved = [
-        gather_and_reduce(held, plan, groups, cluster, whole=stage.index > 0 and not travels_by_layer(plan))
-        for stage, held in zip(stages, parameters, strict=True)
-    ]
-    rate = constants.dp_rate
-    moved = [(tuple(t / rate for t in gathers), tuple(t / rate for t in reduces)) for gathers, reduces in moved]
-    if gathers_lists(plan):
-        calls_s = len(layer_linears(model, model.layers[0])) * groups["dense"].ranks * constants.host_s_per_kernel
-        moved = [
-            with_lists(both, held.layers, calls_s, plan, cluster) for both, held in zip(moved, parameters, strict=True)
-        ]
-    updates = [optimizer_s(held, plan, groups, cluster) for held in parameters]
-    updates = [
-        seconds + shared_numbers_s(model, stage, plan, groups, cluster)
-        for seconds, stage in zip(updates, stages, strict=True)
-    ]
-    products = OPTIMIZERS[plan.optimizer.kind].products
-    if products is not None:
-        updates = [
-            seconds + matrix_products_s(model, stage, plan, products, cluster)
-            for seconds, stage in zip(updates, stages, strict=True)
-        ]
+    alike = first_alike(workload)
+    moves = {stage: stage_moves(workload, stage, groups, cluster, constants) for stage in set(alike)}
+    seconds = {stage: stage_update_s(workload, stage, groups, cluster) for stage in set(alike)}
+    moved, updates = [moves[stage] for stage in alike], [seconds[stage] for stage in alike]
     held = [sorted(set(ranks)) for ranks in stages_of_ranks(plan)]
     barrier_s = collective_s("all_reduce", 4.0, strided_group(cluster, cluster.gpus), cluster).seconds
     if model.tied_embeddings and plan.pp > 1 and plan.adapters is None:

@@ -9,11 +9,12 @@ from functools import cache
 import numpy as np
 
 from hardware.precisions import PRECISIONS
-from simulator.model.spec import Layer
+from simulator.model.spec import Layer, Model
 from simulator.plan.spec import Plan
 from simulator.workload.derive import Workload
 from simulator.workload.ends import head_working_bytes
 from simulator.workload.operators import CoreAttention, Matmul, Number, Routing, Tensor, Work
+from simulator.workload.shape import Shape
 
 # A layer's input: the residual stream, or streams.
 LAYER_INPUT = ("residual_1", "mixer_streams")
@@ -159,6 +160,12 @@ def widest_gradients(work: Work) -> Number:
     return widest
 
 
+def end_kept(name: str, work: Work, model: Model, shape: Shape) -> Kept:
+    """`Kept` of one of the model's ends."""
+    kept = layer_kept(work, shape.plan, False)
+    return replace(kept, working=head_working_bytes(model, shape)) if name == "head" else kept
+
+
 def stage_kept(workload: Workload) -> tuple[Kept, ...]:
     """`Kept` of one micro-batch on every virtual stage."""
     plan = workload.plan
@@ -171,9 +178,6 @@ def stage_kept(workload: Workload) -> tuple[Kept, ...]:
 
     @cache
     def end(name: str) -> Kept:
-        kept = layer_kept(workload.ends[name], plan, False)
-        if name == "head":
-            return replace(kept, working=head_working_bytes(workload.model, workload.shape))
-        return kept
+        return end_kept(name, workload.ends[name], workload.model, workload.shape)
 
     return tuple(sum(workload.parts(stage, layer, end), Kept()) for stage in workload.stages)

@@ -11,6 +11,8 @@ from hardware.precisions import FORMATS
 from simulator.memory.states import sharded_trained
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.spec import Plan
+from simulator.stack import Stack
+from simulator.workload.operators import Number
 from simulator.workload.states import StageParameters, parameter_bytes
 
 GIB = 2**30
@@ -33,21 +35,16 @@ COMES_AND_GOES = ("activations", "working", "pipeline buffers")
 REDUCE_BUCKET_ELEMENTS = 5e8
 
 
-def outside_bytes(plan: Plan, owners: Mapping[str, float]) -> dict[str, float]:
+def outside_bytes(plan: Plan, owners: Mapping[str, Number]) -> dict[str, Number]:
     """What the device shows beyond the allocator's peak."""
     sizes = (plan.tp, plan.cp, plan.dp * plan.cp, plan.pp, plan.ep * plan.etp, plan.expert_dp)
     communicators = sum(1 for size in sizes if np.any(np.asarray(size) > 1))
     if plan.stack.pipeline_engine == "deepspeed" and plan.pp > 1:
         communicators += PIPELINE_ENGINE_COMMUNICATORS
-    fragmentation = FRAGMENTATION_FRACTION * sum(owners.values())
-    if not plan.stack.expandable_segments:
-        # Blocks of fixed size waste what those that grow do, and more where much comes and goes.
-        comes_and_goes = sum(owners.get(owner, 0.0) for owner in COMES_AND_GOES)
-        fragmentation = max(fragmentation, FIXED_SEGMENTS_FRACTION * comes_and_goes)
-    found = {
+    found: dict[str, Number] = {
         "context": CONTEXT_BYTES[plan.stack.cuda_context],
         "communicators": communicators * COMMUNICATOR_BYTES,
-        "fragmentation": fragmentation,
+        "fragmentation": fragmentation_bytes(plan.stack, owners),
     }
     buffer_bytes = DISPATCHERS[plan.dispatcher].buffer_bytes
     if buffer_bytes and plan.ep > 1:
@@ -55,17 +52,27 @@ def outside_bytes(plan: Plan, owners: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
-def optimizer_step_bytes(held: Sequence[StageParameters], plan: Plan) -> float:
+def fragmentation_bytes(stack: Stack, owners: Mapping[str, Number]) -> Number:
+    """What the allocator reserves beyond what its `owners` hold."""
+    growing: Number = FRAGMENTATION_FRACTION * sum(owners.values())
+    if stack.expandable_segments:
+        return growing
+    # Blocks of fixed size waste what those that grow do, and more where much comes and goes.
+    comes_and_goes = sum(owners.get(owner, 0.0) for owner in COMES_AND_GOES)
+    return np.maximum(growing, FIXED_SEGMENTS_FRACTION * comes_and_goes)
+
+
+def optimizer_step_bytes(held: Sequence[StageParameters], plan: Plan) -> Number:
     """What DeepSpeed's optimizer step reserves when no activation lives, in blocks larger than any activation's.
 
     With 16-bit gradients (runtime/zero/stage_1_and_2.py): a bucket to reduce, and the shard's gradients put together in
     16 bit and cast to fp32. BF16_Optimizer gathers all parameters in one flat tensor before they are copied home
     (all_gather over a list of tensors).
     """
-    whole = float(sum(sum(stage.trained) for stage in held))
+    whole: Number = sum(sum(stage.trained) for stage in held)
     if not SHARDINGS[plan.sharding].gathers_once:
         return 0.0
     if FORMATS[plan.optimizer.grads].full_width:
         return whole * parameter_bytes(plan)
     element = FORMATS[plan.optimizer.grads].bytes
-    return REDUCE_BUCKET_ELEMENTS * element + float(sharded_trained(held, plan)) * (element + 4.0)
+    return REDUCE_BUCKET_ELEMENTS * element + sharded_trained(held, plan) * (element + 4.0)

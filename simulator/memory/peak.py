@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Protocol
 
+import numpy as np
+
 from hardware.arrays import Number
 from simulator.memory.activations import Kept
 
@@ -30,7 +32,7 @@ def peak_activations(slots: Sequence[ScheduleSlot], kept: Sequence[Kept]) -> tup
 
     @cache
     def rise(chunk: int, backward_chunk: int) -> float:
-        return pair_rise(kept[chunk], kept[backward_chunk])
+        return float(pair_rise(kept[chunk], kept[backward_chunk]))
 
     live: Number = 0.0
     peak: Number = 0.0
@@ -52,14 +54,15 @@ def peak_activations(slots: Sequence[ScheduleSlot], kept: Sequence[Kept]) -> tup
     return float(peak), working
 
 
-def pair_rise(ahead: Kept, back: Kept) -> float:
+def pair_rise(ahead: Kept, back: Kept) -> Number:
     """Most that an overlapped pair holds beyond what it began with: its halves work layer by layer at an even pace,
     so that a forward's layer fills after the backward's layers before it were freed."""
     fills, frees = max(1, ahead.layers), max(1, back.layers)
-    return max(
-        (step + 1) / fills * float(ahead.until_backward) - step * frees // fills / frees * float(back.until_backward)
-        for step in range(fills)
-    )
+    most: Number = -np.inf
+    for step in range(fills):
+        filled, freed = (step + 1) / fills, step * frees // fills / frees
+        most = np.maximum(most, filled * ahead.until_backward - freed * back.until_backward)
+    return most
 
 
 def most_in_flight(slots: Sequence[ScheduleSlot], chunk: int) -> int:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from simulator.memory.peak import ScheduleSlot, most_in_flight
 from simulator.model.spec import Model
 from simulator.workload.operators import Number
 from simulator.workload.shape import Shape, padded_vocab
 
 
-def pipeline_buffer_bytes(model: Model, shape: Shape, held: Sequence[int], slots: Sequence[ScheduleSlot]) -> float:
+def pipeline_buffer_bytes(model: Model, shape: Shape, held: Sequence[int], in_flight: Sequence[int]) -> Number:
     """What torch.distributed.pipelining holds all step long on a rank with the virtual stages `held`.
 
     Of every micro-batch, each stage has a buffer for its input and one for its output's gradient, allocated once, and
@@ -24,19 +23,19 @@ def pipeline_buffer_bytes(model: Model, shape: Shape, held: Sequence[int], slots
     elements: Number = 0.0
     for chunk, stage in enumerate(held):
         elements += plan.microbatches * (last_output if stage == last else 2 * hidden)
-        elements += (plan.microbatches - most_in_flight(slots, chunk)) * hidden if stage else 0.0
-    return float(elements * shape.element_bytes)
+        elements += (plan.microbatches - in_flight[chunk]) * hidden if stage else 0.0
+    return elements * shape.element_bytes
 
 
-def engine_buffer_bytes(model: Model, shape: Shape, held: Sequence[int], slots: Sequence[ScheduleSlot]) -> float:
+def engine_buffer_bytes(model: Model, shape: Shape, held: Sequence[int], in_flight: Sequence[int]) -> Number:
     """What DeepSpeed's pipeline engine holds on a rank (runtime/pipe/engine.py).
 
     It sends 1/tp of a stage's output and keeps that share of every micro-batch in flight, and receives inputs and
     gradients in like shares; a backward restores the whole output and gradient.
     """
     hidden = shape.element_bytes * shape.tokens * shape.hidden
-    shares = most_in_flight(slots, 0) + 2
-    return float(hidden * (shares / shape.plan.tp + 2))
+    shares = in_flight[0] + 2
+    return hidden * (shares / shape.plan.tp + 2)
 
 
 PIPELINE_BUFFERS = {"torch": pipeline_buffer_bytes, "deepspeed": engine_buffer_bytes}

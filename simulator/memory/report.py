@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from simulator.memory.activations import Kept, stage_kept
 from simulator.memory.outside import optimizer_step_bytes, outside_bytes
-from simulator.memory.peak import ScheduleSlot, peak_activations
+from simulator.memory.peak import ScheduleSlot, most_in_flight, peak_activations
 from simulator.memory.pipeline_buffers import PIPELINE_BUFFERS
 from simulator.memory.states import frees_logits_before_layers, reduction_bytes, state_bytes
 from simulator.plan.layout import stages_of_ranks
 from simulator.workload.derive import Workload
+from simulator.workload.operators import Number
 from simulator.workload.states import shares_states
 
 
@@ -44,12 +47,17 @@ def memory_report(workload: Workload, ranks: Sequence[Sequence[ScheduleSlot]]) -
         activations, working = peak_activations(slots, [kept[stage] for stage in held])
         owners |= {"activations": activations, "working": working}
         if plan.stack.pipeline_engine in PIPELINE_BUFFERS and plan.pp > 1:
-            owners["pipeline buffers"] = PIPELINE_BUFFERS[plan.stack.pipeline_engine](model, shape, held, slots)
+            in_flight = [most_in_flight(slots, chunk) for chunk in range(len(held))]
+            owners["pipeline buffers"] = PIPELINE_BUFFERS[plan.stack.pipeline_engine](model, shape, held, in_flight)
         outside = outside_bytes(plan, owners)
         if plan.stack.optimizer_step == "flat_copies":
             outside["optimizer step"] = optimizer_step_bytes([parameters[stage] for stage in held], plan)
-        result.append(RankMemory(rank, tuple(held), owners, outside))
+        result.append(RankMemory(rank, tuple(held), as_floats(owners), as_floats(outside)))
     return tuple(result)
+
+
+def as_floats(sizes: Mapping[str, Number]) -> dict[str, float]:
+    return {owner: float(size) for owner, size in sizes.items()}
 
 
 def kept_until_reduced(workload: Workload) -> tuple[Kept, ...]:
@@ -58,4 +66,4 @@ def kept_until_reduced(workload: Workload) -> tuple[Kept, ...]:
     if not (frees_logits_before_layers(workload.plan) and shares_states(workload.plan)):
         return kept
     reducing = [reduction_bytes(params, workload.plan) for params in workload.parameters]
-    return tuple(replace(k, working=max(k.working, size)) for k, size in zip(kept, reducing, strict=True))
+    return tuple(replace(k, working=np.maximum(k.working, size)) for k, size in zip(kept, reducing, strict=True))

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
+import numpy as np
+
+from hardware.arrays import plain
 from hardware.precisions import FORMATS, PRECISIONS
 from simulator.plan.choices import FSDP, SHARDINGS
 from simulator.plan.spec import Plan
@@ -24,7 +28,7 @@ from simulator.workload.states import (
 )
 
 
-def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]:
+def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, Number]:
     """Bytes of weights, gradients and optimizer state of one rank, by owner (Megatron-Core's dist_optimizer.md).
 
     What the plan offloads is not among them (see `simulator.memory.host`).
@@ -49,7 +53,7 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, float]
         beside_loss = frees_logits_before_layers(plan)
         gathered = gathered_beside_loss_bytes(held[0], plan) if beside_loss else gathered_bytes(held, plan)
         found["gathered layers"] = gathered
-    return {owner: float(size) for owner, size in found.items()}
+    return {owner: plain(size) for owner, size in found.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,37 +139,39 @@ def frees_logits_before_layers(plan: Plan) -> bool:
     return plan.stack.sharding_engine == "fsdp2" and plan.pp == 1 and SHARDINGS[plan.sharding].shards_weights
 
 
-def gathered_bytes(held: Sequence[StageParameters], plan: Plan) -> float:
+def largest(sizes: Sequence[Number]) -> Number:
+    """The largest of several sizes, each of which may be an array."""
+    return reduce(np.maximum, sizes)
+
+
+def gathered_bytes(held: Sequence[StageParameters], plan: Plan) -> Number:
     """The largest layer gathered, the next one on its way, and its gradient before the reduction.
 
     Where modules are gathered one by one, the largest matrix of a decoder layer and its gradient, both as the forward
     reads it: 4 bytes for each of its parameters in 16 bit (DeepSpeed's estimate_zero3_model_states_mem_needs).
     """
     if plan.stack.gathered_unit == "module":
-        return 2 * parameter_bytes(plan) * max(float(stage.largest_matrix) for stage in held)
+        return 2 * parameter_bytes(plan) * largest([stage.largest_matrix for stage in held])
     reduced = FORMATS[plan.optimizer.grad_reduce].bytes
-    return max(
-        2 * parameter_bytes(plan) * float(sum(weights)) + reduced * float(sum(trained))
-        for stage in held
-        for weights, trained in zip(stage.layers, stage.trained_layers, strict=True)
-    )
+    layers = [pair for stage in held for pair in zip(stage.layers, stage.trained_layers, strict=True)]
+    return largest([2 * parameter_bytes(plan) * sum(weights) + reduced * sum(trained) for weights, trained in layers])
 
 
-def gathered_beside_loss_bytes(stage: StageParameters, plan: Plan) -> float:
+def gathered_beside_loss_bytes(stage: StageParameters, plan: Plan) -> Number:
     """What torchtitan's FSDP2 holds gathered when the loss is at its peak, without a pipeline.
 
     The group of the head stays gathered from forward to backward; all-gathers land in a pool of their own stream, as
     large as the largest group, from which every group is copied; the last layer is gathered. Embedding and head are
     read in 16 bit whatever the linears' precision (torchtitan parallelize_llama.py, PyTorch's fully_shard).
     """
-    sizes = [float(dense + expert) for dense, expert in stage.layers]
+    sizes = [dense + expert for dense, expert in stage.layers]
     element = max(2.0, parameter_bytes(plan))
     head = (sizes[0] + sizes[-1] if plan.stack.joint_ends else sizes[-1]) * element
-    layer = max(sizes[1:-1]) * parameter_bytes(plan)
-    return head + max(head, sizes[0] * element, layer) + layer
+    layer = largest(sizes[1:-1]) * parameter_bytes(plan)
+    return head + largest([head, sizes[0] * element, layer]) + layer
 
 
-def reduction_bytes(stage: StageParameters, plan: Plan) -> float:
+def reduction_bytes(stage: StageParameters, plan: Plan) -> Number:
     """The largest layer's gradient as it is reduced, and as autograd left it."""
-    sizes = [float(dense + expert) for dense, expert in stage.trained_layers[1:-1]]
-    return max(sizes) * (2.0 + FORMATS[plan.optimizer.grad_reduce].bytes)
+    sizes = [dense + expert for dense, expert in stage.trained_layers[1:-1]]
+    return largest(sizes) * (2.0 + FORMATS[plan.optimizer.grad_reduce].bytes)

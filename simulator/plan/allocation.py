@@ -26,7 +26,12 @@ def gpus_per_domain(plan: Plan, cluster: Cluster) -> int:
 
 def allocated(plan: Plan, cluster: Cluster) -> Cluster:
     """The cluster as the job sees it: its domains cut to what the job takes of each."""
-    used, scale_up = gpus_per_domain(plan, cluster), cluster.node.scale_up
+    return with_domains(cluster, gpus_per_domain(plan, cluster))
+
+
+def with_domains(cluster: Cluster, used: int) -> Cluster:
+    """The cluster of which a job takes `used` GPUs of every domain."""
+    scale_up = cluster.node.scale_up
     if used == scale_up.domain_gpus:
         return cluster
     installed = scale_up.installed_gpus or scale_up.domain_gpus

@@ -132,6 +132,11 @@ def layers_must_divide(plan: Plan) -> bool:
     return "layers_fit_ranks" in _in_force(plan)
 
 
+def rules_for(plan: Plan) -> dict[str, Check]:
+    """The rules that hold for the plan's software stack."""
+    return FIRST | _in_force(plan)
+
+
 def _in_force(plan: Plan) -> dict[str, Check]:
     if not plan.stack.framework_rules:
         return UNIVERSAL

@@ -36,7 +36,7 @@ def write_results(folder: Path, files: Mapping[str, str]) -> None:
     InputError.
     """
     try:
-        _claim(folder)
+        claim_folder(folder)
         for name, text in files.items():
             write_text(folder / name, text)
     except OSError as error:
@@ -72,7 +72,8 @@ def json_text(document: Mapping[str, Any]) -> str:
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
 
 
-def _claim(folder: Path) -> None:
+def claim_folder(folder: Path) -> None:
+    """Makes the folder ours; InputError where it holds anything else."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MARK).exists():
         message = "holds files that are not ours; name an empty or a new folder"
         raise InputError([Problem(str(folder), None, "--out", message)])

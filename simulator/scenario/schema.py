@@ -50,28 +50,37 @@ from simulator.scenario.words import translated
 
 __all__ = ["Published", "Run", "Scenario", "load_scenario", "read_scenario", "scenario_schema"]
 T = TypeVar("T")
+AUTO = "auto"
 
 
-def load_scenario(path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
+def load_scenario(path: str | Path, overrides: Sequence[str] = (), starts_search: bool = False) -> Scenario:
     """The scenario in a file, with `key=value` overrides on top.
 
-    Raises InputError with every problem found, in the order of the file.
+    `starts_search`: its plan is where a search starts, so that it may leave the micro-batch out and break rules; the
+    word auto stands for no plan at all. Raises InputError with every problem found, in the order of the file.
     """
     document = read_document(path)
     if not isinstance(document.data, dict):
         raise InputError([document.place.problem("holds no scenario; write the sections model, cluster, plan and run")])
+    if starts_search and document.data.get("plan") == AUTO:
+        document.data["plan"] = {}
     document = replace(document, data=written_out(document.data))
     apply_overrides(document.data, overrides)
+    if starts_search and isinstance(document.data.get("plan"), dict):
+        document.data["plan"] = {"micro_batch_size": 1, **document.data["plan"]}
     try:
-        return read_scenario(document, Path(path).stem)
+        return read_scenario(document, Path(path).stem, starts_search)
     except InputError as error:
         file = document.place.file
         placed = [attributed(each, overrides) if each.file == file else each for each in error.problems]
         raise InputError(sorted(placed, key=lambda each: (each.file != file, each.line is None, each.line))) from None
 
 
-def read_scenario(document: Document, name: str) -> Scenario:
-    """The scenario in a document that was read; `name` is its default name. Raises InputError with every problem."""
+def read_scenario(document: Document, name: str, starts_search: bool = False) -> Scenario:
+    """The scenario in a document that was read; `name` is its default name. `starts_search`: its plan may break rules.
+
+    Raises InputError with every problem.
+    """
     known = translated(written_out(document.data), document.place, own_keys())
     document = replace(document, data=known.data)
     top = Section(document.data, document.place)
@@ -123,10 +132,11 @@ def read_scenario(document: Document, name: str) -> Scenario:
         stack_settings=settings,
     )
     even, faults = with_even_layouts(scenario)
-    top.problems += [top.place.under(key).problem(message) for key, message in faults]
-    top.problems += problems(even, top.place)
+    if not starts_search:
+        top.problems += [top.place.under(key).problem(message) for key, message in faults]
+        top.problems += problems(even, top.place)
     top.raise_problems()
-    scenario, remarks = with_best_layouts(even, scenario)
+    scenario, remarks = (even, ()) if starts_search else with_best_layouts(even, scenario)
     plan = scenario.plan
     idle = without_effect(model, plan, gpus=cluster.gpus, seq_length=run.seq_length)
     return replace(

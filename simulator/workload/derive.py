@@ -86,10 +86,20 @@ def workload_of(model: Model, plan: Plan, seq_length: int) -> Workload:
         shape=shape,
         stages=held,
         parameters=stage_parameters(model, plan, held),
-        mixers={mixer: with_adapters(mixer_work(mixer, shape), mixer, shape) for mixer in mixers},
-        ffns={ffn: with_adapters(ffn_work(ffn, shape), ffn, shape) for ffn in ffns},
+        mixers={mixer: mixer_half(mixer, shape) for mixer in mixers},
+        ffns={ffn: ffn_half(ffn, shape) for ffn in ffns},
         ends={name: end_work(name, model, shape) for name in names},
     )
+
+
+def mixer_half(mixer: Mixer, shape: Shape) -> Work:
+    """The mixer's half of a layer, with its adapters."""
+    return with_adapters(mixer_work(mixer, shape), mixer, shape)
+
+
+def ffn_half(ffn: FFN, shape: Shape) -> Work:
+    """The feed-forward's half of a layer, with its adapters."""
+    return with_adapters(ffn_work(ffn, shape), ffn, shape)
 
 
 def end_work(name: str, model: Model, shape: Shape) -> Work:

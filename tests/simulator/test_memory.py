@@ -9,7 +9,7 @@ import pytest
 
 from simulator.memory.activations import Kept, layer_kept, stage_kept
 from simulator.memory.outside import optimizer_step_bytes, outside_bytes
-from simulator.memory.peak import peak_activations
+from simulator.memory.peak import most_in_flight, peak_activations
 from simulator.memory.pipeline_buffers import engine_buffer_bytes, pipeline_buffer_bytes
 from simulator.memory.report import memory_report
 from simulator.memory.states import gathered_beside_loss_bytes, gathered_bytes, reduction_bytes, state_bytes
@@ -117,9 +117,9 @@ def test_pipeline_buffers() -> None:
     shape = shape_of(LLAMA, plan, 8192)
     ranks = make_schedule("1f1b", 4, 1, plan.microbatches).ranks
     hidden, logits = 8192 * 4096 * 2, 8192 * 128256 * 2
-    assert pipeline_buffer_bytes(LLAMA, shape, (0,), ranks[0]) == 16 * hidden
-    assert pipeline_buffer_bytes(LLAMA, shape, (1,), ranks[1]) == (16 + 8 - 3) * hidden
-    assert pipeline_buffer_bytes(LLAMA, shape, (3,), ranks[3]) == 8 * logits + (8 - 1) * hidden
+    assert pipeline_buffer_bytes(LLAMA, shape, (0,), [most_in_flight(ranks[0], 0)]) == 16 * hidden
+    assert pipeline_buffer_bytes(LLAMA, shape, (1,), [most_in_flight(ranks[1], 0)]) == (16 + 8 - 3) * hidden
+    assert pipeline_buffer_bytes(LLAMA, shape, (3,), [most_in_flight(ranks[3], 0)]) == 8 * logits + (8 - 1) * hidden
 
 
 DEEPSPEED = stack_of("megatron-deepspeed-2022")
@@ -138,7 +138,7 @@ def test_deepspeed_pipeline_buffers() -> None:
     plan = replace(PLAN, pp=4, tp=8, schedule="1f1b", stack=DEEPSPEED)
     ranks = make_schedule("1f1b", 4, 1, plan.microbatches).ranks
     hidden = 8192 * 4096 * 2
-    found = engine_buffer_bytes(LLAMA, shape_of(LLAMA, plan, 8192), (0,), ranks[0])
+    found = engine_buffer_bytes(LLAMA, shape_of(LLAMA, plan, 8192), (0,), [most_in_flight(ranks[0], 0)])
     assert found == pytest.approx(hidden * (6 / 8 + 2))
 
 

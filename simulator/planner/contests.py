@@ -1,0 +1,71 @@
+"""Which plans of a chunk can still be among the best of anything that is asked, and the best of those played so far.
+
+A contest is a set of plans of which the fastest are wanted: all that fit; all that leave so much memory; all that keep
+one key of the scenario's plan. A plan whose step cannot be shorter than the last one wanted of every contest that it is
+in need not be played.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware.arrays import Floats
+from simulator.planner.columns import Ints
+
+# Shares of memory left free for which the fastest plan is shown.
+HEADROOMS = (0.0, 0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6)
+
+
+@dataclass(slots=True)
+class Contests:
+    """`members` [contests, plans], how many are `wanted` of each, the `times` [plans] of those played (nan: not)."""
+
+    members: NDArray[np.bool_]
+    wanted: tuple[int, ...]
+    limits: Floats
+    times: Floats = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.times = np.full(self.members.shape[1], np.nan)
+
+    def open(self, bound_s: Floats) -> NDArray[np.bool_]:
+        """Plans that are not played and could still be among those wanted."""
+        reach = np.where(self.members, self.limits[:, None], -np.inf).max(axis=0)
+        return np.asarray(np.isnan(self.times) & (bound_s <= reach))
+
+    def play(self, rows: Ints, seconds: Floats) -> None:
+        """Takes in the step times of plans that were played."""
+        self.times[rows] = seconds
+        for number, wanted in enumerate(self.wanted):
+            best = self.best(number)
+            if len(best) >= wanted:
+                self.limits[number] = min(self.limits[number], self.times[best[wanted - 1]])
+
+    def best(self, number: int) -> Ints:
+        """The fastest plans of a contest, as many as are wanted; of equals the first."""
+        played = np.flatnonzero(self.members[number] & ~np.isnan(self.times))
+        return played[np.argsort(self.times[played], kind="stable")][: self.wanted[number]]
+
+
+def contests_of(
+    fits: NDArray[np.bool_],
+    free_fraction: Floats,
+    headroom: float,
+    keeps_own: Sequence[NDArray[np.bool_]],
+    top: int,
+    limits: Sequence[float],
+) -> Contests:
+    """Everything that is asked of a chunk: the `top` plans with this headroom, the fastest of each step of headroom,
+    and of all plans that keep a key (`keeps_own` by key). `limits`: step times that are known to be reached."""
+    enough = fits & (free_fraction >= headroom)
+    members = [enough, *(fits & (free_fraction >= level) for level in HEADROOMS), *(enough & own for own in keeps_own)]
+    wanted = (top, *(1 for _ in HEADROOMS), *(1 for _ in keeps_own))
+    return Contests(np.array(members), wanted, np.array(limits, dtype=float))
+
+
+def contest_count(keys: int) -> int:
+    return 1 + len(HEADROOMS) + keys

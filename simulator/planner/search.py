@@ -1,0 +1,146 @@
+"""Searches a space of plans chunk by chunk: all legal ones weighed, those played that could be among the best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from simulator.plan.spec import Plan
+from simulator.planner.bounds import Weighed, weighed
+from simulator.planner.candidates import own_value
+from simulator.planner.columns import Columns, Ints
+from simulator.planner.contests import Contests, contest_count, contests_of
+from simulator.planner.frames import plan_from
+from simulator.planner.legality import Judge
+from simulator.planner.play import played_s
+from simulator.planner.shapes import Setting
+from simulator.planner.space import Space, Tables, chunks, plans_of, tables
+
+# Plans that are played first, and how many more in each turn.
+FIRST_PLAYED = 16
+MOST_PLAYED = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is wanted of a search: so many plans, with so much of the memory left free."""
+
+    top: int = 10
+    headroom_fraction: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """A plan that was played: seconds of its step, bytes of the device and of the allocator on the fullest rank; the
+    `contests` that it is among the best of."""
+
+    plan: Plan
+    step_time_s: float
+    device_bytes: float
+    peak_bytes: float
+    contests: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Part of a search, as a worker needs it. `limits`: step times by contest that are known to be reached."""
+
+    number: int
+    space: Space
+    asked: Asked
+    tables: Tables
+    limits: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkResult:
+    """What a chunk came to. `least`: its plan with the smallest memory, where none fits."""
+
+    number: int
+    legal: int
+    fitting: int
+    played: int
+    best: tuple[Played, ...]
+    least: Played | None = None
+
+
+def chunks_of(space: Space, judge: Judge, asked: Asked, limits: Sequence[float] | None = None) -> list[Chunk]:
+    """The parts of a search, the scenario's own degrees first."""
+    found = tables(space, judge)
+    limits = limits or [float("inf")] * contest_count(len(space.searched))
+    parts = []
+    for rows in chunks(found):
+        own = replace(found, degrees=found.degrees.take(rows))
+        parts.append(own)
+    parts.sort(key=lambda part: not _holds_own(space, part.degrees))
+    return [Chunk(number, space, asked, part, tuple(limits)) for number, part in enumerate(parts)]
+
+
+def _holds_own(space: Space, degrees: Columns) -> bool:
+    row = degrees.row(0)
+    return all(row[key] == getattr(space.base, key) for key in ("tp", "cp"))
+
+
+def search_chunk(chunk: Chunk) -> ChunkResult:
+    """Weighs every legal plan of a chunk and plays those that its contests need."""
+    space = chunk.space
+    setting = Setting(space.scenario)
+    plans = plans_of(space.judge(), chunk.tables, np.arange(len(chunk.tables.degrees)))
+    if not len(plans):
+        return ChunkResult(chunk.number, 0, 0, 0, ())
+    known = weighed(setting, plans)
+    capacity = space.scenario.cluster.accelerator.memory_capacity_bytes
+    fits = known.device_bytes <= capacity
+    free = 1 - known.device_bytes / capacity
+    own = [keeps_own(space, plans, key) for key in space.searched]
+    contests = contests_of(fits, free, chunk.asked.headroom_fraction, own, chunk.asked.top, chunk.limits)
+    if not contests.members[0].any():
+        return ChunkResult(chunk.number, len(plans), int(fits.sum()), 0, (), least_memory(setting, known))
+    played = play_best_first(setting, known, contests)
+    return ChunkResult(chunk.number, len(plans), int(fits.sum()), played, winners(setting, known, contests))
+
+
+def keeps_own(space: Space, plans: Columns, key: str) -> np.ndarray:
+    """Which plans have the scenario's own value of a key."""
+    own = own_value(space.base, key)
+    return np.array([value == own for value in plans.values[key]])[plans.codes[key]]
+
+
+def play_best_first(setting: Setting, chunk: Weighed, contests: Contests) -> int:
+    """Plays plans in the order of their bounds until none that is left can win anything; gives how many it played."""
+    order = np.argsort(chunk.bound_s, kind="stable")
+    turn, played = FIRST_PLAYED, 0
+    while True:
+        rows = next_rows(order, contests.open(chunk.bound_s), turn)
+        if not len(rows):
+            return played
+        contests.play(rows, played_s(setting, chunk, rows))
+        played += len(rows)
+        turn = min(2 * turn, MOST_PLAYED)
+
+
+def next_rows(order: Ints, is_open: np.ndarray, count: int) -> Ints:
+    """The first rows in order that are open."""
+    return np.asarray(order[is_open[order]][:count])
+
+
+def winners(setting: Setting, chunk: Weighed, contests: Contests) -> tuple[Played, ...]:
+    """The best plans of every contest."""
+    won: dict[int, list[int]] = {}
+    for number in range(len(contests.wanted)):
+        for row in contests.best(number).tolist():
+            won.setdefault(row, []).append(number)
+    return tuple(as_played(setting, chunk, row, contests.times[row], tuple(numbers)) for row, numbers in won.items())
+
+
+def least_memory(setting: Setting, chunk: Weighed) -> Played:
+    """The plan with the smallest memory."""
+    row = int(np.argmin(chunk.device_bytes))
+    return as_played(setting, chunk, row, float(played_s(setting, chunk, np.array([row]))[0]), ())
+
+
+def as_played(setting: Setting, chunk: Weighed, row: int, step_time_s: float, contests: tuple[int, ...]) -> Played:
+    plan = plan_from(setting.base, chunk.columns.row(row))
+    return Played(plan, float(step_time_s), float(chunk.device_bytes[row]), float(chunk.peak_bytes[row]), contests)

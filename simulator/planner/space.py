@@ -1,0 +1,205 @@
+"""The space of a search: which keys are kept, searched or freed, and all legal plans in chunks of columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from hardware.problems import InputError, Problem, one_of
+from simulator.plan.case import ModelFacts, model_facts
+from simulator.plan.layout import balanced, format_layout, layer_counts, stage_count
+from simulator.plan.spec import Plan
+from simulator.planner.candidates import FOLLOWING, FREED, KEYS, SEARCHED, own_value
+from simulator.planner.columns import CODE, NO_KEYS, Columns, Ints
+from simulator.planner.legality import Judge
+from simulator.planner.reads import PlanView, alike, one_by_one
+from simulator.scenario.spec import Scenario
+
+SPLIT_KEYS = ("layout", "first_stage_layers", "last_stage_layers", "account_for_embedding", "account_for_loss")
+NO_SPLIT = (None, None, None, False, False)
+# Keys that decide where ranks stand, and the schedule; all others are settings. Plans of a chunk share the first two.
+DEGREES = ("tp", "cp", "pp", "micro_batch_size", "sequence_parallel", "ep", "etp", "schedule", "vpp")
+CHUNK = ("tp", "cp")
+MOST_PLANS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What is searched for a scenario: candidates by key. Its own plan gives everything else."""
+
+    scenario: Scenario
+    facts: ModelFacts
+    candidates: Mapping[str, tuple[Any, ...]]
+
+    @property
+    def base(self) -> Plan:
+        return self.scenario.plan
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """Keys with several candidates."""
+        return tuple(key for key, values in self.candidates.items() if len(values) > 1)
+
+    def judge(self) -> Judge:
+        scenario = self.scenario
+        return Judge(self.base, self.facts, scenario.cluster.gpus, scenario.run.seq_length, frozenset(self.searched))
+
+
+def space_of(
+    scenario: Scenario, keep: Sequence[str] = (), free: Mapping[str, Sequence[Any] | None] | None = None
+) -> Space:
+    """The space around a scenario's plan.
+
+    `keep`: keys that stay as the plan has them. `free`: further keys to search, with the values to try (None: the usual
+    ones). Raises InputError for keys that cannot be kept or freed.
+    """
+    free = free or {}
+    _check_keys(scenario, keep, free)
+    facts = model_facts(scenario.model)
+    candidates: dict[str, tuple[Any, ...]] = {}
+    for key in KEYS:
+        own = own_value(scenario.plan, key)
+        if key in keep or (key in FREED and key not in free):
+            candidates[key] = (own,)
+            continue
+        given = free.get(key)
+        offered = (SEARCHED | FREED)[key](scenario, facts) if given is None else given
+        candidates[key] = tuple(dict.fromkeys([*offered, *([own] if given is None else [])]))
+    return Space(scenario, facts, candidates)
+
+
+def _check_keys(scenario: Scenario, keep: Sequence[str], free: Mapping[str, Any]) -> None:
+    problems = []
+    for option, names in (("--keep", keep), ("--free", free)):
+        for name in names:
+            if name in FOLLOWING:
+                message = "follows from the other keys; keep or free those"
+            elif name not in KEYS:
+                message = f"key {one_of(name, KEYS)}"
+            elif option == "--free" and name in keep:
+                message = "is kept; leave one of the two out"
+            else:
+                continue
+            problems.append(Problem(f"{option} plan.{name}", None, "", message))
+    if problems:
+        raise InputError(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """All plans of a space: a row of `degrees` and one of `settings` together, where no `pending` rule rejects them."""
+
+    degrees: Columns
+    settings: Columns
+    pending: tuple[str, ...]
+
+
+def tables(space: Space, judge: Judge) -> Tables:
+    """Every combination of degrees, schedule and stages, and every combination of settings, that can be legal."""
+    every = frozenset((*KEYS, "dp", *SPLIT_KEYS))
+    degrees, pending, unbound = NO_KEYS, tuple(judge.rules()), every
+    for key in DEGREES:
+        degrees = degrees.crossed(key, space.candidates[key])
+        unbound -= {key}
+        if key == "pp":
+            degrees = with_replicas(degrees, space.scenario.cluster.gpus)
+            unbound -= {"dp"}
+        if key == "vpp":
+            degrees, _ = judge.legal(degrees, unbound, pending)
+            degrees = with_splits(space, degrees)
+            unbound -= frozenset(SPLIT_KEYS)
+        degrees, pending = judge.legal(degrees, unbound, pending)
+    settings, unbound = NO_KEYS, every
+    for key in KEYS:
+        if key not in DEGREES:
+            settings = settings.crossed(key, space.candidates[key])
+            unbound -= {key}
+            settings, _ = judge.legal(settings, unbound, pending)
+    return Tables(degrees, settings, pending)
+
+
+def with_replicas(columns: Columns, gpus: int) -> Columns:
+    """Plans whose degrees divide the GPUs, with the data-parallel replicas that fill them."""
+    replica = columns.numbers("tp") * columns.numbers("cp") * columns.numbers("pp")
+    rows = np.flatnonzero(gpus % replica == 0)
+    dp = gpus // replica[rows]
+    values, codes = np.unique(dp, return_inverse=True)
+    return columns.take(rows).with_key("dp", values.tolist(), codes.reshape(-1).astype(CODE))
+
+
+def chunks(found: Tables) -> list[Ints]:
+    """Rows of the degrees that are searched together: those that share what prices depend on most."""
+    if not len(found.degrees) or not len(found.settings):
+        return []
+    most = max(1, MOST_PLANS // len(found.settings))
+    parts = alike(found.degrees, np.arange(len(found.degrees)), CHUNK)
+    return [part for whole in parts for part in np.array_split(whole, -(-len(whole) // most))]
+
+
+def plans_of(judge: Judge, found: Tables, rows: Ints) -> Columns:
+    """Every legal plan with the degrees of these rows."""
+    columns, _ = judge.legal(found.degrees.take(rows).crossed_with(found.settings), frozenset(), found.pending)
+    return columns
+
+
+def with_splits(space: Space, columns: Columns) -> Columns:
+    """Every plan with each of the splits of layers over its stages that are tried."""
+    outcomes = one_by_one(space.base, columns, lambda view: splits(space, view))
+    known: dict[tuple[Any, ...], int] = {}
+    numbers = [[known.setdefault(split, len(known)) for split in found] for found in outcomes.results]
+    counts = np.array([len(found) for found in numbers], dtype=np.int64)[outcomes.index]
+    rows = np.repeat(np.arange(len(columns)), counts)
+    turn = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    table = np.zeros((len(numbers), max(map(len, numbers), default=0)), dtype=CODE)
+    for index, found in enumerate(numbers):
+        table[index, : len(found)] = found
+    split = table[outcomes.index[rows], turn]
+    columns = columns.take(rows)
+    for place, key in enumerate(SPLIT_KEYS):
+        values = tuple(dict.fromkeys(each[place] for each in known))
+        codes = np.array([values.index(each[place]) for each in known], dtype=CODE)
+        columns = columns.with_key(key, values, codes[split] if len(known) else split)
+    return columns
+
+
+def splits(space: Space, plan: PlanView) -> list[tuple[Any, ...]]:
+    """Splits of the layers over a plan's stages, as values of SPLIT_KEYS: the scenario's own where it fits, an even
+    one, and uneven ones that count the head and the prediction modules as layers."""
+    layers, mtp = space.facts.layers, space.facts.mtp
+    stages = stage_count(plan)  # type: ignore[arg-type]
+    found: dict[tuple[int, ...], tuple[Any, ...]] = {}
+    base = space.base
+    if stages == stage_count(base) and plan.pp == base.pp and _own_counts(space) is not None:
+        found[_own_counts(space) or ()] = tuple(getattr(base, key) for key in SPLIT_KEYS)
+    if layers % stages == 0:
+        found.setdefault((layers // stages,) * stages, NO_SPLIT)
+    for counted in (mtp, mtp + 1):
+        counts = balanced(layers, counted, stages)
+        found.setdefault(counts, (layout_of(counts, mtp), *NO_SPLIT[1:]))
+    return list(found.values())
+
+
+def _own_counts(space: Space) -> tuple[int, ...] | None:
+    """Layers by stage as the scenario's own plan splits them; None where that is contradictory."""
+    try:
+        return layer_counts(space.facts.layers, space.facts.mtp, space.base)
+    except ValueError:
+        return None
+
+
+def layout_of(counts: Sequence[int], mtp: int) -> str:
+    """Layers by stage in Megatron's notation, prediction modules and head on the last."""
+    symbols = ["t" * count for count in counts]
+    symbols[0] = "E" + symbols[0]
+    symbols[-1] += "m" * mtp + "L"
+    return format_layout(tuple(symbols))
+
+
+def plan_of(base: Plan, row: Mapping[str, Any]) -> Plan:
+    """The plan of one row."""
+    switches = {key.removeprefix("overlap."): value for key, value in row.items() if key.startswith("overlap.")}
+    others = {key: value for key, value in row.items() if not key.startswith("overlap.")}
+    return replace(base, overlap=replace(base.overlap, **switches), **others)

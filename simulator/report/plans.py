@@ -1,0 +1,194 @@
+"""A search of plans for people, and the files that it leaves."""
+
+from __future__ import annotations
+
+import io
+import sys
+from dataclasses import replace
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from hardware.units import format_bytes, format_fraction, format_seconds
+from simulator.planner.planning import played_start
+from simulator.planner.result import PlanSearch, RankedPlan, plain_value, plan_line
+from simulator.report.folder import json_text
+from simulator.scenario.resolved import scenario_yaml
+from simulator.scenario.spec import Scenario
+
+WIDTH = 100
+# Seconds below which a difference of two plans' causes is not worth a word, as a share of the step.
+WORTH_TELLING = 0.002
+
+
+def print_start(scenario: Scenario) -> None:
+    """The scenario's own plan, before the search begins."""
+    from simulator.plan.rules import check
+
+    broken = check(scenario.model, scenario.plan, gpus=scenario.cluster.gpus, seq_length=scenario.run.seq_length)
+    if broken:
+        sys.stdout.write(f"Start      the scenario's own plan is not legal ({broken[0].key}); searching around it\n")
+    else:
+        own = played_start(scenario)
+        free = scenario.cluster.accelerator.memory_capacity_bytes - own.device_bytes
+        room = f"{format_bytes(free)} free" if free >= 0 else f"does not fit by {format_bytes(-free)}"
+        sys.stdout.write(f"Start      {format_seconds(own.step_time_s)}, {room}: {plan_line(own.plan)}\n")
+    sys.stdout.flush()
+
+
+def print_search(scenario: Scenario, found: PlanSearch) -> None:
+    """Prints the result on stdout: in colour on a terminal, as plain text elsewhere."""
+    console = Console(highlight=False)
+    if console.is_terminal:
+        console.print(search_report(scenario, found))
+    else:
+        sys.stdout.write(search_text(scenario, found))
+
+
+def search_text(scenario: Scenario, found: PlanSearch) -> str:
+    """The result as plain text."""
+    stream = io.StringIO()
+    Console(file=stream, highlight=False, width=WIDTH, no_color=True).print(search_report(scenario, found))
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def search_report(scenario: Scenario, found: PlanSearch) -> Group:
+    parts: list[RenderableType] = [covered(found)]
+    if found.plans:
+        parts += [plans_table(found), *ties(found), *runner_up(found), *against_start(found), *gains(found)]
+        parts += [front_table(scenario, found)]
+    elif found.nearest is not None:
+        parts.append(nothing_fits(scenario, found, found.nearest))
+    else:
+        parts.append(Text("Interrupted before any plan was played."))
+    return Group(*parts)
+
+
+def covered(found: PlanSearch) -> Text:
+    rate = found.legal / found.seconds if found.seconds > 0 else 0.0
+    text = (
+        f"{found.legal:,} legal plans covered in {format_seconds(found.seconds)} ({rate:,.0f}/s): "
+        f"{found.fitting:,} fit in memory, {found.played:,} were played, the others are proven slower"
+    )
+    interrupted = "" if found.complete else "; interrupted, so these are the best so far"
+    searched = ", ".join(f"{key} ({count})" for key, count in found.searched.items())
+    return Text(f"{text}{interrupted}\nSearched: {searched}\n")
+
+
+def plans_table(found: PlanSearch) -> Table:
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    for name in ("#", "step", "80 % interval", "MFU", "free", "finish P50 / P90", "USD", "bound by"):
+        table.add_column(name, justify="left" if name == "bound by" else "right", no_wrap=True)
+    for each in found.plans:
+        low, high = each.step_time_interval_s
+        table.add_row(
+            f"{each.rank}{'=' if each.tied else ''}",
+            format_seconds(each.step_time_s),
+            f"{format_seconds(low)} - {format_seconds(high)}",
+            format_fraction(each.mfu_fraction),
+            format_bytes(each.memory_free_bytes),
+            finish_words(each),
+            f"{each.cost_usd / 1e6:,.1f} M" if each.cost_usd is not None else "-",
+            bound_words(each),
+        )
+    lines = Table.grid()
+    for each in found.plans:
+        lines.add_row(Text(f"{each.rank:>3}  {plan_line(each.plan)}"))
+    whole = Table.grid()
+    whole.add_row(table)
+    whole.add_row("")
+    whole.add_row(lines)
+    return whole
+
+
+def finish_words(each: RankedPlan) -> str:
+    finish = each.finish_s or {}
+    words = [format_seconds(finish[name]) if name in finish else "-" for name in ("p50", "p90")]
+    return " / ".join(words)
+
+
+def bound_words(each: RankedPlan) -> str:
+    share = each.breakdown_s[each.bound_by] / each.step_time_s
+    return f"{each.bound_by} {format_fraction(share)}"
+
+
+def ties(found: PlanSearch) -> list[RenderableType]:
+    tied = [each.rank for each in found.plans if each.tied]
+    if not tied:
+        return []
+    words = ", ".join(map(str, [1, *tied]))
+    return [Text(f"\n= These {len(tied) + 1} are closer than the prediction can tell: {words}.")]
+
+
+def runner_up(found: PlanSearch) -> list[RenderableType]:
+    """Why the second plan loses to the first."""
+    if len(found.plans) < 2 or found.plans[1].behind_s is None:
+        return []
+    second = found.plans[1]
+    told = {c: s for c, s in second.behind_s.items() if abs(s) >= WORTH_TELLING * second.step_time_s}  # type: ignore[union-attr]
+    causes = ", ".join(f"{cause} {'+' if s > 0 else '-'}{format_seconds(abs(s))}" for cause, s in told.items())
+    late = format_seconds(second.step_time_s - found.plans[0].step_time_s)
+    return [Text(f"\nWhy 2 is behind 1 by {late}: {causes or 'no cause stands out'}.")]
+
+
+def against_start(found: PlanSearch) -> list[RenderableType]:
+    if found.start is None:
+        return []
+    own, best = found.start.step_time_s, found.plans[0].step_time_s
+    return [
+        Text(f"The scenario's own plan takes {format_seconds(own)}; the best {format_fraction(1 - best / own)} less.")
+    ]
+
+
+def gains(found: PlanSearch) -> list[RenderableType]:
+    """What the keys brought that brought anything."""
+    best = found.plans[0].step_time_s
+    told = [gain for gain in found.gains if gain.gain_s >= WORTH_TELLING * best]
+    if not told:
+        return []
+    lines = [
+        f"  {gain.key}: {format_seconds(gain.gain_s)} ({plain_value(gain.own_value)} kept: "
+        f"{format_seconds(gain.kept_step_time_s)}; best: {plain_value(gain.best_value)})"
+        for gain in told
+    ]
+    return [Text("\nWhat freeing each key brought, all others free:\n" + "\n".join(lines))]
+
+
+def front_table(scenario: Scenario, found: PlanSearch) -> RenderableType:
+    """Step time against the memory that stays free."""
+    capacity = scenario.cluster.accelerator.memory_capacity_bytes
+    table = Table(
+        box=None, padding=(0, 1), pad_edge=False, title="\nStep time against free memory", title_justify="left"
+    )
+    for name in ("free", "step", "plan"):
+        table.add_column(name, justify="left" if name == "plan" else "right")
+    for point in found.front:
+        free = format_fraction(1 - point.device_memory_bytes / capacity)
+        table.add_row(free, format_seconds(point.step_time_s), Text(plan_line(point.plan)))
+    return table
+
+
+def nothing_fits(scenario: Scenario, found: PlanSearch, nearest: RankedPlan) -> Text:
+    capacity = scenario.cluster.accelerator.memory_capacity_bytes
+    needed, wanted = nearest.device_memory_bytes, (1 - found.headroom_fraction) * capacity
+    lines = [
+        "No plan fits in memory.",
+        f"Nearest: {plan_line(nearest.plan)}: {format_bytes(needed)} of {format_bytes(wanted)}, "
+        f"{format_bytes(needed - wanted)} too much.",
+        "It would fit with any of:",
+        *(f"  {remedy}" for remedy in found.remedies),
+    ]
+    return Text("\n".join(lines))
+
+
+def plan_files(scenario: Scenario, found: PlanSearch) -> dict[str, str]:
+    """What a search leaves behind, by file name: best.yaml is a scenario that `evaluate` takes."""
+    files = {
+        "result.json": json_text(found.to_dict()),
+        "report.txt": search_text(scenario, found),
+        "plans.csv": found.to_frame().to_csv(index=False),
+    }
+    if found.plans:
+        files["best.yaml"] = scenario_yaml(replace(scenario, plan=found.plans[0].plan))
+    return files

@@ -1,0 +1,93 @@
+"""`traincast plan`: its document, its files, its exit codes."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from simulator.report.document import document_schema
+from tests.command import ROOT, traincast
+
+TINY = "scenarios/tiny.yaml"
+KEEP = [f"--keep=plan.{key}" for key in ("tp", "cp", "sequence_parallel", "dispatcher", "micro_batch_size", "pp", "ep")]
+
+
+def auto_scenario(folder: Path, **plan: object) -> str:
+    data = yaml.safe_load((ROOT / TINY).read_text())
+    data["plan"] = plan
+    file = folder / "auto.yaml"
+    file.write_text(yaml.safe_dump(data))
+    return str(file)
+
+
+def test_the_document_keeps_its_contract_and_the_best_evaluates_to_the_same(tmp_path: Path) -> None:
+    done = traincast("plan", TINY, *KEEP, "--top", "3", "--json", "--out", str(tmp_path / "out"))
+    assert done.returncode == 0
+    document = json.loads(done.stdout)
+    jsonschema.validate(document, document_schema("plan"))
+    assert len(document["plans"]) == 3
+    assert document["legal"] >= document["fitting"] >= len(document["plans"])
+    assert [row["rank"] for row in document["plans"]] == [1, 2, 3]
+    best = document["plans"][0]
+    assert best["step_time_s"] <= document["start"]["step_time_s"]
+    again = json.loads(traincast("evaluate", str(tmp_path / "out" / "best.yaml"), "--json").stdout)
+    assert again["step_time_s"] == pytest.approx(best["step_time_s"], rel=1e-12)
+    assert again["peak_memory_bytes"] == pytest.approx(best["peak_memory_bytes"], rel=1e-12)
+    rows = list(csv.DictReader((tmp_path / "out" / "plans.csv").read_text().splitlines()))
+    assert [float(row["step_time_s"]) for row in rows] == [row["step_time_s"] for row in document["plans"]]
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["plans"] == document["plans"]
+
+
+def test_the_report_names_the_start_first_and_what_was_covered() -> None:
+    done = traincast("plan", TINY, *KEEP, "--top", "2")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("Start")
+    assert "legal plans covered" in lines[1]
+    assert "Why 2 is behind 1" in done.stdout
+    assert "Step time against free memory" in done.stdout
+
+
+def test_a_plan_of_only_batch_and_precision_is_enough(tmp_path: Path) -> None:
+    file = auto_scenario(tmp_path, global_batch_size=64, precision="bf16")
+    done = traincast("plan", file, *KEEP[:-2], "--keep", "plan.recompute", "--json", "--top", "1")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["plans"][0]["plan"]["global_batch_size"] == 64
+
+
+def test_nothing_that_fits_is_exit_code_1() -> None:
+    arguments = ("--set", "model={base: kimi-k2}", *KEEP, "--keep", "plan.recompute", "--json")
+    done = traincast("plan", TINY, *arguments)
+    assert done.returncode == 1
+    document = json.loads(done.stdout)
+    jsonschema.validate(document, document_schema("plan"))
+    assert document["plans"] == []
+    assert document["nearest"]["memory_free_bytes"] < 0
+    assert document["remedies"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--keep", "plan.tq"], "did you mean"),
+        (["--keep", "tp"], "must name a key of the plan"),
+        (["--free", "plan.layout"], "follows from the other keys"),
+        (["--headroom", "much"], "write a share of the memory"),
+        (["--keep", "plan.schedule", "--keep", "plan.pp", "--free", "plan.vpp=7"], "no plan is legal"),
+    ],
+)
+def test_bad_options_are_exit_code_2(arguments: list[str], words: str) -> None:
+    done = traincast("plan", TINY, *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+def test_a_folder_of_others_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "theirs.txt").write_text("kept")
+    done = traincast("plan", TINY, *KEEP, "--out", str(tmp_path))
+    assert done.returncode == 2
+    assert [file.name for file in tmp_path.iterdir()] == ["theirs.txt"]
