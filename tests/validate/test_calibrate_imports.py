@@ -459,11 +459,12 @@ def test_no_point_is_added_where_one_file_is_refused(tmp_path: Path) -> None:
 
 
 def mi300x_text(**microseconds: float) -> str:
-    """An all-reduce on eight MI300X that took so long for each size in MiB."""
+    """An all-reduce on eight MI300X that took so long for each size, as `mib64` or `kib512`."""
     head, rows = text().replace("NVIDIA H100 80GB HBM3", "AMD Instinct MI300X").split("           8   ", 1)
     end = rows[rows.index("# Out of bounds") :]
     row = "{size} {count} float sum -1 {time} 0 0 0 {time} 0 0 0\n"
-    sizes = {int(name.removeprefix("mib")) * 2**20: time for name, time in microseconds.items()}
+    units = {"kib": 2**10, "mib": 2**20}
+    sizes = {int(name[3:]) * units[name[:3]]: time for name, time in microseconds.items()}
     return head + "".join(row.format(size=size, count=size // 4, time=time) for size, time in sizes.items()) + end
 
 
@@ -492,8 +493,8 @@ def test_logs_are_fitted_without_torch_and_nothing_else_is(tmp_path: Path, monke
 
 
 def test_sizes_that_are_too_few_for_each_protocol_are_fitted_together(tmp_path: Path) -> None:
-    """The tuner sends 16 and 32 MiB by LL128, 256 MiB by Simple: neither has three points, both together have."""
-    log = written(tmp_path, "all_reduce.log", mi300x_text(mib16=400.0, mib32=800.0, mib256=6400.0))
+    """The tuner sends 128 KiB by LL, 128 and 256 MiB by Simple: neither has three points, both together have."""
+    log = written(tmp_path, "all_reduce.log", mi300x_text(kib128=12.0, mib128=3200.0, mib256=6400.0))
     assert run(VerbOptions(tmp_path / "p", imports=(log,)))["ok"]
     curves = json.loads((tmp_path / "p" / "collectives.json").read_text())["scale_up"]["cdna3"]["all_reduce"]
     assert len(curves) == 2
