@@ -49,9 +49,12 @@ MACHINES = {
     "H200-SXM-141GB": Machine("hopper", 450e9, True),
     "H800-SXM": Machine("hopper", 200e9, True),
     "B200-SXM-180GB": Machine("blackwell", 900e9, True),
+    "H20-SXM-96GB": Machine("hopper", 450e9, True),
+    "B300-SXM-288GB": Machine("blackwell", 900e9, True),
     "GB200-NVL72": Machine("blackwell", 900e9, True, "nvidia", 72),
     "GB300-NVL72": Machine("blackwell", 900e9, True, "nvidia", 72),
     "MI300X": Machine("cdna3", 448e9, False, "amd", 0, 8),
+    "MI325X": Machine("cdna3", 448e9, False, "amd", 0, 8),
 }
 # Scale-out port per GPU by the fabric column: bytes/s, technology, one-way latency. EFA packet latency 9 us (v1) and
 # 6.5 us (v2, v3), RoCE across leaves 5.6 us, InfiniBand 2.8 us; TCPX goes through host memory and has no such figure.

@@ -22,6 +22,7 @@ from simulator.run.read_failures import failure_model, preset
 from simulator.run.result import RunResult
 from simulator.run.spares import spares_needed
 from simulator.run.specs import Recovery, Restart, RunSpec, Segment, Simulation
+from validate.failure_studies import StudyFigure, figures_of, is_study_file, read_studies
 from validate.tables import why_unreadable
 
 PUBLISHED = Path(__file__).parent / "published" / "failures.csv"
@@ -96,9 +97,16 @@ def read_figures(path: Path = PUBLISHED) -> Figures:
 
 def rows(runs: int = 200, seed: int = 0, path: Path = PUBLISHED) -> tuple[list[FailureRow], list[str]]:
     """Every figure of the file that the simulator predicts, and of each study why it does not: it is not modelled, or
-    the file lacks a figure that its prediction starts from."""
-    figures = read_figures(path)
+    the file lacks a figure that its prediction starts from.
+
+    A file may hold the published figures or studies in columns of their own (`validate.failure_studies`).
+    """
     found: list[FailureRow] = []
+    if path.is_file() and is_study_file(path):
+        for own in read_studies(path):
+            found += [_of_study(figure) for figure in figures_of(own, runs, seed)]
+        return found, []
+    figures = read_figures(path)
     unsupported = []
     # The fault counts of StepFun's trace stand under another title; they are predicted with its repair times.
     for study in sorted({study for study, _ in figures.table} - {STEPFUN_FAULTS}):
@@ -110,6 +118,12 @@ def rows(runs: int = 200, seed: int = 0, path: Path = PUBLISHED) -> tuple[list[F
         except KeyError as lacking:
             unsupported.append(f"{study}: the file lacks {' / '.join(map(str, lacking.args[0]))}, as a number")
     return found, unsupported
+
+
+def _of_study(figure: StudyFigure) -> FailureRow:
+    name = f"{_slug(figure.study)}-{_slug(figure.quantity)}"
+    told = (figure.measured, figure.predicted, figure.interval, figure.given, figure.source)
+    return FailureRow(name, "predicted", figure.quantity, *told)
 
 
 def _llama_rows(figures: Figures, runs: int, seed: int) -> list[FailureRow]:

@@ -17,6 +17,7 @@ from simulator.predict import residuals
 from validate.fit_files import constants_text, replace_file, residuals_text
 from validate.fit_points import Entries, Floats, Point, design, points_of
 from validate.fit_solve import (
+    LEFT_OUT,
     Fit,
     Fitted,
     errors_at,
@@ -29,13 +30,12 @@ from validate.fit_solve import (
 from validate.row import Row
 from validate.rows import read_rows
 
-COUNTED = ("A", "B")
 PROCESSES = 2
 
 
 def counted(rows: Sequence[Row]) -> list[Row]:
     """The rows whose configuration is known well enough to fit on."""
-    return [row for row in rows if row.quality in COUNTED]
+    return [row for row in rows if row.counts]
 
 
 def figures(errors: Floats) -> str:
@@ -46,17 +46,18 @@ def figures(errors: Floats) -> str:
 
 
 def report(
-    fit: Fit, points: Sequence[Point], matrix: Floats, entries: Entries, left_out: Mapping[str, float]
+    fit: Fit, points: Sequence[Point], matrix: Floats, entries: Entries, left_out: Mapping[str, Mapping[str, float]]
 ) -> list[str]:
-    """Errors before, after and without the own family, and how every entry moved."""
+    """Errors before, after and without the own family, source and generation, and how every entry moved."""
     lines = [
         f"in force        {figures(log_errors(points))}",
         f"fitted          {figures(errors_at(fit, points, matrix, entries))}",
-        f"family left out {figures(np.array(list(left_out.values())))}",
     ]
-    for kind in sorted({point.case.kind for point in points}):
-        errors = np.array([left_out[point.id] for point in points if point.case.kind == kind])
-        lines.append(f"  {kind:<13}  {figures(errors)}")
+    for name, by_id in left_out.items():
+        lines.append(f"{name + ' left out':<19} {figures(np.array(list(by_id.values())))}")
+        for kind in sorted({point.case.kind for point in points}):
+            errors = np.array([by_id[point.id] for point in points if point.case.kind == kind])
+            lines.append(f"  {kind:<17} {figures(errors)}")
     values = fitted_values(fit, entries)
     return lines + [entry_line(str(e["name"]), float(e["value"]), v) for e, v in zip(entries, values, strict=True)]
 
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     points = points_of(counted(read_rows()), entries, arguments.processes)
     matrix = design(points, entries)
     fit = solve(points, matrix, entries)
-    left_out = left_out_errors(points, matrix, entries)
+    left_out = {name: left_out_errors(points, matrix, entries, name) for name in LEFT_OUT}
     print("\n".join(report(fit, points, matrix, entries, left_out)))
     if arguments.write:
         without = errors_without(fit, points, matrix, entries)

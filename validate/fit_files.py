@@ -6,8 +6,10 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple, fields
 from pathlib import Path
 
+from simulator.predict.residuals import Case
 from validate.fit_points import Floats, Point
 from validate.fit_solve import Fitted
 
@@ -30,15 +32,16 @@ def constants_text(text: str, values: Sequence[Fitted], without: Floats) -> str:
     return "".join(written).rstrip("\n") + "\n"
 
 
-def residuals_text(points: Sequence[Point], left_out: Mapping[str, float]) -> str:
-    """What the intervals are drawn from: every row's case, family and log(measured / predicted) without its family."""
+def residuals_text(points: Sequence[Point], left_out: Mapping[str, Mapping[str, float]]) -> str:
+    """What the intervals are drawn from: every row's case and log(measured / predicted) without its family, without its
+    source and without its accelerator generation (`left_out`: log(predicted / measured) by id under these names)."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(("id", "family", "generation", "kind", "stack", "gpus", "log_error"))
+    described = [each.name for each in fields(Case)]
+    table.writerow(("id", "family", *described, *(f"without_{name}" for name in left_out)))
     for point in points:
-        case = point.case
-        log_error = f"{-left_out[point.id]:.4f}"
-        table.writerow((point.id, point.family, case.generation, case.kind, case.stack, case.gpus, log_error))
+        errors = [f"{-errors[point.id]:.4f}" for errors in left_out.values()]
+        table.writerow((point.id, point.family, *astuple(point.case), *errors))
     return text.getvalue()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from validate.fit_points import Entries, Floats, Point, is_rate
 
 # Sources (the first part of a row's id) that the fit never sees: their rows test the constants.
 UNTOUCHED = ("DSV3", "KORTH")
+# Rates of bandwidth: nothing moves bytes faster beside training than alone.
+BANDWIDTHS = ("streaming_rate", "tp_rate", "ep_rate", "dp_rate")
 ROBUST_ERROR = 0.05  # residuals beyond this count linearly: what half of the fitted rows stay below
 HALF_WIDTH = 1.2816  # standard deviations to either side of an 80 % interval of a normal distribution
 
@@ -88,8 +90,9 @@ def solve(points: Sequence[Point], matrix: Floats, entries: Entries) -> Fit:
         missed = error + matrix @ (at - now)
         return np.concatenate([weight * softened(missed), (at - prior) / spread])
 
-    start = np.maximum(now, least + 1e-9)
-    result = least_squares(residuals, start, bounds=(least, np.full(len(entries), np.inf)), x_scale=spread)
+    most = np.array([0.0 if entry["constant"] in BANDWIDTHS else np.inf for entry in entries])
+    start = np.clip(now, least + 1e-9, most - 1e-9)
+    result = least_squares(residuals, start, bounds=(least, most), x_scale=spread)
     hessian = result.jac.T @ result.jac
     return Fit(result.x, np.linalg.inv(hessian))
 
@@ -99,14 +102,26 @@ def errors_at(fit: Fit, points: Sequence[Point], matrix: Floats, entries: Entrie
     return log_errors(points) + matrix @ (fit.at - coordinates(entries, "value"))
 
 
-def left_out_errors(points: Sequence[Point], matrix: Floats, entries: Entries) -> dict[str, float]:
-    """log(predicted / measured) of every row, by constants fitted without its family."""
+# What rows are left out together with: name -> label of a point.
+LEFT_OUT: Mapping[str, Callable[[Point], str]] = {
+    "family": lambda point: point.family,
+    "source": lambda point: point.source,
+    "generation": lambda point: point.case.generation,
+}
+
+
+def left_out_errors(
+    points: Sequence[Point], matrix: Floats, entries: Entries, together: str = "family"
+) -> dict[str, float]:
+    """log(predicted / measured) of every row, by constants fitted without all rows of its family, source or accelerator
+    generation (`together`: a key of LEFT_OUT)."""
+    labels = [LEFT_OUT[together](point) for point in points]
     errors: dict[str, float] = {}
-    for family in sorted({point.family for point in points}):
-        inside = np.array([point.family == family for point in points])
-        others = [point for point in points if point.family != family]
+    for label in sorted(set(labels)):
+        inside = np.array([each == label for each in labels])
+        others = [point for point, each in zip(points, labels, strict=True) if each != label]
         fit = solve(others, matrix[~inside], entries)
-        members = [point for point in points if point.family == family]
+        members = [point for point, each in zip(points, labels, strict=True) if each == label]
         missed = errors_at(fit, members, matrix[inside], entries)
         errors |= {point.id: float(error) for point, error in zip(members, missed, strict=True)}
     return errors

@@ -7,9 +7,7 @@ from typing import Any
 
 from validate.runs import Compared, summary
 
-# Rows of quality C (layout or architecture uncertain) are shown but do not count.
 STACK_FROM_WORDS = "stack = "
-COUNTED = ("A", "B", "")
 
 
 def status_of(entry: Compared) -> tuple[str, str | None]:
@@ -50,7 +48,7 @@ def _stack(entry: Compared) -> dict[str, Any]:
 
 def runs_document(entries: Sequence[Compared]) -> dict[str, Any]:
     """Rows, and the summary of step times and of peak memory over the rows whose quality counts."""
-    counted = [entry for entry in entries if entry.row.quality in COUNTED]
+    counted = [entry for entry in entries if entry.row.counts]
     times = [entry for entry in counted if entry.quantity == "step_time_s"]
     memory = [entry for entry in counted if entry.quantity == "peak_memory_bytes"]
     return {

@@ -9,6 +9,7 @@ import csv
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,16 @@ from simulator.cost import constants
 from simulator.predict import confidence, residuals
 from simulator.stack import release
 from validate.ranking import rankings
-from validate.report import COUNTED
 from validate.report_figures import scatter, strips
 from validate.row import Row
 from validate.rows import read_rows
 from validate.runs import GROUPS, Compared, compare_all, statistics
+from validate.time_to_train import read_runs, summary_lines
 
 HERE = Path(__file__).parent
 EXPLAINED = HERE / "explained.toml"
 LARGE_ERROR = 0.20
+LARGE_SCALE, STRONG_SCALING_GPUS = 1000, 64
 
 
 def year_of(row: Row) -> str:
@@ -50,13 +52,25 @@ def explanation_of(entry: Compared) -> str | None:
 
 
 def counted(entries: Sequence[Compared], quantity: str) -> list[Compared]:
-    return [e for e in entries if e.quantity == quantity and e.row.quality in COUNTED]
+    return [e for e in entries if e.quantity == quantity and e.row.counts]
 
 
-def left_out() -> dict[str, float]:
-    """Error of every row by constants fitted without its family, as fractions."""
+def left_out(together: str = "family") -> dict[str, float]:
+    """Error of every row by constants fitted without its family, source or generation (`together`), as fractions."""
     with residuals.DATA.open(encoding="utf-8", newline="") as file:
-        return {row["id"]: float(np.exp(-float(row["log_error"])) - 1) for row in csv.DictReader(file)}
+        return {row["id"]: float(np.exp(-float(row[f"without_{together}"])) - 1) for row in csv.DictReader(file)}
+
+
+def classes_of(row: Row) -> tuple[str, ...]:
+    """The classes that a row's error counts in: its kind, at scale, strong scaling, its part, its quality."""
+    gpus, kind = row.count("cluster.gpus") or 0, row.kind
+    found = [kind]
+    if gpus >= LARGE_SCALE:
+        found.append(f"{kind} on 1,000 GPUs or more")
+    dp, batch = row.count("plan.dp") or 1, row.count("plan.global_batch_size") or 1
+    if gpus >= STRONG_SCALING_GPUS and batch // ((row.count("plan.micro_batch_size") or 1) * dp) <= 2:
+        found.append("strong scaling (1 or 2 micro-batches on 64 GPUs or more)")
+    return (*found, f"part {row.gpu.split()[0] if row.gpu else 'unknown'}", f"quality {row.quality}")
 
 
 def percent(value: float | None, sign: str = "") -> str:
@@ -83,27 +97,49 @@ def error_row(label: str, entries: Sequence[Compared]) -> list[str]:
     return [label, str(found["n"]), str(found["supported"]), *shown, percent(found["bias"], "+")]
 
 
-def left_out_table(entries: Sequence[Compared]) -> list[str]:
-    """The same figures where each family (source and model) is predicted by constants fitted on the others."""
-    errors = left_out()
-    kinds = {"all": entries} | {f"{kind}": [e for e in entries if e.row.kind == kind] for kind in ("dense", "moe")}
+def by_class(entries: Sequence[Compared]) -> dict[str, list[Compared]]:
+    """The entries of every class, all of them first."""
+    found: dict[str, list[Compared]] = {"all": list(entries)}
+    for entry in entries:
+        for name in classes_of(entry.row):
+            found.setdefault(name, []).append(entry)
+    first = ["all", *sorted(name for name in found if name != "all" and not name.startswith(("part", "quality")))]
+    return {name: found[name] for name in (*first, *sorted(set(found) - set(first)))}
+
+
+def left_out_table(entries: Sequence[Compared], together: str = "family") -> list[str]:
+    """The same figures where each family (source and model), source or accelerator generation is predicted by constants
+    fitted on the others, and the share of rows inside intervals drawn without their own source."""
+    errors, inside = left_out(together), inside_intervals()
     rows = []
-    for name, group in kinds.items():
-        known = np.array([errors[e.row.id] for e in group if e.row.id in errors])
+    for name, group in by_class(entries).items():
+        ids = [e.row.id for e in group if e.row.id in errors]
+        if not ids:
+            continue
+        known = np.array([errors[each] for each in ids])
         size = np.abs(known)
-        rows.append([name, str(len(known)), percent(float(np.median(size))), percent(float(size.mean())),
-                     percent(float(np.quantile(size, 0.9))), percent(float(known.mean()), "+")])  # fmt: skip
-    return table(["rows", "n", "median", "mean", "90th percentile", "bias"], rows)
+        held = float(np.mean([inside[each] for each in ids]))
+        shown = [percent(float(each)) for each in (np.median(size), size.mean(), np.quantile(size, 0.9))]
+        rows.append([name, str(len(known)), *shown, percent(float(known.mean()), "+"), percent(held)])
+    return table(["rows", "n", "median", "mean", "90th percentile", "bias", "in the 80 % interval"], rows)
+
+
+@cache
+def inside_intervals() -> dict[str, bool]:
+    """Whether a row's measurement, predicted without its source, lies in the interval drawn without that source."""
+    known = residuals.residuals()
+    with residuals.DATA.open(encoding="utf-8", newline="") as file:
+        ids = [row["id"] for row in csv.DictReader(file)]
+    found = {}
+    for name, case, family, error in zip(ids, known.cases, known.families, known.errors, strict=True):
+        low, high = confidence.log_interval(case, known, without=residuals.source_of(family))
+        found[name] = bool(low <= error <= high)
+    return found
 
 
 def coverage() -> float:
-    """Share of rows whose measurement lies in the interval drawn without their own family."""
-    known = residuals.residuals()
-    inside = []
-    for case, family, error in zip(known.cases, known.families, known.errors, strict=True):
-        low, high = confidence.log_interval(case, known, without=family)
-        inside.append(low <= error <= high)
-    return float(np.mean(inside))
+    """Share of rows whose measurement lies in the interval drawn without their own source."""
+    return float(np.mean(list(inside_intervals().values())))
 
 
 def constants_table() -> list[str]:
@@ -151,6 +187,16 @@ def ranking_table(entries: Sequence[Compared]) -> list[str]:
     return table(["sweep", "runs", "Kendall tau", "regret"], rows)
 
 
+def ambiguous_table(entries: Sequence[Compared]) -> list[str]:
+    """Rows marked before they were predicted; none of the figures above counts them."""
+    rows = [
+        [e.row.id, percent(e.error_fraction, "+"), e.row.ambiguous]
+        for e in entries
+        if e.row.ambiguous and e.quantity == "step_time_s"
+    ]
+    return table(["row", "error", "what is ambiguous"], rows)
+
+
 def unsupported_table(entries: Sequence[Compared]) -> list[str]:
     rows = [[e.row.id, e.row.quality, e.reason] for e in entries if e.predicted is None]
     return table(["row", "quality", "why not"], rows)
@@ -164,10 +210,18 @@ def results(entries: Sequence[Compared]) -> str:
         "Made by `python -m validate.report_results` from the rows of `published/runs`. Errors are (predicted - "
         "measured) / measured over rows of quality A and B; rows of quality C are predicted but not counted.", "",
         "![predicted against measured](figures/step_time.svg)", "",
+        "## Step time, each source left out of the fit", "",
+        "Each source is predicted by constants fitted on all others: the error to expect of a run that somebody else "
+        "makes. Defaults of software stacks are not rebuilt.", "", *left_out_table(times, "source"),
+        f"80 % intervals, drawn without a row's own source, hold {percent(coverage())} of the rows.", "",
         "## Step time, each family left out of the fit", "",
-        "Each family (source and model) is predicted by constants fitted on all others: the error to expect of a run "
-        "of a new kind.", "", *left_out_table(times),
-        f"80 % intervals, drawn without a row's own family, hold {percent(coverage())} of the rows.", "",
+        "Each family (source and model) is predicted by constants fitted on all others.", "",
+        *left_out_table(times, "family"),
+        "## Step time, each accelerator generation left out of the fit", "",
+        "The error to expect of a generation that nobody has measured: its clocks are the priors.", "",
+        *left_out_table(times, "generation"),
+        "## Rows that their source leaves ambiguous", "", *ambiguous_table(entries),
+        "## Whole runs of MLPerf Training", "", *summary_lines(read_runs()), "",
         "## Step time, constants fitted on all rows but those of DSV3 and KORTH, which test them", "",
         *error_table(times, groups),
         "![by source](figures/by_source.svg)", "", "![by accelerator](figures/by_gpu.svg)", "",

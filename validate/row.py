@@ -14,6 +14,10 @@ Quantity = Literal["step_time_s", "peak_memory_bytes"]
 QUALITIES = ("A", "B", "C", "")
 
 
+# Rows of quality C (layout or architecture uncertain) are shown but do not count.
+COUNTED = ("A", "B", "")
+
+
 class Unsupported(Exception):
     """A row that cannot become a scenario; the message says why, `problems` which of its keys are at fault."""
 
@@ -39,7 +43,8 @@ class Row:
     `settings` are the scenario's keys, dotted, with their values; a key that is left out follows from the software
     stack or the other keys. `assumed` says what the source leaves unsaid and where the value comes from.
     `unknown_words` are words of the source that no table reads; `unsupported` says why no scenario can be written
-    (empty: one can). `in_scenario_keys`: the file is written in them, so what cannot be read is its fault. `gpu`,
+    (empty: one can); `ambiguous` says what the source contradicts or leaves to a guess, marked before prediction
+    (empty: nothing). `in_scenario_keys`: the file is written in them, so what cannot be read is its fault. `gpu`,
     `network`, `kind` (dense or moe), `quality`, `group` and `family` are labels.
     """
 
@@ -59,6 +64,12 @@ class Row:
     unknown_words: tuple[str, ...] = ()
     unsupported: str = ""
     in_scenario_keys: bool = False
+    ambiguous: str = ""
+
+    @property
+    def counts(self) -> bool:
+        """Whether its configuration is known well enough to be fitted on and counted among the errors."""
+        return self.quality in COUNTED and not self.ambiguous
 
     @property
     def origin(self) -> str:

@@ -16,7 +16,7 @@ from validate.tables import Table, read_table
 PUBLISHED = Path(__file__).parent / "published" / "runs"
 SECTIONS = ("cluster.", "plan.", "run.")
 MEASURED = ("measured.step_time_s", "measured.how", "measured.peak_memory_bytes", "measured.meter")
-LABELS = ("source", "gpu", "network", "kind", "quality", "group", "family", "notes", "unsupported")
+LABELS = ("source", "gpu", "network", "kind", "quality", "group", "family", "notes", "unsupported", "ambiguous")
 ASSUMED = "assumed"
 # Between two texts of one `assumed` cell.
 SEPARATOR = " | "

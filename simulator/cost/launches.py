@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 
 from simulator.cost.price import Priced, Prices
 from simulator.workload.operators import CoreAttention, Matmul, Number, Operator, Routing, Scan, Work
 
+DISPATCHES = Path(__file__).parent / "data" / "dispatches.toml"
 # What an ffn with experts does before the host must know how many tokens each expert gets.
 ROUTED_AHEAD = ("mlp_norm", "router", "routing")
 
@@ -25,8 +29,16 @@ class Launches:
     reads: bool
 
 
+@cache
+def dispatches() -> Mapping[str, Mapping[str, float]]:
+    """Operations that the host dispatches per kernel, forward and backward, by how a stack's modules are written."""
+    found: Mapping[str, Mapping[str, float]] = tomllib.loads(DISPATCHES.read_text(encoding="utf-8"))
+    return found
+
+
 def launches(work: Work, computing: Priced, repeated: Priced, prices: Prices) -> Launches:
-    """Count kernels of `computing` and of what runs `repeated` before backward, those in CUDA graphs left out.
+    """Count operations of `computing` and of what runs `repeated` before backward, those in CUDA graphs left out:
+    kernels, times what the stack's modules dispatch for each.
 
     Where no grouped kernel does it all, experts add launches of their own (`Constants.expert_launches`).
     """
@@ -44,10 +56,13 @@ def launches(work: Work, computing: Priced, repeated: Priced, prices: Prices) ->
     routed = any(isinstance(op, Routing) for op in work.operators)
     reads = routed and plan.capacity_factor is None and plan.stack.cuda_graphs != "full"
     behind = sum(cost.forward_kernels for op, cost in launched if op.name not in ROUTED_AHEAD)
+    ahead = sum(cost.forward_kernels for _, cost in launched)
+    back = sum(cost.backward_kernels for _, cost in launched)
+    per_kernel = dispatches()[plan.stack.host_modules]
     return Launches(
-        forward=one_by_one + sum(cost.forward_kernels for _, cost in launched),
-        backward=one_by_one + sum(cost.backward_kernels for _, cost in launched) + again,
-        waiting=one_by_one + behind if reads else 0,
+        forward=one_by_one + per_kernel["forward"] * ahead,
+        backward=one_by_one + per_kernel["backward"] * back + per_kernel["forward"] * again,
+        waiting=one_by_one + per_kernel["forward"] * behind if reads else 0,
         reads=reads,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -122,6 +122,25 @@ def with_lost(stages: Sequence[StageCost], updates: UpdateTimes, plan: Plan, con
         lost = Lost(*(Seconds(compute_s=rate * beside_s) for beside_s in (ahead_s, back_s, weight_s)))
         found.append(stage.with_lost(lost))
     return found
+
+
+def with_contention(updates: UpdateTimes, stages: Sequence[StageCost], plan: Plan, constants: Constants) -> UpdateTimes:
+    """Updates once computing loses time to the collectives that run beside it once a step.
+
+    What `with_lost` is to every micro-batch of fully sharded layers: gathers stand beside a step's first forwards,
+    reductions beside its last backwards, and both keep SMs from them. No rank loses more than it computes meanwhile.
+    The slowest rank's loss stands before the optimizer, for which all ranks wait.
+    """
+    if SHARDINGS[plan.sharding].shards_weights or not constants.lost_beside_dp:
+        return updates
+    losses = []
+    for held in stages_of_ranks(plan):
+        gather_s = sum(sum(updates.gather_s[stage]) for stage in held) if plan.overlap.param_gather else 0.0
+        reduce_s = sum(sum(updates.reduce_s[stage]) for stage in held) if plan.overlap.grad_reduce else 0.0
+        ahead_s = sum(float(stages[stage].forward.total_s) for stage in held)
+        back_s = sum(float(stages[stage].input.total_s + stages[stage].weight.total_s) for stage in held)
+        losses.append(min(gather_s, ahead_s) + min(reduce_s, back_s))
+    return replace(updates, barrier_s=updates.barrier_s + constants.lost_beside_dp * max(losses))
 
 
 def stage_send_s(shape: Shape, prices: Prices) -> Number:

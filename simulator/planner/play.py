@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hardware.arrays import Floats
 from simulator.cost.seconds import Seconds
 from simulator.cost.stages import StageCost
-from simulator.cost.step_times import UpdateTimes, update_times, with_lost
+from simulator.cost.step_times import UpdateTimes, update_times, with_contention, with_lost
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.layout import stages, stages_of_ranks
 from simulator.plan.spec import Plan
@@ -187,6 +187,7 @@ def times_of(
             for kind in "FIW"
         ]
     )
+    updates = contended(setting, chunk, rows, halves, updates)
     halves = halves + lost_s(setting, chunk, rows, halves, updates)
     count = len(structure.of_stage)
     pairs = np.zeros((count**2 if pattern.paired else 0, len(rows)))
@@ -202,6 +203,19 @@ def times_of(
 
 def _flat(rows: Sequence[Sequence[float]]) -> list[float]:
     return [second for row in rows for second in row]
+
+
+def contended(
+    setting: Setting, chunk: Weighed, rows: Ints, halves: Floats, updates: Sequence[UpdateTimes]
+) -> list[UpdateTimes]:
+    """Updates with what computing loses to them; `halves`: forwards, input and weight gradients [3, stages, plans]."""
+    found = []
+    for place, (row, own) in enumerate(zip(rows.tolist(), updates, strict=True)):
+        values = chunk.columns.row(row)
+        plan = plan_from(setting.base, values)
+        stages_alone = [_stage(*halves[:, stage, place]) for stage in range(halves.shape[1])]
+        found.append(with_contention(own, stages_alone, plan, values["constants"]))
+    return found
 
 
 def lost_s(setting: Setting, chunk: Weighed, rows: Ints, halves: Floats, updates: Sequence[UpdateTimes]) -> Floats:

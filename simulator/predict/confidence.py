@@ -1,4 +1,4 @@
-"""How far a predicted step time may be off: the spread of like published runs, each predicted without its family.
+"""How far a predicted step time may be off: the spread of like published runs, each predicted without its source.
 
 `residuals` holds these runs.
 """
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from hardware.kernels import is_borrowed, scale_spread
 from hardware.specs import Accelerator
 from simulator.cost.constants import borrowed_spread
+from simulator.model.parameters import active_parameters
 from simulator.model.spec import MoE
-from simulator.predict.residuals import Case, Residuals, residuals
+from simulator.predict.residuals import Case, Residuals, residuals, source_of
 from simulator.predict.site import correction_of
 from simulator.scenario.spec import Scenario
 
@@ -20,31 +21,67 @@ COVERAGE = 0.8
 STANDARD_DEVIATIONS = 1.2816  # of a normal distribution, to either side of 80 %
 # How much a run counts that is of another accelerator generation, of another kind (dense or MoE), of another software
 # generation, or a factor e^3 apart in GPUs: judged, not fitted.
-OTHER_GENERATION, OTHER_KIND, OTHER_STACK, SCALE_OF_GPUS = 0.25, 0.25, 0.25, 3.0
+OTHER_GENERATION, OTHER_KIND, OTHER_STACK, OTHER_PART, SCALE_OF_GPUS = 0.25, 0.1, 0.1, 0.5, 3.0
+# How much wider the interval is on a part, a server or a network that no published run used, and where the stack is
+# not named: judged. A part that nobody measured is known half as well.
+UNMEASURED = {"part": 2.0, "node": 1.2, "fabric": 1.2}
+UNNAMED_STACK = 1.2
+# A GPU that computes less than this in a step (about 0.3 s on H100) waits for launches, latencies and the host, which
+# rest on thin evidence: how much wider its interval is. Judged on vTrain's rows and the strong scaling of small models.
+LITTLE_WORK_FLOPS, LITTLE_WORK = 1e14, 1.4
+# Standard deviation of the logarithm of seconds whose evidence is assumed: judged, a factor of 1.35 either way.
+ASSUMED_SPREAD = 0.3
 
 
 def case_of(scenario: Scenario) -> Case:
     moe = any(isinstance(layer.ffn, MoE) for layer in scenario.model.layers)
     cluster, line = scenario.cluster, scenario.plan.stack.line
-    return Case(cluster.accelerator.generation.lower(), "moe" if moe else "dense", line, cluster.gpus)
+    part = cluster.accelerator
+    kind = "moe" if moe else "dense"
+    tokens = scenario.plan.global_batch_size * scenario.run.seq_length
+    work_flops = float(f"{6.0 * active_parameters(scenario.model) * tokens / cluster.gpus:.3g}")
+    named = (part.name, cluster.node.name, cluster.fabric.name)
+    return Case(part.generation.lower(), kind, line, cluster.gpus, *named, work_flops)
+
+
+def unmeasured(case: Case, known: Residuals) -> dict[str, str]:
+    """Which of part, node and fabric no published run used, by name."""
+    found = {}
+    for what in UNMEASURED:
+        own = getattr(case, what)
+        if own and own not in {getattr(each, what) for each in known.cases}:
+            found[what] = own
+    return found
+
+
+def unmeasured_warnings(scenario: Scenario) -> list[str]:
+    """What the interval is wider for, as warnings."""
+    return [
+        f"no published run on {what} {name} is among those that predictions are held against: the interval of the step "
+        f"is {UNMEASURED[what]:g} times as wide for it"
+        for what, name in unmeasured(case_of(scenario), residuals()).items()
+    ]
 
 
 def weights(case: Case, known: Residuals, without: str | None = None) -> NDArray[np.float64]:
-    """How much each published run says about a case; a family counts as the square root of its rows."""
+    """How much each published run says about a case; a family counts as the square root of its rows, one of the source
+    `without` nothing."""
     size = {family: known.families.count(family) for family in set(known.families)}
     found = [
         (1.0 if each.generation == case.generation else OTHER_GENERATION)
         * (1.0 if each.kind == case.kind else OTHER_KIND)
         * (1.0 if each.stack == case.stack else OTHER_STACK)
+        * (1.0 if each.part == case.part else OTHER_PART)
         * np.exp(-abs(np.log(each.gpus / case.gpus)) / SCALE_OF_GPUS)
-        * (0.0 if family == without else size[family] ** -0.5)
+        * (0.0 if source_of(family) == without else size[family] ** -0.5)
         for each, family in zip(known.cases, known.families, strict=True)
     ]
     return np.array(found)
 
 
 def log_interval(case: Case, known: Residuals, without: str | None = None) -> tuple[float, float]:
-    """Weighted quantiles of the residuals of like runs, drawn apart where few families carry the weight.
+    """Weighted quantiles of the residuals of like runs, drawn apart where few families carry the weight or a GPU has
+    little to do in a step.
 
     With n families of effective weight the spread itself is known to about 1 / sqrt(2 n); it is widened by that.
     """
@@ -59,30 +96,42 @@ def log_interval(case: Case, known: Residuals, without: str | None = None) -> tu
     carried = np.array(list(by_family.values()))
     effective = carried.sum() ** 2 / (carried**2).sum()
     wider = 1 + 1 / np.sqrt(2 * effective)
+    if case.work_flops < LITTLE_WORK_FLOPS:
+        wider *= LITTLE_WORK
     return middle + (low - middle) * wider, middle + (high - middle) * wider
 
 
-def widened(interval: tuple[float, float], part: Accelerator) -> tuple[float, float]:
-    """An interval of log(measured / predicted) with what a part's assumed rates add to it, in quadrature.
+def widened(
+    interval: tuple[float, float], part: Accelerator, factor: float = 1.0, assumed_fraction: float = 0.0
+) -> tuple[float, float]:
+    """An interval of log(measured / predicted), `factor` times as wide, with what assumed rates add in quadrature.
 
-    Rates scaled from another part's figures may be off by a share of the scale, clocks of another generation by what
-    those of two measured generations lie apart.
+    A part's rates that are scaled from another part's figures may be off by a share of the scale, clocks of another
+    generation by what those of two measured generations lie apart, seconds that rest on assumptions by ASSUMED_SPREAD.
     """
     borrowed = borrowed_spread() if is_borrowed(part) else 0.0
-    beyond = STANDARD_DEVIATIONS * np.hypot(scale_spread(part), borrowed)
+    spreads = (scale_spread(part), borrowed, ASSUMED_SPREAD * assumed_fraction)
+    beyond = STANDARD_DEVIATIONS * float(np.linalg.norm(spreads))
     low, high = interval
-    middle, half = (low + high) / 2, (high - low) / 2
+    middle, half = (low + high) / 2, factor * (high - low) / 2
     wide = float(np.hypot(half, beyond))
-    return (middle - wide, middle + wide) if beyond else interval
+    return middle - wide, middle + wide
 
 
-def step_time_interval_s(scenario: Scenario, step_time_s: float) -> tuple[float, float]:
+def step_time_interval_s(scenario: Scenario, step_time_s: float, assumed_fraction: float = 0.0) -> tuple[float, float]:
     """The 80 % interval of the step time that a run of this scenario would measure.
 
-    Runs on the same site narrow it, and take the place of like runs elsewhere as far as they are believed."""
-    low, high = widened(log_interval(case_of(scenario), residuals()), scenario.cluster.accelerator)
-    known = correction_of(scenario.site)
-    if known.weight:
-        middle, half = (1 - known.weight) * (low + high) / 2, known.interval_fraction * (high - low) / 2
+    `assumed_fraction`: share of the step whose evidence is assumed. Runs on the same site narrow it, and take the place
+    of like runs elsewhere as far as they are believed.
+    """
+    case, known = case_of(scenario), residuals()
+    factor = 1.0 if scenario.stack_choice == "named" else UNNAMED_STACK
+    for what in unmeasured(case, known):
+        factor *= UNMEASURED[what]
+    part = scenario.cluster.accelerator
+    low, high = widened(log_interval(case, known), part, factor, assumed_fraction)
+    site = correction_of(scenario.site)
+    if site.weight:
+        middle, half = (1 - site.weight) * (low + high) / 2, site.interval_fraction * (high - low) / 2
         low, high = middle - half, middle + half
     return step_time_s * float(np.exp(low)), step_time_s * float(np.exp(high))

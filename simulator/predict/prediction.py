@@ -21,7 +21,7 @@ from simulator.memory.host import HostMemory, host_memory
 from simulator.model.flops import flops_per_token
 from simulator.model.parameters import active_parameters, total_parameters
 from simulator.plan.spec import Plan
-from simulator.predict.confidence import step_time_interval_s
+from simulator.predict.confidence import step_time_interval_s, unmeasured_warnings
 from simulator.predict.premises import Premise, premises
 from simulator.predict.run_spec import host_copy_bytes, stretches, tokens_per_step, whole_run_spec
 from simulator.predict.simulate import Simulated, SimulatedPhase, simulate
@@ -137,12 +137,13 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
     host = host_of(done)
     tokens_per_s = tokens_per_step(done) / step.step_time_s
     parts = [each.done for each in done.phases] or [done]
+    shares = evidence_shares(step, comm_evidence(scenario.plan, scenario.cluster))
     return Prediction(
         scenario=scenario,
         parameters_total=total_parameters(scenario.model),
         parameters_active=active_parameters(scenario.model),
         step_time_s=step.step_time_s,
-        step_time_interval_s=step_time_interval_s(scenario, step.step_time_s),
+        step_time_interval_s=step_time_interval_s(scenario, step.step_time_s, shares.get("assumed", 0.0)),
         tokens_per_step=tokens_per_step(done),
         tokens_per_s=tokens_per_s,
         tokens_per_s_per_gpu=tokens_per_s / gpus,
@@ -158,7 +159,7 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
         host_memory=host,
         fits=all(fits_wholly(part) for part in parts),
         breakdown_s=step.breakdown(),
-        evidence=evidence_shares(step, comm_evidence(scenario.plan, scenario.cluster)),
+        evidence=shares,
         stages=stage_reports(done),
         network=network,
         stated=tuple(each for each in rests_on if not each.assumed),
@@ -319,6 +320,7 @@ def warnings(done: Simulated) -> tuple[str, ...]:
         *scenario.warnings,
         *scaling_words(scenario.cluster.accelerator),
         *mismatches(scenario.cluster.node, scenario.cluster.fabric),
+        *unmeasured_warnings(scenario),
     ]
     if 0.94 * capacity < fullest <= capacity:
         found.append(f"memory fits with less than 6 % to spare ({fullest / 2**30:.1f} of {capacity / 2**30:.1f} GiB)")

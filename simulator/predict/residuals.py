@@ -1,11 +1,14 @@
-"""Published runs and how far predictions of them were off, each by a model that was fitted without its family.
+"""Published runs and how far predictions of them were off.
 
-`data/residuals.csv` holds, for every published run, what it is and log(measured / predicted); `validate` makes it.
+`data/residuals.csv` holds, for every published run, what it is and log(measured / predicted) by a model that was
+fitted without its family (source and model), without its source and without its accelerator generation; `validate`
+makes it. Intervals are drawn from what is left out by source: the next run comes from a source of its own.
 """
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,17 +21,22 @@ DATA = Path(__file__).parent / "data" / "residuals.csv"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What makes runs alike: accelerator generation, dense or MoE, software stack, number of GPUs."""
+    """What makes runs alike: accelerator generation, dense or MoE, software stack, number of GPUs; part, server and
+    network; what a GPU computes in a step (6 FLOPs per active parameter and token)."""
 
     generation: str
     kind: str
     stack: str
     gpus: int
+    part: str = ""
+    node: str = ""
+    fabric: str = ""
+    work_flops: float = 1e16
 
 
 @dataclass(frozen=True, slots=True)
 class Residuals:
-    """Published cases, the family of each, and log(measured / predicted) without that family."""
+    """Published cases, the family of each, and log(measured / predicted) without its source."""
 
     cases: tuple[Case, ...]
     families: tuple[str, ...]
@@ -40,7 +48,17 @@ def residuals() -> Residuals:
     with DATA.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return Residuals(
-        tuple(Case(row["generation"], row["kind"], row["stack"], int(row["gpus"])) for row in rows),
+        tuple(_case_of_row(row) for row in rows),
         tuple(row["family"] for row in rows),
-        np.array([float(row["log_error"]) for row in rows]),
+        np.array([float(row["without_source"]) for row in rows]),
     )
+
+
+def _case_of_row(row: Mapping[str, str]) -> Case:
+    kind_of_run = (row["generation"], row["kind"], row["stack"])
+    return Case(*kind_of_run, int(row["gpus"]), row["part"], row["node"], row["fabric"], float(row["work_flops"]))
+
+
+def source_of(family: str) -> str:
+    """The source of a family's rows: its first word."""
+    return family.split(" ")[0]

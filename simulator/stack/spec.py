@@ -34,6 +34,8 @@ class Stack:
     `casts`: how linears are quantised (see simulator.workload.linears). `quantized_weights`: copies for products are
     "cached" over a step's micro-batches or "recast". `delayed_scaling`: products scaled by history and
     their scale updates are those of the libraries of early 2025 ("early") or of later ones ("current").
+    `host_modules`: plain PyTorch modules ("eager") dispatch several operations for every kernel, a "library"'s or a
+    compiler's about one (simulator/cost/data/dispatches.toml).
     `cuda_graphs`: "router" holds the experts' router and preprocessing, "partial" attention too, "full" the whole
     iteration.
 
@@ -93,6 +95,7 @@ class Stack:
     casts: Literal["separate", "transformer_engine", "torchao", "late_transpose"] = "separate"
     quantized_weights: Literal["recast", "cached"] = "recast"
     delayed_scaling: Literal["early", "current"] = "current"
+    host_modules: Literal["library", "eager"] = "library"
     cuda_graphs: Literal["none", "router", "partial", "full"] = "none"
     fused_loss: bool = False
     fused_loss_alone: Literal["never", "with_experts"] = "never"

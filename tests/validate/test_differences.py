@@ -13,7 +13,7 @@ import pytest
 
 from simulator.planner.shared_error import ErrorShares, difference_sigma_s, error_shares
 from simulator.predict.confidence import STANDARD_DEVIATIONS, case_of, log_interval
-from simulator.predict.residuals import DATA, residuals
+from simulator.predict.residuals import DATA, residuals, source_of
 from simulator.predict.simulate import simulate
 from simulator.scenario.schema import Scenario
 from validate.ranking import SWEEPS
@@ -30,8 +30,8 @@ def in_sweep(row: Row, sweep: dict[str, Any]) -> bool:
 
 
 def log_sigma(scenario: Scenario, family: str) -> float:
-    """The spread of the step time's error by runs of other families alone, as the sweep's own are what is tested."""
-    low, high = log_interval(case_of(scenario), residuals(), family)
+    """The spread of the step time's error by runs of other sources alone, as the sweep's own are what is tested."""
+    low, high = log_interval(case_of(scenario), residuals(), source_of(family))
     return (high - low) / 2 / STANDARD_DEVIATIONS
 
 

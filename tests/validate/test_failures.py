@@ -103,3 +103,29 @@ def test_another_file_is_read_and_what_it_lacks_is_said(tmp_path: Path) -> None:
     other.write_text("study,metric\n")
     with pytest.raises(InputError, match="columns missing: value"):
         read_figures(other.rename(tmp_path / "short.csv"))
+
+
+def test_any_study_is_predicted_from_its_own_columns(tmp_path: Path) -> None:
+    """1,000 GPUs that fail every 10 h: 72 interruptions in 30 days. With saves of 36 s every hour 1 % goes to saves
+    and half an hour of work and 6 min of restart to every failure: 93 % is left."""
+    file = tmp_path / "studies.csv"
+    file.write_text(
+        "study,gpus,days,mtbf_h,checkpoint_every_s,checkpoint_write_s,restart_s,interruptions,effective_fraction\n"
+        "Ours,1000,30,10,3600,36,360,80,0.9\n"
+    )
+    found, unsupported = rows(runs=50, path=file)
+    assert unsupported == []
+    interruptions, effective = found
+    assert interruptions.predicted == pytest.approx(72)
+    assert effective.predicted == pytest.approx(1 / (1.01 + 0.06), rel=0.02)
+
+
+def test_studies_that_state_no_rate_span_the_shipped_models(tmp_path: Path) -> None:
+    file = tmp_path / "studies.csv"
+    file.write_text("study,gpus,mttf_h\nTheirs,1024,10\n")
+    low, high = rows(runs=2, path=file)[0][0].interval
+    assert high > 2 * low
+    file.write_text("study,gpus,model,speed\nTheirs,many,nobody,1\n")
+    with pytest.raises(InputError) as caught:
+        rows(runs=2, path=file)
+    assert {problem.key for problem in caught.value.problems} == {"", "line 2.gpus", "line 2.model"}

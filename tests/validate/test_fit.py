@@ -297,7 +297,8 @@ def test_residuals_are_read_back_with_the_sign_of_a_measurement(
 ) -> None:
     points = [point("A-1", "A m", 0.1), point("B-1", "B m, large", -0.2)]
     path = tmp_path / "data" / "residuals.csv"
-    replace_file(path, residuals_text(points, {"A-1": 0.1, "B-1": -0.25}))
+    left_out = {"family": {"A-1": 0.2, "B-1": -0.3}, "source": {"A-1": 0.1, "B-1": -0.25}}
+    replace_file(path, residuals_text(points, left_out))
     monkeypatch.setattr(residuals, "DATA", path)
     known = residuals.residuals.__wrapped__()
     assert known.cases == (CASE, CASE)
