@@ -30,6 +30,8 @@ SCENARIOS = FOLDER.parents[1] / "scenarios"
 PLANS = FOLDER / "plans.jsonl"
 GOLDEN = FOLDER / "golden.jsonl"
 TOLERANCE = 1e-9
+# Of seconds and shares that are the difference of equal figures only rounding is left.
+ROUNDING = 1e-12
 
 
 def figures(prediction: Prediction) -> dict[str, Any]:
@@ -101,7 +103,7 @@ def differences(golden: Any, now: Any, where: str = "") -> Iterator[str]:
         for index, pair in enumerate(zip(golden, now, strict=True)):
             yield from differences(*pair, f"{where}[{index}]")
     elif isinstance(golden, int | float) and isinstance(now, int | float):
-        if abs(golden - now) > TOLERANCE * max(abs(golden), abs(now)) + 1e-15:
+        if abs(golden - now) > TOLERANCE * max(abs(golden), abs(now)) + ROUNDING:
             yield f"{where}: {golden!r} in the golden file, {now!r} now"
     elif golden != now:
         yield f"{where}: {golden!r} in the golden file, {now!r} now"
