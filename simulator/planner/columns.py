@@ -92,18 +92,3 @@ def compact(codes: Ints, span: int) -> tuple[Ints, Ints]:
     present = first_row >= 0
     number = np.cumsum(present) - 1
     return first_row[present], number[codes]
-
-
-def stacked(parts: Sequence[Columns]) -> Columns:
-    """Plans of several tables with the same keys under each other; values are joined by equality."""
-    keys = list(parts[0].codes)
-    values: dict[str, tuple[Any, ...]] = {}
-    codes: dict[str, Ints] = {}
-    for key in keys:
-        known: dict[Any, int] = {}
-        columns = []
-        for part in parts:
-            new = np.array([known.setdefault(value, len(known)) for value in part.values[key]], dtype=CODE)
-            columns.append(new[part.codes[key]] if len(part) else np.zeros(0, dtype=CODE))
-        values[key], codes[key] = tuple(known), np.concatenate(columns)
-    return Columns(sum(map(len, parts)), values, codes)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from hardware.precisions import PRECISIONS
-from hardware.units import format_bytes
 from simulator.memory import memory_report
 from simulator.plan.allocation import allocated
 from simulator.plan.case import model_facts
@@ -79,8 +78,3 @@ def _fits(scenario: Scenario, headroom_fraction: float) -> bool:
     ranks = memory_report(scenario_workload(scenario), schedule.ranks)
     capacity = scenario.cluster.accelerator.memory_capacity_bytes
     return max(rank.device_bytes for rank in ranks) <= (1 - headroom_fraction) * capacity
-
-
-def shortfall(device_bytes: float, capacity_bytes: float) -> str:
-    """By how much a plan does not fit, in words."""
-    return f"{format_bytes(device_bytes)} of {format_bytes(capacity_bytes)}"

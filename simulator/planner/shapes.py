@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hardware.specs import Cluster
-from simulator.cost.blocks import NO_COST, BlockCost, PricedWork, priced_work, put_together
+from simulator.cost.blocks import BlockCost, PricedWork, priced_work, put_together
 from simulator.cost.constants import NEUTRAL, constants_for
 from simulator.cost.groups import KINDS, plan_groups
 from simulator.cost.price import Prices
@@ -260,6 +260,3 @@ def without_modules(columns: Columns) -> Columns:
         return columns
     values = [each if each.whole_layers else Recompute() for each in columns.values["recompute"]]
     return with_values(columns, "recompute", values, columns.codes["recompute"])
-
-
-__all__ = ["NO_COST", "Setting", "Shapes", "dense", "shapes_of", "with_surroundings", "without_modules"]

@@ -15,7 +15,7 @@ import pytest
 from hardware.problems import InputError
 from simulator.plan.rules import WITHOUT_EFFECT, is_legal
 from simulator.planner.bounds import Weighed, weighed
-from simulator.planner.columns import NO_KEYS, Columns, compact, stacked
+from simulator.planner.columns import NO_KEYS, Columns, compact
 from simulator.planner.executors import Processes
 from simulator.planner.frames import plan_from
 from simulator.planner.legality import OF_SEARCH
@@ -313,6 +313,3 @@ def test_columns_number_their_combinations() -> None:
     first, index = compact(np.array([7, 3, 7, 9]), 10)
     assert first.tolist() == [1, 0, 3]
     assert index.tolist() == [1, 0, 1, 2]
-    one = NO_KEYS.crossed("tp", (1, 2))
-    other = NO_KEYS.crossed("tp", (2, 3))
-    assert stacked([one, other]).numbers("tp").tolist() == [1, 2, 2, 3]
