@@ -87,6 +87,8 @@ def quantity(option: str, text: str | None, dimension: str) -> float | None:
     if text is None:
         return None
     try:
+        if dimension == "s" and text.strip().replace(".", "", 1).isdigit():
+            raise QuantityError(f"has no unit; write {text.strip()}d, or {text.strip()}h")
         return parse(text, dimension)
     except QuantityError as error:
         raise InputError([Problem(f"{option} {text}", None, "", str(error))]) from None

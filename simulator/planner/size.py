@@ -53,7 +53,7 @@ def size(
     answers.sort(key=lambda answer: _price(answer[0], question))
     options = tuple(option for option, _ in answers)
     job = answers[0][1]
-    if job is None or not hinges:
+    if job is None or not hinges or Sizing(question, options).answer is None:
         return Sizing(question, options)
     return Sizing(question, options, parts(job, confidence), assumptions(job, confidence))
 

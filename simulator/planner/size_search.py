@@ -71,7 +71,11 @@ class Tries:
         if budget is not None and cost is not None and cost > budget:
             spent = f"the date needs {job.gpus:,} GPUs, and their run costs {format_usd(cost)}"
             return None, job, f"the budget: {spent}; the budget is {format_usd(budget)}"
-        unpriced = "; no price is known, so the budget is not checked" if budget is not None and cost is None else ""
+        unpriced = (
+            "; no price is known, so the budget cannot be checked: write run.prices.gpu_hour"
+            if budget is not None and cost is None
+            else ""
+        )
         return job, smaller, f"the date{self._missed(index, smaller)}{unpriced}"
 
     def _missed(self, index: int, smaller: Job | None) -> str:
@@ -94,7 +98,7 @@ class Tries:
         best_s = fastest.finish_at(confidence)
         if not math.isfinite(best_s):
             return f"failures: no job ends in {100 * confidence:g} % of the runs"
-        best = f"{fastest.gpus:,} GPUs take {format_seconds(best_s)} and more are no faster"
+        best = f"{fastest.gpus:,} GPUs take {format_seconds(best_s)}, the least of all sizes that were played"
         return f"the date: {best}; asked is {format_seconds(asked_s)}"
 
     def _most_affordable(self) -> tuple[Job | None, Job | None, str]:
@@ -118,8 +122,12 @@ class Tries:
             self._narrow(max(paid), dear, budget)
         self._polish(min(paid, key=lambda index: played[index].finish_at(confidence)), budget)
         jobs = [job for job in self.jobs.values() if job is not None and _is_paid(job, budget)]
-        why = "the next larger job costs more" if dear is not None else "larger jobs end no sooner"
-        return min(jobs, key=lambda job: job.finish_at(confidence)), None, f"the budget: {why}"
+        why = (
+            "the budget: the next larger job costs more"
+            if dear is not None
+            else "scale: no larger job that was played ends sooner"
+        )
+        return min(jobs, key=lambda job: job.finish_at(confidence)), None, why
 
     def _walk(self, start: int, direction: int, budget: float) -> None:
         """Plays jobs in growing strides until two in a row are worse than all before: dearer where they are not paid

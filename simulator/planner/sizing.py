@@ -98,8 +98,14 @@ class Sizing:
 
     @property
     def answer(self) -> Option | None:
-        """The cheapest option that is enough; None where none is."""
-        return next((option for option in self.options if option.purchase is not None), None)
+        """The cheapest option that is enough; None where none is. Without a price no budget is known to be kept."""
+        return next((option for option in self.options if self._is_enough(option)), None)
+
+    def _is_enough(self, option: Option) -> bool:
+        bought = option.purchase
+        if bought is None:
+            return False
+        return self.question.budget_usd is None or bought.cost_usd is not None
 
     def to_dict(self) -> dict[str, Any]:
         """The document of `traincast size --json`."""

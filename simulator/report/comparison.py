@@ -142,4 +142,7 @@ def _notes(document: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         yield from ((column["name"], reason) for reason in column["unfit"])
         difference = column["difference"]
         if difference is not None and difference["verdict"] == "cannot be told apart":
-            yield column["name"], f"cannot be told apart from {document['reference']}: the interval holds zero"
+            interval = _between(difference["training_time_interval_s"], lambda change: _signed(change, format_seconds))
+            spread = " ".join(interval.split())
+            why = f"training takes {spread} longer, an interval that holds zero"
+            yield column["name"], f"cannot be told apart from {document['reference']}: {why}"

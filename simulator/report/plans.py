@@ -67,11 +67,12 @@ def search_report(scenario: Scenario, found: PlanSearch) -> Group:
 
 def covered(found: PlanSearch) -> Text:
     rate = found.legal / found.seconds if found.seconds > 0 else 0.0
+    others = "the others are proven slower" if found.complete else "the others were not reached"
     text = (
         f"{found.legal:,} legal plans covered in {format_seconds(found.seconds)} ({rate:,.0f}/s): "
-        f"{found.fitting:,} fit in memory, {found.played:,} were played, the others are proven slower"
+        f"{found.fitting:,} fit in memory, {found.played:,} were played, {others}"
     )
-    interrupted = "" if found.complete else "; interrupted, so these are the best so far"
+    interrupted = "; interrupted, so these are the best so far" if found.plans and not found.complete else ""
     searched = ", ".join(f"{key} ({count})" for key, count in found.searched.items())
     return Text(f"{text}{interrupted}\nSearched: {searched}\n")
 

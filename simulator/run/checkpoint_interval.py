@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from hardware.units import format_seconds
 from simulator.run.checkpoints import POLICIES, CheckpointPolicy, CheckpointTier, SavePaths, Saving, sharded_write_s
 
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -115,9 +116,21 @@ def _settled_s(tier: CheckpointTier, mtbf_s: float, total_s: float, unit_s: floa
     return whole(max(tier.every_s, tier.lag_s), unit_s)
 
 
+def _kept_waiting(tier: CheckpointTier, chosen_s: float, step_s: float) -> list[str]:
+    """The warning of a chosen interval that nothing but the last save's own writing decides."""
+    if tier.lag_s <= tier.least_every_s or chosen_s > whole(tier.lag_s, step_s):
+        return []
+    return [
+        f"a {tier.name} checkpoint takes {format_seconds(tier.lag_s)} to write, and no more than one is written at a "
+        f"time: it is taken every {format_seconds(chosen_s)} of work"
+    ]
+
+
 def _stretched(tier: CheckpointTier, chosen_s: float, unit_s: float, step_s: float) -> list[str]:
-    """Warnings of an interval that is longer than was asked for, by more than rounding to steps explains."""
-    if tier.every_s is None or math.isinf(tier.every_s):
+    """Warnings of an interval that is longer than was asked for, or than is best, by more than rounding explains."""
+    if tier.every_s is None:
+        return _kept_waiting(tier, chosen_s, step_s)
+    if math.isinf(tier.every_s):
         return []
     warnings = []
     in_steps_s = whole(max(tier.every_s, tier.lag_s), step_s)

@@ -11,6 +11,7 @@ from simulator.model.spec import Model
 from simulator.plan.spec import Plan
 from simulator.run.read import RunPhase, RunPolicies
 from simulator.scenario.plan_section import read_plan
+from simulator.scenario.short_forms import written_out
 from simulator.scenario.spec import Run, Scenario
 from simulator.scenario.stack_section import read_stack
 
@@ -112,7 +113,8 @@ def read_phase_plans(top: Section, policies: RunPolicies, gpus: int | None, mode
             written_batch = {"global_batch_size": phase.global_batch_size}
         else:
             written_batch = {}
-        section = Section(merged(written, {**phase.plan, **written_batch}), at.under("plan"), top)
+        changed = written_out({"plan": phase.plan})["plan"]
+        section = Section(merged(written, {**changed, **written_batch}), at.under("plan"), top)
         plans[number] = _read_plan(section, gpus, model)
     return plans
 

@@ -34,7 +34,7 @@ def resolved(scenario: Scenario) -> dict[str, Any]:
     if "spread" in data:
         data["spread"] = _anchored(data["spread"], folder)
     data["run"] = _anchored(data["run"], folder)
-    data["plan"] = {**as_written(scenario.plan), "stack": written_stack(scenario.plan.stack)}
+    data["plan"] = {**as_written(scenario.plan), "stack": written_stack(scenario.plan.stack, scenario.stack_choice)}
     return {"name": data.pop("name"), **data}
 
 

@@ -17,6 +17,8 @@ from simulator.stack.spec import Framework
 
 # How a scenario came to its release: it names it, or a framework alone, or neither.
 Choice = Literal["named", "newest of framework", "default"]
+ASSUMED = "assumed"
+UNCHOSEN: tuple[Choice, ...] = ("newest of framework", "default")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ def changed_behaviours(stack: Stack, base: Release) -> dict[str, Any]:
 def read_stack(written: Any, at: Place) -> ChosenStack:
     """The stack that a scenario names: a release, {base: release, behaviours ...}, or nothing (the default).
 
-    `{framework: torchtitan}` is short for the newest release of that framework. Raises InputError with every problem.
+    `{framework: torchtitan}` is short for the newest release of that framework. `assumed: default` beside a base, as
+    resolved scenarios have it, says that nobody chose the release. Raises InputError with every problem.
     """
     if written is None:
         return ChosenStack(release(DEFAULT).stack, release(DEFAULT), "default")
@@ -65,8 +68,12 @@ def _base(section: Section) -> tuple[Release, Choice]:
     """The release that a mapping builds on, and how it came to it."""
     at, written = section.place, dict(section.data)
     base, framework = written.pop("base", None), written.pop("framework", None)
+    section.seen |= {"base", "framework", ASSUMED}
+    if written.pop(ASSUMED, None) is not None:
+        choice = section.choice(ASSUMED, UNCHOSEN)
+        section.data = written
+        return _release(base, at.under("base")), choice
     section.data = written
-    section.seen |= {"base", "framework"}
     if base is not None and framework is not None:
         raise InputError([at.under("framework").problem("follows from base; leave it out")])
     if base is not None:
@@ -95,10 +102,12 @@ def misplaced_framework(framework: Any) -> str:
     return f"is no key of a plan: its software is plan.stack, the name of a release. Write stack: {name}"
 
 
-def written_stack(stack: Stack) -> str | dict[str, Any]:
-    """A stack as a scenario file names it."""
+def written_stack(stack: Stack, choice: Choice = "named") -> str | dict[str, Any]:
+    """A stack as a scenario file names it, and that nobody chose it."""
     base = release(stack.name or DEFAULT)
     changed = changed_behaviours(stack, base)
+    if choice in UNCHOSEN:
+        changed = {ASSUMED: choice, **changed}
     return {"base": base.name, **changed} if changed else base.name
 
 
@@ -106,7 +115,8 @@ def stack_schema() -> dict[str, Any]:
     """The JSON Schema of `plan.stack`."""
     behaviours = json_schema(Stack)
     named = {"enum": list(names())}
-    properties = {**behaviours["properties"], "base": named}
+    unchosen = {"enum": list(UNCHOSEN), "description": "That nobody chose the base, as resolved scenarios say it."}
+    properties = {**behaviours["properties"], "base": named, ASSUMED: unchosen}
     del properties["name"]
     return {"anyOf": [named, {**behaviours, "properties": properties, "required": []}]}
 

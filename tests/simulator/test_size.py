@@ -126,7 +126,7 @@ def test_no_plan_says_what_stands_in_the_way() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--finish-within", "1 s"], "more are no faster"),
+        (["--finish-within", "1 s"], "the least of all sizes that were played"),
         (["--budget", "0.01"], "the budget buys no run: the cheapest costs"),
         (["--finish-within", "3d", "--budget", "100"], "the budget: the date needs"),
         (["--gpus", "4"], "fewer than the smallest job needs"),

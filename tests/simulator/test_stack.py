@@ -335,7 +335,12 @@ def test_fp8_alone_is_what_the_stack_means_by_it() -> None:
 def test_the_resolved_scenario_names_the_release_and_what_was_changed() -> None:
     changed = load_scenario(TINY, ["plan.stack={base: megatron-core-0.16, flash_version: 2}"])
     assert resolved(changed)["plan"]["stack"] == {"base": "megatron-core-0.16", "flash_version": 2}
-    assert resolved(load_scenario(TINY))["plan"]["stack"] == DEFAULT
+    unnamed = load_scenario(TINY)
+    assert resolved(unnamed)["plan"]["stack"] == {"base": DEFAULT, "assumed": "default"}
+    named = load_scenario(TINY, [f"plan.stack={DEFAULT}"])
+    assert resolved(named)["plan"]["stack"] == DEFAULT
+    again = load_scenario(TINY, ["plan.stack={base: megatron-core-0.19, assumed: default}"])
+    assert again.stack_choice == unnamed.stack_choice == "default"
 
 
 def test_losses_by_software() -> None:
