@@ -240,6 +240,14 @@ def test_an_sbatch_script_is_worked_out_and_never_run(tmp_path: Path) -> None:
     assert "# not given: Megatron-LM's default" in text
 
 
+def test_an_argument_that_no_key_says_is_told_by_name(tmp_path: Path) -> None:
+    misspelt = SBATCH.replace("--tensor-model-parallel-size", "--moe-gruped-gemm --tensor-model-parallel-size")
+    assert misspelt != SBATCH
+    (note,) = [each for each in imported(tmp_path, {"run.sbatch": misspelt}).notes if "no key" in each]
+    assert "--moe-gruped-gemm" in note
+    assert "--tensor-model-parallel-size" not in note
+
+
 def test_arguments_as_a_job_prints_them(tmp_path: Path) -> None:
     read = scenario(tmp_path, {"job.log": PRINTED}, "cluster.node=hgx-h100", "cluster.fabric=ndr-rail-2tier")
     assert (read.model.name, read.cluster.gpus, read.plan.tp) == ("llama-3-8b", 16, 2)

@@ -141,12 +141,26 @@ def _read_layout(keys: Keys, layouts: Sequence[Reading], dialect: str) -> None:
     about = dialects()[dialect]
     target = table(about.table)
     statements = [_plain_name(each, dialect) for reading in layouts for each in reading.statements]
-    read_back(target, in_table_words(statements, about), keys)
+    known = read_back(target, in_table_words(statements, about), keys)
+    _tell_of_unread(keys, statements, known)
     if about.silent:
         defaults = plan_defaults()
         if "model.hidden" in keys.found:
             defaults |= {row.key: None for row in target.rows if row.key.startswith("model.")}
         add_defaults(target, keys, defaults, about.title)
+
+
+# Arguments of torchrun, srun and sbatch, which say on what machines a job runs.
+STARTERS = ("--nproc", "--nnodes", "--node", "--rdzv", "--master", "--ntasks", "--gpus", "--gres")
+
+
+def _tell_of_unread(keys: Keys, statements: Sequence[Statement], known: frozenset[str]) -> None:
+    """Notes arguments that no scenario key says, by name: what a typing error would turn into is seen there."""
+    arguments = [each for each in statements if each.name.startswith("--") and not each.name.startswith(STARTERS)]
+    unread = [each for each in arguments if each.name not in known and each.name not in MODEL_NAMES]
+    if unread:
+        names = ", ".join(dict.fromkeys(each.name for each in unread))
+        keys.notes.append(f"{unread[0].origin.file}: no key of a scenario comes from {names}")
 
 
 def _plain_name(statement: Statement, dialect: str) -> Statement:
