@@ -35,7 +35,8 @@ def _end(run: Mapping[str, Any]) -> Iterator[Row]:
     )
     goodput = _spread(run["goodput_quantiles"], format_fraction)
     first_order = format_fraction(run["first_order_goodput_fraction"])
-    yield "Goodput", f"{goodput}; {first_order} to first order"
+    mean = format_fraction(run["goodput_fraction"])
+    yield "Goodput", f"{goodput}; {mean} in the mean, {first_order} to first order"
 
 
 def _policies(run: Mapping[str, Any]) -> Iterator[Row]:
@@ -76,10 +77,11 @@ def _cost(run: Mapping[str, Any], tokens: float) -> Iterator[Row]:
     if quantiles is None:
         yield "Cost", "not known: no price is known of these GPUs; give run.prices"
         return
+    mean = "" if run["cost_usd"] is None else f"; {format_usd(run['cost_usd'])} in the mean"
     per_trillion = (
         "" if quantiles["p50"] is None else f"; {format_usd(quantiles['p50'] / tokens * 1e12)} per 10^12 tokens"
     )
-    yield "Cost", f"{_spread(quantiles, format_usd)}{per_trillion}"
+    yield "Cost", f"{_spread(quantiles, format_usd)}{mean}{per_trillion}"
     rent, owned = run["rent_usd"], run["owned_usd"]
     if rent is None or owned is None:
         return
