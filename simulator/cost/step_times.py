@@ -135,8 +135,11 @@ def with_contention(updates: UpdateTimes, stages: Sequence[StageCost], plan: Pla
         return updates
     losses = []
     for held in stages_of_ranks(plan):
-        gather_s = sum(sum(updates.gather_s[stage]) for stage in held) if plan.overlap.param_gather else 0.0
-        reduce_s = sum(sum(updates.reduce_s[stage]) for stage in held) if plan.overlap.grad_reduce else 0.0
+        gathers = [seconds for stage in held for seconds in updates.gather_s[stage]]
+        reduces = [seconds for stage in reversed(held) for seconds in updates.reduce_s[stage]]
+        # Nothing computes beside the first gather and the last reduction.
+        gather_s = sum(gathers[1:]) if plan.overlap.param_gather else 0.0
+        reduce_s = sum(reduces[:-1]) if plan.overlap.grad_reduce else 0.0
         ahead_s = sum(float(stages[stage].forward.total_s) for stage in held)
         back_s = sum(float(stages[stage].input.total_s + stages[stage].weight.total_s) for stage in held)
         losses.append(min(gather_s, ahead_s) + min(reduce_s, back_s))
