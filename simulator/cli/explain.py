@@ -55,18 +55,19 @@ def explain(
 def _fitted(found: Explanation, path: Path) -> dict[str, Any]:
     """Adds the run to the correction in a file; gives what that changes."""
     from simulator.launch.explain.site_fit import effect_on, site_text, with_run
-    from simulator.predict.confidence import step_time_interval_s
     from simulator.report.folder import write_file
 
     site = with_run(path, found.run)
     write_file(path, site_text(site).encode(), "--fit")
     before_s = found.prediction.step_time_s
-    after_s, interval_s = effect_on(found.scenario, site, found.run.predicted_s)
+    after_s, interval_s = effect_on(
+        found.scenario, site, found.run.predicted_s, found.prediction.evidence.get("assumed", 0.0)
+    )
     return {
         "file": str(path),
         "runs": len(site.runs),
         "step_time_before_s": before_s,
-        "interval_before_s": list(step_time_interval_s(found.scenario, before_s)),
+        "interval_before_s": list(found.prediction.step_time_interval_s),
         "step_time_s": after_s,
         "interval_s": list(interval_s),
     }

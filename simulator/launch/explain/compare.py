@@ -14,7 +14,6 @@ from simulator.launch.explain.lost import LostTime, lost_time
 from simulator.launch.explain.records import Job, Log, Memory
 from simulator.launch.explain.steady import Drift, SteadySteps, Workpiece, steady_steps
 from simulator.plan.placement import coordinates
-from simulator.predict.confidence import step_time_interval_s
 from simulator.predict.prediction import Prediction, predict
 from simulator.predict.simulate import simulate
 from simulator.scenario.schema import Scenario
@@ -152,7 +151,7 @@ def chosen_job(log: Log, scenario: Scenario, number: int | None) -> Job:
 def figures(steady: SteadySteps, work: Workpiece, scenario: Scenario, prediction: Prediction) -> tuple[Figure, ...]:
     """Step time and what follows from it."""
     measured_s, predicted_s = steady.step_time_s, prediction.step_time_s
-    low, high = step_time_interval_s(scenario, predicted_s)
+    low, high = prediction.step_time_interval_s
     per_gpu = work.tokens / work.gpus
     return (
         Figure("step_time_s", measured_s, predicted_s, (low, high)),

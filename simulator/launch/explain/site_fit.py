@@ -55,7 +55,12 @@ def _ratio(site: Site) -> float:
     return exp(site.log_error)
 
 
-def effect_on(scenario: Scenario, site: Site, predicted_s: float) -> tuple[float, tuple[float, float]]:
-    """The scenario's step and its 80 % interval under the correction; `predicted_s` is without one."""
+def effect_on(
+    scenario: Scenario, site: Site, predicted_s: float, assumed_fraction: float
+) -> tuple[float, tuple[float, float]]:
+    """The scenario's step and its 80 % interval under the correction; `predicted_s` is without one.
+
+    `assumed_fraction`: share of the step whose evidence is assumed.
+    """
     corrected_s = predicted_s * correction_of(site).factor
-    return corrected_s, step_time_interval_s(replace(scenario, site=site), corrected_s)
+    return corrected_s, step_time_interval_s(replace(scenario, site=site), corrected_s, assumed_fraction)
