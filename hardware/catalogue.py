@@ -38,6 +38,7 @@ DATA = Path(__file__).parent / "data"
 INLINE = Place("inline")
 # Where merged data name the shipped entry that they go back to; files that write it are refused.
 ROOT = "derived from"
+CHANGED = " (changed)"  # ends the name of an entry that a scenario changes
 # The sets of measured kernels that price operators; a part that was not measured names a sibling's and a scale.
 KERNEL_SETS = (
     "a100-sxm-80gb",
@@ -179,7 +180,7 @@ def _entry(kind: Kind, what: object, at: Place) -> Section:
         raise InputError([section.place.under("base").problem(f"must be a catalogue name, not {base!r}")])
     below = _entry(kind, base, section.place.under("base"))
     changes = {key: value for key, value in section.data.items() if key != "base"}
-    changes.setdefault("name", f"{below.data['name']} (changed)")
+    changes.setdefault("name", f"{below.data['name']}{CHANGED}")
     if kind == "accelerators" and ROOT not in below.data and _is_shipped(kind, below.place):
         changes[ROOT] = Path(below.place.file).stem
     return Section(_merge(below.data, changes), section.place, of_machine=True)

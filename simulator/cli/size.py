@@ -87,8 +87,7 @@ def quantity(option: str, text: str | None, dimension: str) -> float | None:
     if text is None:
         return None
     try:
-        if dimension == "s" and text.strip().replace(".", "", 1).isdigit():
-            raise QuantityError(f"has no unit; write {text.strip()}d, or {text.strip()}h")
-        return parse(text, dimension)
+        # A bare number of dollars can only be dollars; a bare time could be days as well as seconds.
+        return parse(text, dimension, bare=dimension != "s")
     except QuantityError as error:
         raise InputError([Problem(f"{option} {text}", None, "", str(error))]) from None

@@ -15,7 +15,7 @@ from simulator.launch.express import Inexpressible
 from simulator.launch.folder import write_folder
 from simulator.launch.forecast import Forecast, forecast_of
 from simulator.launch.job import Job, job_of
-from simulator.launch.manifest import manifest, plain
+from simulator.launch.manifest import manifest
 from simulator.launch.nearest import Nearest
 from simulator.launch.placement_text import placement_lines
 from simulator.launch.schedulers import SCHEDULERS, Work
@@ -23,6 +23,7 @@ from simulator.launch.tables import Table
 from simulator.launch.targets import TARGETS, Target
 from simulator.launch.text import render
 from simulator.launch.told import Told
+from simulator.plain import plain
 from simulator.plan.allocation import allocated
 from simulator.predict.prediction import evaluate
 from simulator.predict.simulate import simulate

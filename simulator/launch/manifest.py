@@ -11,6 +11,7 @@ from simulator.launch.answer import Answer
 from simulator.launch.environment import Variable
 from simulator.launch.forecast import Forecast
 from simulator.launch.tables import Table
+from simulator.plain import plain
 from simulator.report.folder import json_text
 from simulator.scenario.schema import Scenario
 
@@ -49,11 +50,6 @@ def manifest(
 def digest(text: str) -> str:
     """SHA-256 of a file's text."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON has it: lists for tuples."""
-    return [plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _version() -> str:

@@ -187,8 +187,7 @@ def times_of(
             for kind in "FIW"
         ]
     )
-    updates = contended(setting, chunk, rows, halves, updates)
-    halves = halves + lost_s(setting, chunk, rows, halves, updates)
+    halves, updates = beside_collectives(setting, chunk, rows, halves, updates)
     count = len(structure.of_stage)
     pairs = np.zeros((count**2 if pattern.paired else 0, len(rows)))
     if pattern.paired:
@@ -205,32 +204,22 @@ def _flat(rows: Sequence[Sequence[float]]) -> list[float]:
     return [second for row in rows for second in row]
 
 
-def contended(
+def beside_collectives(
     setting: Setting, chunk: Weighed, rows: Ints, halves: Floats, updates: Sequence[UpdateTimes]
-) -> list[UpdateTimes]:
-    """Updates with what computing loses to them; `halves`: forwards, input and weight gradients [3, stages, plans]."""
-    found = []
+) -> tuple[Floats, list[UpdateTimes]]:
+    """Slots and updates once computing loses time to the collectives beside it.
+
+    `halves`: forwards, input and weight gradients [3, stages, plans] that stand alone.
+    """
+    slots, slowed = halves.copy(), []
     for place, (row, own) in enumerate(zip(rows.tolist(), updates, strict=True)):
         values = chunk.columns.row(row)
-        plan = plan_from(setting.base, values)
+        plan, constants = plan_from(setting.base, values), values["constants"]
         stages_alone = [_stage(*halves[:, stage, place]) for stage in range(halves.shape[1])]
-        found.append(with_contention(own, stages_alone, plan, values["constants"]))
-    return found
-
-
-def lost_s(setting: Setting, chunk: Weighed, rows: Ints, halves: Floats, updates: Sequence[UpdateTimes]) -> Floats:
-    """What forwards, input and weight gradients [3, stages, plans] lose to sharded weights' collectives beside them."""
-    lost = np.zeros_like(halves)
-    for place, (row, own) in enumerate(zip(rows.tolist(), updates, strict=True)):
-        values = chunk.columns.row(row)
-        plan = plan_from(setting.base, values)
-        if not SHARDINGS[plan.sharding].shards_weights:
-            continue
-        stages_alone = [_stage(*halves[:, stage, place]) for stage in range(halves.shape[1])]
-        for stage, found in enumerate(with_lost(stages_alone, own, plan, values["constants"])):
-            whole = (found.forward.total_s, found.input.total_s, found.weight.total_s)
-            lost[:, stage, place] = np.array(whole) - halves[:, stage, place]
-    return lost
+        slowed.append(with_contention(own, stages_alone, plan, constants))
+        for stage, found in enumerate(with_lost(stages_alone, slowed[-1], plan, constants)):
+            slots[:, stage, place] = found.forward.total_s, found.input.total_s, found.weight.total_s
+    return slots, slowed
 
 
 def _stage(forward_s: float, input_s: float, weight_s: float) -> StageCost:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hardware import catalogue
@@ -53,9 +54,10 @@ def size(
     answers.sort(key=lambda answer: _price(answer[0], question))
     options = tuple(option for option, _ in answers)
     job = answers[0][1]
-    if job is None or not hinges or Sizing(question, options).answer is None:
-        return Sizing(question, options)
-    return Sizing(question, options, parts(job, confidence), assumptions(job, confidence))
+    sizing = Sizing(question, options)
+    if job is None or not hinges or sizing.answer is None:
+        return sizing
+    return replace(sizing, parts=parts(job, confidence), assumptions=assumptions(job, confidence))
 
 
 def _check(question: Question, scenario: Scenario) -> None:

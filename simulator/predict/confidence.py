@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from hardware.catalogue import CHANGED
 from hardware.kernels import is_borrowed, scale_spread
 from hardware.specs import Accelerator
 from simulator.cost.constants import borrowed_spread
@@ -26,7 +27,6 @@ OTHER_GENERATION, OTHER_KIND, OTHER_STACK, OTHER_PART, SCALE_OF_GPUS = 0.25, 0.1
 # not named: judged. A part that nobody measured is known half as well.
 UNMEASURED = {"part": 2.0, "node": 1.2, "fabric": 1.2}
 UNNAMED_STACK = 1.2
-CHANGED = " (changed)"  # what the catalogue adds to the name of an entry that a scenario changes
 # A GPU that computes less than this in a step (about 0.3 s on H100) waits for launches, latencies and the host, which
 # rest on thin evidence: how much wider its interval is. Judged on vTrain's rows and the strong scaling of small models.
 LITTLE_WORK_FLOPS, LITTLE_WORK = 1e14, 1.4
@@ -42,9 +42,17 @@ def case_of(scenario: Scenario) -> Case:
     tokens = scenario.plan.global_batch_size * scenario.run.seq_length
     work_flops = float(f"{6.0 * active_parameters(scenario.model) * tokens / cluster.gpus:.3g}")
     # What is derived from a base is known as the base is; how far its rates were scaled widens elsewhere.
-    server, network = cluster.node.name.removesuffix(CHANGED), cluster.fabric.name.removesuffix(CHANGED)
-    sizes = (part.generation.lower(), kind, line, cluster.gpus)
-    return Case(*sizes, part.name.removesuffix(CHANGED), server, network, work_flops)
+    known = [name.removesuffix(CHANGED) for name in (part.name, cluster.node.name, cluster.fabric.name)]
+    return Case(
+        generation=part.generation.lower(),
+        kind=kind,
+        stack=line,
+        gpus=cluster.gpus,
+        part=known[0],
+        node=known[1],
+        fabric=known[2],
+        work_flops=work_flops,
+    )
 
 
 def unmeasured(case: Case, known: Residuals) -> dict[str, str]:

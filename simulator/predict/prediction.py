@@ -273,7 +273,7 @@ def evidence_shares(step: Step, comm: Mapping[str, str]) -> dict[str, float]:
             seconds["assumed"] += float(part.host_s)
     busy = sum(seconds.values())
     waiting = sum(step.around.waiting_s.values()) / step.step_time_s
-    shares = {kind: min(1.0, spent / busy) * (1 - waiting) for kind, spent in sorted(seconds.items())}
+    shares = {kind: spent / busy * (1 - waiting) for kind, spent in sorted(seconds.items())}
     if waiting:
         shares["assumed"] = min(1.0, shares.get("assumed", 0.0) + waiting)
     return shares

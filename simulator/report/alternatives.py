@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hardware.units import format_count, format_fraction, format_seconds
+from simulator.report.printing import signed
 
 
 def alternatives_table(rows: list[Mapping[str, Any]]) -> RenderableType:
@@ -49,4 +50,4 @@ def _signed(value: float | None, written: Callable[[float], str]) -> str:
     """With its sign; "-" where it is not known."""
     if value is None:
         return "-"
-    return ("+" if value > 0 else "-") + written(abs(value)) if abs(value) >= 0.5 else "0"
+    return signed(value, written) if abs(value) >= 0.5 else "0"

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from hardware.units import format_bytes, format_energy, format_fraction, format_seconds, format_usd
 from simulator.report.beyond import step_seconds
-from simulator.report.printing import pairs, print_report, printable_values
+from simulator.report.printing import pairs, print_report, printable_values, signed
 
 COLUMNS = 5  # side by side in 100 letters; more follow below
 ROUNDING = 1e-6  # of a figure: a difference below is none
@@ -133,7 +133,7 @@ def _at(data: Any, path: Sequence[str]) -> float | None:
 
 
 def _signed(value: float, written: Written) -> str:
-    return ("+" if value > 0 else "-") + written(abs(value)) if value else "0"
+    return signed(value, written) if value else "0"
 
 
 def _notes(document: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

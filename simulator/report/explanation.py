@@ -13,6 +13,7 @@ from rich.text import Text
 from hardware.units import format_bytes, format_seconds
 from simulator.launch.explain.compare import Explanation
 from simulator.plain import plain
+from simulator.report.printing import signed
 
 # What people call a figure, its unit, and how many of these the SI unit has.
 SHOWN: Mapping[str, tuple[str, str, float]] = {
@@ -172,7 +173,7 @@ def _print_causes(console: Console, document: Mapping[str, Any]) -> None:
                 f"{row['name']} ({row['scale']})",
                 f"{row['now']:.3g}",
                 f"{row['limit']:.3g}",
-                _signed(row["effect_s"]),
+                signed(row["effect_s"], format_seconds),
                 f"{100 * row['explains_fraction']:.0f} %",
                 "-" if row["explained_at"] is None else f"{row['explained_at']:.3g}",
             )
@@ -181,13 +182,11 @@ def _print_causes(console: Console, document: Mapping[str, Any]) -> None:
     if document["stacks"]:
         table = _table("if the software were other", "adds", "explains")
         for row in document["stacks"][:6]:
-            table.add_row(row["name"], _signed(row["effect_s"]), f"{100 * row['explains_fraction']:.0f} %")
+            table.add_row(
+                row["name"], signed(row["effect_s"], format_seconds), f"{100 * row['explains_fraction']:.0f} %"
+            )
         console.print()
         console.print(table)
-
-
-def _signed(seconds: float) -> str:
-    return f"{'-' if seconds < 0 else '+'}{format_seconds(abs(seconds))}"
 
 
 def _print_fitted(console: Console, document: Mapping[str, Any]) -> None:

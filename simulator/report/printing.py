@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -30,6 +30,11 @@ def report_text(report: RenderableType) -> str:
     stream = io.StringIO()
     Console(file=stream, highlight=False, width=WIDTH, no_color=True).print(report)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def signed(value: float, written: Callable[[float], str]) -> str:
+    """A change with its sign, in the form that `written` gives sizes."""
+    return ("-" if value < 0 else "+") + written(abs(value))
 
 
 def printable_values(value: Any) -> Any:

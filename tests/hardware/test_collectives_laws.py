@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from hardware import catalogue
-from hardware.collectives import ExpertExchange, Group, Links, collective_s, combine_s, dispatch_s, links_of
+from hardware.collectives import ExpertExchange, Group, collective_s, combine_s, dispatch_s, links_of
 from hardware.collectives.closed_form import MEASURED_LINK_S, curve, efficiencies, hop_latency_s, network
 from hardware.collectives.compression import Compressed, compressed_all_reduce
 from hardware.collectives.experts import constants as exchange_constants
@@ -19,28 +18,9 @@ from hardware.collectives.transfers import NETWORK, PHASES, SWITCH, expert_excha
 from hardware.collectives.uplinks import uplink_slowdown
 from hardware.kernels import streaming_s
 from hardware.specs import SwitchTier
+from tests.hardware.links import EIGHT_GPUS, EIGHT_NODES, NVL, links
 
 US = 1e-6
-NVL = Group(8.0, 8.0)
-EIGHT_NODES = Group(64.0, 8.0)
-EIGHT_GPUS = Group(8.0, 1.0)
-
-
-def links(generation: str = "hopper", **changes: Any) -> Links:
-    """NVLink of 450 GB/s and a NIC of 50 GB/s for each GPU; 2.8 us between NICs of a leaf, 3.7 us through the spine."""
-    fields: dict[str, Any] = {
-        "generation": generation,
-        "cpu_vendor": "intel",
-        "scale_up_bytes_per_s": 450e9,
-        "scale_up_latency_s": MEASURED_LINK_S,
-        "multicast": True,
-        "nic_bytes_per_s": 50e9,
-        "nic_technology": "infiniband",
-        "tier_latencies_s": (2.8e-6, 3.7e-6),
-        "tier_oversubscription": (1.0, 4.0),
-        "in_network_reduction": True,
-    }
-    return Links(**{**fields, **changes})
 
 
 H100 = links()

@@ -36,6 +36,12 @@ def test_a_phase_is_the_scenario_with_its_plan() -> None:
     assert long.plan_changes == {"recompute.granularity": "full"}
 
 
+def test_a_phases_plan_takes_short_forms() -> None:
+    long = phased("{name: main}", LONG).phases[1]
+    short = phased("{name: main}", LONG.replace("{granularity: full}", "full")).phases[1]
+    assert short == long
+
+
 def test_time_of_the_whole_contains_every_phase() -> None:
     done = simulate(load_scenario(TINY, [f"run.phases=[{{name: main}}, {LONG}]"]))
     prediction, spec = predict(done), whole_run_spec(done)

@@ -97,6 +97,11 @@ def test_intervals_nest_and_say_where_they_were_stretched() -> None:
     behind = settle_intervals(CheckpointPolicy("async", every_s=5.0), slow, 1e4, 1e7, 7.0)
     assert behind.tiers[0].every_s == 14.0
     assert "takes 10 s to write: it is taken every 14 s of work, not every 5 s" in behind.warnings[0]
+    kept_waiting = settle_intervals(CheckpointPolicy("async", least_every_s=5.0), slow, 1e4, 1e7, 7.0)
+    assert kept_waiting.warnings == (), "the best interval is longer than the write"
+    stuck = paths(2048, storage_write_bytes_per_s=STATE_BYTES / 9.8e6)
+    (waits,) = settle_intervals(CheckpointPolicy("async"), stuck, 1e4, 1e9, 7.0).warnings
+    assert "takes 113.4 d to write" in waits
     never = settle_intervals(CheckpointPolicy("none"), slow, 1e4, 1e7, 7.0)
     assert (never.tiers[0].every_s, never.warnings) == (math.inf, ())
 

@@ -123,6 +123,22 @@ def test_no_plan_says_what_stands_in_the_way() -> None:
         on_cluster(load_scenario(TINY), 8_000_000, "hgx-h100")
 
 
+def test_without_a_price_no_budget_is_known_to_be_kept() -> None:
+    """A node without a price answers a date, and no budget."""
+    scenario = load_scenario(TINY, LONG)
+    dated = size(scenario, finish_within_s=30 * DAY_S, nodes=["gb300-nvl72"], hinges=False)
+    assert dated.answer is not None
+    paid = size(scenario, finish_within_s=30 * DAY_S, budget_usd=1.0, nodes=["gb300-nvl72"], hinges=False)
+    assert paid.answer is None
+    assert "no price is known" in paid.options[0].limits
+
+
+def test_a_time_needs_its_unit() -> None:
+    done = traincast("size", str(TINY), "--finish-within", "30")
+    assert done.returncode == 2
+    assert "--finish-within 30: '30' has no unit" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

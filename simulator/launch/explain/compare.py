@@ -125,7 +125,7 @@ def explain(scenario: Scenario, log: Log, trace: TracedStep | None = None, job: 
         others=tuple(f"{number}: {each.name()}" for number, each in enumerate(log.jobs, 1) if each is not chosen),
         steady=steady,
         lost=lost,
-        figures=figures(steady, work, scenario, prediction),
+        figures=figures(steady, work, prediction),
         memory=stage_memory(log.memory, scenario, prediction),
         causes=found,
         stacks=stacks,
@@ -148,7 +148,7 @@ def chosen_job(log: Log, scenario: Scenario, number: int | None) -> Job:
     return max(fitting, key=lambda job: sum(len(each) for each in job.attempts))
 
 
-def figures(steady: SteadySteps, work: Workpiece, scenario: Scenario, prediction: Prediction) -> tuple[Figure, ...]:
+def figures(steady: SteadySteps, work: Workpiece, prediction: Prediction) -> tuple[Figure, ...]:
     """Step time and what follows from it."""
     measured_s, predicted_s = steady.step_time_s, prediction.step_time_s
     low, high = prediction.step_time_interval_s
