@@ -25,6 +25,7 @@ from simulator.cost.step_times import (
     shares_beside,
     stage_send_s,
     update_times,
+    with_contention,
     with_lost,
 )
 from simulator.cost.traffic import (
@@ -44,6 +45,7 @@ from simulator.cost.updates import (
     reduces_whole,
     sharded_over,
     shared_numbers_s,
+    with_lists,
 )
 from simulator.model.spec import Attention, DenseFFN, Layer, Model, MoE
 from simulator.optimizers import OPTIMIZERS
@@ -387,3 +389,33 @@ def test_bytes_of_half_a_layer() -> None:
         assert collective_traffic("tp", "tp", operation, size, 1, group, GPUS) == {}
     (flow,) = collective_traffic("tp", "tp", "all_gather", 1e9, 2, groups["tp"], GPUS)
     assert flow.algorithm == collective_s("all_gather", 1e9, groups["tp"], GPUS).algorithm
+
+
+def test_experts_of_mirrored_pipelines_reduce_past_the_ranks_that_share_them() -> None:
+    """64 GPUs, two directions of two stages, experts over 8: the 8 ranks with the same experts lie 8 apart, so each
+    in a node of its own; 16 with tensor ranks of 4 for attention lie 4 apart, two in a node."""
+    plan = Plan(tp=4, pp=2, dp=8, ep=8, micro_batch_size=1, global_batch_size=64, schedule="dualpipe")
+    found = shard_groups(plan, GPUS)
+    assert found["expert"] == strided_group(GPUS, 8, 8)
+    assert found["dense"] == strided_group(GPUS, 16, 4)
+
+
+def test_what_collectives_take_from_computing_waits_with_what_waits_already() -> None:
+    """A step's gather after the first (2 s) and reduction before the last (4 s) stand beside computing; half of their
+    6 seconds is lost, before an optimizer that waits a second already."""
+    stage = StageCost((), Seconds(compute_s=10.0), Seconds(compute_s=20.0), Seconds(compute_s=5.0), {}, 0.0)
+    updates = UpdateTimes(((1.0, 2.0),), ((4.0, 3.0),), (0.0,), 1.0)
+    plan = replace(PLAN, sharding="optimizer")
+    found = with_contention(updates, [stage], plan, replace(NEUTRAL, lost_beside_dp=0.5))
+    assert found.barrier_s == 1.0 + 0.5 * (2.0 + 4.0)
+
+
+def test_matrices_travel_through_lists_with_a_copy_of_their_bytes() -> None:
+    """Zeroed, written and read: three times a layer's 16-bit parameters; gathered half as often again with full
+    recomputation."""
+    plan = replace(PLAN, stack=ZERO3_2021, sharding="full", recompute=Recompute("full"))
+    layers = [(1e8, 0.0), (2e8, 1e8)]
+    copied = [float(streaming_s(GPUS.accelerator, 3 * 2 * size, "copy")) for size in (1e8, 3e8)]
+    gathers, reduces = with_lists(((1.0, 2.0), (3.0, 4.0)), layers, 0.25, plan, GPUS)
+    assert gathers == pytest.approx([1.5 * (1.0 + 0.25 + copied[0]), 1.5 * (2.0 + 0.25 + copied[1])])
+    assert reduces == pytest.approx([3.0 + 0.25 + copied[1], 4.0 + 0.25 + copied[0]])

@@ -12,6 +12,8 @@ from simulator.memory.host import HostMemory, fullest_node, offloaded_state_byte
 from simulator.memory.outside import optimizer_step_bytes, outside_bytes
 from simulator.memory.peak import most_in_flight, pair_rise, peak_activations
 from simulator.memory.states import (
+    caches_quantized_weights,
+    gathered_beside_loss_bytes,
     gathered_bytes,
     gathers_layers,
     keeps_autograd_gradients,
@@ -221,3 +223,24 @@ def test_states_that_wait_in_host_memory() -> None:
 
 def test_a_host_fits_what_it_has() -> None:
     assert [HostMemory({"a": 3.0, "b": 4.0}, capacity).fits for capacity in (None, 7.0, 6.9)] == [True, True, False]
+
+
+def test_nothing_kept_adds_nothing() -> None:
+    found = Kept(1.0, 2.0, 3.0, 4, 5.0)
+    assert found + Kept() == Kept() + found == found
+
+
+def test_copies_in_low_precision_last_from_the_second_micro_batch_on() -> None:
+    """Eight replicas of one sample: 8 samples a step are one micro-batch each, 16 are two."""
+    cached = replace(PLAN, precision="fp8-blockwise", stack=stack_of(quantized_weights="cached"))
+    for batch, lasts in ((8, False), (16, True)):
+        assert caches_quantized_weights(replace(cached, global_batch_size=batch)) is lasts
+
+
+def test_what_is_gathered_when_the_loss_is_at_its_peak() -> None:
+    """Embedding 5, layers 3 and 2, head 1, in 2 bytes: the head, the pool as large as the embedding, the larger layer;
+    with joint ends embedding and head are one group, which the pool is as large as."""
+    held = StageParameters(11.0, 0.0, ((5.0, 0.0), (2.0, 1.0), (2.0, 0.0), (1.0, 0.0)))
+    plan = replace(PLAN, sharding="full")
+    for joint, expected in ((False, 2 * 1 + 2 * 5 + 2 * 3), (True, 2 * 6 + 2 * 6 + 2 * 3)):
+        assert gathered_beside_loss_bytes(held, replace(plan, stack=stack_of(joint_ends=joint))) == expected

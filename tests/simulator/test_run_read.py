@@ -166,6 +166,33 @@ def test_durations_in_all_forms(tmp_path: Path) -> None:
     assert c.repair.mean_s() == pytest.approx(0.5 * 1800 + 0.5 * 7200)
 
 
+@pytest.mark.parametrize(
+    "points", ["0: 0 s, 0.5: 2 h, 1: 1 h", "0: 0 s, 0.7: 1 h, 0.5: 2 h, 1: 3 h", "0: 1 h, 0.5: 2 h"]
+)
+def test_quantiles_rise_in_both(points: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "exposure: {gpus: 8, time: 100 d}\nclasses:\n"
+        f"  a: {{count: 1, kind: crash, repair: {{quantiles: {{{points}}}}}}}\n"
+    )
+    with pytest.raises(InputError, match="quantiles must rise from probability 0 to 1"):
+        failure_model(str(path))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("slow, lasts: 1 h", None), ("crash", "links: belongs to kind slow, not crash"), ("slow", "lasts: is missing")],
+)
+def test_only_slow_faults_leave_a_share_of_links(kind: str, words: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(f"exposure: {{gpus: 8, time: 100 d}}\nclasses:\n  a: {{count: 1, links: 0.5, kind: {kind}}}\n")
+    if words is None:
+        assert failure_model(str(path)).classes[0].link_fraction == 0.5
+    else:
+        with pytest.raises(InputError, match=words):
+            failure_model(str(path))
+
+
 def test_spares_follow_poisson() -> None:
     """148 + ... nodes' faults a day times 5.54 days; the quantile by summing Poisson's law."""
     from scipy.stats import poisson

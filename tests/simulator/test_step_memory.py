@@ -88,6 +88,7 @@ def test_working_memory_is_held_while_backward_runs() -> None:
     schedule, timeline = played("1f1b")
     held = allocations(timeline, schedule, [Kept(10.0, working=7.0, layers=2)] * 4, 3)
     assert memory_over_time(held, {}).peak()[2] == {"activations": 10.0, "working": 7.0}
+    assert [a.microbatch for a in held if a.owner == "working"] == list(range(12)), "1F1B ends them in their order"
     seconds = sum(a.end_s - a.begin_s for a in held if a.owner == "working")
     own = (timeline.graph.rank == 3) & (timeline.graph.kind == KIND["B"])
     assert seconds == pytest.approx((timeline.end_s - timeline.start_s)[own].sum())

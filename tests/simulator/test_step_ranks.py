@@ -133,6 +133,14 @@ def test_the_slow_gpu_is_blamed(grid: Grid) -> None:
     assert found.step_time_s > sweep_timeline(graph).step_time_s
 
 
+def test_the_slow_gpu_of_a_light_stage_is_blamed() -> None:
+    """Its pipeline is late through it, though the other stage computes longer."""
+    data = DataParallel(reduce_s=((1e-3,), (1e-3,)), optimizer_s=(1e-3, 1e-3))
+    schedule, graph = step("1f1b", 2, 4, data)
+    found = simulate_ranks(graph, schedule.stage_of_chunk, program_of, Grid(2, dp=16), Spread(slow_gpus={5: 1.05}))
+    assert [gpu for gpu, _ in found.worst()] == [5]
+
+
 def test_slow_link_holds_up_its_group() -> None:
     program = one_op(Op(1.0, "mixer", 0), Op(0.5, "ep", 0))
     schedule, graph = step("none", 1, 1, DataParallel(), program)
