@@ -21,7 +21,7 @@ from hardware.collectives import (
     links_of,
     strided_group,
 )
-from hardware.collectives.direct import all_pairs_load, shift_load
+from hardware.collectives.direct import Dragonfly, all_pairs_load, shift_load
 from hardware.collectives.group import across_shards, leading_shard
 from hardware.collectives.hashing import expected_fullest
 from hardware.collectives.play import Conditions, carried_bytes, play, strided_groups
@@ -422,3 +422,40 @@ def test_oversubscription_where_there_are_no_uplinks_is_refused() -> None:
     ((key, message),) = idle_keys(replace(fabric, tiers=(fabric.tiers[0], spine)))
     assert key == "tiers"
     assert "spine: oversubscription is of uplinks" in message
+
+
+SMALL = Dragonfly(4, 4, 17, cables=2, spines=0, local_bytes_per_s=1.0, global_bytes_per_s=1.0, adaptive=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "pattern", "span", "spacing", "local", "across"),
+    [
+        # Three groups of 16 GPUs, a third of the bytes to each over 2 cables; inside, a third of a switch's 4 bytes to
+        # each of 4 switches, and two thirds to the switch with the cable and from the one where it ends.
+        ({}, "all_pairs", 48, 1, 1 / 3 + 2 * 4 * (2 / 3) / 4, 16 / 3 / 2),
+        # Half of 16 bytes leave the group: over all 16 x 2 cables, twice, instead of over 2.
+        ({}, "all_pairs", 32, 1, 0.5 + 1.0, 4.0),
+        ({"adaptive": True}, "all_pairs", 32, 1, 0.5 + 1.0, 0.5),
+        # Two of 8 switches: a detour over the others is twice 4 bytes on 7 links.
+        ({"switches": 8}, "all_pairs", 8, 1, 2.0, 0.0),
+        ({"switches": 8, "adaptive": True}, "all_pairs", 8, 1, 8 / 7, 0.0),
+        ({"adaptive": True}, "all_pairs", 4, 1, 0.0, 0.0),
+        ({"spines": 2}, "all_pairs", 32, 1, 2.0, 4.0),
+        # The last GPU before a border sends across it; with strides, as many as a switch or a group has.
+        ({}, "neighbours", 48, 1, 1.0, 0.5),
+        ({}, "neighbours", 4, 1, 0.0, 0.0),
+        ({}, "neighbours", 6, 8, 4.0, 4.0),
+        ({}, "neighbours", 2, 4, 4.0, 0.0),
+        ({}, "neighbours", 2, 32, 4.0, 8.0),
+        ({"adaptive": True}, "neighbours", 2, 32, 8 / 3, 1.0),
+        ({"spines": 2}, "neighbours", 2, 32, 2.0, 8.0),
+    ],
+)
+def test_the_busiest_link_of_a_small_dragonfly(
+    changes: dict, pattern: str, span: float, spacing: float, local: float, across: float
+) -> None:
+    """Seconds for a byte of every GPU, by links inside groups and between them."""
+    wiring = replace(SMALL, **changes)
+    for name, expected in (("local", across), ("global", local)):
+        other = replace(wiring, **{f"{name}_bytes_per_s": 1e12})
+        assert other.load(pattern, span, spacing) == pytest.approx(expected, abs=1e-9)
