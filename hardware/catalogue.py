@@ -21,6 +21,7 @@ from hardware.specs import (
     GENERATIONS,
     Accelerator,
     Cluster,
+    Cooling,
     Fabric,
     FabricKind,
     Nic,
@@ -384,7 +385,7 @@ def _read_node(section: Section) -> Node:
     cpu = section.choice("cpu_vendor", ("intel", "amd", "nvidia"), "intel")
     host_memory_bytes = section.quantity("host_memory", "bytes", None)
     nvme_bytes_per_s = section.quantity("nvme", "bytes_per_s", None)
-    cooling = section.choice("cooling", ("air", "liquid"), "air")
+    cooling = section.choice("cooling", get_args(Cooling), "air")
     if isinstance(gpus, int) and isinstance(scale_up.domain_gpus, int) and scale_up.domain_gpus % gpus:
         up.report("domain_gpus", f"must be a multiple of the server's {gpus} GPUs, not {scale_up.domain_gpus}")
     for each in (up, port, section):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-from hardware.specs import Cluster, Fabric
+from hardware.specs import Cluster, Cooling, Fabric
 
-Cooling = Literal["air", "liquid"]
 PORT_BYTES_PER_S = 50e9
 PORT_W = 940 / 64  # a switch of 64 ports of 400 Gb/s draws 940 W, from memory
 OPTICAL_END_W = 17 / 2  # half of NVIDIA MMS4X00-NS, 2 x 400 Gb/s (data sheet)
@@ -23,14 +21,43 @@ class Sourced:
     source: str
 
 
-PUE_BY_COOLING: Mapping[Cooling, Sourced] = {
-    "air": Sourced(
-        1.3, "assumed: new large air-cooled builds reach 1.3; the average is 1.54 (Uptime Institute surveys 2024, 2025)"
+@dataclass(frozen=True, slots=True)
+class CoolingFigures:
+    """What a kind of cooling comes to: PUE, water per kWh of IT energy, and the share of the servers' heat that leaves
+    them in a liquid, the rest in air."""
+
+    pue: Sourced
+    water_l_per_kwh: Sourced
+    liquid_fraction: Sourced
+
+
+# With a closed loop and dry coolers no water evaporates: Microsoft's design of 2024 and its immersion tanks in Quincy.
+CLOSED_LOOP = "assumed: a closed loop with dry coolers (Microsoft's designs since August 2024); its fleet took 0.30"
+COOLING: Mapping[Cooling, CoolingFigures] = {
+    "air": CoolingFigures(
+        pue=Sourced(
+            1.3,
+            "assumed: new large air-cooled builds reach 1.3; the average is 1.54 (Uptime Institute surveys 2024, 2025)",
+        ),
+        water_l_per_kwh=Sourced(
+            0.36,
+            "assumed: mean of all US data centres in 2023 (LBNL, Data Center Energy Usage Report 2024)",
+        ),
+        liquid_fraction=Sourced(0.0, "air cooling"),
     ),
-    "liquid": Sourced(
-        1.1,
-        "assumed: direct liquid cooling itself adds 0.02 to 0.03 (Uptime Institute), power distribution the rest; "
-        "Google's fleet has 1.1",
+    "liquid": CoolingFigures(
+        pue=Sourced(
+            1.1,
+            "assumed: direct liquid cooling itself adds 0.02 to 0.03 (Uptime Institute), power distribution the rest; "
+            "Google's fleet has 1.1",
+        ),
+        water_l_per_kwh=Sourced(0.0, CLOSED_LOOP),
+        liquid_fraction=Sourced(115 / 132, "assumed: 115 of 132 kW of a GB200 NVL72 rack (HPE, from memory)"),
+    ),
+    "immersion": CoolingFigures(
+        pue=Sourced(1.05, "assumed: tanks claim 1.02 to 1.03 (their makers, from memory), power distribution the rest"),
+        water_l_per_kwh=Sourced(0.0, CLOSED_LOOP),
+        liquid_fraction=Sourced(1.0, "immersion: all heat leaves in the liquid"),
     ),
 }
 
@@ -39,7 +66,14 @@ def pue(cluster: Cluster) -> Sourced:
     """Total over IT power: as the cluster says, else the usual of its servers' kind of cooling."""
     if cluster.pue is not None:
         return Sourced(cluster.pue, "given: cluster.pue")
-    return PUE_BY_COOLING[cluster.node.cooling]
+    return COOLING[cluster.node.cooling].pue
+
+
+def water_l_per_kwh(cluster: Cluster) -> Sourced:
+    """Litres that evaporate or drain per kWh of IT energy (WUE): as the cluster says, else the usual of its cooling."""
+    if cluster.water_l_per_kwh is not None:
+        return Sourced(cluster.water_l_per_kwh, "given: cluster.water_usage")
+    return COOLING[cluster.node.cooling].water_l_per_kwh
 
 
 def network_power_w(cluster: Cluster) -> Sourced:

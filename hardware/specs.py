@@ -9,6 +9,7 @@ from typing import Literal
 from hardware.problems import one_of
 
 ScaleUpKind = Literal["nvswitch", "mesh", "cube_mesh"]
+Cooling = Literal["air", "liquid", "immersion"]
 NicTechnology = Literal["infiniband", "roce", "efa", "efa_v1", "tcpx", "tcpxo", "omnipath"]
 FabricKind = Literal["rail_optimized", "clos", "multi_plane", "dragonfly", "torus", "single_switch", "custom"]
 # The generations that can be priced. Where the collectives of one were not measured (Volta, processors), or NCCL does
@@ -118,7 +119,7 @@ class Node:
 
     `gpus` counts the GPUs of one server; `scale_up.domain_gpus` may span several servers (NVL72). `host_memory_bytes`
     is what its CPUs address, `nvme_bytes_per_s` what its local drives read or write together (None: not known).
-    `cooling` decides the power usage effectiveness that is assumed where a cluster names none.
+    `cooling` decides the power and water usage effectiveness that are assumed where a cluster names none.
     """
 
     name: str
@@ -131,7 +132,7 @@ class Node:
     host_memory_bytes: float | None = None
     nvme_bytes_per_s: float | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
-    cooling: Literal["air", "liquid"] = "air"
+    cooling: Cooling = "air"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +180,8 @@ class Fabric:
 class Cluster:
     """`gpus` GPUs in equal nodes on one fabric.
 
-    `pue` None: the usual one of the servers' cooling (hardware.facility). `efficiencies` is the file of collective
-    coefficients measured on it (empty: the shipped ones).
+    `pue` and `water_l_per_kwh` (of IT energy) None: the usual ones of the servers' cooling (hardware.facility).
+    `efficiencies` is the file of collective coefficients measured on it (empty: the shipped ones).
     """
 
     name: str
@@ -191,6 +192,7 @@ class Cluster:
     storage_read_bytes_per_s: float | None = None
     pue: float | None = None
     efficiencies: str = ""
+    water_l_per_kwh: float | None = None
 
     @property
     def accelerator(self) -> Accelerator:

@@ -25,6 +25,8 @@ UNITS: dict[str, dict[str, float]] = {
     "usd_per_hour": {"USD/h": 1.0, "$/h": 1.0},
     "usd_per_kwh": {"USD/kWh": 1.0, "USD/MWh": 1e-3},
     "kg_per_kwh": {"kg/kWh": 1.0, "g/kWh": 1e-3},
+    "l_per_kwh": {"L/kWh": 1.0, "l/kWh": 1.0, "m3/MWh": 1.0},
+    "usd_per_m3": {"USD/m3": 1.0, "$/m3": 1.0},
     "tokens": {"": 1.0, "tokens": 1.0} | {f"{p}{t}": f for t in ("", " tokens") for p, f in
                                            {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}.items()},
     "fraction": {"": 1.0, "%": 0.01},
@@ -42,6 +44,8 @@ EXAMPLES = {
     "usd_per_hour": "2.5 USD/h",
     "usd_per_kwh": "0.08 USD/kWh",
     "kg_per_kwh": "380 g/kWh",
+    "l_per_kwh": "0.36 L/kWh",
+    "usd_per_m3": "2 USD/m3",
     "tokens": "14.8T or 1e12",
     "fraction": "0.45 or 45%",
     "count": "a plain number",
@@ -72,6 +76,8 @@ REAL: dict[str, tuple[float, float]] = {
     "usd_per_hour": (1e-9, 1e12),
     "usd_per_kwh": (1e-9, 1e6),
     "kg_per_kwh": (1e-9, 1e6),
+    "l_per_kwh": (1e-9, 1e3),
+    "usd_per_m3": (1e-9, 1e6),
     "fraction": (1e-12, 1e6),
     "count": (1e-12, 1e19),
 }
@@ -199,6 +205,11 @@ def format_power(value: float) -> str:
 def format_energy(value: float) -> str:
     """Joules as people buy them: 3.6e9 -> "1 MWh"."""
     return _scaled(value, ((3.6e12, "GWh"), (3.6e9, "MWh"), (3.6e6, "kWh"), (1.0, "J")))
+
+
+def format_volume(cubic_metres: float) -> str:
+    """Cubic metres of water: 1234.5 -> "1,234 m3"."""
+    return f"{cubic_metres:,.0f} m3" if cubic_metres >= 100 else f"{_four_figures(cubic_metres)} m3"
 
 
 def format_usd(value: float) -> str:

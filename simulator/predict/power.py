@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hardware.facility import network_power_w, pue
+from hardware.facility import COOLING, network_power_w, pue, water_l_per_kwh
 from hardware.specs import Accelerator
 from simulator.run.specs import Power
 from simulator.scenario.spec import Scenario
@@ -53,4 +53,6 @@ def job_power(scenario: Scenario, breakdown_s: Mapping[str, float]) -> Power:
         fabric_w=fabric_w,
         step_w=step_w,
         waiting_w=gpu_power_w(part, "waiting") + shared_w,
+        water_l_per_kwh=water_l_per_kwh(cluster).value,
+        liquid_fraction=COOLING[cluster.node.cooling].liquid_fraction.value,
     )

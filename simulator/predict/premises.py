@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from math import exp, isfinite
 from typing import Any
 
-from hardware.facility import network_power_w, pue
-from hardware.units import format_power, format_rate, format_seconds, format_usd
+from hardware.facility import network_power_w, pue, water_l_per_kwh
+from hardware.units import format_fraction, format_power, format_rate, format_seconds, format_usd
 from simulator.predict.power import POWER_SOURCE
 from simulator.predict.storage import SOURCE as STORAGE_SOURCE
 from simulator.predict.storage import storage_of
@@ -84,7 +84,10 @@ def _price(scenario: Scenario, policies: RunPolicies, spec: RunSpec) -> Iterable
         years = prices.life_s / YEAR_S
         life = "" if _given(scenario, "run", "prices", "life") else " (assumed)"
         machines = f"{format_usd(prices.capital_usd_per_gpu)} per owned GPU over {years:.3g} years{life}"
-        text = f"{machines}, electricity at {prices.electricity_usd_per_kwh:g} USD/kWh"
+        used = (
+            "" if prices.utilisation_fraction == 1 else f", {format_fraction(prices.utilisation_fraction)} of it in use"
+        )
+        text = f"{machines}{used}, electricity at {prices.electricity_usd_per_kwh:g} USD/kWh"
         yield Premise("price", text, "given: run.prices", False)
     if prices.gpu_hour_usd is not None:
         is_given = given is not None and given.gpu_hour_usd is not None
@@ -190,3 +193,6 @@ def _power(scenario: Scenario) -> Iterable[Premise]:
     yield Premise("network power", f"{format_power(network.value)} per GPU", network.source, True)
     cooled = "" if cluster.pue is not None else f" ({cluster.node.cooling} cooling)"
     yield Premise("PUE", f"{factor.value:g}{cooled}", factor.source, cluster.pue is None)
+    water = water_l_per_kwh(cluster)
+    litres = f"{water.value:g} L per kWh of IT energy" if water.value else "none"
+    yield Premise("water", litres, water.source, cluster.water_l_per_kwh is None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from hardware.units import format_energy, format_fraction, format_seconds, format_usd
+from hardware.units import format_energy, format_fraction, format_power, format_seconds, format_usd, format_volume
 
 Row = tuple[str, str]
 ROUNDING = 1e-9  # of the run: what is lost below is no loss
@@ -86,8 +86,16 @@ def _cost(run: Mapping[str, Any], tokens: float) -> Iterator[Row]:
     if rent is None or owned is None:
         return
     months = run["break_even_months"]
-    even = "owning never pays" if months is None else f"owning pays after {months:.1f} months of use"
+    even = "owning never pays" if months is None else f"owning pays after {months:.1f} months of use{_in_life(run)}"
     yield "Cost", f"in the mean {format_usd(owned)} owned, {format_usd(rent)} rented: {even}"
+
+
+def _in_life(run: Mapping[str, Any]) -> str:
+    """The share of the machines' life that the months to break even are."""
+    share = run["break_even_utilisation_fraction"]
+    if share > 1:
+        return ", longer than its life"
+    return f", {format_fraction(share)} of its life"
 
 
 def _energy(run: Mapping[str, Any]) -> Iterator[Row]:
@@ -102,6 +110,16 @@ def _energy(run: Mapping[str, Any]) -> Iterator[Row]:
     rest = whole - sum(joules for joules, _ in shown)
     shares = [f"{part} {format_fraction(joules / whole)}" for joules, part in shown]
     yield "Energy", ", ".join([*shares, f"all else {format_fraction(rest / whole)}"])
+    yield "Cooling", _cooling(run)
+
+
+def _cooling(run: Mapping[str, Any]) -> str:
+    """Heat that leaves the building in the mean, and the water that it takes."""
+    heat = run["heat_by_medium_w"]
+    whole_w = sum(heat.values())
+    liquid = f", {format_fraction(heat['liquid'] / whole_w)} of it through liquid" if heat["liquid"] else ""
+    water = format_volume(run["water_m3"]) if run["water_m3"] else "none"
+    return f"{format_power(whole_w)} of heat in the mean{liquid}; water {water}"
 
 
 def _count(number: int, what: str) -> str:

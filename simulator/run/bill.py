@@ -11,12 +11,15 @@ from simulator.run.arrays import Floats
 from simulator.run.money import (
     Amount,
     break_even_months,
+    break_even_utilisation,
     carbon_kg,
     cost_usd,
     energy_by_part_j,
     energy_j,
+    heat_by_medium_w,
     owned_usd,
     rent_usd,
+    water_m3,
 )
 from simulator.run.outcome import Outcome
 from simulator.run.quantiles import Quantiles, quantiles
@@ -28,17 +31,22 @@ class Bill:
     """What the mean run consumes and costs, and quantiles over runs; None where power or prices are not given.
 
     `rent_usd` and `owned_usd` are the two ways to pay for the mean run, `cost_usd` the one that was chosen: owned where
-    the machines have a price. `break_even_months`: of use, after which owning has cost less than renting.
+    the machines have a price. `break_even_months`: of use, after which owning has cost less than renting, and
+    `break_even_utilisation_fraction` the share of the machines' life that they are. `heat_by_medium_w`: what leaves the
+    building in the mean.
     """
 
     energy_j: float | None = None
     energy_quantiles_j: Quantiles | None = None
     energy_by_part_j: Mapping[str, float] | None = None
+    heat_by_medium_w: Mapping[str, float] | None = None
+    water_m3: float | None = None
     cost_usd: float | None = None
     cost_quantiles_usd: Quantiles | None = None
     rent_usd: float | None = None
     owned_usd: float | None = None
     break_even_months: float | None = None
+    break_even_utilisation_fraction: float | None = None
     lost_cost_usd: Mapping[str, float] | None = None
     cost_usd_per_trillion_tokens: float | None = None
     carbon_kg: float | None = None
@@ -57,10 +65,13 @@ def _consumed(spec: RunSpec, outcome: Outcome, energies: Floats | None, mean_s: 
     """The bill without its money."""
     if spec.power is None or energies is None:
         return Bill()
+    parts = energy_by_part_j(mean_s, spec.job_gpus, spec.gpus, spec.power)
     return Bill(
         energy_j=float(energies.mean()),
         energy_quantiles_j=_of_finished(energies, outcome),
-        energy_by_part_j=energy_by_part_j(mean_s, spec.job_gpus, spec.gpus, spec.power),
+        energy_by_part_j=parts,
+        heat_by_medium_w=heat_by_medium_w(parts, sum(mean_s.values()), spec.power),
+        water_m3=water_m3(parts, spec.power),
     )
 
 
@@ -74,17 +85,20 @@ def _priced(
 ) -> Bill:
     """The bill with its money; time in which GPUs stand is cheaper in electricity."""
     gpus, wall_s, energy = spec.paid_gpus, float(outcome.elapsed_s.mean()), bill.energy_j
-    cost = cost_usd(wall_s, energy, gpus, prices)
+    power = spec.power
+    cost = cost_usd(wall_s, energy, gpus, prices, power)
     gpu_w = 0.0 if energy is None else energy / wall_s / gpus
     all_finish = bool(np.isfinite(outcome.finish_s).all())
+    months = break_even_months(gpu_w, prices, power)
     lost_s = {cause: seconds for cause, seconds in mean_s.items() if cause != "work"}
     return replace(
         bill,
         cost_usd=cost,
-        cost_quantiles_usd=_of_finished(cost_usd(outcome.elapsed_s, energies, gpus, prices), outcome),
+        cost_quantiles_usd=_of_finished(cost_usd(outcome.elapsed_s, energies, gpus, prices, power), outcome),
         rent_usd=rent_usd(wall_s, gpus, prices),
-        owned_usd=owned_usd(wall_s, energy, gpus, prices),
-        break_even_months=break_even_months(gpu_w, prices),
+        owned_usd=owned_usd(wall_s, energy, gpus, prices, power),
+        break_even_months=months,
+        break_even_utilisation_fraction=break_even_utilisation(months, prices),
         lost_cost_usd={cause: _part_usd(spec, prices, cause, seconds) for cause, seconds in lost_s.items()},
         cost_usd_per_trillion_tokens=cost / (spec.tokens / 1e12) if all_finish else None,
         carbon_kg=None if energy is None else carbon_kg(energy, prices),
@@ -93,7 +107,8 @@ def _priced(
 
 def _part_usd(spec: RunSpec, prices: RunPrices, cause: str, seconds: float) -> float:
     """What so many seconds of one cause of loss cost."""
-    return cost_usd(seconds, _energy_j(spec, {cause: seconds}), spec.paid_gpus, prices)
+    energy = _energy_j(spec, {cause: seconds})
+    return cost_usd(seconds, energy, spec.paid_gpus, prices, spec.power)
 
 
 def _energy_j(spec: RunSpec, seconds: Mapping[str, Amount]) -> Amount | None:

@@ -15,6 +15,7 @@ Amount = TypeVar("Amount", float, Floats)
 HOUR_S = 3600.0
 MONTH_H = 365.25 * 24 / 12
 KWH_J = 3.6e6
+LITRES = 1000.0  # in a cubic metre
 BUSY = ("work", "lost_work", "slow", "shrunk")  # GPUs take steps; in all other time they stand
 SPINNING = ("detection",)  # the job has failed and nobody knows: its GPUs wait in collectives
 
@@ -60,9 +61,37 @@ def _total(amounts: list[Amount]) -> Amount:
     return total
 
 
-def cost_usd(wall_s: Amount, energy: Amount | None, gpus: int, prices: RunPrices) -> Amount:
+def it_energy_j(parts: Mapping[str, Amount]) -> Amount:
+    """Joules of the machines themselves: all parts but what the building adds."""
+    return _total([joules for part, joules in parts.items() if part != "cooling"])
+
+
+def water_m3(parts: Mapping[str, Amount], power: Power) -> Amount:
+    """Cubic metres that cooling evaporates or drains: kWh of IT energy x WUE (The Green Grid's definition)."""
+    return it_energy_j(parts) / KWH_J * power.water_l_per_kwh / LITRES
+
+
+def heat_by_medium_w(parts: Mapping[str, float], wall_s: float, power: Power) -> dict[str, float]:
+    """Watts that leave the building in the mean, which are all watts at the meter, by what takes them from the servers.
+
+    The network's and the building's own share goes into air.
+    """
+    of_servers = it_energy_j(parts) - parts["network"]
+    liquid_w = power.liquid_fraction * of_servers / wall_s
+    return {"liquid": liquid_w, "air": _total(list(parts.values())) / wall_s - liquid_w}
+
+
+def utilities_usd_per_kwh(prices: RunPrices, power: Power | None) -> float:
+    """Electricity of a kWh at the meter, and the water that cools it."""
+    if power is None:
+        return prices.electricity_usd_per_kwh
+    water_m3_per_kwh = power.water_l_per_kwh / LITRES / power.pue
+    return prices.electricity_usd_per_kwh + water_m3_per_kwh * prices.water_usd_per_m3
+
+
+def cost_usd(wall_s: Amount, energy: Amount | None, gpus: int, prices: RunPrices, power: Power | None = None) -> Amount:
     """Dollars for `wall_s` on `gpus` GPUs: as an owner pays where the machines have a price, else as rent."""
-    owned = owned_usd(wall_s, energy, gpus, prices)
+    owned = owned_usd(wall_s, energy, gpus, prices, power)
     if owned is not None:
         return owned
     rent = rent_usd(wall_s, gpus, prices)
@@ -76,15 +105,19 @@ def rent_usd(wall_s: Amount, gpus: int, prices: RunPrices) -> Amount | None:
     return gpus * (wall_s / HOUR_S) * prices.gpu_hour_usd + _extras_usd(wall_s, gpus, prices)
 
 
-def owned_usd(wall_s: Amount, energy: Amount | None, gpus: int, prices: RunPrices) -> Amount | None:
-    """Capital by the share of its life, electricity, and what comes on top; None without a price of machines."""
+def owned_usd(
+    wall_s: Amount, energy: Amount | None, gpus: int, prices: RunPrices, power: Power | None = None
+) -> Amount | None:
+    """Capital by the share of its used life, electricity, water, and what comes on top; None without a price of
+    machines."""
     if not prices.capital_usd_per_gpu:
         return None
-    capital = gpus * prices.capital_usd_per_gpu * wall_s / prices.life_s
+    used_life_s = prices.utilisation_fraction * prices.life_s
+    capital = gpus * prices.capital_usd_per_gpu * wall_s / used_life_s
     extras = _extras_usd(wall_s, gpus, prices)
     if energy is None:
         return capital + extras
-    return capital + energy / KWH_J * prices.electricity_usd_per_kwh + extras
+    return capital + energy / KWH_J * utilities_usd_per_kwh(prices, power) + extras
 
 
 def _extras_usd(wall_s: Amount, gpus: int, prices: RunPrices) -> Amount:
@@ -92,18 +125,26 @@ def _extras_usd(wall_s: Amount, gpus: int, prices: RunPrices) -> Amount:
     return hours * (gpus * prices.network_usd_per_gpu_hour + prices.storage_usd_per_hour)
 
 
-def break_even_months(gpu_w: float, prices: RunPrices) -> float | None:
+def break_even_months(gpu_w: float, prices: RunPrices, power: Power | None = None) -> float | None:
     """Months of use after which an owned GPU has cost less than a rented one, where it draws `gpu_w` at the meter.
 
-    Capital / (rent - electricity); None where a price is not known, or rent is no dearer than electricity.
+    Capital / (rent - electricity and water); None where a price is not known, or rent is no dearer than these.
     """
     if prices.gpu_hour_usd is None or not prices.capital_usd_per_gpu:
         return None
-    electricity_usd_per_hour = gpu_w * HOUR_S / KWH_J * prices.electricity_usd_per_kwh
-    saved_usd_per_hour = prices.gpu_hour_usd - electricity_usd_per_hour
+    utilities_usd_per_hour = gpu_w * HOUR_S / KWH_J * utilities_usd_per_kwh(prices, power)
+    saved_usd_per_hour = prices.gpu_hour_usd - utilities_usd_per_hour
     if saved_usd_per_hour <= 0:
         return None
     return prices.capital_usd_per_gpu / saved_usd_per_hour / MONTH_H
+
+
+def break_even_utilisation(months: float | None, prices: RunPrices) -> float | None:
+    """Share of its life that an owned GPU must work for to cost less than a rented one; above 1 it never does.
+
+    Months of use to break even over the months of its life; None without them.
+    """
+    return None if months is None else months * MONTH_H * HOUR_S / prices.life_s
 
 
 def carbon_kg(energy: float, prices: RunPrices) -> float | None:

@@ -19,8 +19,8 @@ class RunResult:
     `first_order_goodput_fraction` is the closed form beside the simulation. `finishes` False: `reason` says why.
     `best_every_s` is Daly's interval for the tier that saves most often and `best_every_saves_s` what it would save to
     first order; `spares_needed` are the nodes that suffice 99 % of the time. `cost_usd`, `rent_usd`, `owned_usd`,
-    `energy_j`, `energy_by_part_j` and `carbon_kg` are of the mean run; quantiles are over runs, as those of `finish_s`.
-    None where prices or power are not given.
+    `energy_j`, `energy_by_part_j`, `water_m3` and `carbon_kg` are of the mean run; quantiles are over runs, as
+    those of `finish_s`. None where prices or power are not given.
     """
 
     runs: int
@@ -40,11 +40,14 @@ class RunResult:
     energy_j: float | None
     energy_quantiles_j: Quantiles | None
     energy_by_part_j: Mapping[str, float] | None
+    heat_by_medium_w: Mapping[str, float] | None
+    water_m3: float | None
     cost_usd: float | None
     cost_quantiles_usd: Quantiles | None
     rent_usd: float | None
     owned_usd: float | None
     break_even_months: float | None
+    break_even_utilisation_fraction: float | None
     lost_cost_usd: Mapping[str, float] | None
     cost_usd_per_trillion_tokens: float | None
     carbon_kg: float | None
@@ -82,11 +85,14 @@ class RunResult:
             "energy_j": self.energy_j,
             "energy_quantiles_j": _quantiles(self.energy_quantiles_j),
             "energy_by_part_j": _mapping(self.energy_by_part_j),
+            "heat_by_medium_w": _mapping(self.heat_by_medium_w),
+            "water_m3": self.water_m3,
             "cost_usd": self.cost_usd,
             "cost_quantiles_usd": _quantiles(self.cost_quantiles_usd),
             "rent_usd": self.rent_usd,
             "owned_usd": self.owned_usd,
             "break_even_months": self.break_even_months,
+            "break_even_utilisation_fraction": self.break_even_utilisation_fraction,
             "lost_cost_usd": _mapping(self.lost_cost_usd),
             "cost_usd_per_trillion_tokens": self.cost_usd_per_trillion_tokens,
             "carbon_kg": self.carbon_kg,

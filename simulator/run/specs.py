@@ -167,8 +167,28 @@ class RunPrices:
         ),
     )
     life_s: float = setting(4 * 365.25 * 86400.0, Setting("Over which the capital is written off; assumed.", "4 years"))
+    utilisation_fraction: float = setting(
+        1.0,
+        Setting(
+            "Share of their life in which owned machines work: the rest of the capital falls on that time too.",
+            "80%",
+            key="utilisation",
+            dimension="fraction",
+            most=1.0,
+        ),
+    )
     electricity_usd_per_kwh: float = setting(
         0.0, Setting("Price of electricity at the meter, for owned machines.", "80 USD/MWh", least=0)
+    )
+    water_usd_per_m3: float = setting(
+        0.0,
+        Setting(
+            "Price of the water that cooling takes, for owned machines.",
+            "2 USD/m3",
+            key="water",
+            dimension="usd_per_m3",
+            least=0,
+        ),
     )
     network_usd_per_gpu_hour: float = setting(
         0.0,
@@ -199,6 +219,7 @@ class Power:
 
     `server_w` and `fabric_w` are the shares within both. `step_w` splits what the GPU itself draws while training by
     cause of the step (empty: not split). `waiting_w` is drawn while the job hangs in a collective (None: `idle_w`).
+    `water_l_per_kwh` is taken per kWh of IT energy; `liquid_fraction` of the servers' heat leaves them in a liquid.
     """
 
     busy_w: float
@@ -208,6 +229,8 @@ class Power:
     fabric_w: float = 0.0
     step_w: Mapping[str, float] = field(default_factory=dict)
     waiting_w: float | None = None
+    water_l_per_kwh: float = 0.0
+    liquid_fraction: float = 0.0
 
     @property
     def gpu_step_w(self) -> Mapping[str, float]:

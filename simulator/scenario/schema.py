@@ -9,14 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hardware import catalogue
 from hardware.documents import Document, read_document
 from hardware.problems import InputError, Place, one_of
 from hardware.profile import applied, profile_folder, read_profile
 from hardware.sections import Section
 from hardware.specs import Cluster
-from hardware.topology.custom import read_network
-from simulator.fields import json_schema, read_fields
+from simulator.fields import json_schema, object_schema, read_fields
 from simulator.model.catalogue import load
 from simulator.model.catalogue import names as model_names
 from simulator.model.flops import CONVENTIONS
@@ -30,6 +28,7 @@ from simulator.run.budget import read_budget
 from simulator.run.read import KEYS as POLICIES
 from simulator.run.read import read_run, run_schema
 from simulator.scenario.auto_layout import with_best_layouts, with_even_layouts
+from simulator.scenario.cluster_section import ClusterKeys, read_cluster
 from simulator.scenario.legal import problems
 from simulator.scenario.outer_sections import NOTHING_AROUND, read_surroundings, surroundings_schema
 from simulator.scenario.overrides import apply_overrides, attributed
@@ -88,7 +87,7 @@ def read_scenario(document: Document, name: str, starts_search: bool = False) ->
     title, question = top.text("name", name), top.text("question", "")
     source = top.text("source", None)
     model = _whole(top, lambda: _read_model(top.take("model"), top.place.under("model")))
-    cluster = _whole(top, lambda: _read_cluster(top.section("cluster")))
+    cluster = _whole(top, lambda: read_cluster(top.section("cluster")))
     spare_gpus = spare_gpus_within(top.data, cluster.node.gpus) if cluster else 0
     if cluster and spare_gpus:
         cluster = without_spares(cluster, spare_gpus, top)
@@ -199,24 +198,6 @@ def _read_huggingface(section: Section) -> Model:
     return from_huggingface(config.data, name or file.parent.name or file.stem, config.place, str(path))
 
 
-def _read_cluster(section: Section) -> Cluster | None:
-    at = section.place
-    gpus, server, network = section.count("gpus"), section.take("node"), section.take("fabric")
-    title = section.text("name", None)
-    write = section.quantity("storage_write", "bytes_per_s", None)
-    read = section.quantity("storage_read", "bytes_per_s", None)
-    pue = section.quantity("pue", "count", None)
-    section.done()
-    node = _whole(section, lambda: catalogue.node(server, at.under("node"))) if server is not None else None
-    fabric = _whole(section, lambda: catalogue.fabric(network, at.under("fabric"))) if network is not None else None
-    if node is None or fabric is None or not isinstance(gpus, int):
-        return None
-    if fabric.graph and (drawn := read_network(fabric.graph).gpus) != gpus:
-        section.report("gpus", f"is {gpus}, and the graph {fabric.graph} has {drawn} nodes of kind gpu. Write {drawn}")
-        return None
-    return catalogue.cluster(gpus, node, fabric, write, read, pue, title, at)
-
-
 def _with_profile(cluster: Cluster | None, section: Section) -> Cluster | None:
     """The cluster priced by the measured profile that the scenario names, if it does."""
     folder, at = section.text("profile", None), section.place.under("profile")
@@ -257,27 +238,10 @@ def scenario_schema() -> dict[str, Any]:
     plan["required"] = [name for name in plan["required"] if name != "dp"]
     plan["properties"]["stack"] = stack_schema()
     part = {"anyOf": [{"type": "string"}, {"type": "object"}]}
-    cluster = {
-        "gpus": {"type": "integer", "minimum": 1},
-        "node": {**part, "examples": catalogue.names("nodes")},
-        "fabric": {**part, "examples": catalogue.names("fabrics")},
-        "name": {"type": "string"},
-        "pue": {
-            "type": "number",
-            "minimum": 1,
-            "description": "Total over IT power; without it, that of the servers' cooling (air 1.3, liquid 1.1).",
-        },
-        **{name: {"type": "string", "examples": ["1 TB/s"]} for name in ("storage_write", "storage_read")},
-    }
     properties = {
         **{key: {"type": "string"} for key in ("name", "question", "source")},
         "model": {**part, "examples": model_names()},
-        "cluster": {
-            "type": "object",
-            "properties": cluster,
-            "required": ["gpus", "node", "fabric"],
-            "additionalProperties": False,
-        },
+        "cluster": object_schema(ClusterKeys),
         "hardware": {
             "type": "object",
             "properties": {

@@ -22,6 +22,7 @@ FIGURES: dict[str, Callable[[Prediction], float]] = {
     "run": lambda prediction: finish_s(prediction),
     "restart": lambda prediction: restart_s(prediction),
     "energy": lambda prediction: energy_j(prediction),
+    "water": lambda prediction: water_m3(prediction),
 }
 
 
@@ -111,6 +112,7 @@ ROWS = (
     Acts("cluster.node", "{base: hgx-h100, accelerator: {peak: {bf16: 2000 TFLOP/s}}}", "step", -1),
     Acts("cluster.fabric", "edr-2tier", "step", 1, WIDE),
     Acts("cluster.pue", "1.5", "energy", 1),
+    Acts("cluster.water_usage", "1 L/kWh", "water", 1),
     Acts("cluster.storage_write", "0.01 GB/s", "run", 1, SAVING),
     Acts("cluster.storage_read", "0.01 GB/s", "restart", 1, SAVING),
     Acts("run.seq_length", "4096", "step", 1),
@@ -136,6 +138,12 @@ def energy_j(prediction: Prediction) -> float:
     assert prediction.run is not None
     assert prediction.run.energy_j is not None
     return prediction.run.energy_j
+
+
+def water_m3(prediction: Prediction) -> float:
+    assert prediction.run is not None
+    assert prediction.run.water_m3 is not None
+    return prediction.run.water_m3
 
 
 @cache

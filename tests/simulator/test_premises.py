@@ -32,7 +32,7 @@ def said(*changes: str) -> tuple[dict[str, Premise], dict[str, Any], str]:
 def test_what_nobody_gives_is_assumed_with_its_source() -> None:
     by_topic, _, text = said()
     assumed = {topic for topic, each in by_topic.items() if each.assumed}
-    machines = {"GPU power", "server power", "network power", "PUE"}
+    machines = {"GPU power", "server power", "network power", "PUE", "water"}
     assert assumed == {"stack", "rent", "failures", "checkpoints", "spares", "restart", *machines}
     for each in by_topic.values():
         assert each.text
