@@ -23,7 +23,7 @@ from simulator.model.parameters import active_parameters, total_parameters
 from simulator.plan.spec import Plan
 from simulator.predict.confidence import step_time_interval_s, unmeasured_warnings
 from simulator.predict.premises import Premise, premises
-from simulator.predict.run_spec import host_copy_bytes, stretches, tokens_per_step, whole_run_spec
+from simulator.predict.run_spec import host_copy_bytes, stretch, stretches, tokens_per_step, whole_run_spec
 from simulator.predict.simulate import Simulated, SimulatedPhase, simulate
 from simulator.predict.step import Step
 from simulator.run.montecarlo import Progress
@@ -85,7 +85,8 @@ class Prediction:
     scenario or not. `network`: how far the step uses each class of links.
     `mfu_fraction` counts model FLOPs by `flops_convention` against the dense 16-bit peak.
     With `phases`, `training_time_s` and `run` contain all of them, and `fits` says whether all fit; the rest is of the
-    scenario's own plan. Clusters that train together (local SGD) are all in tokens, FLOPs, GPU-hours and the run.
+    scenario's own plan. `evaluation_pause_s`: one pause for evaluation, 0 without any. Clusters that train together
+    (local SGD) are all in tokens, FLOPs, GPU-hours and the run.
     """
 
     scenario: Scenario
@@ -115,6 +116,7 @@ class Prediction:
     assumed: tuple[Premise, ...]
     warnings: tuple[str, ...]
     phases: tuple[PhaseReport, ...] = ()
+    evaluation_pause_s: float = 0.0
 
 
 def evaluate(scenario: Scenario) -> Prediction:
@@ -172,6 +174,7 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
             *(whole.warnings if whole else ()),
         ),
         phases=tuple(phase_report(each, scenario) for each in done.phases),
+        evaluation_pause_s=done.evaluation_pause_s,
     )
 
 
@@ -187,8 +190,8 @@ def fits_wholly(done: Simulated) -> bool:
 
 
 def full_speed_s(segment: Segment) -> float:
-    """Seconds of a stretch of the run without failures."""
-    return segment.tokens / segment.tokens_per_step * segment.step_time_s
+    """Seconds of a stretch of the run without failures, evaluation included."""
+    return segment.tokens / segment.tokens_per_step * segment.step_time_s + segment.evaluation_s
 
 
 def model_flops_per_s_per_gpu(done: Simulated) -> float:
@@ -219,7 +222,7 @@ def phase_report(each: SimulatedPhase, scenario: Scenario) -> PhaseReport:
         breakdown_s=done.step.breakdown(),
         tokens_per_s=tokens / step_time_s,
         mfu_fraction=mfu_fraction(done),
-        training_time_s=phase.tokens / tokens * step_time_s,
+        training_time_s=full_speed_s(stretch(phase.name, phase.tokens, done).segment),
         peak_memory_bytes=max(rank.allocated_bytes for rank in done.memory),
         device_memory_bytes=done.device_bytes,
         fits=fits_wholly(done),

@@ -11,7 +11,7 @@ from math import exp, isfinite
 from typing import Any
 
 from hardware.facility import network_power_w, pue, water_l_per_kwh
-from hardware.units import format_fraction, format_power, format_rate, format_seconds, format_usd
+from hardware.units import format_count, format_fraction, format_power, format_rate, format_seconds, format_usd
 from simulator.predict.power import POWER_SOURCE
 from simulator.predict.storage import SOURCE as STORAGE_SOURCE
 from simulator.predict.storage import storage_of
@@ -44,6 +44,7 @@ def premises(scenario: Scenario, spec: RunSpec | None, result: RunResult | None)
             *_price(scenario, policies, spec),
             _failures(scenario, spec),
             _checkpoints(scenario, spec, result),
+            *_evaluation(policies, spec),
             *_storage(scenario),
             _spares(scenario, policies, result),
             *_unused(scenario, spec),
@@ -135,6 +136,17 @@ def _checkpoints(scenario: Scenario, spec: RunSpec, result: RunResult) -> Premis
     least = format_seconds(spec.checkpoint.least_every_s)
     why = f"assumed: Daly's best interval, but no save to storage within {least} (run.checkpoint.least_every)"
     return Premise("checkpoints", text, why, True)
+
+
+def _evaluation(policies: RunPolicies, spec: RunSpec) -> Iterable[Premise]:
+    evaluation = policies.evaluation
+    if evaluation is None:
+        return
+    pauses = ", ".join(dict.fromkeys(format_seconds(each.evaluation_pause_s) for each in spec.segments))
+    over = "" if evaluation.tokens is None else f", a forward pass over {format_count(evaluation.tokens)} tokens"
+    yield Premise(
+        "evaluation", f"every {evaluation.every_steps:,} steps for {pauses}{over}", "given: run.evaluation", False
+    )
 
 
 def _size(state_bytes: float) -> str:

@@ -66,12 +66,22 @@ def affordable(spec: RunSpec) -> RunSpec:
 def stretches(done: Simulated) -> tuple[Stretch, ...]:
     """The run's phases in their order, or all of it in one."""
     if not done.phases:
-        return (_stretch("main", done.scenario.run.tokens, done),)
-    return tuple(_stretch(each.phase.name, each.phase.tokens, each.done) for each in done.phases)
+        return (stretch("main", done.scenario.run.tokens, done),)
+    return tuple(stretch(each.phase.name, each.phase.tokens, each.done) for each in done.phases)
 
 
-def _stretch(name: str, tokens: float, done: Simulated) -> Stretch:
-    return Stretch(Segment(name, tokens, tokens_per_step(done), done.step.step_time_s), done)
+def stretch(name: str, tokens: float, done: Simulated) -> Stretch:
+    policies = done.scenario.run.policies
+    evaluation = None if policies is None else policies.evaluation
+    segment = Segment(
+        name=name,
+        tokens=tokens,
+        tokens_per_step=tokens_per_step(done),
+        step_time_s=done.step.step_time_s,
+        evaluation_every_steps=evaluation.every_steps if evaluation else None,
+        evaluation_pause_s=done.evaluation_pause_s,
+    )
+    return Stretch(segment, done)
 
 
 def tokens_per_step(done: Simulated) -> int:

@@ -15,6 +15,7 @@ from simulator.memory.activations import stage_kept
 from simulator.plan.allocation import allocated
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.layout import schedule_name
+from simulator.predict.evaluation_pass import evaluation_pause_s, mean_pause_s
 from simulator.predict.outer_reports import surrounded
 from simulator.predict.site import correction_of
 from simulator.predict.step import Step
@@ -30,13 +31,15 @@ from simulator.workload.states import reduces_every_microbatch
 
 @dataclass(frozen=True, slots=True)
 class Simulated:
-    """A scenario on the GPUs that its plan takes: its workload, the step, and the memory of every pipeline rank."""
+    """A scenario on the GPUs that its plan takes: its workload, the step, the memory of every pipeline rank, and one
+    pause for evaluation."""
 
     scenario: Scenario
     workload: Workload
     step: Step
     memory: tuple[RankMemory, ...]
     phases: tuple[SimulatedPhase, ...] = ()
+    evaluation_pause_s: float = 0.0
 
     @property
     def device_bytes(self) -> float:
@@ -86,9 +89,11 @@ def _simulated(scenario: Scenario) -> Simulated:
     workload = scenario_workload(scenario)
     step = simulate_step(scenario, workload)
     batch = scenario.plan.global_batch_size * step.around.clusters
-    run = scenario.run.with_step_time(batch, step.step_time_s)
+    pause_s = evaluation_pause_s(scenario, workload, step)
+    run = scenario.run.with_step_time(batch, step.step_time_s + mean_pause_s(scenario, pause_s))
     scenario = replace(scenario, run=run)
-    return Simulated(scenario, workload, step, memory_report(workload, step.schedule.ranks))
+    memory = memory_report(workload, step.schedule.ranks)
+    return Simulated(scenario, workload, step, memory, evaluation_pause_s=pause_s)
 
 
 def simulate_step(scenario: Scenario, workload: Workload | None = None, constants: Constants | None = None) -> Step:

@@ -14,6 +14,11 @@ STOPS: tuple[FaultKind, ...] = ("crash", "hang", "planned", "corruption")
 
 def closed_form_goodput(spec: RunSpec, saving: Saving) -> float:
     """Goodput to first order in the failure rate: enough spares, independent failures, no slow parts."""
+    return (1 - spec.evaluation_fraction) * _kept_fraction(spec, saving)
+
+
+def _kept_fraction(spec: RunSpec, saving: Saving) -> float:
+    """What failures and saves leave of the time, evaluation within."""
     stops = [fault for fault in spec.failures.classes if fault.kind in STOPS]
     rates = [rate_at_age_per_s(fault, spec.job_gpus, spec.failures.age_s) for fault in stops]
     rate = sum(rates)

@@ -16,7 +16,7 @@ HOUR_S = 3600.0
 MONTH_H = 365.25 * 24 / 12
 KWH_J = 3.6e6
 LITRES = 1000.0  # in a cubic metre
-BUSY = ("work", "lost_work", "slow", "shrunk")  # GPUs take steps; in all other time they stand
+BUSY = ("work", "lost_work", "slow", "shrunk", "evaluation")  # GPUs take steps; in all other time they stand
 SPINNING = ("detection",)  # the job has failed and nobody knows: its GPUs wait in collectives
 
 

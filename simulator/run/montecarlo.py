@@ -13,6 +13,7 @@ from simulator.run.arrays import Ints
 from simulator.run.batch_player import play
 from simulator.run.checkpoint_interval import best_by_simulation_s, settle_intervals, whole
 from simulator.run.checkpoints import Saving
+from simulator.run.evaluation import with_evaluation
 from simulator.run.fault_source import fault_source, log_ends_s
 from simulator.run.faults import mean_time_between_s
 from simulator.run.outcome import Outcome, RunEvent, joined
@@ -47,7 +48,7 @@ def outcomes(spec: RunSpec, saving: Saving, progress: Progress | None = None) ->
     if spec.fault_log and spec.uncertainty.is_none:
         replay = play_runs(np.arange(1))
         if replay.elapsed_s[0] <= log_ends_s(spec):
-            return replay  # the log leaves nothing to chance
+            return with_evaluation(replay, spec.evaluation_fraction)  # the log leaves nothing to chance
     batches = _batches(spec)
     parts: dict[int, Outcome] = {}
     done = 0
@@ -56,7 +57,8 @@ def outcomes(spec: RunSpec, saving: Saving, progress: Progress | None = None) ->
         done += len(part.finish_s)
         if progress is not None:
             progress(done, spec.simulation.runs)
-    return joined([parts[number] for number in range(len(batches))])
+    together = joined([parts[number] for number in range(len(batches))])
+    return with_evaluation(together, spec.evaluation_fraction)
 
 
 def _batches(spec: RunSpec) -> list[Ints]:

@@ -13,6 +13,7 @@ from hardware.sections import Section
 from simulator.fields import METADATA, Form, Setting, object_schema, read_fields, read_values, setting
 from simulator.run.budget import AMOUNTS, Budget
 from simulator.run.checkpoints import CheckpointPolicy
+from simulator.run.evaluation import Evaluation
 from simulator.run.fault_log import LogRow, observed_s, read_log
 from simulator.run.faults import FailureModel
 from simulator.run.read_failures import DEFAULT_FAILURES, NO_FAILURES, failure_model, failures_schema, preset
@@ -104,6 +105,7 @@ PARTS: Mapping[str, Part] = {
         "Planned stops at regular times.",
         {"every": "7 d", "lasts": "1 h"},
     ),
+    "evaluation": Part(Evaluation, None, "Pauses in which the model is evaluated.", {"every": 500, "tokens": "20M"}),
     "prices": Part(RunPrices, None, "What machines, network, storage and electricity cost.", {"gpu_hour": "2.5 USD/h"}),
     "simulation": Part(Simulation, None, "How many runs are drawn and played.", {"runs": 1000, "seed": 7}),
 }
@@ -128,6 +130,7 @@ class RunPolicies:
     restart: Restart
     prices: RunPrices | None
     simulation: Simulation
+    evaluation: Evaluation | None = None
     place: Place = field(default=INLINE, compare=False)
 
 
@@ -151,6 +154,7 @@ def read_run(data: Mapping[str, Any], at: Place = INLINE) -> RunPolicies:
         restart=Restart(**_read_part(top, "restart")),
         prices=_read_prices(top) if "prices" in top.data else None,
         simulation=Simulation(**_read_part(top, "simulation")),
+        evaluation=_read_evaluation(top) if "evaluation" in top.data else None,
         place=at,
     )
     top.seen.update(KEYS)
@@ -202,6 +206,15 @@ def _read_prices(top: Section) -> RunPrices:
     if prices.gpu_hour_usd is None and not prices.capital_usd_per_gpu:
         top.report("prices.gpu_hour", "is missing: give the rent, or capital_per_gpu, life and electricity")
     return prices
+
+
+def _read_evaluation(top: Section) -> Evaluation:
+    evaluation = Evaluation(**_read_part(top, "evaluation"))
+    if evaluation.tokens is None and evaluation.pause_s is None:
+        top.report("evaluation.tokens", "is missing: say what one evaluation takes, tokens: 20M or lasts: 2 min")
+    elif evaluation.tokens is not None and evaluation.pause_s is not None:
+        top.report("evaluation.lasts", "and tokens exclude each other: with tokens the pause is simulated")
+    return evaluation
 
 
 def _read_failures(top: Section) -> FailureModel:

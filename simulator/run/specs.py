@@ -21,20 +21,33 @@ LOSSES = ("lost_work", "detection", "waiting", "restart", "checkpoint", "slow", 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of the run with one batch and one step time: a ramp step, the main phase, the long-context phase."""
+    """A stretch of the run with one batch and one step time: a ramp step, the main phase, the long-context phase.
+
+    After every `evaluation_every_steps` steps (None: never) it pauses for `evaluation_pause_s`.
+    """
 
     name: str
     tokens: float
     tokens_per_step: float
     step_time_s: float
+    evaluation_every_steps: int | None = None
+    evaluation_pause_s: float = 0.0
 
     @property
     def steps(self) -> int:
         return math.ceil(self.tokens / self.tokens_per_step - 1e-9)
 
     @property
+    def evaluation_s(self) -> float:
+        """All pauses for evaluation together."""
+        if self.evaluation_every_steps is None:
+            return 0.0
+        return self.steps // self.evaluation_every_steps * self.evaluation_pause_s
+
+    @property
     def work_s(self) -> float:
-        return self.steps * self.step_time_s
+        """Steps and pauses for evaluation, without failures and saves."""
+        return self.steps * self.step_time_s + self.evaluation_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,8 +345,13 @@ class RunSpec:
 
     @property
     def work_s(self) -> float:
-        """Wall time if nothing ever broke and nothing were saved."""
+        """Wall time if nothing ever broke and nothing were saved, evaluation included."""
         return sum(segment.work_s for segment in self.segments)
+
+    @property
+    def evaluation_fraction(self) -> float:
+        """Share of the work that is evaluation."""
+        return sum(segment.evaluation_s for segment in self.segments) / self.work_s
 
     @property
     def tokens(self) -> float:

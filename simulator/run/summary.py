@@ -58,9 +58,10 @@ def summarise(spec: RunSpec, saving: Saving, outcome: Outcome) -> RunResult:
 
 
 def _ideal_s(spec: RunSpec, runs: int) -> float:
-    """Wall time of the mean run if nothing ever broke and nothing were saved."""
+    """Wall time of the mean run if nothing ever broke and nothing were saved or evaluated."""
     factors = step_factors(spec.uncertainty, spec.simulation.seed, np.arange(runs))
-    return spec.work_s * float(factors.mean())
+    trained_s = spec.work_s * (1 - spec.evaluation_fraction)
+    return trained_s * float(factors.mean())
 
 
 def _saved_by_best_s(spec: RunSpec, saving: Saving) -> float:

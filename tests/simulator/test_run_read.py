@@ -291,12 +291,14 @@ def test_examples_and_defaults_of_the_schema_are_read(key: str) -> None:
     defaults = {name: each["default"] for name, each in schema["properties"].items() if "default" in each}
     needed = {name: schema["properties"][name]["examples"][0] for name in schema["required"]}
     priced = {"gpu_hour": "2 USD/h"} if key == "prices" else {}
-    cases = [*schema["examples"], {**defaults, **needed, **priced}]
+    paused = {"tokens": "1M"} if key == "evaluation" else {}
+    cases = [*schema["examples"], {**defaults, **needed, **priced, **paused}]
     for name, each in schema["properties"].items():
         policy = {"fast_every": "tiered"}.get(name)
         rest = {"policy": policy} if policy else {}
         owned = {"capital_per_gpu": "1 USD"} if key == "prices" and name not in ("gpu_hour", "capital_per_gpu") else {}
-        cases.append({**needed, **rest, **owned, name: each["examples"][0]})
+        over = {} if name in ("tokens", "lasts") else paused
+        cases.append({**needed, **rest, **owned, **over, name: each["examples"][0]})
     for case in cases:
         jsonschema.validate({"seq_length": 1, "tokens": 1, key: case}, run_schema())
         read_run({key: case})
