@@ -177,11 +177,30 @@ class Fabric:
 
 
 @dataclass(frozen=True, slots=True)
+class Failed:
+    """Parts of the network that are broken and not yet repaired.
+
+    `links`: NIC links, each on a server of its own; `rails`: leaf switches of whole rails; `spines`: switches that the
+    leaves' uplinks lead to, each of which has one uplink of every leaf.
+    """
+
+    links: int = 0
+    rails: int = 0
+    spines: int = 0
+
+    @property
+    def lost_nics(self) -> int:
+        """NICs that the worst server cannot use."""
+        return self.rails + min(self.links, 1)
+
+
+@dataclass(frozen=True, slots=True)
 class Cluster:
     """`gpus` GPUs in equal nodes on one fabric.
 
     `pue` and `water_l_per_kwh` (of IT energy) None: the usual ones of the servers' cooling (hardware.facility).
-    `efficiencies` is the file of collective coefficients measured on it (empty: the shipped ones).
+    `efficiencies` is the file of collective coefficients measured on it (empty: the shipped ones). `failed`: what of
+    its network is broken.
     """
 
     name: str
@@ -193,6 +212,7 @@ class Cluster:
     pue: float | None = None
     efficiencies: str = ""
     water_l_per_kwh: float | None = None
+    failed: Failed = Failed()
 
     @property
     def accelerator(self) -> Accelerator:

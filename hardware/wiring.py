@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hardware.specs import FLOWS_PER_PORT, Fabric, Node, SwitchTier
+from hardware.specs import FLOWS_PER_PORT, Cluster, Fabric, Failed, Node, SwitchTier
 from hardware.units import format_rate
 
 
@@ -47,6 +47,46 @@ def down_ports(tier: SwitchTier) -> int:
     """Ports of a switch that lead down, where ports of one speed share out by the oversubscription."""
     share = tier.oversubscription / (1.0 + tier.oversubscription)
     return int(tier.radix * share + 1e-9)
+
+
+def uplinks(leaf: SwitchTier) -> int:
+    """Ports of a leaf that lead up, each to a switch of its own."""
+    return leaf.radix - down_ports(leaf)
+
+
+def surviving_spines_fraction(fabric: Fabric, failed: Failed) -> float:
+    """Share of each leaf's uplinks whose upper end still works."""
+    if not failed.spines:
+        return 1.0
+    whole = uplinks(fabric.tiers[0])
+    return (whole - failed.spines) / whole
+
+
+def impossible_failures(cluster: Cluster) -> list[tuple[str, str]]:
+    """(key, what is wrong) of failed parts that the cluster's network does not have, or cannot lose."""
+    failed, node, fabric = cluster.failed, cluster.node, cluster.fabric
+    found = []
+    if (failed.links or failed.rails) and not fabric.tiers and not fabric.graph:
+        found.append(("links" if failed.links else "rails", "needs a fabric between servers, and there is none"))
+    elif failed.rails and not fabric.rails:
+        found.append(("rails", f"is {failed.rails}, and {fabric.name} has no rails: its leaves take whole servers"))
+    elif failed.lost_nics >= node.gpus:
+        key = "rails" if failed.rails else "links"
+        found.append((key, f"leaves servers of {node.gpus} GPUs without a NIC. Write less than {node.gpus}"))
+    if failed.links > cluster.nodes:
+        found.append(("links", f"is {failed.links}, each on a server of its own, and there are {cluster.nodes}"))
+    if failed.spines:
+        found += _impossible_spines(fabric, failed)
+    return found
+
+
+def _impossible_spines(fabric: Fabric, failed: Failed) -> list[tuple[str, str]]:
+    if fabric.kind not in _BY_TIERS or len(fabric.tiers) < 2:
+        return [("spines", f"is {failed.spines}, and {fabric.name} has no switches above its leaves")]
+    whole = uplinks(fabric.tiers[0])
+    if failed.spines >= whole:
+        return [("spines", f"leaves no uplink of the {whole} that each leaf has. Write less than {whole}")]
+    return []
 
 
 def reaches_gpus(node: Node, fabric: Fabric) -> tuple[int, ...]:

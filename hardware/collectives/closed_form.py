@@ -229,7 +229,7 @@ def _price(operation: str, pair: tuple[str, str], group: Group, links: Links, sm
     achieved = terms.efficiency * inside
     if sms is not None:
         achieved = np.minimum(achieved, sms * generation_of(links).sm_gbs * 1e9)
-    nic = links.nic_bytes_per_s * group.nic_share / uplink_slowdown(operation, group, links, algorithm)
+    nic = links.injection(group) / uplink_slowdown(operation, group, links, algorithm)
     scale_up = (scale_up_share(operation, algorithm, group, links) + terms.copies / n) / achieved
     across = demand.network / (wire["efficiency"][protocol] * nic)
     # The levels of a hierarchical exchange follow each other; every other algorithm keeps all links busy at once.

@@ -94,7 +94,7 @@ def one_copy_per_domain(
     # A domain of one GPU has nothing to fan out to.
     logical_bytes = np.where(g > 1, load * gpus, 0.0)
     scale_up_bytes = np.where(g > 1, load * gpus * (g - 1) / g, 0.0)
-    nic = links.nic_bytes_per_s * group.nic_share / uplink_slowdown("all_to_all", group, links, "hierarchical")
+    nic = links.injection(group) / uplink_slowdown("all_to_all", group, links, "hierarchical")
     inside = np.minimum(terms["scale_up_fraction"] * links.scale_up(g), sms * terms["sm_bytes_per_s"])
     inside = inside * (terms["fp8_rate"] if fp8 else 1.0)
     transfer_s = np.maximum(logical_bytes / inside, network_bytes / (terms["network_fraction"] * nic))

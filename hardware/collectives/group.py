@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import ceil
 
 import numpy as np
 
 from hardware.arrays import Index, Number
 from hardware.collectives.direct import Dragonfly, Torus, direct_wiring
-from hardware.specs import FLOWS_PER_PORT, Cluster, Fabric
-from hardware.wiring import cable_bytes_per_s, injection_bytes_per_s, reaches_gpus
+from hardware.specs import FLOWS_PER_PORT, Cluster, Fabric, Failed
+from hardware.wiring import cable_bytes_per_s, injection_bytes_per_s, reaches_gpus, surviving_spines_fraction
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,8 @@ class Links:
 
     `efficiencies` is the file of a profile with this cluster's measured coefficients (empty: the shipped ones).
     `nic_bytes_per_s` is what a GPU sends through its NIC and the leaf's ports. `tier_cable_share` is the speed of one
-    cable into a tier over that; `direct` and `graph` say how switches are joined where there are no tiers.
+    cable into a tier over that; `direct` and `graph` say how switches are joined where there are no tiers. Of the
+    `rails` NICs of a server `lost_nics` are broken.
     """
 
     generation: str
@@ -168,6 +170,25 @@ class Links:
     collnet: bool = False
     direct: Torus | Dragonfly | None = None
     graph: str = ""
+    rails: int = 1
+    lost_nics: int = 0
+
+    def injection(self, group: Group) -> Number:
+        """Bytes/s that each rank sends through NICs while other groups of the plan send, and some NICs are broken."""
+        return self.nic_bytes_per_s * self.surviving_fraction(group.ranks_per_domain) * group.nic_share
+
+    def surviving_fraction(self, ranks_per_domain: Number) -> Number:
+        """Share of its NIC's bandwidth that the worst rank of a group keeps; 1 where nothing is broken.
+
+        What a GPU without a NIC sends leaves through others of its server (NCCL's PXN). The group's own m NICs there
+        share it, (m - k) / m; a group without others doubles up with a neighbour: one NIC carries R / (R - k) GPUs,
+        rounded up.
+        """
+        if not self.lost_nics:
+            return 1.0
+        own = np.minimum(np.maximum(ranks_per_domain, 1.0), self.rails)
+        doubled_up = 1.0 / ceil(self.rails / (self.rails - self.lost_nics))
+        return np.maximum(doubled_up, (own - self.lost_nics) / own)
 
     def scale_up(self, ranks_per_domain: Number) -> Number:
         """Bytes/s that one GPU can send to the other members of a group in its domain.
@@ -201,7 +222,7 @@ def links_of(cluster: Cluster | Links) -> Links:
         nic_bytes_per_s=nic,
         nic_technology=node.nic.technology,
         tier_latencies_s=_latencies(cluster),
-        tier_oversubscription=_oversubscription(fabric),
+        tier_oversubscription=_oversubscription(fabric, cluster.failed),
         in_network_reduction=fabric.in_network_reduction,
         mesh_gpus=0 if scale_up.kind == "nvswitch" else scale_up.domain_gpus,
         efficiencies=cluster.efficiencies,
@@ -212,6 +233,8 @@ def links_of(cluster: Cluster | Links) -> Links:
         collnet=fabric.collnet,
         direct=direct_wiring(cluster),
         graph=fabric.graph,
+        rails=node.gpus,
+        lost_nics=cluster.failed.lost_nics,
     )
 
 
@@ -229,12 +252,14 @@ def _latencies(cluster: Cluster) -> tuple[float, ...]:
     return tuple(found) or (latency_s,)
 
 
-def _oversubscription(fabric: Fabric) -> tuple[float, ...]:
-    """What the GPUs below can send over what the cables into each tier carry, slow ports of the tier included."""
+def _oversubscription(fabric: Fabric, failed: Failed) -> tuple[float, ...]:
+    """What the GPUs below can send over what the cables into each tier carry, slow ports of the tier included, and the
+    switches above the leaves that have failed."""
     slowdown, found = 1.0, [1.0]
     for number, tier in enumerate(fabric.tiers[:-1], start=1):
         slower_end = tier.port_bandwidth_bytes_per_s / cable_bytes_per_s(fabric, number)
-        slowdown *= tier.oversubscription * slower_end
+        through_fewer = 1 / surviving_spines_fraction(fabric, failed) if number == 1 else 1.0
+        slowdown *= tier.oversubscription * slower_end * through_fewer
         found.append(slowdown)
     return tuple(found)
 

@@ -15,9 +15,10 @@ import numpy as np
 from hardware.arrays import Floats, Ints
 from hardware.collectives.play import Conditions, carried_bytes
 from hardware.collectives.transfers import PHASES, TransferPhase, expert_exchange
-from hardware.specs import Cluster, Fabric, SwitchTier
+from hardware.specs import Cluster, Fabric, Failed, SwitchTier
 from hardware.topology.build import build_network
 from hardware.topology.network import Network
+from hardware.wiring import surviving_spines_fraction
 
 # Both directions of a class of links under one name, with what joins them in a folded Clos network.
 LINK_CLASSES = {
@@ -77,6 +78,7 @@ def network_use(cluster: Cluster, streams: Sequence[Stream], seconds: float) -> 
     policy = Conditions(policy="adaptive" if cluster.fabric.adaptive_routing else "ecmp")
     domain_gpus = cluster.node.scale_up.domain_gpus
     capacity, link_class = network.capacity_bytes_per_s, network.link_class.astype(np.uint8)
+    surviving = surviving_fractions(cluster)
     loads: dict[str, Floats] = {}
     for stream in streams:
         carried = carried_bytes(network, stream_phases(stream, domain_gpus), policy)
@@ -90,8 +92,9 @@ def network_use(cluster: Cluster, streams: Sequence[Stream], seconds: float) -> 
         if not cables.any():
             continue
         mine = np.isin(link_class, numbers) & (capacity > 0)
-        can_carry = float(network.capacity_bytes_per_s[cables].sum())
-        busiest = float((total[mine] / capacity[mine]).max(initial=0.0)) / seconds
+        left = surviving.get(name, 1.0)
+        can_carry = left * float(network.capacity_bytes_per_s[cables].sum())
+        busiest = float((total[mine] / capacity[mine]).max(initial=0.0)) / (left * seconds)
         by_cause = {cause: float(load[mine].sum()) for cause, load in loads.items()}
         use = ClassUse(
             name=name,
@@ -105,6 +108,16 @@ def network_use(cluster: Cluster, streams: Sequence[Stream], seconds: float) -> 
     top = max(uses, key=lambda use: use.busiest_fraction, default=None)
     bottleneck = top.name if top and top.busiest_fraction > 0 else "none"
     return NetworkUse(tuple(uses), bottleneck, note)
+
+
+def surviving_fractions(cluster: Cluster) -> dict[str, float]:
+    """Share of the bandwidth of each class of links that failed parts leave, in the mean; all of it where not named."""
+    failed, nics = cluster.failed, cluster.gpus
+    if failed == Failed():
+        return {}
+    lost_nics = failed.rails * cluster.nodes + failed.links
+    leaf = surviving_spines_fraction(cluster.fabric, failed) if failed.spines else 1.0
+    return {"nic": 1 - lost_nics / nics, "leaf": leaf}
 
 
 def wired(cluster: Cluster) -> tuple[Network, str]:

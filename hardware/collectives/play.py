@@ -65,7 +65,7 @@ def ideal_s(operation: str, algorithm: str, size_bytes: float, group: Group, lin
     hop_s = hop_latency_s(algorithm, group, links)
     latency_s = demand.scale_up_steps * links.scale_up_latency_s + demand.network_steps * hop_s
     inside_s = size_bytes * demand.scale_up / links.scale_up(group.ranks_per_domain)
-    across_s = size_bytes * demand.network / (links.nic_bytes_per_s * group.nic_share)
+    across_s = size_bytes * demand.network / links.injection(group)
     # The levels of hierarchical algorithms follow each other; every other keeps both kinds of link busy at once.
     transfer_s = inside_s + across_s if algorithm == "hierarchical" else np.maximum(inside_s, across_s)
     return float(latency_s + transfer_s)

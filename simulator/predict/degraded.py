@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from simulator.plan.layout import schedule_name
@@ -70,6 +70,15 @@ def _candidates(plan: Plan, least: int) -> Iterator[tuple[int, int | None]]:
         yield microbatches, plan.microbatch_group_size
         if plan.vpp > 1:
             yield from ((microbatches, group) for group in range(plan.pp, microbatches + 1))
+
+
+def speed_without(scenario: Scenario, step_time_s: float, broken: Mapping[str, int]) -> float:
+    """Speed of the job once so many more links, rails or spines are broken."""
+    failed = scenario.cluster.failed
+    more = {name: getattr(failed, name) + count for name, count in broken.items()}
+    cluster = replace(scenario.cluster, failed=replace(failed, **more))
+    step = simulate_step(replace(scenario, cluster=cluster))
+    return min(1.0, step_time_s / step.step_time_s)
 
 
 def speed_with_links(scenario: Scenario, step_time_s: float, bandwidth_fraction: float) -> float:

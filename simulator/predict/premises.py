@@ -6,7 +6,7 @@ Those that the scenario gives are stated; all others, the catalogue's included, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import exp, isfinite
 from typing import Any
 
@@ -37,7 +37,7 @@ class Premise:
 
 def premises(scenario: Scenario, spec: RunSpec | None, result: RunResult | None) -> tuple[Premise, ...]:
     """Everything that the prediction rests on, in the order in which a reader asks."""
-    found = [*_stack(scenario)]
+    found = [*_stack(scenario), *_network(scenario)]
     policies = scenario.run.policies
     if spec is not None and result is not None and policies is not None:
         found += [
@@ -72,6 +72,13 @@ def _stack(scenario: Scenario) -> Iterable[Premise]:
         framework = scenario.plan.stack.framework
         why = f"the newest release of {framework}, as only the framework is named; plan.stack.base names another"
         yield Premise("stack", scenario.plan.stack.name, why, True)
+
+
+def _network(scenario: Scenario) -> Iterable[Premise]:
+    failed = asdict(scenario.cluster.failed)
+    broken = ", ".join(f"{count} of its {part}" for part, count in failed.items() if count)
+    if broken:
+        yield Premise("network", f"the job goes on without {broken}", "given: cluster.failed", False)
 
 
 def _price(scenario: Scenario, policies: RunPolicies, spec: RunSpec) -> Iterable[Premise]:

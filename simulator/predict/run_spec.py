@@ -7,7 +7,7 @@ from math import gcd
 
 from simulator.plan.allocation import unused_gpus
 from simulator.predict.confidence import step_time_interval_s
-from simulator.predict.degraded import ReplicaSpeeds, speed_with_links
+from simulator.predict.degraded import ReplicaSpeeds, speed_with_links, speed_without
 from simulator.predict.outer_reports import parameter_count
 from simulator.predict.power import job_power
 from simulator.predict.simulate import Simulated
@@ -150,10 +150,13 @@ def outer_assumptions(scenario: Scenario) -> tuple[str, ...]:
 
 
 def slow_speeds(scenario: Scenario, policies: RunPolicies, whole_step_s: float) -> dict[str, float]:
-    """Speed under each class of faults that leaves a node's links a share of their bandwidth; each share once."""
+    """Speed under each class of faults that takes bandwidth from the network: a share of a node's links, each share
+    once, or a part that the job goes on without."""
     shares = {c.name: c.link_fraction for c in policies.failures.classes if c.link_fraction is not None}
     speed = {share: speed_with_links(scenario, whole_step_s, share) for share in sorted(set(shares.values()))}
-    return {name: speed[share] for name, share in shares.items()}
+    states = {c.name: c.network_state for c in policies.failures.classes if c.network_state is not None}
+    without = {name: speed_without(scenario, whole_step_s, state) for name, state in states.items()}
+    return {**{name: speed[share] for name, share in shares.items()}, **without}
 
 
 def state_bytes(scenario: Scenario) -> float:

@@ -111,7 +111,8 @@ def _swings(model: FailureModel, window_s: tuple[float, float], rng: np.random.G
 
 def _exposed_gpus(model: FailureModel, machines: Machines) -> Floats:
     """GPUs on which each class may strike, (classes,): what stops the job alone does not strike spares."""
-    nodes = [machines.job_nodes if fault.scope == "job" else machines.nodes for fault in model.classes]
+    strikes_job = [machines.breadth(fault.scope) == 0 for fault in model.classes]
+    nodes = [machines.job_nodes if alone else machines.nodes for alone in strikes_job]
     return np.array([machines.gpus_per_node * count for count in nodes], float)
 
 

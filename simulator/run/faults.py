@@ -13,7 +13,9 @@ from simulator.run.duration_section import DURATION
 from simulator.run.durations import Duration
 
 FaultKind = Literal["crash", "hang", "slow", "corruption", "planned"]
-Scope = Literal["job", "gpu", "node", "rack", "pod"]
+Scope = Literal["job", "gpu", "node", "rack", "pod", "switch", "link", "rail", "spine"]
+# Scopes of the network: the job goes on without such a part, at the speed of the step simulated without it.
+NETWORK_STATES: Mapping[Scope, Mapping[str, int]] = {"link": {"links": 1}, "rail": {"rails": 1}, "spine": {"spines": 1}}
 KINDS: tuple[FaultKind, ...] = ("crash", "hang", "slow", "corruption", "planned")
 CRASH, HANG, SLOW, CORRUPTION, PLANNED = range(len(KINDS))
 STOPPING: tuple[FaultKind, ...] = ("crash", "hang")  # what counts as a failure of the job in a mean time between them
@@ -31,7 +33,9 @@ class FaultClass:
 
     `rate_per_gpu_s` is the hazard per GPU at cluster age `reference_age_s`; it goes as age^(shape - 1) (Weibull with
     minimal repair; shape 1: exponential; below 1: infant mortality). `scope` says what goes down with it: "job" no
-    node (software, storage, a switch that is routed around), "gpu" and "node" one server, "rack" and "pod" all theirs.
+    node (software, storage, a switch that is routed around), "gpu" and "node" one server, "rack" and "pod" all theirs,
+    "switch" all servers below a leaf. A "slow" fault of a "link" of one server, a "rail" or a "spine" takes none: the
+    job goes on without that part until it is repaired, at the speed of the step simulated so.
     `detect` runs from the fault to the moment the job knows; `repair` (None: restart in place) keeps the nodes away;
     `outage` holds the whole job up whatever the spares. A "slow" fault runs at `speed` (a fraction) and passes by
     itself after `lasts`; with `link_fraction` (None: not by links) a node's links keep that share of their bandwidth,
@@ -54,7 +58,11 @@ class FaultClass:
     )
     scope: Scope = setting(
         "node",
-        Setting("What goes down. job: no node; gpu or node: one server; rack or pod: all servers of one.", "rack"),
+        Setting(
+            "What goes down. job: no node; gpu or node: one server; rack, pod or (leaf) switch: all servers of one; "
+            "link, rail or spine: that part of the network, which a slow job goes on without.",
+            "rack",
+        ),
     )
     detect: Duration = setting(
         AT_ONCE,
@@ -101,6 +109,11 @@ class FaultClass:
             dimension="fraction",
         ),
     )
+
+    @property
+    def network_state(self) -> Mapping[str, int] | None:
+        """What of the network is broken while a slow fault lasts; None where that is not its scope."""
+        return NETWORK_STATES.get(self.scope) if self.kind == "slow" else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +221,10 @@ class Machines:
             "node": 1,
             "rack": self.nodes_per_rack,
             "pod": self.nodes_per_pod,
+            "switch": self.nodes_per_pod,
+            "link": 1,
+            "rail": 0,
+            "spine": 0,
         }
         return nodes[scope]
 

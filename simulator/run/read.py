@@ -181,6 +181,11 @@ def _read_checkpoint(top: Section) -> CheckpointPolicy:
     if policy.fast_every_s is not None and policy.policy not in WITH_COPIES:
         message = f"belongs to policy in-memory or tiered; {policy.policy} writes to storage only"
         top.report("checkpoint.fast_every", message)
+    written = top.data.get("checkpoint")
+    if policy.every_s is not None and isinstance(written, Mapping) and "least_every" in written:
+        top.report(
+            "checkpoint.least_every", "bounds an interval that is left open, and every gives one. Drop one of them"
+        )
     if policy.overhead_s is not None and policy.policy in STALLING:
         message = f"belongs to policy async, in-memory or tiered; {policy.policy} waits for the whole write"
         top.report("checkpoint.overhead", message)

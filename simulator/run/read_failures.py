@@ -15,7 +15,7 @@ from hardware.problems import InputError, Place, one_of
 from hardware.sections import Section
 from simulator.fields import object_schema, read_values
 from simulator.run.durations import Duration, fixed
-from simulator.run.faults import FailureModel, FaultClass, FaultKind, mean_time_between_s, scaled
+from simulator.run.faults import NETWORK_STATES, FailureModel, FaultClass, FaultKind, Scope, mean_time_between_s, scaled
 
 DATA = Path(__file__).parent / "data" / "failures"
 INLINE = Place("inline")
@@ -31,6 +31,11 @@ DETECT_S: Mapping[FaultKind, float] = {
     "corruption": 600.0,
     "planned": 0.0,
 }
+
+
+# No spare node takes the place of a broken switch: the job is slow until it is repaired.
+UNREPLACED: tuple[Scope, ...] = ("rail", "spine")
+NEVER = fixed(float("inf"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +204,8 @@ def _read_class(name: str, section: Section, gpu_seconds: float) -> FaultClass:
     values = read_values(FaultClass, section, CLASS_FIELDS)
     count = values.pop("rate_per_gpu_s") or 0.0
     values["detect"] = _detection(section, values["kind"], values["detect"])
+    if values["scope"] in UNREPLACED:
+        values["detect"] = NEVER
     fault = FaultClass(name=name, rate_per_gpu_s=count / gpu_seconds, **values)
     _check_slowness(section, fault)
     if fault.scope == "job" and fault.repair is not None:
@@ -217,8 +224,13 @@ def _detection(section: Section, kind: FaultKind, given: Duration | None) -> Dur
 
 
 def _check_slowness(section: Section, fault: FaultClass) -> None:
-    """A slow fault passes, and has either a speed or what it leaves of a node's links; no other has links."""
+    """A slow fault passes, and has either a speed or what it leaves of a node's links; no other has links.
+
+    One of a part of the network has neither: its speed is simulated."""
     links = fault.link_fraction
+    if fault.scope in NETWORK_STATES and fault.kind != "slow":
+        section.report("scope", f"{fault.scope} belongs to kind slow, not {fault.kind}: the job goes on without it")
+        return
     if fault.kind == "slow" and fault.lasts is None:
         section.report("lasts", "is missing: a slow fault passes by itself after some time, e.g. {mean: 72 min}")
     if links is not None and fault.kind != "slow":
@@ -227,8 +239,16 @@ def _check_slowness(section: Section, fault: FaultClass) -> None:
         section.report("links", "must be between 0 and 1: the share of a node's link bandwidth that is left")
     elif links is not None and "speed" in section.data:
         section.report("links", "and speed exclude each other: with links the speed follows from the simulated step")
+    elif fault.network_state is not None:
+        _check_simulated(section, fault)
     elif fault.kind == "slow" and links is None and not 0 < fault.speed < 1:
         section.report("speed", "must be between 0 and 1: the job's speed while the fault lasts")
+
+
+def _check_simulated(section: Section, fault: FaultClass) -> None:
+    for key in ("speed", "links"):
+        if key in section.data:
+            section.report(key, f"does not go with scope {fault.scope}, whose speed is simulated. Leave it out")
 
 
 # -- JSON Schema ----------------------------------------------------------------------------------------------------

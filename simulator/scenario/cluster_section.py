@@ -8,7 +8,7 @@ from typing import Any
 from hardware import catalogue
 from hardware.problems import Place
 from hardware.sections import Section
-from hardware.specs import Cluster
+from hardware.specs import Cluster, Failed
 from hardware.topology.custom import read_network
 from simulator.fields import Form, Setting, read_fields, setting
 
@@ -23,6 +23,15 @@ def _part(kind: catalogue.Kind, what: str) -> Form:
     }
     named = {"type": "string", "description": f"A {what} of the catalogue, or a file of one.", "examples": names}
     return Form(Section.take, {"anyOf": [named, changed]})
+
+
+@dataclass(frozen=True, slots=True)
+class FailedKeys:
+    """Parts of the network that are broken: the step is that of a job which goes on without them."""
+
+    links: int = setting(0, Setting("Broken NIC links, each on a server of its own.", 1, least=0))
+    rails: int = setting(0, Setting("Leaf switches of whole rails: every server loses so many NICs.", 1, least=0))
+    spines: int = setting(0, Setting("Switches above the leaves: every leaf loses so many of its uplinks.", 2, least=0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,7 @@ class ClusterKeys:
             least=0,
         ),
     )
+    failed: FailedKeys = FailedKeys()
 
 
 def read_cluster(section: Section) -> Cluster | None:
@@ -84,7 +94,8 @@ def read_cluster(section: Section) -> Cluster | None:
         at,
     )
     _check_graph(section, found)
-    return replace(found, water_l_per_kwh=keys.water_l_per_kwh)
+    failed = Failed(keys.failed.links, keys.failed.rails, keys.failed.spines)
+    return replace(found, water_l_per_kwh=keys.water_l_per_kwh, failed=failed)
 
 
 def _read_alone(keys: ClusterKeys, at: Place) -> None:

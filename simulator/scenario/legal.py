@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from hardware.precisions import OFFERED, PRECISIONS
 from hardware.problems import InputError, Place, Problem
-from hardware.specs import Cluster
+from hardware.specs import Cluster, Failed
+from hardware.wiring import impossible_failures
 from simulator.fields import wrong_values
 from simulator.model.spec import Model
 from simulator.optimizers import OPTIMIZERS
@@ -59,9 +61,28 @@ def _unfit(scenario: Scenario) -> Iterator[tuple[str, str]]:
     """What is wrong with the scenario's own plan, as (key, message)."""
     model, cluster, plan, run = scenario.model, scenario.cluster, scenario.plan, scenario.run
     yield from illegal(model, cluster, plan, run, scenario.stack_settings)
+    yield from ((f"cluster.failed.{key}", message) for key, message in impossible_failures(cluster))
+    yield from unfit_failures(scenario)
     yield from unfit_surroundings(scenario.around, cluster, plan)
     if scenario.spread is not None:
         yield from unfit(scenario.spread, model, cluster, plan)
+
+
+def unfit_failures(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    """Classes of failures that strike parts which the cluster's network does not have."""
+    policies, cluster = scenario.run.policies, scenario.cluster
+    classes = policies.failures.classes if policies else ()
+    for fault in classes:
+        state = fault.network_state
+        if fault.scope == "switch" and cluster.fabric.rails:
+            why = (
+                f"is switch, and leaves of {cluster.fabric.name} join rails: none takes a server. Write rail, kind slow"
+            )
+            yield f"run.failures.classes.{fault.name}.scope", why
+        if state is None:
+            continue
+        for _, message in impossible_failures(replace(cluster, failed=Failed(**state))):
+            yield f"run.failures.classes.{fault.name}.scope", f"{fault.scope}: {message}"
 
 
 def _unfit_phases(scenario: Scenario) -> Iterator[tuple[str, str]]:

@@ -316,6 +316,7 @@ def test_examples_of_failures_are_read(what: Any) -> None:
         ({"spares": {"hot": 2_000_000}}, "must be at most 1,000,000, not 2e"),
         ({"spares": {"hot": 1.5}}, "must be a whole number, not 1.5"),
         ({"simulation": {"workers": 5000}}, "must be at most 1,024"),
+        ({"checkpoint": {"every": "5 min", "least_every": "10 min"}}, "bounds an interval that is left open"),
         ({"simulation": {"give_up_below": "100%"}}, "must be below 1, not 1"),
         ({"failures": {"base": "rsc-1", "bursts": {"mean": 11, "window": "1 h"}}}, "must be at most 10, not 11"),
         ({"failures": {"mtbf": "3 h", "rate_multiplier": 2}}, "exclude each other"),
