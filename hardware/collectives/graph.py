@@ -51,7 +51,7 @@ def graph_slowdown(operation: str, algorithm: str, group: Group, links: Links) -
 def graph_load(path: str, pattern: str, domains: int, spacing_gpus: int, adaptive: bool) -> float:
     """Seconds of the busiest link outside scale-up domains while every GPU sends one byte over its NIC."""
     network = network_at(path)
-    steps = _steps(pattern, domains)
+    steps = pattern_steps(pattern, domains)
     block = domains * spacing_gpus
     gpus = np.arange(network.gpus - network.gpus % block)
     load = np.zeros(network.links)
@@ -62,7 +62,7 @@ def graph_load(path: str, pattern: str, domains: int, spacing_gpus: int, adaptiv
     return float((load / network.capacity_bytes_per_s)[~inside].max(initial=0.0))
 
 
-def _steps(pattern: str, domains: int) -> dict[int, float]:
+def pattern_steps(pattern: str, domains: int) -> dict[int, float]:
     """How many domains on each GPU sends, and which part of its byte."""
     if pattern == "neighbours" or domains == 2:
         return {1: 1.0}

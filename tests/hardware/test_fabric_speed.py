@@ -22,6 +22,7 @@ from hardware.collectives import (
     strided_group,
 )
 from hardware.collectives.direct import Dragonfly, all_pairs_load, shift_load
+from hardware.collectives.graph import pattern_steps
 from hardware.collectives.group import across_shards, leading_shard
 from hardware.collectives.hashing import expected_fullest
 from hardware.collectives.play import Conditions, carried_bytes, play, strided_groups
@@ -230,6 +231,13 @@ def test_ring_hops_on_a_torus_by_distance() -> None:
     assert shift_load((4, 4, 4), 16, 4) == pytest.approx(1.0)
     assert shift_load((4, 4, 4), 4, 16) == pytest.approx(1.0)
     assert shift_load((8, 8), 4, 2) == pytest.approx(2.0)
+    assert shift_load((4, 1), 2, 2) == pytest.approx(1.0), "half goes each way round, two links far"
+
+
+def test_trees_on_a_graph_send_half_as_much_twice_as_far() -> None:
+    assert pattern_steps("doubling", 8) == pytest.approx({1: 4 / 7, 2: 2 / 7, 4: 1 / 7})
+    assert pattern_steps("doubling", 2) == pattern_steps("neighbours", 8) == {1: 1.0}
+    assert pattern_steps("all_pairs", 5) == pytest.approx(dict.fromkeys((1, 2, 3, 4), 1 / 4))
 
 
 @pytest.mark.parametrize(
