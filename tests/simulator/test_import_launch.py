@@ -184,6 +184,28 @@ def test_files_that_a_script_sources_are_read_beside_it_or_missed_by_name(tmp_pa
     assert "precision" not in alone.text
 
 
+def test_short_names_of_mlperf_batches_are_known(tmp_path: Path) -> None:
+    text = "export NNODES=1\nexport GPUS_PER_NODE=8\nexport GBS=32\nexport MBS=2\nexport TP=1\nexport MAX_STEPS=9\n"
+    read = scenario(tmp_path, {"config_MI355X_1x8x1_8b.sh": text})
+    assert (read.model.name, read.plan.micro_batch_size, read.plan.global_batch_size) == ("llama-3.1-8b", 2, 32)
+    assert read.cluster.node.name == "mi355x-platform"
+
+
+def test_what_does_nothing_at_tp_1_and_a_models_own_depth_are_left_out(tmp_path: Path) -> None:
+    text = "export MINIBS=2\nexport MICRO_BATCH_SIZE=1\nexport TENSOR_MODEL_PARALLEL=1\nexport TP_COMM_OVERLAP=True\n"
+    text += 'export OVERWRITTEN_NUM_LAYERS=32\nexport MODEL_SIZE="8b"\nexport DGXNNODES=1\nexport MAX_STEPS=9\n'
+    read = scenario(tmp_path, {"config_DGXH100_1x8.sh": text})
+    assert (read.model.name, read.plan.overlap.tp_comm) == ("llama-3.1-8b", False)
+    deeper = text.replace("LAYERS=32", "LAYERS=48")
+    assert len(scenario(tmp_path, {"config_DGXH100_1x8.sh": deeper}).model.layers) == 48
+
+
+def test_a_config_that_only_sources_a_missing_one_says_which(tmp_path: Path) -> None:
+    text = "source $(dirname ${BASH_SOURCE[0]})/config_GB200.sh\nexport NAME=x\n"
+    with pytest.raises(InputError, match=r"config_GB200\.sh is sourced and was not given"):
+        imported(tmp_path, {"config_GB300.sh": text})
+
+
 def test_the_mlperf_deepseek_config_brings_layout_dispatcher_and_graphs(tmp_path: Path) -> None:
     read = scenario(tmp_path, {"config_GB200_64x4.sh": DEEPSEEK_V3}, "cluster.fabric=nvl72-400g-2tier")
     plan = read.plan

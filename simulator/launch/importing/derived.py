@@ -118,9 +118,10 @@ def _shard_group(keys: Keys, statements: Sequence[Statement]) -> None:
 
 
 def _without_tensor_parallelism(keys: Keys, statements: Sequence[Statement]) -> None:
-    """Sequence parallelism does nothing without tensor parallelism, whatever is written."""
+    """Sequence parallelism and its overlap do nothing without tensor parallelism, whatever is written."""
     if keys.value("plan.tp", 1) in (1, None):
         keys.found.pop("plan.sequence_parallel", None)
+        keys.found.pop("plan.overlap.tp_comm", None)
 
 
 def _rank_order(keys: Keys, statements: Sequence[Statement]) -> None:
