@@ -17,6 +17,8 @@ from simulator.launch.text import python_literal, render
 from simulator.launch.told import Told
 from simulator.model.catalogue import load
 from simulator.model.catalogue import names as catalogue_names
+from simulator.plan.choices import SHARDINGS
+from simulator.plan.spec import Plan
 from simulator.scenario.schema import Scenario
 
 # Values that are names in the recipe's Python, not strings.
@@ -46,6 +48,10 @@ def fits_torchtitan(table: Table, scenario: Scenario, facts: Mapping[str, Any]) 
     """What torchtitan's mesh, trainer and registry cannot be told of a plan."""
     plan, seq_length = scenario.plan, scenario.run.seq_length
     found = registered(table, scenario, facts)
+    found += _unpipelined(plan, len(scenario.model.mtp))
+    if not SHARDINGS[plan.sharding].shards_optimizer and plan.cp > 1:
+        why = "FSDP shards over the context-parallel ranks"
+        found.append(Inexpressible("plan.sharding", plan.sharding, why, "full"))
     ranks = facts["plan.shards"] * plan.cp * plan.tp
     if ranks % plan.ep:
         why = f"experts are spread over dp_shard x cp x tp = {ranks} ranks, which {plan.ep} does not divide"
@@ -57,6 +63,15 @@ def fits_torchtitan(table: Table, scenario: Scenario, facts: Mapping[str, Any]) 
         why = "CUDA graphs go neither with pipelines nor with dispatchers that wait for the host"
         found.append(Inexpressible("plan.stack.cuda_graphs", plan.stack.cuda_graphs, why, "none"))
     return found
+
+
+def _unpipelined(plan: Plan, modules: int) -> list[Inexpressible]:
+    """Prediction modules raise NotImplementedError beside pipelines and context parallelism (deepseek_v3/mtp.py)."""
+    if not modules:
+        return []
+    why = "prediction modules (MTP) go neither with pipelines nor with context parallelism in this release"
+    degrees = {"plan.pp": plan.pp, "plan.cp": plan.cp}
+    return [Inexpressible(key, degree, why, 1) for key, degree in degrees.items() if degree > 1]
 
 
 def catalogue_name(table: Table, scenario: Scenario, facts: Mapping[str, Any]) -> str | None:

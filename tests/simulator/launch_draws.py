@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hardware import catalogue
+from hardware.precisions import PRECISIONS
 from hardware.problems import InputError
 from simulator.launch.forecast import Forecast
 from simulator.model.catalogue import load
@@ -40,7 +41,7 @@ MODELS = (
 )
 MACHINES = (("hgx-h100", "ndr-rail-3tier"), ("hgx-b200", "ndr-rail-3tier"), ("gb200-nvl72", "nvl72-400g-2tier"))
 MODULES = ("core_attn", "layernorm", "mlp", "moe_act", "moe", "mla_up_proj", "shared_experts")
-PRECISIONS = ("bf16", "bf16", "fp8-delayed", "fp8-tensorwise", "fp8-blockwise", "mxfp8", "nvfp4")
+DRAWN_PRECISIONS = ("bf16", "bf16", "fp8-delayed", "fp8-tensorwise", "fp8-blockwise", "mxfp8", "nvfp4")
 
 
 @cache
@@ -76,6 +77,8 @@ def draw(chance: random.Random) -> Scenario | None:
         cluster = catalogue.cluster(plan.gpus, catalogue.node(node), fabric)
     except InputError:
         return None
+    if PRECISIONS[plan.precision].lacks(cluster.accelerator.peak_flops_per_s):
+        return None
     run = replace(base().run, seq_length=seq_length)
     return replace(base(), name=name, model=load(name), cluster=cluster, plan=plan, run=run)
 
@@ -104,7 +107,7 @@ def draw_plan(chance: random.Random, facts: ModelFacts) -> Plan:
         cp_comm=chance.choice(("p2p", "allgather", "a2a")),
         schedule=default_schedule(pp, vpp),
         sharding=sharding,
-        precision=chance.choice(PRECISIONS),
+        precision=chance.choice(DRAWN_PRECISIONS),
         fp8_param_gather=chance.random() < 0.3,
         recompute=draw_recompute(chance),
         optimizer=draw_optimizer(chance),
@@ -168,3 +171,25 @@ def draw_overlap(chance: random.Random) -> Overlap:
         shared_experts=not paired and chance.random() < 0.3,
         delay_wgrad=paired and chance.random() < 0.5,
     )
+
+
+def acting(scenario: Scenario) -> Plan:
+    """The plan with the default in place of every value that acts on nothing, which no launch says."""
+    plan, facts = scenario.plan, model_facts(scenario.model)
+    shared = any(getattr(layer.ffn, "shared_width", 0) for layer in scenario.model.layers)
+    default = Plan(1, 1, 1)
+    changes: dict[str, Any] = {}
+    if plan.cp == 1:
+        changes["cp_comm"] = default.cp_comm
+    if not facts.moe:
+        changes |= {"dispatcher": default.dispatcher, "capacity_factor": None}
+    overlap = plan.overlap
+    if plan.vpp == 1:
+        overlap = replace(overlap, p2p=default.overlap.p2p)
+    if plan.ep == 1:
+        overlap = replace(overlap, moe_ep=False, delay_wgrad=False)
+    if plan.sharding == "none":
+        overlap = replace(overlap, param_gather=default.overlap.param_gather)
+    if not shared:
+        overlap = replace(overlap, shared_experts=False)
+    return replace(plan, overlap=overlap, **changes)

@@ -332,6 +332,72 @@ def test_lost_behaviours_of_the_software_are_predicted_as_scenarios_would_be() -
     assert changes["kernels are not fused"].explains_fraction == 1
 
 
+@pytest.mark.parametrize(
+    ("printed", "length"),
+    [
+        ("  seq_length ...................................... 1024\n", 1024),
+        ("0:   seq_length .................................... 1024\n  decoder_seq_length ..... 64\n", 1024),
+        ("model:\n  seq_length: 1024\ndataset:\n  seq_length: 1024\n", 1024),
+        ("  seq_length .... 1024\n  seq_length .... 4096\n", 0),
+        ("a word on seq_length: 1024 is better\n", 0),
+    ],
+)
+def test_the_length_of_a_sequence_is_what_the_job_prints(tmp_path: Path, printed: str, length: int) -> None:
+    """Megatron's arguments and Bridge's configuration; two lengths before the first step are two jobs, and say none."""
+    log = log_of(tmp_path, printed + run_of(range(1, 11))[0])
+    assert log.jobs[0].seq_length == length
+
+
+def test_a_logs_own_batch_and_sequence_price_its_tokens_and_are_predicted(tmp_path: Path) -> None:
+    """128 sequences of 1,024 tokens in 5 s are 26,214.4 tokens/s, whatever the scenario (64 of 2,048) says."""
+    printed = "  seq_length ...................................... 1024\n"
+    found = explained(tmp_path, printed + run_of(range(1, 31), batch=128)[0])
+    figures = {each.quantity: each for each in found.figures}
+    assert figures["tokens_per_s"].measured == 128 * 1024 / 5
+    assert figures["tokens_per_s_per_gpu"].measured == 128 * 1024 / 5 / 8
+    alike = tiny("plan.global_batch_size=128", "run.seq_length=1024")
+    assert found.prediction.step_time_s == simulate(alike).step.step_time_s
+    assert figures["mfu_fraction"].measured == pytest.approx(
+        found.prediction.mfu_fraction * found.prediction.step_time_s / 5
+    )
+    assert "128 sequences a step where the scenario's plan.global_batch_size is 64" in found.notes[0]
+    assert "1024 tokens a sequence where the scenario's run.seq_length is 2048" in found.notes[0]
+    assert "--set plan.global_batch_size=128 --set run.seq_length=1024" in found.notes[0]
+
+
+def test_a_batch_that_the_plan_cannot_have_still_prices_the_logs_tokens(tmp_path: Path) -> None:
+    """66 sequences are no multiple of 4 ranks of 2: MFU is 66/64 of that of the predicted step in the same time."""
+    found = explained(tmp_path, run_of(range(1, 31), batch=66)[0])
+    predicted_s = simulate(tiny()).step.step_time_s
+    figures = {each.quantity: each for each in found.figures}
+    assert found.prediction.step_time_s == predicted_s
+    assert figures["tokens_per_s"].measured == 66 * 2048 / 5
+    share = figures["mfu_fraction"].measured / found.prediction.mfu_fraction
+    assert share == pytest.approx(66 / 64 * predicted_s / 5)
+    assert "the plan is not legal with that" in found.notes[0]
+
+
+def test_torchtitan_and_deepspeed_say_their_step_before_the_first(tmp_path: Path) -> None:
+    """torchtitan: 32 sequences of 4,096 tokens over 8 GPUs at 4,096 tokens/s each take 4 s."""
+    text = "[titan] - root - INFO - Trainer is initialized with local batch size 4, global batch size 32, gradient "
+    text += "accumulation steps 1, sequence length 4096, total steps 1000 (warmup 200)\n"
+    text += "".join(f"[titan] - root - INFO - step: {step}  loss: 6.1  tps: 4,096\n" for step in range(1, 11))
+    found = explained(tmp_path, text)
+    assert (found.job.batch, found.job.seq_length, found.steady.step_time_s) == (32, 4096, 4.0)
+    text = "[INFO] [config.py:1003:print]   train_batch_size ............. 32\n"
+    text += "".join(f"global_step={step}, RunningAvgSamplesPerSec=9.0, CurrSamplesPerSec=8.0\n" for step in range(1, 9))
+    found = explained(tmp_path, text)
+    assert (found.job.batch, found.steady.step_time_s) == (32, 4.0)
+
+
+def test_mlperf_says_the_length_of_a_sequence(tmp_path: Path) -> None:
+    entries = [{"key": "max_sequence_length", "value": 1024}, {"key": "global_batch_size", "value": 64}]
+    entries += [{"key": "tracked_stats", "value": {"throughput": 32.0}, "metadata": {"step": n}} for n in range(1, 9)]
+    found = explained(tmp_path, "".join(f":::MLLOG {json.dumps(entry)}\n" for entry in entries))
+    assert (found.job.batch, found.job.seq_length) == (64, 1024)
+    assert found.prediction.step_time_s == simulate(tiny("run.seq_length=1024")).step.step_time_s
+
+
 # -- traces ---------------------------------------------------------------------------------------------------------
 
 

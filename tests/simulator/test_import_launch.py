@@ -7,13 +7,11 @@ from pathlib import Path
 import pytest
 
 from hardware.problems import InputError
-from simulator.launch import launch
 from simulator.launch.importing.importer import ImportedScenario, import_launch
 from simulator.launch.importing.models import layer_pattern
 from simulator.launch.importing.shell import read_script
-from simulator.plan.spec import Plan
 from simulator.scenario.schema import Scenario, load_scenario
-from tests.command import ROOT, traincast
+from tests.command import traincast
 
 COMMON = """\
 export USE_DIST_OPTIMIZER=True
@@ -83,23 +81,6 @@ cat > other.sh <<'EOF'
 --global-batch-size 7
 EOF
 """
-TOML = """\
-[model]
-name = "llama3"
-flavor = "405B"
-converters = ["float8"]
-[training]
-local_batch_size = 2
-seq_len = 8192
-steps = 3000
-[parallelism]
-data_parallel_shard_degree = -1
-tensor_parallel_degree = 8
-[activation_checkpoint]
-mode = "full"
-[compile]
-enable = true
-"""
 DEEPSPEED = """\
 {
  "train_batch_size": 512,
@@ -128,18 +109,6 @@ torchrun --nnodes 16 --nproc_per_node 8 run_recipe.py --recipe qwen3_235b_a22b_p
   train.micro_batch_size=1 train.global_batch_size=2048 model.seq_length=4096 \\
   model.pipeline_model_parallel_layout="Et*11|(t*12|)*6t*11L" "model.recompute_modules=[moe_act,layernorm]" \\
   model.recompute_granularity=selective
-"""
-TITAN = """\
-import os
-from torchtitan.models.deepseek_v3 import model_registry
-os.system("touch HACKED")
-def config():
-    return Trainer.Config(
-        model_spec=model_registry("671B"),
-        training=TrainingConfig(local_batch_size=4, seq_len=4096, steps=100),
-        parallelism=ParallelismConfig(data_parallel_shard_degree=-1, expert_parallel_degree=8),
-        activation_checkpoint=FullAC.Config(),
-    )
 """
 PRINTED = """\
  > building
@@ -215,6 +184,28 @@ def test_files_that_a_script_sources_are_read_beside_it_or_missed_by_name(tmp_pa
     assert "precision" not in alone.text
 
 
+def test_short_names_of_mlperf_batches_are_known(tmp_path: Path) -> None:
+    text = "export NNODES=1\nexport GPUS_PER_NODE=8\nexport GBS=32\nexport MBS=2\nexport TP=1\nexport MAX_STEPS=9\n"
+    read = scenario(tmp_path, {"config_MI355X_1x8x1_8b.sh": text})
+    assert (read.model.name, read.plan.micro_batch_size, read.plan.global_batch_size) == ("llama-3.1-8b", 2, 32)
+    assert read.cluster.node.name == "mi355x-platform"
+
+
+def test_what_does_nothing_at_tp_1_and_a_models_own_depth_are_left_out(tmp_path: Path) -> None:
+    text = "export MINIBS=2\nexport MICRO_BATCH_SIZE=1\nexport TENSOR_MODEL_PARALLEL=1\nexport TP_COMM_OVERLAP=True\n"
+    text += 'export OVERWRITTEN_NUM_LAYERS=32\nexport MODEL_SIZE="8b"\nexport DGXNNODES=1\nexport MAX_STEPS=9\n'
+    read = scenario(tmp_path, {"config_DGXH100_1x8.sh": text})
+    assert (read.model.name, read.plan.overlap.tp_comm) == ("llama-3.1-8b", False)
+    deeper = text.replace("LAYERS=32", "LAYERS=48")
+    assert len(scenario(tmp_path, {"config_DGXH100_1x8.sh": deeper}).model.layers) == 48
+
+
+def test_a_config_that_only_sources_a_missing_one_says_which(tmp_path: Path) -> None:
+    text = "source $(dirname ${BASH_SOURCE[0]})/config_GB200.sh\nexport NAME=x\n"
+    with pytest.raises(InputError, match=r"config_GB200\.sh is sourced and was not given"):
+        imported(tmp_path, {"config_GB300.sh": text})
+
+
 def test_the_mlperf_deepseek_config_brings_layout_dispatcher_and_graphs(tmp_path: Path) -> None:
     read = scenario(tmp_path, {"config_GB200_64x4.sh": DEEPSEEK_V3}, "cluster.fabric=nvl72-400g-2tier")
     plan = read.plan
@@ -252,24 +243,6 @@ def test_arguments_as_a_job_prints_them(tmp_path: Path) -> None:
     read = scenario(tmp_path, {"job.log": PRINTED}, "cluster.node=hgx-h100", "cluster.fabric=ndr-rail-2tier")
     assert (read.model.name, read.cluster.gpus, read.plan.tp) == ("llama-3-8b", 16, 2)
     assert (read.plan.sharding, read.plan.recompute.granularity) == ("none", "none")
-
-
-def test_torchtitan_of_2025_in_toml(tmp_path: Path) -> None:
-    given = ("cluster.gpus=512", "cluster.node=hgx-h100", "cluster.fabric=ndr-rail-2tier")
-    read = scenario(tmp_path, {"llama3.toml": TOML}, *given)
-    assert (read.model.name, read.plan.tp, read.plan.sharding) == ("llama-3.1-405b", 8, "full")
-    assert (read.plan.micro_batch_size, read.plan.global_batch_size) == (2, 2 * 64)
-    assert read.plan.recompute.granularity == "full"
-    assert read.plan.precision.startswith("fp8-")
-    assert read.plan.stack.name == "torchtitan-0.3-compiled"
-    assert "llama3.toml:11" in (tmp_path / "imported.yaml").read_text()
-
-
-def test_torchtitans_python_is_read_and_not_executed(tmp_path: Path) -> None:
-    given = ("cluster.gpus=64", "cluster.node=hgx-h100", "cluster.fabric=ndr-rail-2tier")
-    read = scenario(tmp_path, {"config.py": TITAN}, *given)
-    assert (read.model.name, read.plan.ep, read.plan.micro_batch_size) == ("deepseek-v3", 8, 4)
-    assert (read.plan.recompute.granularity, read.run.tokens) == ("full", 100 * 256 * 4096)
 
 
 def test_deepspeeds_json_leaves_model_and_length_to_fill_in(tmp_path: Path) -> None:
@@ -376,39 +349,7 @@ def test_layers_with_experts_by_megatrons_expression(written: object, pattern: l
     assert layer_pattern(written, 4) == pattern
 
 
-# -- back again -----------------------------------------------------------------------------------------------------
-
-SHIPPED = ("deepseek-v3-256xgb200", "gpt3-175b-v100", "kimi-k2-10240xh100", "qwen3-235b-256xh100", "tiny")
-
-
-ROUNDS = [(name, "megatron", "arguments.sh") for name in SHIPPED]
-# Bridge's overrides leave the vocabulary to the tokenizer: a model that no recipe names stays to be filled in.
-ROUNDS += [(name, "bridge", "overrides.txt") for name in SHIPPED if name != "tiny"]
-
-
-@pytest.mark.parametrize(("name", "target", "file"), ROUNDS)
-def test_what_a_launch_says_is_imported_as_the_same_plan(tmp_path: Path, name: str, target: str, file: str) -> None:
-    shipped = load_scenario(ROOT / "scenarios" / f"{name}.yaml")
-    made = launch(shipped, target, "slurm", partial=True)
-    if any(each.key.startswith("plan") for each in made.inexpressible):
-        pytest.skip(f"{target} cannot be told {made.inexpressible[0].key}")
-    cluster = shipped.cluster
-    given = [
-        f"cluster.gpus={cluster.gpus}",
-        f"cluster.node={cluster.node.name}",
-        f"cluster.fabric={cluster.fabric.name}",
-    ]
-    back = scenario(tmp_path, {file: made.files[file]}, *given)
-    assert told(back.plan) == told(shipped.plan)
-    assert back.run.seq_length == shipped.run.seq_length
-    if target == "megatron":
-        assert back.model.layers == shipped.model.layers
-
-
-def told(plan: Plan) -> dict[str, object]:
-    """The plan without what no launch carries: the imbalance of data, and the release that its writer chose."""
-    kept = {name: getattr(plan, name) for name in Plan.__dataclass_fields__}
-    return {name: value for name, value in kept.items() if name not in ("expert_imbalance", "stack")}
+# -- the verb -------------------------------------------------------------------------------------------------------
 
 
 def test_the_verb_writes_a_file_once_and_lists_what_to_fill_in(tmp_path: Path) -> None:

@@ -150,8 +150,9 @@ TORCHTITAN = {
     "deepseek-v3": (
         "deepseek-v3-2048xh800",
         (
+            "model={base: deepseek-v3, mtp: 0}",
             "plan={pp: 8, vpp: 2, ep: 32, micro_batch_size: 1, global_batch_size: 8192, schedule: interleaved, "
-            "layout: Etttt|(tttt|)*14tmL, stack: torchtitan-0.3}",
+            "layout: Etttt|(tttt|)*14tL, stack: torchtitan-0.3}",
         ),
     ),
     "qwen3-235b-a22b": (

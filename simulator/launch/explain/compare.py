@@ -13,6 +13,7 @@ from simulator.launch.explain.kineto import TracedStep
 from simulator.launch.explain.lost import LostTime, lost_time
 from simulator.launch.explain.records import Job, Log, Memory
 from simulator.launch.explain.steady import Drift, SteadySteps, Workpiece, steady_steps
+from simulator.launch.explain.work import as_logged, flops_ratio, work_notes, workpiece
 from simulator.plan.placement import coordinates
 from simulator.predict.prediction import Prediction, predict
 from simulator.predict.simulate import simulate
@@ -98,17 +99,15 @@ class Explanation:
 def explain(scenario: Scenario, log: Log, trace: TracedStep | None = None, job: int | None = None) -> Explanation:
     """Sets a log's job against the scenario's prediction; `job` counts from 1 (None: the one that fits best).
 
+    Predicted is the log's own step: its batch and sequence, where the log says them and the plan is legal with them.
+
     Raises InputError where there is no such job.
     """
     chosen = chosen_job(log, scenario, job)
-    work = Workpiece(
-        batch=scenario.plan.global_batch_size,
-        tokens=scenario.plan.global_batch_size * scenario.run.seq_length,
-        gpus=scenario.cluster.gpus,
-    )
+    work = workpiece(scenario, chosen)
     steady = steady_steps(chosen, work)
-    # The run's failures are drawn no better for a log: only the step is compared.
-    done = simulate(replace(scenario, run=replace(scenario.run, policies=None)))
+    asked, scenario = scenario, as_logged(scenario, chosen)
+    done = simulate(scenario)
     prediction = predict(done)
     uncorrected_s = simulate(replace(scenario, site=None)).step.step_time_s if scenario.site else done.step.step_time_s
     measured_s = steady.step_time_s
@@ -125,14 +124,14 @@ def explain(scenario: Scenario, log: Log, trace: TracedStep | None = None, job: 
         others=tuple(f"{number}: {each.name()}" for number, each in enumerate(log.jobs, 1) if each is not chosen),
         steady=steady,
         lost=lost,
-        figures=figures(steady, work, prediction),
+        figures=figures(steady, work, prediction, flops_ratio(scenario, chosen)),
         memory=stage_memory(log.memory, scenario, prediction),
         causes=found,
         stacks=stacks,
         trace=traced,
         run=SiteRun(measured_s, uncorrected_s, scenario.name, scenario.cluster.gpus, steady.steps),
         next=what_next(found, stacks, traced, steady, lost),
-        notes=notes(log, chosen, scenario, steady),
+        notes=(*work_notes(asked, scenario, chosen), *notes(log, scenario, steady)),
     )
 
 
@@ -148,11 +147,14 @@ def chosen_job(log: Log, scenario: Scenario, number: int | None) -> Job:
     return max(fitting, key=lambda job: sum(len(each) for each in job.attempts))
 
 
-def figures(steady: SteadySteps, work: Workpiece, prediction: Prediction) -> tuple[Figure, ...]:
-    """Step time and what follows from it."""
+def figures(
+    steady: SteadySteps, work: Workpiece, prediction: Prediction, flops_ratio: float = 1.0
+) -> tuple[Figure, ...]:
+    """Step time and what follows from it; `flops_ratio`: model FLOPs of the log's step over the predicted one's."""
     measured_s, predicted_s = steady.step_time_s, prediction.step_time_s
     low, high = prediction.step_time_interval_s
     per_gpu = work.tokens / work.gpus
+    measured_mfu = prediction.mfu_fraction * flops_ratio * predicted_s / measured_s
     return (
         Figure("step_time_s", measured_s, predicted_s, (low, high)),
         Figure(
@@ -164,7 +166,7 @@ def figures(steady: SteadySteps, work: Workpiece, prediction: Prediction) -> tup
             prediction.tokens_per_s_per_gpu,
             (per_gpu / high, per_gpu / low),
         ),
-        Figure("mfu_fraction", prediction.mfu_fraction * predicted_s / measured_s, prediction.mfu_fraction),
+        Figure("mfu_fraction", measured_mfu, prediction.mfu_fraction),
     )
 
 
@@ -258,14 +260,9 @@ LOSS_REMEDIES: Mapping[str, str] = {
 }
 
 
-def notes(log: Log, job: Job, scenario: Scenario, steady: SteadySteps) -> tuple[str, ...]:
+def notes(log: Log, scenario: Scenario, steady: SteadySteps) -> tuple[str, ...]:
     """What a reader must know of the log before trusting the comparison."""
     found = []
-    if job.batch and job.batch != scenario.plan.global_batch_size:
-        found.append(
-            f"the log's steps have a batch of {job.batch}, the scenario's plan.global_batch_size is "
-            f"{scenario.plan.global_batch_size}: is it the right scenario?"
-        )
     if len(log.jobs) > 1:
         found.append(f"the log holds {len(log.jobs)} jobs; --job chooses another one")
     if log.broken:

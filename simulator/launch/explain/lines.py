@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from simulator.launch.explain.records import SAMPLES, SECONDS, TOKENS_PER_GPU, Memory, StepLine
+from simulator.launch.explain.records import NOTHING_SAID, SAMPLES, SECONDS, TOKENS_PER_GPU, Memory, StepLine, WorkSaid
 
 MIB, GB, GIB = 2.0**20, 1e9, 2.0**30
 _NUMBER = rb"([0-9][0-9.,]*(?:[eE][-+]?[0-9]+)?)"
@@ -29,12 +29,16 @@ _MEMORY = re.compile(rb"memory \((MB|GB)\)")
 _ALLOCATED = re.compile(rb"max[ -]allocated(?:-gigabytes)?:\s*" + _NUMBER)
 _RESERVED = re.compile(rb"max[ -]reserved(?:-gigabytes)?:\s*" + _NUMBER)
 _THEORY = re.compile(rb"(weight and optimizer|activation|total)=\s*" + _NUMBER + rb"\s*(MB|GB)")
+_MEGATRON_LENGTH = re.compile(rb" seq_length (?:\.)+ ?(\d+)")
+_BRIDGE_LENGTH = re.compile(rb"^(?:.*: )?\s*seq_length: (\d+)\s*$")
+_TITAN_WORK = re.compile(rb"global batch size (\d+).*?, sequence length (\d+)")
+_DEEPSPEED_BATCH = re.compile(rb"train_batch_size \.+ (\d+)")
 _TOOK = re.compile(rb"in\s*" + _NUMBER + rb"\s*seconds")
 _TIMER_MS = re.compile(rb"\.+:\s*\(\s*" + _NUMBER + rb",\s*" + _NUMBER + rb"\)")
 
 
 class Said(NamedTuple):
-    """What one line says: a step, memory of a rank, a pause, or the framework's own memory estimate.
+    """What one line says: a step, memory of a rank, a pause, what a step trains, or the framework's memory estimate.
 
     A pause took `pause_s` (nan: not said), or it begins at `begins_s`, or ended at `ends_s`."""
 
@@ -46,7 +50,7 @@ class Said(NamedTuple):
     begins_s: float = float("nan")
     ends_s: float = float("nan")
     theoretical_bytes: Mapping[str, float] | None = None
-    batch: int = 0
+    work: WorkSaid = NOTHING_SAID
 
 
 Reader = Callable[[bytes], Said | None]
@@ -178,6 +182,27 @@ def _evaluation(line: bytes) -> Said | None:
     return Said(rank_of(line), pause="evaluation")
 
 
+def _megatron_length(line: bytes) -> Said | None:
+    found = _MEGATRON_LENGTH.search(line)
+    return Said(work=WorkSaid(seq_length=int(found[1]))) if found else None
+
+
+def _bridge_length(line: bytes) -> Said:
+    """A line of the printed configuration; other text that holds the words says nothing."""
+    found = _BRIDGE_LENGTH.search(line)
+    return Said(work=WorkSaid(seq_length=int(found[1]))) if found else Said()
+
+
+def _titan_work(line: bytes) -> Said:
+    found = _TITAN_WORK.search(line)
+    return Said(work=WorkSaid(int(found[1]), int(found[2]))) if found else Said()
+
+
+def _deepspeed_batch(line: bytes) -> Said:
+    found = _DEEPSPEED_BATCH.search(line)
+    return Said(work=WorkSaid(batch=int(found[1]))) if found else Said()
+
+
 def _mllog(line: bytes) -> Said | None:
     begin = line.find(b"{")
     try:
@@ -191,7 +216,9 @@ def _mllog_entry(entry: Mapping[str, Any]) -> Said:
     key, value = entry.get("key"), entry.get("value")
     at_s = _float(entry.get("time_ms")) * 1e-3
     if key == "global_batch_size" and isinstance(value, int):
-        return Said(batch=value)
+        return Said(work=WorkSaid(batch=value))
+    if key in MLLOG_LENGTHS and isinstance(value, int):
+        return Said(work=WorkSaid(seq_length=value))
     if key == "eval_start":
         return Said(pause="evaluation", begins_s=at_s)
     if key == "eval_stop":
@@ -207,6 +234,9 @@ def _mllog_entry(entry: Mapping[str, Any]) -> Said:
             return Said(step=StepLine("mlperf", where, 0, states, speed, at_s=at_s))
     return Said()
 
+
+# What MLPerf's logs call the tokens of a sequence.
+MLLOG_LENGTHS = ("max_sequence_length", "sequence_length", "seq_length")
 
 # What MLPerf's tracked statistics call a step's time, or samples a second.
 MLLOG_SPEEDS = {
@@ -229,6 +259,10 @@ READERS: tuple[tuple[bytes, Reader], ...] = (
     (b" tps:", _titan_step),
     (b" memory (", _memory),
     (b"Theoretical memory", _theory),
+    (b" seq_length ..", _megatron_length),
+    (b" seq_length: ", _bridge_length),
+    (b", sequence length ", _titan_work),
+    (b"train_batch_size ..", _deepspeed_batch),
     (b"saving checkpoint at iteration", _save),
     (b"Finished saving the checkpoint", _save),
     (b"save-checkpoint ..", _save_timer),

@@ -12,7 +12,7 @@ import numpy as np
 
 from hardware.problems import InputError, Problem
 from simulator.launch.explain.lines import READERS, Said
-from simulator.launch.explain.records import Attempt, Job, Log, Memory, Pause, StepLine
+from simulator.launch.explain.records import NOTHING_SAID, Attempt, Job, Log, Memory, Pause, StepLine, WorkSaid
 
 BLOCK_BYTES = 1 << 20
 LONGEST_LINE = 1 << 16
@@ -34,7 +34,11 @@ class _Reading:
     pauses: list[Pause] = field(default_factory=list)
     memory: dict[int, Memory] = field(default_factory=dict)
     theoretical_bytes: dict[str, float] = field(default_factory=dict)
-    batch: int = 0
+    # What was printed of a step since an attempt began: several values are several jobs, and say nothing of one.
+    batches: set[int] = field(default_factory=set)
+    seq_lengths: set[int] = field(default_factory=set)
+    # MLPerf's lines of steps have no batch of their own.
+    mlperf_batch: int = 0
     evaluation_begins_s: float = float("nan")
     broken: int = 0
     other_ranks: int = 0
@@ -133,8 +137,7 @@ def _read_line(line: bytes, count: int, reading: _Reading) -> None:
 
 def _take(said: Said, count: int, reading: _Reading) -> None:
     """Adds what a line says."""
-    if said.batch:
-        reading.batch = said.batch
+    _take_work(said.work, reading)
     if said.theoretical_bytes:
         reading.theoretical_bytes |= said.theoretical_bytes
     if said.memory is not None:
@@ -144,6 +147,27 @@ def _take(said: Said, count: int, reading: _Reading) -> None:
         _take_pause(said, count, reading)
     if said.step is not None:
         _take_step(said.step, said.rank, count, reading)
+
+
+def _take_work(work: WorkSaid, reading: _Reading) -> None:
+    if work.batch:
+        reading.mlperf_batch = work.batch
+        reading.batches.add(work.batch)
+    if work.seq_length:
+        reading.seq_lengths.add(work.seq_length)
+
+
+def _work_of_next(reading: _Reading) -> WorkSaid:
+    """What the attempt that begins trains a step, as far as one job has said so since the last began."""
+    batches, lengths = reading.batches, reading.seq_lengths
+    work = WorkSaid(_only(batches), _only(lengths))
+    batches.clear()
+    lengths.clear()
+    return work
+
+
+def _only(values: set[int]) -> int:
+    return next(iter(values)) if len(values) == 1 else 0
 
 
 def _take_pause(said: Said, count: int, reading: _Reading) -> None:
@@ -159,8 +183,8 @@ def _take_step(step: StepLine, rank: int | None, count: int, reading: _Reading) 
     if not step.speed > 0 or not np.isfinite(step.speed):
         reading.broken += 1
         return
-    if step.framework == "mlperf" and not step.batch and reading.batch:
-        step = step._replace(batch=reading.batch)
+    if step.framework == "mlperf" and not step.batch and reading.mlperf_batch:
+        step = step._replace(batch=reading.mlperf_batch)
     key = (step.framework, step.total, step.states)
     if reading.leader.setdefault(key, rank) != rank:
         reading.other_ranks += 1
@@ -168,7 +192,7 @@ def _take_step(step: StepLine, rank: int | None, count: int, reading: _Reading) 
     attempts = reading.open.setdefault(key, [])
     attempt = _continued(attempts, step)
     if attempt is None:
-        attempt = Attempt(step.framework, step.total, step.states)
+        attempt = Attempt(step.framework, step.total, step.states, _work_of_next(reading))
         attempts.append(attempt)
         reading.attempts.append(attempt)
     elif attempt.last == step.number:
@@ -215,6 +239,8 @@ def _restarts(before: Attempt, after: Attempt) -> bool:
     alike = (before.framework, before.total, before.states) == (after.framework, after.total, after.states)
     apart = before.line[-1] < after.line[0]
     resumed = after.number[0] <= before.last + MOST_GAPS * before.gap
+    # A restart prints the same of its steps.
+    alike = alike and (before.said == after.said or NOTHING_SAID in (before.said, after.said))
     return alike and apart and resumed and _usual_batch(before) == _usual_batch(after)
 
 
@@ -225,4 +251,9 @@ def _usual_batch(attempt: Attempt) -> int:
 def _job(group: list[Attempt], pauses: list[Pause], alone: bool) -> Job:
     first, last = group[0].line[0], group[-1].line[-1]
     own = tuple(pause for pause in pauses if alone or first <= pause.line <= last)
-    return Job(group[0].framework, group[0].total, group[0].states, tuple(each.steps() for each in group), own)
+    said = WorkSaid(
+        next((each.said.batch for each in group if each.said.batch), 0),
+        next((each.said.seq_length for each in group if each.said.seq_length), 0),
+    )
+    steps = tuple(each.steps() for each in group)
+    return Job(group[0].framework, group[0].total, group[0].states, steps, own, said)

@@ -15,6 +15,16 @@ Floats = NDArray[np.float64]
 SECONDS, TOKENS_PER_GPU, SAMPLES = "seconds", "tokens_per_s_per_gpu", "samples_per_s"
 
 
+class WorkSaid(NamedTuple):
+    """What a job prints of its steps before the first: sequences, and tokens of a sequence (0: not said)."""
+
+    batch: int = 0
+    seq_length: int = 0
+
+
+NOTHING_SAID = WorkSaid()
+
+
 class StepLine(NamedTuple):
     """One line about steps up to `number`, of `total` (0: not said): its speed in the unit that `states` names.
 
@@ -75,6 +85,7 @@ class Attempt:
     framework: str
     total: int
     states: str
+    said: WorkSaid = NOTHING_SAID
     number: array[int] = field(default_factory=lambda: array("q"))
     speed: array[float] = field(default_factory=lambda: array("d"))
     at_s: array[float] = field(default_factory=lambda: array("d"))
@@ -116,12 +127,18 @@ class Job:
     states: str
     attempts: tuple[Steps, ...]
     pauses: tuple[Pause, ...] = ()
+    said: WorkSaid = NOTHING_SAID
 
     @property
     def batch(self) -> int:
-        """Sequences of a step in most lines; 0 where none says."""
+        """Sequences of a step in most lines, else as the job prints at its start; 0 where it does not say."""
         said = np.concatenate([each.batch[each.batch > 0] for each in self.attempts])
-        return int(np.median(said)) if len(said) else 0
+        return int(np.median(said)) if len(said) else self.said.batch
+
+    @property
+    def seq_length(self) -> int:
+        """Tokens of a sequence as the job prints at its start; 0 where it does not say."""
+        return self.said.seq_length
 
     @property
     def lines(self) -> tuple[int, int]:

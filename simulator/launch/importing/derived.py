@@ -9,9 +9,9 @@ from hardware import catalogue
 from hardware.precisions import PRECISIONS
 from simulator.launch.importing.clusters import machines
 from simulator.launch.importing.dialects import dialects
+from simulator.launch.importing.follows import NAMED_MODULES, names_modules, replicas, virtual_stages
 from simulator.launch.importing.statements import Found, Keys, Origin, Statement, typed
-from simulator.plan.choices import GRANULARITIES, SHARDINGS
-from simulator.plan.layout import parse_layout
+from simulator.launch.importing.titan import torchtitan
 
 # Names that state the GPUs of a job outright, the nodes, and the GPUs of a node, in the order of trust.
 GPUS = ("cluster.gpus", "--gpus", "--world-size", "WORLD_SIZE", "--num_gpus", "--ntasks", "NUM_GPUS", "TOTAL_GPUS")
@@ -20,8 +20,6 @@ PER_NODE = (
     *("--gpus-per-node", "--nproc_per_node", "--nproc-per-node", "DGXNGPU", "GPUS_PER_NODE", "NGPUS_PER_NODE"),
     *("GPU_PER_NODE", "NPROC_PER_NODE", "--gres", "--ntasks-per-node", "--gpus_per_node"),
 )
-# The granularity under which a plan names modules.
-NAMED_MODULES = next(name for name, each in GRANULARITIES.items() if each.named_modules)
 # A launcher of MLPerf's submissions without a word on it has eight.
 MLPERF_PER_NODE = 8
 WORD_NAMES = (
@@ -84,16 +82,6 @@ def add_gpus(keys: Keys, statements: Sequence[Statement], dialect: str, node: st
         keys.add("cluster.gpus", nodes[0] * gpus, (nodes[1],), f"{nodes[0]} x {gpus}, the node's GPUs")
 
 
-def replicas(keys: Keys) -> int | None:
-    """Data-parallel replicas, where GPUs and degrees are known."""
-    gpus = keys.value("cluster.gpus")
-    degrees = [keys.value(f"plan.{name}", 1) or 1 for name in ("tp", "cp", "pp")]
-    if not isinstance(gpus, int) or not all(isinstance(degree, int) for degree in degrees):
-        return None
-    model_parallel = degrees[0] * degrees[1] * degrees[2]
-    return gpus // model_parallel if gpus % model_parallel == 0 else None
-
-
 def derive(keys: Keys, statements: Sequence[Statement], dialect: str) -> None:
     """Adds every key that follows, and tidies values that only the framework understands."""
     for rule in (*RULES, *OF_DIALECT.get(dialect, ()), _rank_order):
@@ -103,28 +91,6 @@ def derive(keys: Keys, statements: Sequence[Statement], dialect: str) -> None:
 
 
 ALWAYS_KEPT = ("plan.optimizer.main_params",)
-
-
-def _virtual_stages(keys: Keys, statements: Sequence[Statement]) -> None:
-    """vpp from a layout's segments, or from the layers of a virtual stage."""
-    layout, pp = keys.value("plan.layout"), keys.value("plan.pp", 1)
-    if isinstance(layout, str):
-        try:
-            segments = len(parse_layout(layout))
-        except ValueError:
-            keys.notes.append(f"the pipeline layout {layout!r} cannot be read")
-            return
-        if isinstance(pp, int) and segments % pp == 0 and segments > pp:
-            keys.add("plan.vpp", segments // pp, keys.origins("plan.layout"), f"{segments} segments over pp {pp}")
-        return
-    chunk, layers = keys.value("plan.layers_per_chunk"), keys.value("model.layers")
-    counts = (chunk, layers, pp)
-    if all(isinstance(count, int) for count in counts) and layers % (pp * chunk) == 0 and layers > pp * chunk:
-        keys.add("plan.vpp", layers // (pp * chunk), keys.origins("plan.layers_per_chunk"), f"{chunk} layers each")
-    if keys.value("plan.vpp") in (0, 1):
-        keys.found.pop("plan.vpp", None)
-    if isinstance(pp, int) and pp == 1:
-        keys.found.pop("plan.vpp", None)
 
 
 def _accumulation(keys: Keys, statements: Sequence[Statement]) -> None:
@@ -152,9 +118,10 @@ def _shard_group(keys: Keys, statements: Sequence[Statement]) -> None:
 
 
 def _without_tensor_parallelism(keys: Keys, statements: Sequence[Statement]) -> None:
-    """Sequence parallelism does nothing without tensor parallelism, whatever is written."""
+    """Sequence parallelism and its overlap do nothing without tensor parallelism, whatever is written."""
     if keys.value("plan.tp", 1) in (1, None):
         keys.found.pop("plan.sequence_parallel", None)
+        keys.found.pop("plan.overlap.tp_comm", None)
 
 
 def _rank_order(keys: Keys, statements: Sequence[Statement]) -> None:
@@ -235,88 +202,17 @@ def _mlperf_graphs(keys: Keys, statements: Sequence[Statement]) -> None:
         keys.add("plan.stack.cuda_graphs", "partial", (layer.origin,), layer.name)
 
 
-def _torchtitan(keys: Keys, statements: Sequence[Statement]) -> None:
-    """Shards and replicas decide the sharding; the batch of a replica is the local one."""
-    dp, cp = replicas(keys), keys.value("plan.cp", 1) or 1
-    copies, shards = keys.value("plan.replicas", 1) or 1, keys.value("plan.shards", -1)
-    origins = keys.origins("plan.replicas", "plan.shards")
-    if dp:
-        shards = dp // copies if shards in (-1, None) else shards
-        if shards > 1:
-            keys.add("plan.sharding", _titan_sharding(keys), origins, f"{shards} shards")
-            if copies > 1:
-                keys.add("plan.shard_group", shards * cp, origins, f"{copies} copies")
-        else:
-            keys.add("plan.sharding", "none", origins, "no shards")
-    local = keys.value("plan.local_batch_size")
-    if isinstance(local, int):
-        if keys.value("plan.pp", 1) in (1, None):
-            keys.found["plan.micro_batch_size"] = keys.found["plan.local_batch_size"]
-        elif "plan.micro_batch_size" not in keys.found:
-            keys.add("plan.micro_batch_size", 1, (), "not given: torchtitan's default under pipelines")
-        if keys.value("plan.global_batch_size", -1) in (-1, None) and dp:
-            keys.add(
-                "plan.global_batch_size", local * dp, keys.origins("plan.local_batch_size"), f"{local} x {dp} replicas"
-            )
-    if keys.value("plan.tp", 1) not in (1, None) and "plan.sequence_parallel" not in keys.found:
-        keys.add("plan.sequence_parallel", True, (), "not given: torchtitan's default")
-    if _names_modules(keys):
-        keys.add("plan.recompute.modules", TITAN_SELECTIVE, (), "assumed of selective checkpointing of operators")
-    if keys.value("plan.global_batch_size") == -1:
-        del keys.found["plan.global_batch_size"]
-    _stage_modules(keys)
-
-
-def _stage_modules(keys: Keys) -> None:
-    """A layout string from the modules of every stage."""
-    modules = keys.value("plan.stage_modules")
-    if not isinstance(modules, list) or not all(isinstance(stage, list | tuple) for stage in modules):
-        return
-    stages = ["".join(_symbol(str(name)) for name in stage) for stage in modules]
-    layout = "|".join(stages)
-    if layout.startswith("E") and layout.endswith("L"):
-        keys.add("plan.layout", layout, keys.origins("plan.stage_modules"), "modules of the stages")
-        _virtual_stages(keys, ())
-
-
-def _symbol(name: str) -> str:
-    """What a module is in a layout string; a norm stands with the loss."""
-    if name.startswith("layers."):
-        return "t"
-    return {"tok_embeddings": "E", "output": "L", "lm_head": "L"}.get(name, "")
-
-
-# As published torchtitan runs are predicted (validate/columns.toml).
-TITAN_SELECTIVE = ["layernorm", "mlp"]
-
-
-def _titan_sharding(keys: Keys) -> str:
-    """Weights are gathered for every pass, unless they are kept after forward (by default under pipelines)."""
-    said = keys.found.get("plan.sharding")
-    if said is not None and str(said.value) in SHARDINGS and SHARDINGS[str(said.value)].shards_gradients:
-        return str(said.value)
-    keeps_weights = keys.value("plan.pp", 1) not in (1, None)
-    return next(
-        name for name, each in SHARDINGS.items() if each.shards_gradients and each.shards_weights is not keeps_weights
-    )
-
-
-def _names_modules(keys: Keys) -> bool:
-    """Whether what is recomputed is given by modules."""
-    return bool(keys.value("plan.recompute.granularity") == NAMED_MODULES)
-
-
 def _megatron(keys: Keys, statements: Sequence[Statement]) -> None:
     """Without a width of its own an expert is as wide as tensor parallelism; selective means attention's core."""
     if keys.value("model.moe.experts") and "plan.etp" not in keys.found and keys.value("plan.tp", 1) not in (1, None):
         keys.add("plan.etp", keys.value("plan.tp"), keys.origins("plan.tp"), "not given: Megatron-LM takes tp")
-    if _names_modules(keys) and "plan.recompute.modules" not in keys.found:
+    if names_modules(keys) and "plan.recompute.modules" not in keys.found:
         keys.add("plan.recompute.modules", ["core_attn"], (), "not given: Megatron-LM's default")
 
 
 OF_DIALECT: Mapping[str, tuple[Callable[[Keys, Sequence[Statement]], None], ...]] = {
     "mlperf": (_mlperf,),
-    "torchtitan": (_torchtitan,),
+    "torchtitan": (torchtitan,),
     "megatron": (_megatron,),
 }
-RULES = (_virtual_stages, _accumulation, _gradient_format, _shard_group, _without_tensor_parallelism, _expert_width)
+RULES = (virtual_stages, _accumulation, _gradient_format, _shard_group, _without_tensor_parallelism, _expert_width)

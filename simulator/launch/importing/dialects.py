@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ class Dialect:
     "not " takes the opposite of the value; `values` are other words for the values of a table's name. `silent`: what is
     not written has the target's default; otherwise a recipe that is not at hand decides, and the scenario's own default
     is taken. `stack` (else the table's) runs it. `recipes` are the dialect's words for precisions.
+    `implies`: "name value" brings the switch that it stands for beside itself.
     """
 
     title: str
@@ -31,6 +32,7 @@ class Dialect:
     values: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     stack: str = ""
     recipes: Mapping[str, str] = field(default_factory=dict)
+    implies: Mapping[str, str] = field(default_factory=dict)
 
 
 @cache
@@ -47,13 +49,23 @@ def dialects() -> Mapping[str, Dialect]:
             values=written.get("values", {}),
             stack=written.get("stack", ""),
             recipes=written.get("recipes", {}),
+            implies=written.get("implies", {}),
         )
     return found
 
 
 def in_table_words(statements: Iterable[Statement], dialect: Dialect) -> list[Statement]:
-    """Statements under the names of the dialect's table; the others keep theirs."""
-    return [_with_word(_renamed(each, dialect), dialect) for each in statements]
+    """Statements under the names of the dialect's table, with what they imply; the others keep theirs."""
+    translated = [_with_word(_renamed(each, dialect), dialect) for each in statements]
+    return [*translated, *_implied(translated, dialect)]
+
+
+def _implied(statements: Iterable[Statement], dialect: Dialect) -> Iterator[Statement]:
+    for statement in statements:
+        value = statement.value[0] if isinstance(statement.value, list) and statement.value else statement.value
+        switch = dialect.implies.get(f"{statement.name} {value}")
+        if switch is not None:
+            yield Statement(switch, True, statement.origin)
 
 
 def _with_word(statement: Statement, dialect: Dialect) -> Statement:

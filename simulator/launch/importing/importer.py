@@ -19,6 +19,7 @@ from simulator.launch.importing.models import model_of
 from simulator.launch.importing.statements import Found, Keys, Origin, Reading, Statement, typed
 from simulator.launch.importing.written import scenario_text
 from simulator.launch.tables import table
+from simulator.model.catalogue import load
 from simulator.stack import DEFAULT
 from simulator.stack import names as stack_names
 
@@ -125,7 +126,9 @@ def _keys(readings: Sequence[Reading], paths: Sequence[Path], given: Sequence[st
         )
     statements = [each for reading in readings for each in reading.statements]
     if readings and not layouts and not any(_tells_machine(each) for each in statements):
-        raise unknown_file(", ".join(reading.file for reading in readings), "states nothing that a scenario needs")
+        notes = [note for reading in readings for note in reading.notes]
+        why = "; ".join(["states nothing that a scenario needs", *dict.fromkeys(notes)])
+        raise unknown_file(", ".join(reading.file for reading in readings), why)
     dialect = kinds[0] if kinds else "slurm"
     if kinds:
         _read_layout(keys, layouts, dialect)
@@ -210,8 +213,9 @@ def _benchmark(keys: Keys, statements: Sequence[Statement], words: Sequence[str]
             if text == word or f"_{word}" in f"_{text}_" or text.endswith(word):
                 _add_length(keys, rules["seq_length"], word)
                 depth = keys.value("model.layers")
-                value = {"base": rules["model"], "layers": depth} if depth else rules["model"]
-                return Found(value, origins, f"MLPerf benchmark {word}")
+                own = {"base": rules["model"], "layers": depth}
+                changed = depth and depth != len(load(rules["model"]).layers)
+                return Found(own if changed else rules["model"], origins, f"MLPerf benchmark {word}")
     for rules in known.values():
         if model is not None and model.value == rules["model"]:
             _add_length(keys, rules["seq_length"], rules["model"])

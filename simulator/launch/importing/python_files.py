@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from hardware.problems import InputError, Problem
 from simulator.launch.importing.statements import Origin, Reading, Statement
+
+# Members of libraries that stand for a value: `torch.float32`, `AttnBackend.auto`.
+_WORDS = re.compile(r"(?:torch|[A-Z]\w*)\.\w+")
 
 
 def python_reading(name: str, text: str) -> Reading:
@@ -17,7 +22,8 @@ def python_reading(name: str, text: str) -> Reading:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InputError([Problem(name, getattr(error, "lineno", None), "", f"is not valid Python: {error}")]) from None
-    statements = tuple(each for node in ast.walk(tree) for each in _of_node(node, name))
+    file = _File(name, _constants(tree))
+    statements = tuple(each for node in ast.walk(tree) for each in _of_node(node, file))
     titan = any(each.name.startswith(("parallelism.", "training.")) for each in statements)
     words = (*_registered(tree), *(node.name.lower() for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)))
     ordered = sorted(statements, key=lambda each: each.origin.line)
@@ -35,29 +41,59 @@ def _registered(tree: ast.AST) -> Iterator[str]:
                 yield from (f"{family}-{flavor.value}".lower() for family in families)
 
 
-def _of_node(node: ast.AST, name: str) -> Iterator[Statement]:
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file's name, and the values of names that are assigned once and plainly."""
+
+    name: str
+    constants: Mapping[str, ast.Constant]
+
+
+def _constants(tree: ast.AST) -> dict[str, ast.Constant]:
+    assigned: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            assigned.setdefault(node.targets[0].id, []).append(node.value)
+    return {name: values[0] for name, values in assigned.items()
+            if len(values) == 1 and isinstance(values[0], ast.Constant)}  # fmt: skip
+
+
+def _of_node(node: ast.AST, file: _File) -> Iterator[Statement]:
     if isinstance(node, ast.Assign) and len(node.targets) == 1:
         dotted = _dotted(node.targets[0])
         if dotted and "." in dotted:
             path = dotted.partition(".")[2]
-            yield from _value(path, node.value, name)
+            yield from _value(path, node.value, file)
     elif isinstance(node, ast.Call):
         for keyword in node.keywords:
             if keyword.arg:
-                yield from _value(keyword.arg, keyword.value, name)
+                yield from _value(keyword.arg, keyword.value, file)
 
 
-def _value(path: str, node: ast.expr, name: str) -> Iterator[Statement]:
-    """A plain value under a name, or the named arguments of a call as names below it."""
+def _value(path: str, node: ast.expr, file: _File) -> Iterator[Statement]:
+    """A plain value under a name, or the named arguments of a call as names below it.
+
+    What is worked out while the file runs has no value.
+    """
+    name = file.name
+    if isinstance(node, ast.Name):
+        node = file.constants.get(node.id, node)
+    if isinstance(node, ast.Name | ast.Attribute | ast.Subscript | ast.BinOp):
+        dotted = _dotted(node) or ""
+        yield Statement(path, dotted if _WORDS.fullmatch(dotted) else None, Origin(name, node.lineno))
+        return
     if isinstance(node, ast.Call):
         for keyword in node.keywords:
             if keyword.arg:
-                yield from _value(f"{path}.{keyword.arg}", keyword.value, name)
-        called = (_dotted(node.func) or "").removesuffix(".Config").rpartition(".")[2]
+                yield from _value(f"{path}.{keyword.arg}", keyword.value, file)
         if path == "activation_checkpoint":
-            yield Statement(path, called, Origin(name, node.lineno))
+            yield Statement(path, _called(node), Origin(name, node.lineno))
         elif len(node.args) == 1 and isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str):
             yield Statement(path, node.args[0].value, Origin(name, node.lineno))
+        return
+    if isinstance(node, ast.List) and node.elts and all(isinstance(item, ast.Call) for item in node.elts):
+        called = [_called(item) for item in node.elts if isinstance(item, ast.Call)]
+        yield Statement(path, called, Origin(name, node.lineno))
         return
     try:
         value: Any = ast.literal_eval(node)
@@ -69,6 +105,11 @@ def _value(path: str, node: ast.expr, name: str) -> Iterator[Statement]:
         value = [item if isinstance(item, list | tuple) else str(item) for item in value]
     if isinstance(value, str | int | float | list):
         yield Statement(path, value, Origin(name, node.lineno))
+
+
+def _called(node: ast.Call) -> str:
+    """The class that a call makes: `FullAC` of `torchtitan.x.FullAC.Config()`."""
+    return (_dotted(node.func) or "").removesuffix(".Config").rpartition(".")[2]
 
 
 def _dotted(node: ast.expr) -> str | None:

@@ -1,0 +1,63 @@
+"""What a step of the logged job trains, and the scenario as the log has it: its own batch and sequence."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from simulator.launch.explain.records import Job
+from simulator.launch.explain.steady import Workpiece
+from simulator.model.flops import flops_per_token
+from simulator.plan.rules import check
+from simulator.scenario.schema import Scenario
+
+
+def workpiece(scenario: Scenario, job: Job) -> Workpiece:
+    """Sequences and tokens of the log's step; what the log does not say is the scenario's."""
+    batch = job.batch or scenario.plan.global_batch_size
+    seq_length = job.seq_length or scenario.run.seq_length
+    return Workpiece(batch, batch * seq_length, scenario.cluster.gpus)
+
+
+def as_logged(scenario: Scenario, job: Job) -> Scenario:
+    """The scenario with the log's batch and sequence where its plan is legal with them, else as it is.
+
+    A run is left without failures: a log draws them no better.
+    """
+    run = replace(scenario.run, policies=None)
+    own = replace(scenario, run=run)
+    plan = replace(scenario.plan, global_batch_size=job.batch or scenario.plan.global_batch_size)
+    logged = replace(own, plan=plan, run=replace(run, seq_length=job.seq_length or run.seq_length))
+    broken = check(logged.model, logged.plan, gpus=logged.cluster.gpus, seq_length=logged.run.seq_length)
+    return own if broken else logged
+
+
+def flops_ratio(logged: Scenario, job: Job) -> float:
+    """Model FLOPs of the log's step over those of the predicted one: 1 where the log's step was predicted."""
+    seq_length = job.seq_length or logged.run.seq_length
+    batch = job.batch or logged.plan.global_batch_size
+    per_token = flops_per_token(logged.model, seq_length) / flops_per_token(logged.model, logged.run.seq_length)
+    tokens = batch * seq_length / (logged.plan.global_batch_size * logged.run.seq_length)
+    return float(per_token * tokens)
+
+
+def work_notes(scenario: Scenario, logged: Scenario, job: Job) -> tuple[str, ...]:
+    """Where the log's step trains another amount than the scenario's, and which of them was predicted."""
+    stated = {
+        "plan.global_batch_size": (job.batch, scenario.plan.global_batch_size, "sequences a step"),
+        "run.seq_length": (job.seq_length, scenario.run.seq_length, "tokens a sequence"),
+    }
+    apart = {key: each for key, each in stated.items() if each[0] and each[0] != each[1]}
+    if not apart:
+        return ()
+    told = " and ".join(
+        f"{own} {unit} where the scenario's {key} is {planned}" for key, (own, planned, unit) in apart.items()
+    )
+    written = " ".join(f"--set {key}={own}" for key, (own, _, _) in apart.items())
+    if (logged.plan.global_batch_size, logged.run.seq_length) == (
+        scenario.plan.global_batch_size,
+        scenario.run.seq_length,
+    ):
+        end = "the plan is not legal with that, so the prediction is the scenario's: is it the right scenario?"
+    else:
+        end = f"predicted with the log's, as by {written}: is it the right scenario?"
+    return (f"the log has {told}; {end}",)

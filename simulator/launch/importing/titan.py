@@ -1,0 +1,141 @@
+"""What torchtitan's words imply: shards and replicas, batches of a replica and of its pipeline, stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+
+from simulator.launch.importing.follows import names_modules, replicas, virtual_stages
+from simulator.launch.importing.statements import Keys, Statement
+from simulator.plan.choices import SHARDINGS
+from simulator.schedules import SCHEDULES
+
+# As published torchtitan runs are predicted (validate/columns.toml).
+TITAN_SELECTIVE = ["layernorm", "mlp"]
+# Stages of a rank under schedules with several, unless modules or layers per stage say otherwise.
+STAGES_PER_RANK = 2
+
+
+def torchtitan(keys: Keys, statements: Sequence[Statement]) -> None:
+    """Adds what torchtitan's settings decide together."""
+    _shards(keys)
+    _tokens(keys)
+    _batches(keys)
+    _stages(keys)
+    if keys.value("plan.tp", 1) not in (1, None) and "plan.sequence_parallel" not in keys.found:
+        keys.add("plan.sequence_parallel", True, (), "not given: torchtitan's default")
+    if names_modules(keys):
+        keys.add("plan.recompute.modules", TITAN_SELECTIVE, (), "assumed of selective checkpointing of operators")
+
+
+def _shards(keys: Keys) -> None:
+    """Shards and copies decide the sharding; context-parallel ranks shard as well."""
+    dp, cp = replicas(keys), keys.value("plan.cp", 1) or 1
+    if not dp:
+        return
+    copies, shards = keys.value("plan.replicas", 1) or 1, keys.value("plan.shards", -1)
+    origins = keys.origins("plan.replicas", "plan.shards")
+    shards = dp // copies if shards in (-1, None) else shards
+    if shards * cp == 1:
+        keys.add("plan.sharding", "none", origins, "no shards")
+        return
+    keys.add("plan.sharding", _sharding(keys), origins, f"{shards * cp} shards")
+    if copies > 1:
+        keys.add("plan.shard_group", shards * cp, origins, f"{copies} copies")
+
+
+def _sharding(keys: Keys) -> str:
+    """Weights are gathered for every pass, unless they are kept after forward (by default under pipelines).
+
+    Pipelines add up whole gradients until the last micro-batch.
+    """
+    pipelined = keys.value("plan.pp", 1) not in (1, None)
+    said = SHARDINGS.get(str(keys.value("plan.sharding")))
+    gathers = said.shards_weights if said is not None and said.shards_optimizer else not pipelined
+    wanted = (True, gathers or not pipelined, gathers)
+    return next(
+        name
+        for name, each in SHARDINGS.items()
+        if (each.shards_optimizer, each.shards_gradients, each.shards_weights) == wanted
+    )
+
+
+def _tokens(keys: Keys) -> None:
+    """Batches that later releases count in tokens, as sequences."""
+    length = keys.value("run.seq_length")
+    for counted, key in (
+        ("plan.micro_batch_tokens", "plan.local_batch_size"),
+        ("plan.step_tokens", "plan.global_batch_size"),
+    ):
+        tokens = keys.value(counted)
+        if not isinstance(tokens, int) or not isinstance(length, int) or tokens < length or key in keys.found:
+            continue
+        keys.add(key, tokens // length, keys.origins(counted), f"{tokens} tokens / {length}")
+
+
+def _batches(keys: Keys) -> None:
+    """A replica's batch is one micro-batch without a pipeline; a pipeline cuts it into its own micro-batches."""
+    local, dp = keys.value("plan.local_batch_size"), replicas(keys)
+    whole = keys.value("plan.global_batch_size", -1)
+    if isinstance(local, int):
+        _micro_batch(keys, local)
+        if whole in (-1, None) and dp:
+            keys.add(
+                "plan.global_batch_size", local * dp, keys.origins("plan.local_batch_size"), f"{local} x {dp} replicas"
+            )
+        elif dp and isinstance(whole, int) and whole > local * dp and keys.value("plan.pp", 1) not in (1, None):
+            keys.notes.append(
+                f"torchtitan empties the pipeline after every {local} sequences of a replica, {whole // (local * dp)} "
+                "times a step; the scenario has one pipeline a step"
+            )
+    if keys.value("plan.global_batch_size") == -1:
+        del keys.found["plan.global_batch_size"]
+
+
+def _micro_batch(keys: Keys, local: int) -> None:
+    """The pipeline's own micro-batch (1 unless given; older releases give their number), else the replica's batch."""
+    if keys.value("plan.pp", 1) in (1, None):
+        keys.found["plan.micro_batch_size"] = keys.found["plan.local_batch_size"]
+        return
+    count = keys.value("plan.pipeline_microbatches")
+    if isinstance(count, int) and count > 0 and local % count == 0:
+        keys.add(
+            "plan.micro_batch_size", local // count, keys.origins("plan.pipeline_microbatches"), f"{local} / {count}"
+        )
+    elif "plan.micro_batch_size" not in keys.found:
+        keys.add("plan.micro_batch_size", 1, (), "not given: torchtitan's default under pipelines")
+
+
+def _stages(keys: Keys) -> None:
+    """Virtual stages from the modules of every stage, the layers of a stage, or the schedule."""
+    if _stage_modules(keys):
+        return
+    pp, schedule = keys.value("plan.pp", 1), SCHEDULES.get(str(keys.value("plan.schedule")))
+    chosen, layers = keys.value("plan.layers_per_chunk"), keys.value("model.layers")
+    if not isinstance(pp, int) or pp == 1 or "plan.vpp" in keys.found:
+        return
+    if isinstance(chosen, int) and isinstance(layers, int):
+        # The embedding and the head count as a layer each.
+        keys.add("plan.vpp", max(1, ceil((layers + 2) / chosen) // pp), keys.origins("plan.layers_per_chunk"))
+    elif schedule is not None and schedule.interleaves:
+        keys.add("plan.vpp", STAGES_PER_RANK, keys.origins("plan.schedule"), "not given: torchtitan's default")
+
+
+def _stage_modules(keys: Keys) -> bool:
+    """A layout string from the modules of every stage; whether they are given."""
+    modules = keys.value("plan.stage_modules")
+    if not isinstance(modules, list) or not all(isinstance(stage, list | tuple) for stage in modules):
+        return False
+    stages = ["".join(_symbol(str(name)) for name in stage) for stage in modules]
+    layout = "|".join(stages)
+    if layout.startswith("E") and layout.endswith("L"):
+        keys.add("plan.layout", layout, keys.origins("plan.stage_modules"), "modules of the stages")
+        virtual_stages(keys, ())
+    return True
+
+
+def _symbol(name: str) -> str:
+    """What a module is in a layout string; a norm stands with the loss."""
+    if name.startswith("layers."):
+        return "t"
+    return {"tok_embeddings": "E", "output": "L", "lm_head": "L"}.get(name, "")
