@@ -22,7 +22,11 @@ To = Annotated[
 On = Annotated[str, typer.Option("--on", metavar="SCHEDULER", help="slurm, kubernetes or torchrun.")]
 Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the files.")]
 Partial = Annotated[
-    bool, typer.Option("--partial", help="Write what can be said though the target cannot be told everything.")
+    bool,
+    typer.Option(
+        "--partial",
+        help="Write what can be told though not all can be, and name what is left out.",
+    ),
 ]
 
 
@@ -37,8 +41,9 @@ def launch(
 ) -> None:
     """The files that start a scenario: arguments or recipe, environment, job file, README, manifest.
 
-    Exit code 0 when everything is said, 1 when the target cannot be told all of the plan (what, and the nearest plan
-    that it can, are printed; --partial writes the rest), 2 when the scenario cannot be read or the folder exists.
+    Exit code 0 when the files were written, 1 when the target cannot be told all of the plan and nothing was (what, and
+    the nearest plan that it can, are printed), 2 when the scenario cannot be read or the folder exists. --partial
+    writes what can be said and exits with 0; a warning on stderr names each key that is left out, as README.md does.
     """
     from simulator.launch import launch as launched
     from simulator.launch.folder import check_free, write_folder
@@ -52,7 +57,9 @@ def launch(
         print_json(made.to_dict())
     else:
         sys.stdout.write(launch_text(made, out))
-    raise typer.Exit(0 if made.complete else 1)
+    if made.files:
+        sys.stderr.writelines(f"warning: left out {each.text}\n" for each in made.inexpressible)
+    raise typer.Exit(0 if made.files else 1)
 
 
 def launch_text(made: Launch, out: Path) -> str:
@@ -61,7 +68,8 @@ def launch_text(made: Launch, out: Path) -> str:
     lines += [f"mind: {note}" for note in made.notes]
     if made.complete:
         return "\n".join([*lines, ""])
-    lines += ["", f"{made.table.title} cannot be told:"]
+    left_out = "; these keys are left out, so what runs differs from what was predicted" if made.files else ""
+    lines += ["", f"{made.table.title} cannot be told all of it{left_out}:"]
     lines += [f"  {each.text}" for each in made.inexpressible]
     lines += ["", *_nearest_lines(made), ""]
     return "\n".join(lines)

@@ -19,6 +19,8 @@ from simulator.scenario.overrides import write_key
 TABLE = Path(__file__).parent / "data" / "words.toml"
 # Sections in which words are looked for, and those of their mappings that are not the scenario's own keys.
 SECTIONS = ("cluster", "plan", "run")
+# Where other tools write the value one level below: DeepSpeed's zero_optimization, torchtitan's activation_checkpoint.
+NESTED = ("stage", "mode")
 OTHERS_KEYS = ("node", "fabric", "stack")
 
 
@@ -58,6 +60,8 @@ def value_here(word: Word, value: Any) -> Any:
     """What a word's value is here; None where the table does not know the value."""
     if word.values is None:
         return value
+    if isinstance(value, Mapping):
+        value = next((value[name] for name in NESTED if name in value), value)
     return word.values.get(plain(value))
 
 

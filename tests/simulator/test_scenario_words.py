@@ -105,6 +105,31 @@ def test_a_value_that_the_table_does_not_know_is_answered_with_those_it_does(tmp
     assert "optimizer_gradients for 2, full for 3" in found["plan.zero_stage"]
 
 
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("plan.zero_optimization=2", "write sharding: optimizer_gradients under plan"),
+        ("plan.zero_optimization={stage: 3}", "write sharding: full under plan"),
+        ("plan.activation_checkpointing=full", "write recompute: {granularity: full} under plan"),
+        ("plan.activation_checkpoint={mode: selective}", "write recompute: {granularity: selective} under plan"),
+        ("run.save_interval=100", "write checkpoint: {every: 30 min} under run"),
+        ("plan.compile=true", "write stack: torchtitan-0.3-compiled under plan"),
+        ("plan.transformer_impl=transformer_engine", "has no place of its own"),
+    ],
+)
+def test_words_without_a_key_alike_are_told_where_they_belong(tmp_path: Path, override: str, told: str) -> None:
+    found = problems(tmp_path, GOOD, override)
+    assert told in found[override.partition("=")[0]]
+
+
+def test_what_those_words_are_told_to_write_is_read(tmp_path: Path) -> None:
+    written = load(tmp_path, GOOD, "plan.stack=torchtitan-0.3-compiled", "run.checkpoint={every: 30 min}")
+    assert written.plan.stack.name == "torchtitan-0.3-compiled"
+    behaviours = {"flash_attention": "true", "fused_kernels": "true", "fused_loss": "true", "cuda_graphs": "full"}
+    for name, value in behaviours.items():
+        load(tmp_path, GOOD, f"plan.stack={{base: megatron-core-0.19, {name}: {value}}}")
+
+
 def test_a_word_in_an_override_is_told_the_same(tmp_path: Path) -> None:
     found = problems(tmp_path, GOOD, "plan.expert_model_parallel_size=2")
     assert "write ep: 2 under plan" in found["plan.expert_model_parallel_size"]
