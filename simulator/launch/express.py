@@ -13,7 +13,8 @@ from simulator.launch.tables import MISSING, STATED_BY, Fixed, Row, Table, as_te
 class Setting:
     """One setting as it will be written. `value` True with `bare`: a flag that stands alone; a tuple: several values.
 
-    `key` is the scenario's key that it says, `stated` the scenario's value (`worked_out`: what follows from it).
+    `key` is the scenario's key that it says, `stated` the scenario's value (`worked_out`: what follows from it). `why`:
+    the reason of a setting that says no key by itself.
     """
 
     name: str
@@ -23,10 +24,13 @@ class Setting:
     bare: bool = False
     worked_out: bool = False
     note: str = ""
+    why: str = ""
 
     @property
     def origin(self) -> str:
         """Whence it comes, for a comment beside it."""
+        if self.why:
+            return self.why
         return f"from {self.key}" if self.worked_out else f"{self.key} = {as_text(self.stated)}"
 
 
@@ -97,7 +101,8 @@ def _first_word(row: Row) -> Any:
 
 
 def _setting(row: Row, value: Any, fact: Any) -> Setting | None:
-    said = Setting(row.name, value, stated_key(row.key), fact, worked_out=row.key in STATED_BY, note=row.note)
+    worked_out = row.key in STATED_BY
+    said = Setting(row.name, value, stated_key(row.key), fact, worked_out=worked_out, note=row.note, why=row.why)
     if row.switch is not None:
         return replace(said, value=True, bare=True) if value is row.switch else None
     if row.list and isinstance(value, str):

@@ -82,6 +82,7 @@ class Row:
     also: tuple[str, ...] = ()
     import_only: bool = False
     note: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -240,3 +240,15 @@ def test_every_variable_has_a_reason() -> None:
     for each in variables():
         assert len(each.why) > 40, each.name
         assert each.why.endswith("."), each.name
+
+
+def test_a_setting_that_says_no_key_has_its_own_reason() -> None:
+    """No line of arguments stands beside a key that it does not say."""
+    made = launch(load_scenario(SCENARIOS / "tiny.yaml"), "megatron", forecast=FORECAST)
+    lines = {
+        line.split()[0]: line.partition("  # ")[2] for line in made.files["arguments.sh"].splitlines() if "--" in line
+    }
+    assert lines["--log-throughput"] == "prints TFLOP/s per GPU beside each step's time"
+    assert lines["--rerun-mode"].startswith("a step whose loss is NaN is run again")
+    assert lines["--exit-signal-handler"].startswith("saves and ends when the scheduler says")
+    assert "`--log-throughput` | (flag) | prints TFLOP/s per GPU" in made.files["README.md"]
