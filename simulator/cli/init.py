@@ -18,7 +18,9 @@ OutFile = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Wri
 
 
 def init(model: ModelName, gpus: Gpus, node: NodeName, fabric: FabricName = None, out: OutFile = None) -> None:
-    """A complete, commented scenario to start from: every section, and a plan that is legal and fits if any does."""
+    """A complete, commented scenario to start from: every section, and a legal plan with memory to spare if any has.
+
+    The head of the file says how the plan was chosen."""
     from hardware.problems import InputError, Problem
     from simulator.cli.common import check_known
     from simulator.launch.start import starting_scenario

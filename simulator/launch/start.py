@@ -16,6 +16,7 @@ from hardware.problems import InputError, Place, Problem
 from hardware.specs import Cluster
 from simulator.launch.importing.written import flow
 from simulator.model.catalogue import load
+from simulator.model.parameters import total_parameters
 from simulator.model.spec import Model, MoE
 from simulator.plan.case import divisors
 from simulator.predict.simulate import simulate
@@ -26,6 +27,10 @@ SEQ_LENGTH, TOKENS = 4096, "1T"
 # Judged: micro-batches of a replica per pipeline stage, which keep the bubble small.
 MICROBATCHES_PER_STAGE = 4
 MOST_TRIALS = 40
+# Judged: memory beyond what is predicted (other libraries, fragmentation, uneven experts), as a share of the GPU's.
+HEADROOM = 0.10
+# Weights and gradients in 16 bit.
+LEAST_BYTES_PER_PARAM = 4
 # Longer lists of words are for `traincast schema scenario`.
 MOST_WORDS = 14
 INDENT = "  "
@@ -42,41 +47,49 @@ def starting_scenario(model: str, gpus: int, node: str, fabric: str | None = Non
     server = catalogue.node(node, place.under("--node"))
     network = fabric or catalogue.usual_fabric(server, gpus).name
     cluster = catalogue.cluster(gpus, server, network, at=place)
-    written, about = starting_plan(load(model), model, cluster, node, network)
+    chosen = load(model)
+    written, about = starting_plan(chosen, model, cluster, node, network)
     sections = {
         "question": f"How long does {model} take on {gpus:,} GPUs?",
         "model": model,
         "cluster": {"gpus": gpus, "node": node, "fabric": network},
         "plan": written,
-        "run": {"seq_length": SEQ_LENGTH, "tokens": TOKENS},
+        "run": {"seq_length": seq_length(chosen), "tokens": TOKENS},
     }
     return "\n".join([*_head(about), *_body(sections)]) + "\n"
+
+
+def seq_length(model: Model) -> int:
+    """Tokens of a sequence: SEQ_LENGTH, or as many as the model has positions for."""
+    return min(SEQ_LENGTH, model.positions) if model.positions else SEQ_LENGTH
 
 
 def _head(about: str) -> Iterator[str]:
     yield "# A scenario to start from, made by `traincast init`. Keys in front of which a # stands are left out: what"
     yield "# they show is the default, or an example. `traincast evaluate FILE` predicts it."
-    yield f"# The plan: {about}."
+    yield from _comment(f"The plan: {about}.", "")
 
 
 # -- a plan to start from -------------------------------------------------------------------------------------------
 
 
 def starting_plan(model: Model, name: str, cluster: Cluster, node: str, fabric: str) -> tuple[dict[str, Any], str]:
-    """The first legal plan that fits in memory, least model parallelism first, with words on how it was chosen.
+    """The first legal plan that leaves HEADROOM of memory free, least model parallelism first, and why.
 
-    Where none fits, the one that needs least memory. Raises InputError where none is legal.
+    Where none does, the one that needs least memory. Raises InputError where none is legal.
     """
+    capacity = cluster.accelerator.memory_capacity_bytes
     least: tuple[float, dict[str, Any]] | None = None
     trials = 0
-    for written in _candidates(model, cluster):
-        scenario = _scenario(name, cluster, node, fabric, written)
+    candidates = list(_candidates(model, cluster))
+    for written in [each for each in candidates if _may_fit(model, capacity, each)] or candidates:
+        scenario = _scenario(name, cluster, node, fabric, written, seq_length(model))
         if scenario is None:
             continue
         trials += 1
         memory = max(rank.device_bytes for rank in simulate(scenario).memory)
-        if memory <= cluster.accelerator.memory_capacity_bytes:
-            return written, "the first that is legal and fits, least model parallelism first; no search was made"
+        if memory <= (1 - HEADROOM) * capacity:
+            return written, _first(1 - memory / capacity, trials)
         if least is None or memory < least[0]:
             least = memory, written
         if trials >= MOST_TRIALS:
@@ -84,7 +97,29 @@ def starting_plan(model: Model, name: str, cluster: Cluster, node: str, fabric: 
     if least is None:
         message = f"no plan to start from is legal for {name} on {cluster.gpus} GPUs; take a multiple of 8 GPUs"
         raise InputError([Problem("command line", None, "--gpus", message)])
-    return least[1], "none of those tried fits in memory; this one needs least: take more GPUs, or recompute more"
+    return least[1], _least(1 - least[0] / capacity, trials)
+
+
+def _first(free: float, trials: int) -> str:
+    return (
+        f"the first of {trials} tried, least model parallelism first, that is legal and leaves {100 * HEADROOM:.0f} % "
+        f"of memory or more free ({100 * free:.0f} %); no search was made: `traincast plan FILE` finds faster ones"
+    )
+
+
+def _least(free: float, trials: int) -> str:
+    if free < 0:
+        return f"none of {trials} tried fits in memory; this one needs least: take more GPUs, or recompute more"
+    return (
+        f"none of {trials} tried leaves {100 * HEADROOM:.0f} % of memory free; this one leaves most, "
+        f"{100 * free:.0f} %, and may run out of it: take more GPUs, or recompute more"
+    )
+
+
+def _may_fit(model: Model, capacity_bytes: float, written: Mapping[str, Any]) -> bool:
+    """Whether weights and gradients alone, if all of them were split by every degree, leave room on a GPU."""
+    ranks = int(written.get("tp", 1) * written.get("pp", 1) * written.get("ep", 1))
+    return total_parameters(model) * LEAST_BYTES_PER_PARAM / ranks < capacity_bytes
 
 
 def _candidates(model: Model, cluster: Cluster) -> Iterator[dict[str, Any]]:
@@ -136,13 +171,15 @@ def uneven_layout(layers: int, mtp: int, pp: int) -> str:
     return "|".join(["E" + stages[0], *stages[1:]]) + "m" * mtp + "L"
 
 
-def _scenario(name: str, cluster: Cluster, node: str, fabric: str, written: Mapping[str, Any]) -> Scenario | None:
+def _scenario(
+    name: str, cluster: Cluster, node: str, fabric: str, written: Mapping[str, Any], seq_length: int
+) -> Scenario | None:
     """The scenario of a plan; None where the plan is not legal."""
     data = {
         "model": name,
         "cluster": {"gpus": cluster.gpus, "node": node, "fabric": fabric},
         "plan": dict(written),
-        "run": {"seq_length": SEQ_LENGTH, "tokens": TOKENS},
+        "run": {"seq_length": seq_length, "tokens": TOKENS},
     }
     try:
         scenario = read_scenario(Document(data, Place("start")), "start")

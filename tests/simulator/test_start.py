@@ -26,6 +26,11 @@ def test_what_is_written_evaluates_and_fits(tmp_path: Path, model: str, gpus: in
     loaded = load_scenario(file)
     assert (loaded.model.name, loaded.cluster.gpus, loaded.cluster.node.name) == (model, gpus, node)
     assert predict(simulate(loaded)).fits
+    used = max(rank.device_bytes for rank in simulate(loaded).memory)
+    capacity = loaded.cluster.accelerator.memory_capacity_bytes
+    assert used <= 0.9 * capacity
+    told = " ".join(line.removeprefix("# ") for line in file.read_text().splitlines() if line.startswith("# "))
+    assert f"leaves 10 % of memory or more free ({100 * (1 - used / capacity):.0f} %)" in told
 
 
 def test_every_section_and_every_key_of_it_stands_in_the_file_with_its_description() -> None:
@@ -57,3 +62,22 @@ def test_gpus_that_fill_no_server_and_unknown_names_are_refused() -> None:
         starting_scenario("llama-3.1-8b", 12, "hgx-h100", "ndr-rail-2tier")
     done = traincast("init", "--model", "lama-3.1-8b", "--gpus", "8", "--node", "hgx-h100")
     assert (done.returncode, "llama-3.1-8b" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus", "node", "said"),
+    [
+        ("qwen3-8b", 2, "hgx-h100", "leaves 10 % of memory free; this one leaves most"),
+        ("llama-3.1-70b", 8, "hgx-h200", "tried fits in memory; this one needs least"),
+        ("gpt3-175b", 64, "dgx-a100-80", "leaves 10 % of memory or more free"),
+    ],
+)
+def test_the_head_says_how_the_plan_was_chosen(model: str, gpus: int, node: str, said: str) -> None:
+    lines = starting_scenario(model, gpus, node).splitlines()
+    assert said in " ".join(line.removeprefix("# ") for line in lines[:6])
+
+
+def test_a_model_with_learned_positions_starts_with_no_longer_sequences(tmp_path: Path) -> None:
+    (tmp_path / "start.yaml").write_text(starting_scenario("gpt3-175b", 64, "dgx-a100-80"))
+    loaded = load_scenario(tmp_path / "start.yaml")
+    assert loaded.run.seq_length == loaded.model.positions == 2048
