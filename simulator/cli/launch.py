@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,6 +31,12 @@ Partial = Annotated[
 ]
 
 
+PhaseName = Annotated[
+    str | None,
+    typer.Option("--phase", metavar="NAME", help="This phase alone; without it each phase has a folder."),
+]
+
+
 def launch(
     scenario: ScenarioFile,
     to: To,
@@ -37,29 +44,55 @@ def launch(
     on: On = "slurm",
     set_: Overrides = None,
     partial: Partial = False,
+    phase: PhaseName = None,
     as_json: AsJson = False,
 ) -> None:
     """The files that start a scenario: arguments or recipe, environment, job file, README, manifest.
 
     Exit code 0 when the files were written, 1 when the target cannot be told all of the plan and nothing was (what, and
     the nearest plan that it can, are printed), 2 when the scenario cannot be read or the folder exists. --partial
+    A run of several phases gives a folder for each, to be started one after another. --partial
     writes what can be said and exits with 0; a warning on stderr names each key that is left out, as README.md does.
     """
     from simulator.launch import launch as launched
     from simulator.launch.folder import check_free, write_folder
+    from simulator.launch.phases import phase_names
     from simulator.scenario.schema import load_scenario
 
     check_free(out)
-    made = launched(load_scenario(scenario, set_ or []), to, on, partial=partial)
-    if made.files:
-        write_folder(out, made.files)
+    loaded = load_scenario(scenario, set_ or [])
+    names = (phase,) if phase is not None else phase_names(loaded) or (None,)
+    folders = [out] if len(names) == 1 else phase_folders(out, names)
+    every = [launched(loaded, to, on, partial=partial, phase=name) for name in names]
+    if all(made.files for made in every):
+        for made, folder in zip(every, folders, strict=True):
+            write_folder(folder, made.files)
+            sys.stderr.writelines(f"warning: left out {each.text}\n" for each in made.inexpressible)
     if as_json:
-        print_json(made.to_dict())
+        documents = [made.to_dict() for made in every]
+        print_json(documents[0] if len(every) == 1 else phases_document(documents, names, folders))
     else:
-        sys.stdout.write(launch_text(made, out))
-    if made.files:
-        sys.stderr.writelines(f"warning: left out {each.text}\n" for each in made.inexpressible)
-    raise typer.Exit(0 if made.files else 1)
+        sys.stdout.write("\n".join(launch_text(*each) for each in zip(every, folders, strict=True)))
+    raise typer.Exit(0 if all(made.files for made in every) else 1)
+
+
+def phase_folders(out: Path, names: Sequence[str | None]) -> list[Path]:
+    """A folder for each phase, in the order in which they are started."""
+    from simulator.launch.text import job_name
+
+    return [out / f"{number}-{job_name(name or '')}" for number, name in enumerate(names, 1)]
+
+
+def phases_document(
+    documents: Sequence[dict[str, Any]], names: Sequence[str | None], folders: Sequence[Path]
+) -> dict[str, Any]:
+    """The launches of all phases as one document."""
+    each = zip(documents, names, folders, strict=True)
+    return {
+        "target": documents[0]["target"],
+        "complete": all(document["complete"] for document in documents),
+        "phases": [{"name": name, "folder": str(folder), **document} for document, name, folder in each],
+    }
 
 
 def launch_text(made: Launch, out: Path) -> str:

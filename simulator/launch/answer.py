@@ -11,6 +11,7 @@ from simulator.launch.express import Expressed, Inexpressible, express
 from simulator.launch.facts import Facts, scenario_facts
 from simulator.launch.forecast import Forecast
 from simulator.launch.nearest import Nearest, nearest
+from simulator.launch.phases import Stretch
 from simulator.launch.tables import Table, as_text, stated_key
 from simulator.launch.targets import Target
 from simulator.plan.rules import check
@@ -28,9 +29,11 @@ class Answer:
     inexpressible: tuple[Inexpressible, ...]
 
 
-def answer(target: Target, table: Table, scenario: Scenario, forecast: Forecast) -> Answer:
-    """The scenario in the target's words."""
-    facts = scenario_facts(scenario, forecast)
+def answer(
+    target: Target, table: Table, scenario: Scenario, forecast: Forecast, stretch: Stretch | None = None
+) -> Answer:
+    """The scenario in the target's words; `stretch`: the phase of a run that it is."""
+    facts = scenario_facts(scenario, forecast, stretch)
     expressed = express(table, facts.values)
     found: dict[str, Inexpressible] = {}
     for each in (

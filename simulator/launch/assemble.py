@@ -17,6 +17,7 @@ from simulator.launch.forecast import Forecast, forecast_of
 from simulator.launch.job import Job, job_of
 from simulator.launch.manifest import manifest
 from simulator.launch.nearest import Nearest
+from simulator.launch.phases import of_phase
 from simulator.launch.placement_text import placement_lines
 from simulator.launch.schedulers import SCHEDULERS, Work
 from simulator.launch.tables import Table
@@ -77,15 +78,18 @@ def launch(
     *,
     partial: bool = False,
     forecast: Forecast | None = None,
+    phase: str | None = None,
 ) -> Launch:
     """The launch of a scenario for a framework (`megatron`, `megatron@0.16`, `bridge` ...) under a scheduler.
 
     `partial`: files are made though something cannot be said. `forecast`: a prediction at hand (None: the scenario is
-    evaluated). Raises InputError for a target, release or scheduler that is not offered.
+    evaluated). `phase`: of a run of several, by name. Raises InputError for a target, release or scheduler that is not
+    offered, and for a phase that the run does not have.
     """
     target, table = _target(to, scenario)
     if on not in SCHEDULERS:
         raise InputError([Problem("--on", None, "", one_of(on, SCHEDULERS))])
+    scenario, stretch = of_phase(scenario, phase) if phase is not None else (scenario, None)
     scenario = _on_stack(scenario, table)
     scenario = replace(scenario, cluster=allocated(scenario.plan, scenario.cluster))
     evaluates = forecast is None
@@ -93,11 +97,12 @@ def launch(
     if forecast is None:
         prediction = evaluate(scenario)
         forecast, warnings = forecast_of(prediction), prediction.warnings
-    said = answer(target, table, scenario, forecast)
+    said = answer(target, table, scenario, forecast, stretch)
     near = nearest_plan(target, table, scenario, forecast) if said.inexpressible else None
     near_s = _step_time_s(scenario, near) if near is not None and evaluates else None
     job = job_of(scenario, forecast)
-    notes = (*warnings, *_notes(scenario, job, forecast), *_notes_of_settings(said))
+    of_run = (stretch.note,) if stretch is not None else ()
+    notes = (*of_run, *warnings, *_notes(scenario, job, forecast), *_notes_of_settings(said))
     made = Launch(scenario, table, {}, said.inexpressible, near, near_s, notes, forecast)
     if said.inexpressible and not partial:
         return made

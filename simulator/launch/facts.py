@@ -12,6 +12,7 @@ from simulator.fields import as_written
 from simulator.launch.express import Inexpressible
 from simulator.launch.forecast import STORAGE, Forecast
 from simulator.launch.model_facts import model_facts
+from simulator.launch.phases import Stretch, step_count
 from simulator.model.spec import Model, MoE
 from simulator.optimizers import OPTIMIZERS
 from simulator.plan.case import PlanCase
@@ -32,13 +33,14 @@ class Facts:
     inexpressible: tuple[Inexpressible, ...]
 
 
-def scenario_facts(scenario: Scenario, forecast: Forecast) -> Facts:
-    """Everything that a launch says of a scenario, by key."""
+def scenario_facts(scenario: Scenario, forecast: Forecast, stretch: Stretch | None = None) -> Facts:
+    """Everything that a launch says of a scenario, by key; `stretch`: the phase of a run that it is."""
     of_model, problems = model_facts(scenario.model, scenario.run.seq_length)
     values = {
         **of_model,
         **plan_facts(scenario.model, scenario.plan, scenario.run.seq_length),
         **run_facts(scenario.run, scenario.plan, forecast),
+        **_phase_facts(stretch),
     }
     return Facts(values, (*problems, *_phases(scenario.run)))
 
@@ -133,7 +135,7 @@ def run_facts(run: Run, plan: Plan, forecast: Forecast) -> dict[str, Any]:
     policies = run.policies
     facts: dict[str, Any] = {
         "run.seq_length": run.seq_length,
-        "run.steps": math.ceil(run.tokens / (plan.global_batch_size * run.seq_length) - 1e-9),
+        "run.steps": step_count(run.tokens, plan.global_batch_size, run.seq_length),
         "run.restarts": _names_spares(policies),
     }
     return facts if policies is None else facts | _checkpoint_facts(policies, forecast)
@@ -155,8 +157,22 @@ def _checkpoint_facts(policies: RunPolicies, forecast: Forecast) -> dict[str, An
     return facts
 
 
+def _phase_facts(stretch: Stretch | None) -> dict[str, Any]:
+    """Keys of a phase: frameworks count steps from the first phase's first on, as checkpoints carry the count."""
+    if stretch is None:
+        return {}
+    return {
+        "run.steps": stretch.steps_before + stretch.steps,
+        "run.phases.goes_on": stretch.goes_on,
+        "run.phases.reshards": stretch.reshards,
+        "run.phases.hands_over": stretch.number < stretch.count,
+    }
+
+
 def _phases(run: Run) -> Iterator[Inexpressible]:
     phases = run.policies.phases if run.policies else ()
     if len(phases) > 1:
         names = " ".join(phase.name for phase in phases)
-        yield Inexpressible("run.phases", names, "one launch has one batch and one sequence length; launch each phase")
+        yield Inexpressible(
+            "run.phases", names, "one launch has one batch and one sequence length; launch each phase (--phase NAME)"
+        )
