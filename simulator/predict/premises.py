@@ -22,6 +22,7 @@ from simulator.run.specs import RunSpec
 from simulator.scenario.spec import Scenario
 
 YEAR_S = 365.25 * 86400
+AUTO_SPARES = "the count with which the run takes the fewest GPU-hours, theirs included (run.spares.hot)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +178,7 @@ def _spares(scenario: Scenario, policies: RunPolicies, result: RunResult) -> Pre
     nodes = f"{result.spares:,} spare node{'' if result.spares == 1 else 's'}"
     text = f"{nodes} {where}; {result.paid_gpus:,} GPUs are paid for in all"
     if policies.auto_spares:
-        return Premise("spares", text, "assumed: as many as suffice 99 % of the time (run.spares.hot)", True)
+        return Premise("spares", text, f"assumed: {AUTO_SPARES}", True)
     given = _given(scenario, "run", "spares")
     return Premise("spares", text, "given: run.spares" if given else "the default", not given)
 

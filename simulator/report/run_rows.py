@@ -42,11 +42,10 @@ def _end(run: Mapping[str, Any]) -> Iterator[Row]:
 def _policies(run: Mapping[str, Any]) -> Iterator[Row]:
     """How often it is interrupted, and what is done about it."""
     between_s = run["mean_time_between_interruptions_s"]
-    stops = f"every {format_seconds(between_s)} in the mean" if between_s else "never"
-    yield (
-        "Interrupted",
-        f"{stops}; {_count(run['spares'], 'spare node')}, {run['spares_needed']:,} suffice 99 % of the time",
-    )
+    of_gpus = f"of {run['job_gpus']:,} GPUs at work"
+    stops = f"every {format_seconds(between_s)} {of_gpus}, in the mean" if between_s else "never"
+    yield "Interrupted", stops
+    yield "Spares", f"{_count(run['spares'], 'node')}; {run['spares_needed']:,} suffice 99 % of the time"
     saves = [f"to {tier} every {format_seconds(s)}" for tier, s in run["checkpoint_every_s"].items() if s]
     yield "Checkpoints", (f"{', '.join(saves)} of work" if saves else "none") + _optimum(run)
 

@@ -18,7 +18,12 @@ from simulator.scenario.schema import load_scenario
 from tests.command import ROOT
 
 # Tensor parallel collectives on a part whose links nobody has swept rest on assumptions.
-THIN_EVIDENCE = ["plan.tp=4", "plan.sequence_parallel=true", "cluster.node=mi300x-platform", "run.phases=[{name: only}]"]
+THIN_EVIDENCE = [
+    "plan.tp=4",
+    "plan.sequence_parallel=true",
+    "cluster.node=mi300x-platform",
+    "run.phases=[{name: only}]",
+]
 
 
 @pytest.fixture(scope="module")
