@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from hardware.problems import InputError, Problem
 from simulator.run.checkpoints import SavePaths
-from simulator.run.fault_log import model_of
+from simulator.run.fault_log import beyond_nodes, model_of
 from simulator.run.faults import FailureModel, settled
 from simulator.run.read import RunPolicies
 from simulator.run.spares import best_spares
@@ -129,10 +129,8 @@ def _check_fit(policies: RunPolicies, facts: JobFacts, recovery: Recovery) -> No
     if recovery.min_replicas > facts.replicas:
         message = f"is {recovery.min_replicas}; the job has {facts.replicas} replicas that it could drop"
         problems.append(policies.place.under("recovery.min_replicas").problem(message))
-    nodes = facts.job_nodes + recovery.spares
-    last = max((row.node for row in policies.fault_log), default=0)
-    if last >= nodes:
-        message = f"names node {last}; the job and its spares have nodes 0 to {nodes - 1}: give more spares"
-        problems.append(policies.place.under("fault_log").problem(message))
+    beyond = beyond_nodes(policies.fault_log, facts.job_nodes, recovery.spares)
+    if beyond is not None:
+        problems.append(policies.place.under("fault_log").problem(beyond))
     if problems:
         raise InputError(problems)
