@@ -11,7 +11,7 @@ from hardware.sections import Section
 from simulator.model.spec import Model
 from simulator.plan.spec import Plan
 from simulator.run.read import RunPhase, RunPolicies
-from simulator.scenario.plan_section import read_plan
+from simulator.scenario.plan_section import Machines, read_plan
 from simulator.scenario.short_forms import written_out
 from simulator.scenario.spec import Run, Scenario
 from simulator.scenario.stack_section import read_stack
@@ -98,7 +98,7 @@ def _with_lengths(policies: RunPolicies | None, lengths: tuple[int, ...]) -> Run
 
 
 def read_phase_plans(
-    top: Section, policies: RunPolicies, gpus: int | None, model: Model | None, own: Plan
+    top: Section, policies: RunPolicies, machines: Machines, model: Model | None, own: Plan
 ) -> dict[int, Plan]:
     """The plans of the phases that change the scenario's: their keys over its own, read by the same rules.
 
@@ -120,19 +120,19 @@ def read_phase_plans(
             written_batch = {}
         changed = written_out({"plan": phase.plan})["plan"]
         section = Section(merged(written, {**changed, **written_batch}), at.under("plan"), top)
-        plan = _phase_plan(section, gpus, model)
+        plan = _phase_plan(section, machines, model)
         plans[number] = own if plan is None or len(top.problems) > before else plan
     return plans
 
 
-def _phase_plan(section: Section, gpus: int | None, model: Model | None) -> Plan | None:
+def _phase_plan(section: Section, machines: Machines, model: Model | None) -> Plan | None:
     """The plan of a phase; None where its stack cannot be read."""
     try:
         chosen = read_stack(section.data.get("stack"), section.place.under("stack"))
     except InputError as error:
         section.problems += error.problems
         return None
-    return read_plan(section, gpus, model, chosen, {})
+    return read_plan(section, machines, model, chosen, {})
 
 
 def merged(written: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from simulator.scenario.outer_sections import NOTHING_AROUND, read_surroundings,
 from simulator.scenario.overrides import apply_overrides, attributed
 from simulator.scenario.phases import read_phase_plans
 from simulator.scenario.plan_section import (
-    gpus_of,
+    machines_of,
     read_plan,
     read_plan_stack,
     spare_gpus_within,
@@ -98,19 +98,19 @@ def read_scenario(document: Document, name: str, starts_search: bool = False) ->
         cluster = _whole(top, lambda: _with_profile(cluster, measured))
     chosen = _whole(top, lambda: read_plan_stack(top))
     settings: dict[str, Any] = {}
-    gpus = gpus_of(top, spare_gpus)
-    plan = _whole(top, lambda: read_plan(top.section("plan"), gpus, model, chosen, settings))
+    machines = machines_of(top, cluster, spare_gpus)
+    plan = _whole(top, lambda: read_plan(top.section("plan"), machines, model, chosen, settings))
     run = _read_run(top.section("run"), plan)
     policies = run.policies if run is not None else None
     phase_plans: dict[int, Plan] = {}
     if plan is not None and policies is not None:
-        phase_plans = read_phase_plans(top, policies, gpus, model, plan)
+        phase_plans = read_phase_plans(top, policies, machines, model, plan)
     published = _whole(top, lambda: _read_published(top.section("published"))) if "published" in top.data else None
     spread = _whole(top, lambda: read_spread(top.section("spread"))) if "spread" in top.data else None
     around = _whole(top, lambda: read_surroundings(top))
     top.done()
     if model is None or cluster is None or plan is None or run is None:
-        has_gpus = gpus is not None and not any(each.key in ("cluster", "cluster.gpus") for each in top.problems)
+        has_gpus = not any(each.key in ("cluster", "cluster.gpus") for each in top.problems)
         if model is not None and plan is not None and run is not None and has_gpus and not starts_search:
             _, broken = broken_rules(model, plan, plan.gpus, run.seq_length, settings)
             top.problems += [top.place.under(key).problem(message) for key, message in broken]

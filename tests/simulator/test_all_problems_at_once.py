@@ -75,3 +75,17 @@ def test_a_phase_takes_whole_floats_too() -> None:
 
 def test_a_fraction_of_a_degree_is_one_problem() -> None:
     assert [problem.key for problem in problems("plan.tp=2.5")] == ["plan.tp"]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "tp", "expected"),
+    [
+        (4096, 3, "take 4080 or 4104 GPUs"),  # multiples of 24: whole servers of 8, whole replicas of 6
+        (16, 3, "take 6 or 24 GPUs"),  # one server need not be full
+        (4100, 8, "take 4096 or 4112 GPUs"),
+    ],
+)
+def test_gpus_that_are_advised_fill_servers_and_replicas(gpus: int, tp: int, expected: str) -> None:
+    found = problems(f"cluster.gpus={gpus}", "cluster.fabric=ndr-rail-3tier", f"plan.tp={tp}")
+    (message,) = (problem.message for problem in found if problem.key == "plan.tp")
+    assert message.endswith(expected)
