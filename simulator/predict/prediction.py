@@ -7,7 +7,6 @@ from typing import Any
 
 from hardware.collectives.network_use import NetworkUse, network_use
 from hardware.kernels import scaling_words
-from hardware.precisions import half_precision_peak
 from hardware.units import format_bytes
 from hardware.wiring import mismatches
 from simulator.cost.inventory import beyond_profile
@@ -26,7 +25,7 @@ from simulator.run.montecarlo import simulate as simulate_run
 from simulator.run.result import RunResult
 from simulator.run.specs import Segment
 from simulator.scenario.legal import validated
-from simulator.scenario.phases import Phase
+from simulator.scenario.phases import Phase, runs_as_written
 from simulator.scenario.spec import Scenario
 from simulator.workload.shape import padded_vocab
 
@@ -63,6 +62,9 @@ class PhaseReport:
     step_time_interval_s: tuple[float, float]
     breakdown_s: dict[str, float]
     tokens_per_s: float
+    tokens_per_s_per_gpu: float
+    model_flops_per_s_per_gpu: float
+    gpu_hours_per_1e12_tokens: float
     mfu_fraction: float
     training_time_s: float
     peak_memory_bytes: float
@@ -78,9 +80,9 @@ class Prediction:
     rank; `fits` compares what the device shows, and what the fullest node's `host_memory` holds.
     `step_time_interval_s` is where 80 % of like runs lie. `stated` and `assumed`: what else it rests on, given by the
     scenario or not. `network`: how far the step uses each class of links.
-    `mfu_fraction` counts model FLOPs by `flops_convention` against the dense 16-bit peak.
+    `mfu_fraction` counts model FLOPs by `flops_convention` against `mfu_peak_flops_per_s`, the data sheet's.
     With `phases`, `training_time_s` and `run` contain all of them, and `fits` says whether all fit; the rest is of the
-    scenario's own plan. `evaluation_pause_s`: one pause for evaluation, 0 without any. Clusters that train together
+    step of `headline_phase`. `evaluation_pause_s`: one pause for evaluation, 0 without any. Clusters that train together
     (local SGD) are all in tokens, FLOPs, GPU-hours and the run.
     """
 
@@ -94,6 +96,7 @@ class Prediction:
     tokens_per_s_per_gpu: float
     model_flops_per_s_per_gpu: float
     mfu_fraction: float
+    mfu_peak_flops_per_s: float
     flops_convention: str
     gpu_hours_per_1e12_tokens: float
     training_time_s: float
@@ -112,6 +115,7 @@ class Prediction:
     warnings: tuple[str, ...]
     phases: tuple[PhaseReport, ...] = ()
     evaluation_pause_s: float = 0.0
+    headline_phase: str | None = None
 
 
 def evaluate(scenario: Scenario) -> Prediction:
@@ -145,6 +149,7 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
         tokens_per_s_per_gpu=tokens_per_s / gpus,
         model_flops_per_s_per_gpu=model_flops_per_s_per_gpu(done),
         mfu_fraction=mfu_fraction(done),
+        mfu_peak_flops_per_s=scenario.cluster.accelerator.mfu_peak_flops_per_s,
         flops_convention=FLOPS_CONVENTION,
         gpu_hours_per_1e12_tokens=1e12 / tokens_per_s * gpus / 3600,
         training_time_s=sum(full_speed_s(part.segment) for part in stretches(done)),
@@ -169,6 +174,7 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
         ),
         phases=tuple(phase_report(each, scenario) for each in done.phases),
         evaluation_pause_s=done.evaluation_pause_s,
+        headline_phase=next((each.phase.name for each in done.phases if runs_as_written(scenario, each.phase)), None),
     )
 
 
@@ -198,13 +204,16 @@ def model_flops_per_s_per_gpu(done: Simulated) -> float:
 
 
 def mfu_fraction(done: Simulated) -> float:
-    return model_flops_per_s_per_gpu(done) / half_precision_peak(done.scenario.cluster.accelerator.peak_flops_per_s)
+    """Model FLOPs over the dense 16-bit peak of the GPU's data sheet."""
+    return model_flops_per_s_per_gpu(done) / done.scenario.cluster.accelerator.mfu_peak_flops_per_s
 
 
 def phase_report(each: SimulatedPhase, scenario: Scenario) -> PhaseReport:
     """A phase's own figures; `scenario` has the plan that it changes."""
     phase, done = each.phase, each.done
     step_time_s, tokens = done.step.step_time_s, tokens_per_step(done)
+    gpus = done.scenario.cluster.gpus * done.step.around.clusters
+    tokens_per_s = tokens / step_time_s
     return PhaseReport(
         name=phase.name,
         tokens=phase.tokens,
@@ -214,7 +223,10 @@ def phase_report(each: SimulatedPhase, scenario: Scenario) -> PhaseReport:
         step_time_s=step_time_s,
         step_time_interval_s=step_interval_s(done),
         breakdown_s=done.step.breakdown(),
-        tokens_per_s=tokens / step_time_s,
+        tokens_per_s=tokens_per_s,
+        tokens_per_s_per_gpu=tokens_per_s / gpus,
+        model_flops_per_s_per_gpu=model_flops_per_s_per_gpu(done),
+        gpu_hours_per_1e12_tokens=1e12 / tokens_per_s * gpus / 3600,
         mfu_fraction=mfu_fraction(done),
         training_time_s=full_speed_s(stretch(phase.name, phase.tokens, done).segment),
         peak_memory_bytes=max(rank.allocated_bytes for rank in done.memory),

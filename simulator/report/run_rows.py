@@ -36,7 +36,8 @@ def _end(run: Mapping[str, Any]) -> Iterator[Row]:
     goodput = _spread(run["goodput_quantiles"], format_fraction)
     first_order = format_fraction(run["first_order_goodput_fraction"])
     mean = format_fraction(run["goodput_fraction"])
-    yield "Goodput", f"{goodput}; {mean} in the mean, {first_order} to first order"
+    rates = "the fault log's own rates" if run.get("replays_fault_log") else "the mean failure rate"
+    yield "Goodput", f"{goodput}; {mean} in the mean, {first_order} to first order at {rates}"
 
 
 def _policies(run: Mapping[str, Any]) -> Iterator[Row]:

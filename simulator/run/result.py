@@ -59,6 +59,7 @@ class RunResult:
     spares: int
     spares_needed: int
     job_gpus: int
+    replays_fault_log: bool
     paid_gpus: int
     unused_gpus: int
 
@@ -83,6 +84,7 @@ class RunResult:
             "spares": self.spares,
             "spares_needed": self.spares_needed,
             "job_gpus": self.job_gpus,
+            "replays_fault_log": self.replays_fault_log,
             "paid_gpus": self.paid_gpus,
             "unused_gpus": self.unused_gpus,
             "first_order_goodput_fraction": self.first_order_goodput_fraction,

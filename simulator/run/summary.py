@@ -52,6 +52,7 @@ def summarise(spec: RunSpec, saving: Saving, outcome: Outcome) -> RunResult:
         best_every_saves_s=_saved_by_best_s(spec, saving),
         spares_needed=spares_needed(spec.failures, spec.job_gpus, most=spec.job_nodes),
         job_gpus=spec.job_gpus,
+        replays_fault_log=bool(spec.fault_log),
         paid_gpus=spec.paid_gpus,
         unused_gpus=spec.paid_gpus - spec.gpus,
         **{part.name: getattr(bill, part.name) for part in fields(Bill)},
