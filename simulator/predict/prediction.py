@@ -82,8 +82,8 @@ class Prediction:
     scenario or not. `network`: how far the step uses each class of links.
     `mfu_fraction` counts model FLOPs by `flops_convention` against `mfu_peak_flops_per_s`, the data sheet's.
     With `phases`, `training_time_s` and `run` contain all of them, and `fits` says whether all fit; the rest is of the
-    step of `headline_phase`. `evaluation_pause_s`: one pause for evaluation, 0 without any. Clusters that train together
-    (local SGD) are all in tokens, FLOPs, GPU-hours and the run.
+    step of `headline_phase`. `evaluation_pause_s`: one pause for evaluation, 0 without any. Clusters that train
+    together (local SGD) are all in tokens, FLOPs, GPU-hours and the run.
     """
 
     scenario: Scenario

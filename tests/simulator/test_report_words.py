@@ -99,7 +99,8 @@ def test_the_first_order_says_whose_rates_it_takes(tmp_path: Path) -> None:
     log = tmp_path / "log.csv"
     log.write_text("start_day,end_day,node,level,class,description\n0.001,0.002,0,Hardware,a,x\n", encoding="utf-8")
     assert "to first order at the mean failure rate" in told(predicted())
-    assert "to first order at the fault log's own rates" in told(predicted(f"run.fault_log={{file: {log}, covers: 90 d}}"))
+    replayed = predicted(f"run.fault_log={{file: {log}, covers: 90 d}}")
+    assert "to first order at the fault log's own rates" in told(replayed)
 
 
 @pytest.mark.parametrize(
