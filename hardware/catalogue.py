@@ -40,6 +40,9 @@ INLINE = Place("inline")
 # Where merged data name the shipped entry that they go back to; files that write it are refused.
 ROOT = "derived from"
 CHANGED = " (changed)"  # ends the name of an entry that a scenario changes
+# Figures that a prediction names as assumed unless the user gives them, and how the sources of given ones begin.
+PREMISES = frozenset({"price", "overhead_power", "power_per_endpoint"})
+GIVEN = "given"
 # The sets of measured kernels that price operators; a part that was not measured names a sibling's and a scale.
 KERNEL_SETS = (
     "a100-sxm-80gb",
@@ -171,7 +174,10 @@ def _entry(kind: Kind, what: object, at: Place) -> Section:
         document = Document(what, at)
     else:
         raise InputError([at.problem(f"must be a catalogue name, a file or a mapping, not {what!r}")])
-    section = Section(_cited(document.data), document.place, of_machine=True)
+    written = _cited(document.data)
+    if not _is_shipped(kind, document.place):
+        written = _with_givers(written)
+    section = Section(written, document.place, of_machine=True)
     if ROOT in section.data:
         raise InputError([section.place.under(ROOT).problem("is not known; write base: and a catalogue name")])
     base = section.data.get("base")
@@ -185,6 +191,20 @@ def _entry(kind: Kind, what: object, at: Place) -> Section:
     if kind == "accelerators" and ROOT not in below.data and _is_shipped(kind, below.place):
         changes[ROOT] = Path(below.place.file).stem
     return Section(_merge(below.data, changes), section.place, of_machine=True)
+
+
+def _with_givers(data: Any) -> Any:
+    """A user's own entry whose figures of money and power say that they are given, beside any source they have."""
+    if not isinstance(data, Mapping):
+        return data
+    marked = dict(data)
+    for key in PREMISES & data.keys():
+        value = data[key]
+        if isinstance(value, Mapping) and "value" in value:
+            marked[key] = {**value, "source": f"{GIVEN}: {value.get('source') or key}"}
+        elif value is not None:
+            marked[key] = {"value": value, "source": f"{GIVEN}: {key}"}
+    return marked
 
 
 def _is_shipped(kind: Kind, place: Place) -> bool:
@@ -281,7 +301,9 @@ def _read_accelerator(section: Section) -> Accelerator:
     corrections = section.choice("corrections", names("accelerators"), None)
     section.done()
     section.raise_problems()
-    return replace(found, origin=_origin(found, base, corrections, "kernel_scale" in section.data))
+    origin = _origin(found, base, corrections, "kernel_scale" in section.data)
+    shipped = accelerator(base) if base is not None else None
+    return replace(found, origin=origin, data_sheet=shipped.peak_flops_per_s if shipped else None)
 
 
 def _read_power_limit(section: Section, tdp_w: float | None, idle_w: float | None) -> float | None:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hardware.precisions import half_precision_peak
 from hardware.problems import one_of
 
 ScaleUpKind = Literal["nvswitch", "mesh", "cube_mesh"]
@@ -58,7 +59,7 @@ class Accelerator:
     `kernels` names the measured kernel set that prices its operators and `kernel_scale` says by how much that
     set's compute throughput is scaled where the set was measured on a sibling part (1.0: on this very part).
     `power_limit_w`: a cap below the part's TDP (None: none). `origin`: whose curves and corrections these are (None:
-    its own).
+    its own). `data_sheet`: peaks of the shipped part that this one changes (None: its own are its data sheet's).
     """
 
     name: str
@@ -76,6 +77,12 @@ class Accelerator:
     sources: Mapping[str, str] = field(default_factory=dict)
     power_limit_w: float | None = None
     origin: Origin | None = None
+    data_sheet: Mapping[str, float] | None = None
+
+    @property
+    def mfu_peak_flops_per_s(self) -> float:
+        """The dense 16-bit peak that MFU refers to: the data sheet's, whatever a scenario makes of a shipped part."""
+        return half_precision_peak(self.data_sheet or self.peak_flops_per_s)
 
     @property
     def power_w(self) -> float:

@@ -20,6 +20,8 @@ from hardware.topology.build import build_network
 from hardware.topology.network import Network
 from hardware.wiring import surviving_spines_fraction
 
+# Links that a GPU sends through; the others are their opposite directions.
+SENDING = ("scale_up_out", "scale_up_mesh", "nic_out", "leaf_up", "spine_up")
 # Both directions of a class of links under one name, with what joins them in a folded Clos network.
 LINK_CLASSES = {
     "scale_up": ("scale_up_out", "scale_up_in", "scale_up_mesh"),
@@ -48,11 +50,13 @@ class Stream:
 @dataclass(frozen=True, slots=True)
 class ClassUse:
     """One class of links over a step, both directions: `mean_fraction` of what all of them can carry is used, and
-    `busiest_fraction` on the busiest link; `bytes_by_cause` are summed over the links."""
+    `busiest_fraction` on the busiest link; `bytes_by_cause` are summed over the links. `gpu_bytes_per_s`: what they let
+    each GPU send, all sending at once."""
 
     name: str
     links: int
     capacity_bytes_per_s: float
+    gpu_bytes_per_s: float
     mean_fraction: float
     busiest_fraction: float
     bytes_by_cause: dict[str, float]
@@ -94,12 +98,15 @@ def network_use(cluster: Cluster, streams: Sequence[Stream], seconds: float) -> 
         mine = np.isin(link_class, numbers) & (capacity > 0)
         left = surviving.get(name, 1.0)
         can_carry = left * float(network.capacity_bytes_per_s[cables].sum())
+        sending = np.isin(network.link_class, [i for i in numbers if network.classes[i] in SENDING])
+        can_send = left * float(network.capacity_bytes_per_s[sending].sum())
         busiest = float((total[mine] / capacity[mine]).max(initial=0.0)) / (left * seconds)
         by_cause = {cause: float(load[mine].sum()) for cause, load in loads.items()}
         use = ClassUse(
             name=name,
             links=int(cables.sum()),
             capacity_bytes_per_s=can_carry,
+            gpu_bytes_per_s=can_send / cluster.gpus,
             mean_fraction=float(total[mine].sum()) / (can_carry * seconds),
             busiest_fraction=busiest,
             bytes_by_cause={cause: size for cause, size in by_cause.items() if size > 0},

@@ -14,7 +14,8 @@ from math import exp, hypot, log, sqrt
 
 from hardware.collectives import Group
 from simulator.cost.groups import plan_groups
-from simulator.predict.confidence import STANDARD_DEVIATIONS, step_time_interval_s
+from simulator.predict.confidence import STANDARD_DEVIATIONS
+from simulator.predict.evidence import step_interval_s
 from simulator.predict.simulate import Simulated
 from simulator.predict.step import Step
 from simulator.schedules import SCHEDULES
@@ -51,8 +52,7 @@ class ErrorShares:
 
 def error_shares(done: Simulated) -> ErrorShares:
     """What a simulated step rests on."""
-    step_time_s = done.step.step_time_s
-    low_s, high_s = step_time_interval_s(done.scenario, step_time_s)
+    low_s, high_s = step_interval_s(done)
     log_sigma = log(high_s / low_s) / 2 / STANDARD_DEVIATIONS
     return ErrorShares(_components(done), log_sigma)
 

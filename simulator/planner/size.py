@@ -20,7 +20,7 @@ from simulator.planner.job import Job, purchase, with_sized_spares
 from simulator.planner.size_hinges import assumptions, parts
 from simulator.planner.size_search import Tries
 from simulator.planner.sizing import Option, Purchase, Question, Sizing
-from simulator.predict.confidence import step_time_interval_s
+from simulator.predict.evidence import step_interval_s
 from simulator.scenario.spec import Scenario
 
 Progress = Callable[[int, int], None]  # (nodes done, nodes in all)
@@ -139,7 +139,7 @@ def summary(job: Job, question: Question) -> Purchase:
         paid_gpus=job.spec.paid_gpus,
         plan=plan_words(scenario),
         step_time_s=step_s,
-        step_time_interval_s=step_time_interval_s(scenario, step_s),
+        step_time_interval_s=step_interval_s(job.simulated),
         tokens=job.spec.tokens,
         finish_s=result.finish_s.to_dict(),
         at_confidence_s=job.finish_at(question.confidence),

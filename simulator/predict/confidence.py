@@ -129,7 +129,7 @@ def widened(
     return middle - wide, middle + wide
 
 
-def step_time_interval_s(scenario: Scenario, step_time_s: float, assumed_fraction: float = 0.0) -> tuple[float, float]:
+def step_time_interval_s(scenario: Scenario, step_time_s: float, assumed_fraction: float) -> tuple[float, float]:
     """The 80 % interval of the step time that a run of this scenario would measure.
 
     `assumed_fraction`: share of the step whose evidence is assumed. Runs on the same site narrow it, and take the place

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from hardware.collectives import evidence
 from hardware.collectives.network_use import NetworkUse, network_use
 from hardware.kernels import scaling_words
-from hardware.precisions import half_precision_peak
-from hardware.specs import Cluster
 from hardware.units import format_bytes
 from hardware.wiring import mismatches
-from simulator.cost.groups import plan_groups
 from simulator.cost.inventory import beyond_profile
 from simulator.cost.traffic import step_streams
 from simulator.memory.host import HostMemory, host_memory
 from simulator.model.flops import flops_per_token
 from simulator.model.parameters import active_parameters, total_parameters
 from simulator.plan.spec import Plan
-from simulator.predict.confidence import step_time_interval_s, unmeasured_warnings
+from simulator.predict.confidence import unmeasured_warnings
+from simulator.predict.evidence import evidence_shares, step_interval_s
 from simulator.predict.premises import Premise, premises
 from simulator.predict.run_spec import host_copy_bytes, stretch, stretches, tokens_per_step, whole_run_spec
 from simulator.predict.simulate import Simulated, SimulatedPhase, simulate
-from simulator.predict.step import Step
 from simulator.run.montecarlo import Progress
 from simulator.run.montecarlo import simulate as simulate_run
 from simulator.run.result import RunResult
 from simulator.run.specs import Segment
 from simulator.scenario.legal import validated
-from simulator.scenario.phases import Phase
+from simulator.scenario.phases import Phase, runs_as_written
 from simulator.scenario.spec import Scenario
 from simulator.workload.shape import padded_vocab
 
@@ -68,6 +62,9 @@ class PhaseReport:
     step_time_interval_s: tuple[float, float]
     breakdown_s: dict[str, float]
     tokens_per_s: float
+    tokens_per_s_per_gpu: float
+    model_flops_per_s_per_gpu: float
+    gpu_hours_per_1e12_tokens: float
     mfu_fraction: float
     training_time_s: float
     peak_memory_bytes: float
@@ -83,10 +80,10 @@ class Prediction:
     rank; `fits` compares what the device shows, and what the fullest node's `host_memory` holds.
     `step_time_interval_s` is where 80 % of like runs lie. `stated` and `assumed`: what else it rests on, given by the
     scenario or not. `network`: how far the step uses each class of links.
-    `mfu_fraction` counts model FLOPs by `flops_convention` against the dense 16-bit peak.
+    `mfu_fraction` counts model FLOPs by `flops_convention` against `mfu_peak_flops_per_s`, the data sheet's.
     With `phases`, `training_time_s` and `run` contain all of them, and `fits` says whether all fit; the rest is of the
-    scenario's own plan. `evaluation_pause_s`: one pause for evaluation, 0 without any. Clusters that train together
-    (local SGD) are all in tokens, FLOPs, GPU-hours and the run.
+    step of `headline_phase`. `evaluation_pause_s`: one pause for evaluation, 0 without any. Clusters that train
+    together (local SGD) are all in tokens, FLOPs, GPU-hours and the run.
     """
 
     scenario: Scenario
@@ -99,6 +96,7 @@ class Prediction:
     tokens_per_s_per_gpu: float
     model_flops_per_s_per_gpu: float
     mfu_fraction: float
+    mfu_peak_flops_per_s: float
     flops_convention: str
     gpu_hours_per_1e12_tokens: float
     training_time_s: float
@@ -117,6 +115,7 @@ class Prediction:
     warnings: tuple[str, ...]
     phases: tuple[PhaseReport, ...] = ()
     evaluation_pause_s: float = 0.0
+    headline_phase: str | None = None
 
 
 def evaluate(scenario: Scenario) -> Prediction:
@@ -139,18 +138,18 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
     host = host_of(done)
     tokens_per_s = tokens_per_step(done) / step.step_time_s
     parts = [each.done for each in done.phases] or [done]
-    shares = evidence_shares(step, comm_evidence(scenario.plan, scenario.cluster))
     return Prediction(
         scenario=scenario,
         parameters_total=total_parameters(scenario.model),
         parameters_active=active_parameters(scenario.model),
         step_time_s=step.step_time_s,
-        step_time_interval_s=step_time_interval_s(scenario, step.step_time_s, shares.get("assumed", 0.0)),
+        step_time_interval_s=step_interval_s(done),
         tokens_per_step=tokens_per_step(done),
         tokens_per_s=tokens_per_s,
         tokens_per_s_per_gpu=tokens_per_s / gpus,
         model_flops_per_s_per_gpu=model_flops_per_s_per_gpu(done),
         mfu_fraction=mfu_fraction(done),
+        mfu_peak_flops_per_s=scenario.cluster.accelerator.mfu_peak_flops_per_s,
         flops_convention=FLOPS_CONVENTION,
         gpu_hours_per_1e12_tokens=1e12 / tokens_per_s * gpus / 3600,
         training_time_s=sum(full_speed_s(part.segment) for part in stretches(done)),
@@ -161,7 +160,7 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
         host_memory=host,
         fits=all(fits_wholly(part) for part in parts),
         breakdown_s=step.breakdown(),
-        evidence=shares,
+        evidence=evidence_shares(done),
         stages=stage_reports(done),
         network=network,
         stated=tuple(each for each in rests_on if not each.assumed),
@@ -175,6 +174,7 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
         ),
         phases=tuple(phase_report(each, scenario) for each in done.phases),
         evaluation_pause_s=done.evaluation_pause_s,
+        headline_phase=next((each.phase.name for each in done.phases if runs_as_written(scenario, each.phase)), None),
     )
 
 
@@ -204,13 +204,16 @@ def model_flops_per_s_per_gpu(done: Simulated) -> float:
 
 
 def mfu_fraction(done: Simulated) -> float:
-    return model_flops_per_s_per_gpu(done) / half_precision_peak(done.scenario.cluster.accelerator.peak_flops_per_s)
+    """Model FLOPs over the dense 16-bit peak of the GPU's data sheet."""
+    return model_flops_per_s_per_gpu(done) / done.scenario.cluster.accelerator.mfu_peak_flops_per_s
 
 
 def phase_report(each: SimulatedPhase, scenario: Scenario) -> PhaseReport:
     """A phase's own figures; `scenario` has the plan that it changes."""
     phase, done = each.phase, each.done
     step_time_s, tokens = done.step.step_time_s, tokens_per_step(done)
+    gpus = done.scenario.cluster.gpus * done.step.around.clusters
+    tokens_per_s = tokens / step_time_s
     return PhaseReport(
         name=phase.name,
         tokens=phase.tokens,
@@ -218,9 +221,12 @@ def phase_report(each: SimulatedPhase, scenario: Scenario) -> PhaseReport:
         global_batch_size=phase.plan.global_batch_size,
         plan_changes=plan_changes(phase, scenario.plan),
         step_time_s=step_time_s,
-        step_time_interval_s=step_time_interval_s(done.scenario, step_time_s),
+        step_time_interval_s=step_interval_s(done),
         breakdown_s=done.step.breakdown(),
-        tokens_per_s=tokens / step_time_s,
+        tokens_per_s=tokens_per_s,
+        tokens_per_s_per_gpu=tokens_per_s / gpus,
+        model_flops_per_s_per_gpu=model_flops_per_s_per_gpu(done),
+        gpu_hours_per_1e12_tokens=1e12 / tokens_per_s * gpus / 3600,
         mfu_fraction=mfu_fraction(done),
         training_time_s=full_speed_s(stretch(phase.name, phase.tokens, done).segment),
         peak_memory_bytes=max(rank.allocated_bytes for rank in done.memory),
@@ -245,41 +251,6 @@ def _changes(changed: Any, base: Any, prefix: str) -> dict[str, Any]:
         else:
             found[f"{prefix}{spec.name}"] = now
     return found
-
-
-# The collective whose coefficients decide each cause of communication within a layer.
-COLLECTIVES = {
-    "tp": ("all_gather", "ring", "Simple"),
-    "cp": ("all_gather", "ring", "Simple"),
-    "ep": ("all_to_all", "pairwise", "Simple"),
-}
-
-
-def comm_evidence(plan: Plan, cluster: Cluster) -> dict[str, str]:
-    """How the collectives of each cause are known: fitted to sweeps of these GPUs and NICs, or assumed from others."""
-    groups = plan_groups(plan, cluster)
-    return {cause: evidence(*how, groups[cause], cluster) for cause, how in COLLECTIVES.items()}
-
-
-def evidence_shares(step: Step, comm: Mapping[str, str]) -> dict[str, float]:
-    """Share of the step that rests on each kind of evidence; `comm`: the kind by cause of communication. What surrounds
-    the step is assumed, by its share of the step.
-    """
-    seconds: defaultdict[str, float] = defaultdict(float)
-    for stage in step.slots.stages:
-        for kind, spent in stage.evidence_s.items():
-            seconds[kind] += float(spent)
-        for part in (stage.forward, stage.input):
-            seconds[comm["tp"]] += float(part.tp_s)
-            seconds[comm["cp"]] += float(part.cp_s)
-            seconds[comm["ep"]] += float(part.ep_s)
-            seconds["assumed"] += float(part.host_s)
-    busy = sum(seconds.values())
-    waiting = sum(step.around.waiting_s.values()) / step.step_time_s
-    shares = {kind: spent / busy * (1 - waiting) for kind, spent in sorted(seconds.items())}
-    if waiting:
-        shares["assumed"] = min(1.0, shares.get("assumed", 0.0) + waiting)
-    return shares
 
 
 def stage_reports(done: Simulated) -> tuple[StageReport, ...]:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from math import exp, isfinite
 from typing import Any
 
+from hardware.catalogue import GIVEN
 from hardware.facility import network_power_w, pue, water_l_per_kwh
 from hardware.units import format_count, format_fraction, format_power, format_rate, format_seconds, format_usd
 from simulator.predict.power import POWER_SOURCE
@@ -22,6 +23,7 @@ from simulator.run.specs import RunSpec
 from simulator.scenario.spec import Scenario
 
 YEAR_S = 365.25 * 86400
+AUTO_SPARES = "the count with which the run takes the fewest GPU-hours, theirs included (run.spares.hot)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,11 @@ def _given(scenario: Scenario, *path: str) -> bool:
     return True
 
 
+def _is_given(source: str) -> bool:
+    """Whether a figure of the machines comes from the user."""
+    return source.startswith(GIVEN)
+
+
 def _stack(scenario: Scenario) -> Iterable[Premise]:
     if scenario.stack_choice == "default":
         why = "the default, the newest release of Megatron-Core; plan.stack (or plan.stack.base) names another"
@@ -95,12 +102,13 @@ def _price(scenario: Scenario, policies: RunPolicies, spec: RunSpec) -> Iterable
         used = (
             "" if prices.utilisation_fraction == 1 else f", {format_fraction(prices.utilisation_fraction)} of it in use"
         )
-        text = f"{machines}{used}, electricity at {prices.electricity_usd_per_kwh:g} USD/kWh"
+        paid = "" if _given(scenario, "run", "prices", "electricity") else " (assumed)"
+        text = f"{machines}{used}, electricity at {prices.electricity_usd_per_kwh:g} USD/kWh{paid}"
         yield Premise("price", text, "given: run.prices", False)
     if prices.gpu_hour_usd is not None:
-        is_given = given is not None and given.gpu_hour_usd is not None
-        source = "given: run.prices.gpu_hour" if is_given else part.sources.get("price", "the accelerator's entry")
-        yield Premise("rent", f"{prices.gpu_hour_usd:g} USD per GPU-hour", source, not is_given)
+        is_own = given is not None and given.gpu_hour_usd is not None
+        source = "given: run.prices.gpu_hour" if is_own else part.sources.get("price", "the accelerator's entry")
+        yield Premise("rent", f"{prices.gpu_hour_usd:g} USD per GPU-hour", source, not _is_given(source))
 
 
 def _failures(scenario: Scenario, spec: RunSpec) -> Premise:
@@ -177,7 +185,7 @@ def _spares(scenario: Scenario, policies: RunPolicies, result: RunResult) -> Pre
     nodes = f"{result.spares:,} spare node{'' if result.spares == 1 else 's'}"
     text = f"{nodes} {where}; {result.paid_gpus:,} GPUs are paid for in all"
     if policies.auto_spares:
-        return Premise("spares", text, "assumed: as many as suffice 99 % of the time (run.spares.hot)", True)
+        return Premise("spares", text, f"assumed: {AUTO_SPARES}", True)
     given = _given(scenario, "run", "spares")
     return Premise("spares", text, "given: run.spares" if given else "the default", not given)
 
@@ -208,8 +216,10 @@ def _power(scenario: Scenario) -> Iterable[Premise]:
     )
     server_w = cluster.node.overhead_power_w / cluster.node.gpus
     source = cluster.node.sources.get("overhead_power", "the node's entry")
-    yield Premise("server power", f"{format_power(server_w)} per GPU beside it", source, True)
-    yield Premise("network power", f"{format_power(network.value)} per GPU", network.source, True)
+    yield Premise("server power", f"{format_power(server_w)} per GPU beside it", source, not _is_given(source))
+    yield Premise(
+        "network power", f"{format_power(network.value)} per GPU", network.source, not _is_given(network.source)
+    )
     cooled = "" if cluster.pue is not None else f" ({cluster.node.cooling} cooling)"
     yield Premise("PUE", f"{factor.value:g}{cooled}", factor.source, cluster.pue is None)
     water = water_l_per_kwh(cluster)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from math import gcd
 
 from simulator.plan.allocation import unused_gpus
-from simulator.predict.confidence import step_time_interval_s
 from simulator.predict.degraded import ReplicaSpeeds, speed_with_links, speed_without
+from simulator.predict.evidence import step_interval_s
 from simulator.predict.outer_reports import parameter_count
 from simulator.predict.power import job_power
 from simulator.predict.simulate import Simulated
@@ -44,13 +44,12 @@ class Stretch:
 
 def whole_run_spec(done: Simulated) -> RunSpec | None:
     """The run of a simulated step to its last token; None where the scenario has no policies."""
-    scenario, step_s = done.scenario, done.step.step_time_s
-    policies = scenario.run.policies
+    policies = done.scenario.run.policies
     if policies is None:
         return None
     spec = affordable(run_spec(policies, job_facts(done, policies)))
-    interval_s = step_time_interval_s(scenario, step_s)
-    return replace(spec, uncertainty=step_uncertainty(step_s, interval_s, spec.failures.rate_sigma))
+    uncertainty = step_uncertainty(done.step.step_time_s, step_interval_s(done), spec.failures.rate_sigma)
+    return replace(spec, uncertainty=uncertainty)
 
 
 def affordable(spec: RunSpec) -> RunSpec:

@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hardware.precisions import half_precision_peak
 from simulator.model.flops import flops_per_token
 from simulator.plain import plain
 from simulator.predict.meters import metered_memory_bytes
@@ -115,6 +116,7 @@ def scenario_document(scenario: Scenario) -> dict[str, Any]:
             "node": cluster.node.name,
             "accelerator": cluster.accelerator.name,
             "fabric": cluster.fabric.name,
+            "peak_flops_per_s": half_precision_peak(cluster.accelerator.peak_flops_per_s),
             "scale_up_gpus": cluster.node.scale_up.domain_gpus,
             "scale_up_bytes_per_s": cluster.node.scale_up.bandwidth_bytes_per_s,
             "scale_out_bytes_per_s": cluster.node.nic.bandwidth_bytes_per_s,

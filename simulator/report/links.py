@@ -16,10 +16,20 @@ from hardware.units import format_fraction, format_rate
 LINKS = {"scale_up": "within domains", "nic": "GPU to leaf", "leaf": "leaf to spine", "spine": "spine to core"}
 
 
-def links_table(network: Mapping[str, Any]) -> RenderableType:
-    """How far the step uses each class of links, and for what."""
+def link_speeds(document: Mapping[str, Any]) -> str:
+    """What each class of links lets a GPU send, by the names and figures of the table."""
+    domain = document["scenario"]["cluster"]["scale_up_gpus"]
+    parts = []
+    for use in document["network"]["classes"]:
+        name = LINKS[use["name"]] + (f" of {domain}" if use["name"] == "scale_up" else "")
+        parts.append(f"{format_rate(use['gpu_bytes_per_s'])} {name}")
+    return ", ".join(parts) + " (per GPU and direction)"
+
+
+def links_table(network: Mapping[str, Any], phase: str) -> RenderableType:
+    """How far the step uses each class of links, and for what; `phase` says of which phase, if any."""
     limit = LINKS.get(network["bottleneck"])
-    head = Text.assemble(("Network  ", "bold"), f"busiest: {limit}" if limit else "idle")
+    head = Text.assemble(("Network  ", "bold"), f"busiest: {limit}" if limit else "idle", phase)
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("links", no_wrap=True)
     for name in ("of", "mean use", "busiest"):

@@ -27,14 +27,15 @@ SHORT = {
 }
 
 
-def memory_table(document: Mapping[str, Any], blocks: bool) -> RenderableType:
+def memory_table(document: Mapping[str, Any], blocks: bool, phase: str) -> RenderableType:
+    """Memory of every pipeline rank; `phase` says of which phase of the run, if any."""
     capacity, used = document["memory_capacity_bytes"], document["device_memory_bytes"]
     on_device = used <= capacity
     spare = f"{format_bytes(abs(capacity - used))} {'to spare' if on_device else 'too much'}"
     head = Text.assemble(
         ("Memory  ", "bold"),
         _verdict(on_device),
-        f": {format_bytes(used)} of {format_bytes(capacity)} on the fullest GPU, {spare}",
+        f": {format_bytes(used)} of {format_bytes(capacity)} on the fullest GPU, {spare}{phase}",
     )
     owners = [owner for owner in dict.fromkeys(o for s in document["stages"] for o in _held(s))
               if any(_held(stage).get(owner) for stage in document["stages"])]  # fmt: skip

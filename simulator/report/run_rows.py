@@ -36,17 +36,17 @@ def _end(run: Mapping[str, Any]) -> Iterator[Row]:
     goodput = _spread(run["goodput_quantiles"], format_fraction)
     first_order = format_fraction(run["first_order_goodput_fraction"])
     mean = format_fraction(run["goodput_fraction"])
-    yield "Goodput", f"{goodput}; {mean} in the mean, {first_order} to first order"
+    rates = "the fault log's own rates" if run.get("replays_fault_log") else "the mean failure rate"
+    yield "Goodput", f"{goodput}; {mean} in the mean, {first_order} to first order at {rates}"
 
 
 def _policies(run: Mapping[str, Any]) -> Iterator[Row]:
     """How often it is interrupted, and what is done about it."""
     between_s = run["mean_time_between_interruptions_s"]
-    stops = f"every {format_seconds(between_s)} in the mean" if between_s else "never"
-    yield (
-        "Interrupted",
-        f"{stops}; {_count(run['spares'], 'spare node')}, {run['spares_needed']:,} suffice 99 % of the time",
-    )
+    of_gpus = f"of {run['job_gpus']:,} GPUs at work"
+    stops = f"every {format_seconds(between_s)} {of_gpus}, in the mean" if between_s else "never"
+    yield "Interrupted", stops
+    yield "Spares", f"{_count(run['spares'], 'node')}; {run['spares_needed']:,} suffice 99 % of the time"
     saves = [f"to {tier} every {format_seconds(s)}" for tier, s in run["checkpoint_every_s"].items() if s]
     yield "Checkpoints", (f"{', '.join(saves)} of work" if saves else "none") + _optimum(run)
 

@@ -18,14 +18,14 @@ from hardware.units import (
     format_count,
     format_flops_rate,
     format_fraction,
-    format_rate,
     format_seconds,
 )
 from simulator.plan.choices import GRANULARITIES, SHARDINGS
 from simulator.report.alternatives import alternatives_table
 from simulator.report.beyond import beyond, step_seconds
-from simulator.report.links import links_table
+from simulator.report.links import link_speeds, links_table
 from simulator.report.memory_table import memory_table
+from simulator.report.phases import of_phase, phases_table
 from simulator.report.premises import premise_rows
 from simulator.report.printing import can_print_blocks, pairs, print_report, printable_values, report_text
 from simulator.report.run_rows import run_rows
@@ -55,15 +55,17 @@ def evaluation_text(document: Mapping[str, Any], blocks: bool = True) -> str:
 def evaluation(document: Mapping[str, Any], blocks: bool = True) -> Group:
     """The whole report; `blocks` False draws bars in ASCII. No text of the document steers the terminal."""
     document = printable_values(document)
+    phase = of_phase(document)
     parts: list[RenderableType] = [
         _title(document["scenario"]),
         _understood(document),
         _step(document, blocks),
         _figures(document),
-        *([links_table(document["network"])] if document.get("network") else []),
+        *([phases_table(document)] if document.get("phases") else []),
+        *([links_table(document["network"], phase)] if document.get("network") else []),
         *([Group("", pairs(rows))] if (rows := beyond(document)) else []),
         *([alternatives_table(document["alternatives"])] if document.get("alternatives") else []),
-        memory_table(document, blocks),
+        memory_table(document, blocks, phase),
         *([Group("", pairs(rows))] if (rows := premise_rows(document)) else []),
         _footer(document),
     ]
@@ -96,11 +98,7 @@ def _understood(document: Mapping[str, Any]) -> RenderableType:
                 f"{cluster['gpus']:,} x {cluster['accelerator']} in {cluster['nodes']:,} "
                 f"node{'s' if cluster['nodes'] > 1 else ''} of {cluster['gpus_per_node']}; {cluster['fabric']}",
             ),
-            (
-                "Links",
-                f"{format_rate(cluster['scale_up_bytes_per_s'])} within {cluster['scale_up_gpus']} GPUs, "
-                f"{format_rate(cluster['scale_out_bytes_per_s'])} beyond (per GPU and direction)",
-            ),
+            ("Links", link_speeds(document)),
             ("Plan", ", ".join(_layout(plan))),
             ("Stack", _stack(scenario["stack"])),
             (
@@ -179,6 +177,7 @@ def _step(document: Mapping[str, Any], blocks: bool) -> RenderableType:
     if "step_time_interval_s" in document:
         low, high = document["step_time_interval_s"]
         head.append(f"   (P10 {step_seconds(low)}, P90 {step_seconds(high)})")
+    head.append(of_phase(document))
     table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
     for _ in range(2):
         table.add_column()
@@ -204,33 +203,30 @@ def _waterfall(start: float, share: float, blocks: bool) -> Text:
 
 def _figures(document: Mapping[str, Any]) -> RenderableType:
     per_gpu = document["tokens_per_s_per_gpu"]
-    counted = f"of the dense 16-bit peak, counted as {document['flops_convention']}"
-    mfu = f"{format_fraction(document['mfu_fraction'])} MFU {counted}"
-    tokens = document["scenario"]["run"]["tokens"]
+    tokens, phase = document["scenario"]["run"]["tokens"], of_phase(document)
     rows = [
-        ("Throughput", f"{format_count(document['tokens_per_s'])} tokens/s, {per_gpu:,.1f} tokens/s/GPU"),
-        ("Model FLOPs", f"{format_flops_rate(document['model_flops_per_s_per_gpu'])} per GPU, {mfu}"),
-        ("Work", f"{document['gpu_hours_per_1e12_tokens']:,.0f} GPU-hours per 10^12 tokens"),
+        ("Throughput", f"{format_count(document['tokens_per_s'])} tokens/s, {per_gpu:,.1f} tokens/s/GPU{phase}"),
+        ("Model FLOPs", f"{format_flops_rate(document['model_flops_per_s_per_gpu'])} per GPU, {_mfu(document)}{phase}"),
+        ("Work", f"{document['gpu_hours_per_1e12_tokens']:,.0f} GPU-hours per 10^12 tokens{phase}"),
         (
             "Training",
             f"{format_count(tokens)} tokens in {format_seconds(document['training_time_s'])}, without failures",
         ),
     ]
-    rows += [("Phase", text) for phase in document.get("phases", ()) for text in _phase(phase, document)]
     rows += run_rows(document["run"], tokens)
     return Group("", pairs(rows))
 
 
-def _phase(phase: Mapping[str, Any], document: Mapping[str, Any]) -> Iterable[str]:
-    """A phase of the run: its share, its own step and memory, and what its plan changes."""
-    batch = f"{phase['global_batch_size']:,} x {phase['seq_length']:,}"
-    step, mfu = step_seconds(phase["step_time_s"]), format_fraction(phase["mfu_fraction"])
-    share = f"{format_count(phase['tokens'])} tokens in {format_seconds(phase['training_time_s'])}"
-    yield f"{phase['name']}: {share}; steps of {batch} in {step}, {mfu} MFU"
-    used, capacity = phase["device_memory_bytes"], document["memory_capacity_bytes"]
-    fits = "fits" if phase["fits"] else "does not fit"
-    changes = ", ".join(f"{key} {_word(value)}" for key, value in phase["plan_changes"].items())
-    yield f"{fits}: {format_bytes(used)} of {format_bytes(capacity)}" + (f"; {changes}" if changes else "")
+def _mfu(document: Mapping[str, Any]) -> str:
+    """MFU and the peak that it is of; where the scenario changes the part's peak, also that of the changed one."""
+    share, peak = document["mfu_fraction"], document["mfu_peak_flops_per_s"]
+    own = document["scenario"]["cluster"]["peak_flops_per_s"]
+    counted = f"counted as {document['flops_convention']}"
+    of = f"{format_fraction(share)} MFU of the data sheet's dense 16-bit peak of {format_flops_rate(peak)}"
+    if own == peak or not own:
+        return f"{of}, {counted}"
+    changed = f"{format_fraction(share * peak / own)} of the {format_flops_rate(own)} that the scenario makes of it"
+    return f"{of} ({changed}), {counted}"
 
 
 def _footer(document: Mapping[str, Any]) -> RenderableType:

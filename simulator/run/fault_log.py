@@ -120,6 +120,19 @@ def level_of(text: str) -> str | None:
     return next((level for level in LEVELS if level.lower().split()[0] == word), None)
 
 
+def beyond_nodes(rows: Sequence[LogRow], job_nodes: int, spares: int) -> str | None:
+    """What is wrong with a log that names a node which neither the job nor its spares have; None where none is."""
+    last = max((row.node for row in rows), default=0)
+    nodes = job_nodes + spares
+    if last < nodes:
+        return None
+    beside = f" and {spares:,} spare" if spares else ""
+    return (
+        f"names node {last}, which the cluster does not have: its {job_nodes:,}{beside} nodes are 0 to {nodes - 1}. "
+        f"Number the log's nodes from 0, or give cluster.gpus of the cluster that the log is of"
+    )
+
+
 # -- what it says -------------------------------------------------------------------------------------------------
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 
 from hardware.problems import InputError, Problem
 from simulator.run.checkpoints import SavePaths
-from simulator.run.fault_log import model_of
+from simulator.run.fault_log import beyond_nodes, model_of
 from simulator.run.faults import FailureModel, settled
 from simulator.run.read import RunPolicies
-from simulator.run.spares import spares_needed
+from simulator.run.spares import best_spares
 from simulator.run.specs import Power, Recovery, RunPrices, RunSpec, Segment
 
 
@@ -102,11 +102,12 @@ def _failures(policies: RunPolicies, facts: JobFacts) -> FailureModel:
 
 
 def _recovery(policies: RunPolicies, facts: JobFacts, failures: FailureModel) -> Recovery:
-    """The recovery with as many spares as are needed, where the scenario leaves it open: at most as many as the job
-    has nodes, for a cluster that needs more will not be saved by them."""
+    """The recovery with as many spares as are worth their price, where the scenario leaves it open."""
     if not policies.auto_spares:
         return policies.recovery
-    return replace(policies.recovery, hot_spares=spares_needed(failures, facts.gpus, most=facts.job_nodes))
+    run_s = sum(segment.work_s for segment in facts.segments)
+    hot_spares = best_spares(failures, facts.job_nodes, facts.gpus_per_node, run_s)
+    return replace(policies.recovery, hot_spares=hot_spares)
 
 
 def _with_simulated_speeds(failures: FailureModel, speeds: Mapping[str, float]) -> FailureModel:
@@ -128,10 +129,8 @@ def _check_fit(policies: RunPolicies, facts: JobFacts, recovery: Recovery) -> No
     if recovery.min_replicas > facts.replicas:
         message = f"is {recovery.min_replicas}; the job has {facts.replicas} replicas that it could drop"
         problems.append(policies.place.under("recovery.min_replicas").problem(message))
-    nodes = facts.job_nodes + recovery.spares
-    last = max((row.node for row in policies.fault_log), default=0)
-    if last >= nodes:
-        message = f"names node {last}; the job and its spares have nodes 0 to {nodes - 1}: give more spares"
-        problems.append(policies.place.under("fault_log").problem(message))
+    beyond = beyond_nodes(policies.fault_log, facts.job_nodes, recovery.spares)
+    if beyond is not None:
+        problems.append(policies.place.under("fault_log").problem(beyond))
     if problems:
         raise InputError(problems)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hardware import units
-from hardware.problems import InputError, Place
+from hardware.problems import InputError, Place, Problem
 from hardware.sections import Section
 from simulator.fields import METADATA, Form, Setting, object_schema, read_fields, read_values, setting
 from simulator.run.budget import AMOUNTS, Budget
@@ -140,6 +140,14 @@ def read_run(data: Mapping[str, Any], at: Place = INLINE) -> RunPolicies:
     Every part may be left out; the defaults are those of the specs, failures those of Llama 3. Raises InputError
     with every problem found.
     """
+    policies, problems = read_run_in_part(data, at)
+    if problems:
+        raise InputError(problems)
+    return policies
+
+
+def read_run_in_part(data: Mapping[str, Any], at: Place) -> tuple[RunPolicies, list[Problem]]:
+    """The policies as far as they can be read, with stand-ins for the rest, and every problem found."""
     top = Section({key: data[key] for key in KEYS if key in data}, at)
     log, log_s = _read_fault_log(top, at)
     recovery, auto_spares = _read_recovery(top)
@@ -159,8 +167,7 @@ def read_run(data: Mapping[str, Any], at: Place = INLINE) -> RunPolicies:
     )
     top.seen.update(KEYS)
     top.done()
-    top.raise_problems()
-    return policies
+    return policies, top.problems
 
 
 def _read_part(top: Section, key: str) -> dict[str, Any]:
@@ -265,7 +272,10 @@ def _read_phases(top: Section, tokens: object) -> tuple[RunPhase, ...]:
     """The phases in order; exactly one of them takes the tokens that the others leave."""
     if "phases" not in top.data:
         return ()
+    before = len(top.problems)
     phases = tuple(read_fields(RunPhase, section) for section in top.sections("phases"))
+    if len(top.problems) > before:
+        return ()
     if sum(phase.tokens is None for phase in phases) != 1:
         top.report("phases", "need exactly one without tokens: it takes what the others leave")
     given = sum(phase.tokens or 0.0 for phase in phases)

@@ -16,6 +16,8 @@ class RunResult:
 
     `ideal_s` + the sum of `lost_s` is the mean wall time (of what was played, where runs were given up).
     `lost_by_component_s` splits time down and work lost by what had failed, `interruptions` counts stops by the same.
+    `mean_time_between_interruptions_s` is of the mean rate over runs, each run counted alike however long it is: it is
+    that of the job's own GPUs, `job_gpus`, whatever its spares.
     `first_order_goodput_fraction` is the closed form beside the simulation. `finishes` False: `reason` says why.
     `best_every_s` is Daly's interval for the tier that saves most often and `best_every_saves_s` what it would save to
     first order; `spares_needed` are the nodes that suffice 99 % of the time. `cost_usd`, `rent_usd`, `owned_usd`,
@@ -56,6 +58,8 @@ class RunResult:
     best_every_saves_s: float
     spares: int
     spares_needed: int
+    job_gpus: int
+    replays_fault_log: bool
     paid_gpus: int
     unused_gpus: int
 
@@ -79,6 +83,8 @@ class RunResult:
             "best_every_saves_s": self.best_every_saves_s,
             "spares": self.spares,
             "spares_needed": self.spares_needed,
+            "job_gpus": self.job_gpus,
+            "replays_fault_log": self.replays_fault_log,
             "paid_gpus": self.paid_gpus,
             "unused_gpus": self.unused_gpus,
             "first_order_goodput_fraction": self.first_order_goodput_fraction,

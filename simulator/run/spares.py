@@ -1,4 +1,4 @@
-"""How many spare nodes keep a job whole: nodes in repair follow Poisson's law around rate x repair time."""
+"""How many spare nodes keep a job whole, and how many are worth their price."""
 
 from __future__ import annotations
 
@@ -18,18 +18,46 @@ RATES = 200  # that stand for a rate which is not known
 TAIL = 40.0  # standard deviations beyond which no probability is left that a float could hold
 
 
-def nodes_away(model: FailureModel, gpus: int) -> float:
+def nodes_away(model: FailureModel, gpus: int, within_s: float = math.inf) -> float:
     """Mean number of nodes in repair at any time (Little's law: arrivals per second x mean seconds away).
 
-    A GPU or node fault takes one node; racks and pods take theirs only where `nodes_per_*` say so and are not counted.
+    With `within_s` at the end of a run of so many seconds that starts whole, exact for memoryless repairs. A GPU
+    or node fault takes one node; racks and pods take theirs only where `nodes_per_*` say so and are not counted.
     """
     away = 0.0
     for fault in model.classes:
         takes_one = fault.scope in ("gpu", "node") and fault.kind in REPAIRED
         if takes_one and fault.repair is not None:
             seconds_away = fault.repair.mean_s() + fault.detect.mean_s()
-            away += gpus * fault.rate_per_gpu_s * seconds_away
+            reached = -math.expm1(-within_s / seconds_away) if seconds_away else 1.0
+            away += gpus * fault.rate_per_gpu_s * seconds_away * reached
     return away
+
+
+def best_spares(model: FailureModel, job_nodes: int, gpus_per_node: int, run_s: float) -> int:
+    """The number of spares with which a run of `run_s` seconds takes the fewest node-hours in the mean, its spares' own
+    included; at most one per node of the job.
+
+    With n spares a job stands still while n + 1 nodes are away, as servers that turn callers away: a share of its time
+    given by Erlang's loss formula, exact for memoryless failures whatever the law of repair. A rate that is not known
+    is averaged over its law.
+    """
+    mean = nodes_away(model, job_nodes * gpus_per_node, run_s)
+    if mean == 0:
+        return 0
+    away = mean * np.array(_rate_factors(model.rate_sigma))
+    blocked = np.ones_like(away)
+    best, fewest = 0, math.inf
+    for spares in range(job_nodes + 1):
+        servers = spares + 1
+        working = servers / (servers + away * blocked)
+        blocked = away * blocked / (servers + away * blocked)
+        node_hours = (job_nodes + spares) * float((1 / working).mean())
+        if node_hours < fewest:
+            best, fewest = spares, node_hours
+        if job_nodes + spares >= fewest:  # even without any standstill more spares take more
+            break
+    return best
 
 
 def spares_needed(model: FailureModel, gpus: int, confidence: float = 0.99, most: int | None = None) -> int:

@@ -95,7 +95,7 @@ class Recovery:
     hot_spares: int = setting(
         0,
         Setting(
-            "Spare nodes that run and wait; auto: as many as suffice 99 % of the time, at most as many as the job has.",
+            "Spare nodes that run and wait; auto: as many as make the run take the fewest GPU-hours, theirs included.",
             16,
             key="hot",
             least=0,

@@ -29,7 +29,7 @@ def summarise(spec: RunSpec, saving: Saving, outcome: Outcome) -> RunResult:
     lost_s = {cause: float(seconds.mean()) for cause, seconds in outcome.lost_s.items()}
     work_s, elapsed_s = float(outcome.work_s.mean()), float(outcome.elapsed_s.mean())
     names = component_names(spec)
-    stops = outcome.stops_by_component.sum(axis=1)
+    stops_per_s = float((outcome.stops_by_component.sum(axis=1) / outcome.elapsed_s).mean())
     bill = bill_of(spec, outcome)
     return RunResult(
         runs=len(finished),
@@ -43,7 +43,7 @@ def summarise(spec: RunSpec, saving: Saving, outcome: Outcome) -> RunResult:
         lost_s=lost_s,
         lost_by_component_s=_by_name(names, outcome.lost_by_component_s),
         interruptions=_by_name(names, outcome.stops_by_component),
-        mean_time_between_interruptions_s=float(elapsed_s / stops.mean()) if stops.any() else math.inf,
+        mean_time_between_interruptions_s=1 / stops_per_s if stops_per_s else math.inf,
         checkpoint_every_s={tier.name: every(tier) for tier in saving.tiers},
         first_order_goodput_fraction=closed_form_goodput(spec, saving),
         warnings=_warnings(spec, saving, float(outcome.elapsed_s.max())),
@@ -51,6 +51,8 @@ def summarise(spec: RunSpec, saving: Saving, outcome: Outcome) -> RunResult:
         spares=spec.recovery.spares,
         best_every_saves_s=_saved_by_best_s(spec, saving),
         spares_needed=spares_needed(spec.failures, spec.job_gpus, most=spec.job_nodes),
+        job_gpus=spec.job_gpus,
+        replays_fault_log=bool(spec.fault_log),
         paid_gpus=spec.paid_gpus,
         unused_gpus=spec.paid_gpus - spec.gpus,
         **{part.name: getattr(bill, part.name) for part in fields(Bill)},

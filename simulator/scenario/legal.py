@@ -13,8 +13,9 @@ from hardware.wiring import impossible_failures
 from simulator.fields import wrong_values
 from simulator.model.spec import Model
 from simulator.optimizers import OPTIMIZERS
-from simulator.plan.rules import check
+from simulator.plan.rules import Violation, check
 from simulator.plan.spec import Plan
+from simulator.run.fault_log import beyond_nodes
 from simulator.scenario.blame import with_blame
 from simulator.scenario.outer_sections import unfit_surroundings
 from simulator.scenario.phases import Phase, phase_scenario, phases_of
@@ -66,6 +67,18 @@ def _unfit(scenario: Scenario) -> Iterator[tuple[str, str]]:
     yield from unfit_surroundings(scenario.around, cluster, plan)
     if scenario.spread is not None:
         yield from unfit(scenario.spread, model, cluster, plan)
+    yield from _unfit_log(scenario)
+
+
+def _unfit_log(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    """Nodes of a fault log that the cluster does not have. Spares that are left open are at most as many as the job's
+    nodes; the run, which counts them, checks again."""
+    policies, cluster = scenario.run.policies, scenario.cluster
+    if policies is None or policies.auto_spares:
+        return
+    beyond = beyond_nodes(policies.fault_log, cluster.nodes, policies.recovery.spares)
+    if beyond is not None:
+        yield "run.fault_log", beyond
 
 
 def unfit_failures(scenario: Scenario) -> Iterator[tuple[str, str]]:
@@ -112,8 +125,7 @@ def illegal(model: Model, cluster: Cluster, plan: Plan, run: Run, settings: Mapp
 
     `settings` are the plan keys, dotted, that its stack decided: a message says where one of them is to blame.
     """
-    broken = check(model, plan, gpus=cluster.gpus, seq_length=run.seq_length)
-    found = with_blame(broken, model, plan, gpus=cluster.gpus, seq_length=run.seq_length, settings=settings)
+    broken, found = broken_rules(model, plan, cluster.gpus, run.seq_length, settings)
     part = cluster.accelerator
     able = [name for name, each in PRECISIONS.items() if not each.lacks(part.peak_flops_per_s)]
     if plan.precision not in able:
@@ -126,6 +138,14 @@ def illegal(model: Model, cluster: Cluster, plan: Plan, run: Run, settings: Mapp
     if not any(violation.rule == "counts_are_positive" for violation in broken):
         found += _beyond(plan, run)
     return found
+
+
+def broken_rules(
+    model: Model, plan: Plan, gpus: int, seq_length: int, settings: Mapping[str, Any]
+) -> tuple[list[Violation], list[tuple[str, str]]]:
+    """The rules that a plan breaks on any machine, and what is said of them as (key, message)."""
+    broken = check(model, plan, gpus=gpus, seq_length=seq_length)
+    return broken, with_blame(broken, model, plan, gpus=gpus, seq_length=seq_length, settings=settings)
 
 
 def _beyond(plan: Plan, run: Run) -> list[tuple[str, str]]:

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hardware.problems import InputError
 from hardware.sections import Section
 from simulator.model.spec import Model
 from simulator.plan.spec import Plan
 from simulator.run.read import RunPhase, RunPolicies
-from simulator.scenario.plan_section import read_plan
+from simulator.scenario.plan_section import Machines, read_plan
 from simulator.scenario.short_forms import written_out
 from simulator.scenario.spec import Run, Scenario
 from simulator.scenario.stack_section import read_stack
@@ -96,16 +97,20 @@ def _with_lengths(policies: RunPolicies | None, lengths: tuple[int, ...]) -> Run
     return replace(policies, phases=tuple(replace(phase, seq_length=length) for phase, length in paired))
 
 
-def read_phase_plans(top: Section, policies: RunPolicies, gpus: int | None, model: Model | None) -> dict[int, Plan]:
+def read_phase_plans(
+    top: Section, policies: RunPolicies, machines: Machines, model: Model | None, own: Plan
+) -> dict[int, Plan]:
     """The plans of the phases that change the scenario's: their keys over its own, read by the same rules.
 
-    A changed section keeps the keys that it does not name; dp fills the cluster again. Problems are added to `top`.
+    A changed section keeps the keys that it does not name; dp fills the cluster again. Problems are added to `top`; the
+    scenario's `own` plan then stands in for the phase's.
     """
     written = top.data["plan"]
     plans = {}
     for number, phase in enumerate(policies.phases):
         if not phase.plan:
             continue
+        before = len(top.problems)
         at = top.place.under(f"run.phases.{number}")
         if phase.global_batch_size is not None:
             if "global_batch_size" in phase.plan:
@@ -115,13 +120,19 @@ def read_phase_plans(top: Section, policies: RunPolicies, gpus: int | None, mode
             written_batch = {}
         changed = written_out({"plan": phase.plan})["plan"]
         section = Section(merged(written, {**changed, **written_batch}), at.under("plan"), top)
-        plans[number] = _read_plan(section, gpus, model)
+        plan = _phase_plan(section, machines, model)
+        plans[number] = own if plan is None or len(top.problems) > before else plan
     return plans
 
 
-def _read_plan(section: Section, gpus: int | None, model: Model | None) -> Plan:
-    chosen = read_stack(section.data.get("stack"), section.place.under("stack"))
-    return read_plan(section, gpus, model, chosen, {})
+def _phase_plan(section: Section, machines: Machines, model: Model | None) -> Plan | None:
+    """The plan of a phase; None where its stack cannot be read."""
+    try:
+        chosen = read_stack(section.data.get("stack"), section.place.under("stack"))
+    except InputError as error:
+        section.problems += error.problems
+        return None
+    return read_plan(section, machines, model, chosen, {})
 
 
 def merged(written: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

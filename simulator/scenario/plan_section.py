@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
+from hardware import catalogue
 from hardware.precisions import PRECISIONS, UNSPECIFIED_FP8
+from hardware.problems import InputError
 from hardware.sections import Section
 from hardware.specs import Cluster
 from simulator.fields import read_fields
 from simulator.model.spec import Model, MoE
+from simulator.plan.case import near
 from simulator.plan.spec import Plan
 from simulator.scenario.stack_section import (
     ChosenStack,
@@ -27,6 +30,14 @@ from simulator.schedules import default_schedule
 from simulator.stack import default_stack
 
 MOST_GPUS = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Machines:
+    """What a plan is read for: the job's GPUs, None where they cannot be read, and how many a server holds."""
+
+    gpus: int | None
+    gpus_per_node: int = 1
 
 
 def spare_gpus_within(data: Mapping[str, Any], gpus_per_node: int) -> int:
@@ -48,13 +59,27 @@ def without_spares(cluster: Cluster, spare_gpus: int, top: Section) -> Cluster:
     return cluster
 
 
-def gpus_of(top: Section, spare_gpus: int) -> int | None:
-    """The job's number of GPUs as far as it can be read, whatever else is wrong with the cluster."""
+def _gpus_of(top: Section, spare_gpus: int) -> int | None:
     cluster = top.data.get("cluster")
     gpus = cluster.get("gpus") if isinstance(cluster, Mapping) else None
     if not isinstance(gpus, int) or not _is_count(gpus):
         return None
     return gpus - spare_gpus if gpus > spare_gpus else None
+
+
+def machines_of(top: Section, cluster: Cluster | None, spare_gpus: int) -> Machines:
+    """The job's GPUs and those of a server as far as they can be read, whatever else is wrong with the cluster."""
+    gpus = _gpus_of(top, spare_gpus)
+    if cluster is not None:
+        return Machines(gpus, cluster.node.gpus)
+    written = top.data.get("cluster")
+    server = written.get("node") if isinstance(written, Mapping) else None
+    if not isinstance(server, str | Mapping):
+        return Machines(gpus)
+    try:
+        return Machines(gpus, catalogue.node(server, top.place.under("cluster.node")).gpus)
+    except InputError:
+        return Machines(gpus)
 
 
 def read_plan_stack(top: Section) -> ChosenStack:
@@ -65,7 +90,7 @@ def read_plan_stack(top: Section) -> ChosenStack:
 
 
 def read_plan(
-    section: Section, gpus: int | None, model: Model | None, chosen: ChosenStack | None, settings: dict[str, Any]
+    section: Section, machines: Machines, model: Model | None, chosen: ChosenStack | None, settings: dict[str, Any]
 ) -> Plan:
     """The plan as written, with what follows from the rest: what its stack sets unless it is written (added to
     `settings`), dp fills the GPUs, the schedule follows pp and vpp."""
@@ -78,7 +103,7 @@ def read_plan(
         if section.data.get("precision") == UNSPECIFIED_FP8:
             section.data = {**section.data, "precision": chosen.release.plain_fp8}
             settings["precision"] = chosen.release.plain_fp8
-        facts = _plan_facts(section.data, gpus, model)
+        facts = _plan_facts(section.data, machines.gpus, model)
         if facts:
             found = stack_settings(chosen, section.data, facts)
             section.data = with_settings(section.data, found)
@@ -88,8 +113,7 @@ def read_plan(
         vpp = degrees.pop("vpp")
         schedule = default_schedule(degrees["pp"], vpp)
         section.data = {"schedule": schedule, **section.data}
-        if gpus is not None:
-            _fill_gpus(section, gpus, degrees)
+        _fill_gpus(section, machines, degrees)
     _leave_out_main_params(section)
     if not section.broken:
         section.data = {"dp": 1, **section.data}  # a stand-in where dp could not be derived: that was reported
@@ -121,14 +145,16 @@ def _plan_facts(plan: Mapping[str, Any], gpus: int | None, model: Model | None) 
     )
 
 
-def _fill_gpus(section: Section, gpus: int, degrees: Mapping[str, int]) -> None:
+def _fill_gpus(section: Section, machines: Machines, degrees: Mapping[str, int]) -> None:
     """Derives dp where it was left out; reports a plan that does not use every GPU of the cluster exactly once."""
-    replica = math.prod(degrees.values())
+    gpus, replica = machines.gpus, math.prod(degrees.values())
+    if gpus is None:
+        return
     written, dp = " x ".join(f"{name} {degree}" for name, degree in degrees.items()), section.data.get("dp")
     if gpus % replica:
         products = dict(zip(degrees, accumulate(degrees.values(), operator.mul), strict=True))
         culprit = next(name for name, product in products.items() if gpus % product)
-        nearest = " or ".join(str(n * replica) for n in (gpus // replica, gpus // replica + 1) if n)
+        nearest = near(gpus, _possible_gpus(machines, gpus, replica))
         section.report(culprit, f"{written} = {replica} GPUs to a replica does not divide the cluster's {gpus}; change "
                        f"a degree, or take {nearest} GPUs")  # fmt: skip
     elif dp is None:
@@ -136,6 +162,14 @@ def _fill_gpus(section: Section, gpus: int, degrees: Mapping[str, int]) -> None:
     elif _is_count(dp) and dp * replica != gpus:
         section.report("dp", f"is {dp}, but {written} x dp {dp} = {dp * replica} GPUs and the cluster has {gpus}; "
                        f"leave dp out, or write {gpus // replica}")  # fmt: skip
+
+
+def _possible_gpus(machines: Machines, gpus: int, replica: int) -> list[int]:
+    """Numbers of GPUs around `gpus` that whole replicas and whole servers fill; within one server replicas alone."""
+    whole = math.lcm(replica, machines.gpus_per_node)
+    around = [gpus // whole * whole, (gpus // whole + 1) * whole]
+    within_one = range(replica, machines.gpus_per_node, replica)
+    return [count for count in (*within_one, *around) if count > 0]
 
 
 def _is_count(value: object) -> bool:

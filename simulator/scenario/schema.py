@@ -26,21 +26,21 @@ from simulator.plan.rules import without_effect
 from simulator.plan.spec import Plan
 from simulator.run.budget import read_budget
 from simulator.run.read import KEYS as POLICIES
-from simulator.run.read import read_run, run_schema
+from simulator.run.read import read_run_in_part, run_schema
 from simulator.scenario.auto_layout import with_best_layouts, with_even_layouts
 from simulator.scenario.cluster_section import ClusterKeys, read_cluster
-from simulator.scenario.legal import problems
+from simulator.scenario.legal import broken_rules, problems
 from simulator.scenario.outer_sections import NOTHING_AROUND, read_surroundings, surroundings_schema
 from simulator.scenario.overrides import apply_overrides, attributed
 from simulator.scenario.phases import read_phase_plans
 from simulator.scenario.plan_section import (
-    gpus_of,
+    machines_of,
     read_plan,
     read_plan_stack,
     spare_gpus_within,
     without_spares,
 )
-from simulator.scenario.short_forms import with_short_forms, written_out
+from simulator.scenario.short_forms import with_short_forms, with_whole_numbers, written_out
 from simulator.scenario.site_section import Site, read_site_key
 from simulator.scenario.spec import Published, Run, Scenario
 from simulator.scenario.spread_section import fitted, read_spread, spread_schema
@@ -81,7 +81,7 @@ def read_scenario(document: Document, name: str, starts_search: bool = False) ->
     Raises InputError with every problem.
     """
     known = translated(written_out(document.data), document.place, own_keys())
-    document = replace(document, data=known.data)
+    document = replace(document, data=with_whole_numbers(known.data))
     top = Section(document.data, document.place)
     top.problems += known.problems
     title, question = top.text("name", name), top.text("question", "")
@@ -98,18 +98,22 @@ def read_scenario(document: Document, name: str, starts_search: bool = False) ->
         cluster = _whole(top, lambda: _with_profile(cluster, measured))
     chosen = _whole(top, lambda: read_plan_stack(top))
     settings: dict[str, Any] = {}
-    gpus = gpus_of(top, spare_gpus)
-    plan = _whole(top, lambda: read_plan(top.section("plan"), gpus, model, chosen, settings))
-    run = _whole(top, lambda: _read_run(top.section("run"), plan))
+    machines = machines_of(top, cluster, spare_gpus)
+    plan = _whole(top, lambda: read_plan(top.section("plan"), machines, model, chosen, settings))
+    run = _read_run(top.section("run"), plan)
     policies = run.policies if run is not None else None
-    phase_plans: dict[int, Plan] | None = None
+    phase_plans: dict[int, Plan] = {}
     if plan is not None and policies is not None:
-        phase_plans = _whole(top, lambda: read_phase_plans(top, policies, gpus, model))
+        phase_plans = read_phase_plans(top, policies, machines, model, plan)
     published = _whole(top, lambda: _read_published(top.section("published"))) if "published" in top.data else None
     spread = _whole(top, lambda: read_spread(top.section("spread"))) if "spread" in top.data else None
     around = _whole(top, lambda: read_surroundings(top))
     top.done()
-    if model is None or cluster is None or plan is None or run is None or phase_plans is None:
+    if model is None or cluster is None or plan is None or run is None:
+        has_gpus = not any(each.key in ("cluster", "cluster.gpus") for each in top.problems)
+        if model is not None and plan is not None and run is not None and has_gpus and not starts_search:
+            _, broken = broken_rules(model, plan, plan.gpus, run.seq_length, settings)
+            top.problems += [top.place.under(key).problem(message) for key, message in broken]
         top.raise_problems()
         raise AssertionError("a section is missing though no problem was found")
     scenario = Scenario(
@@ -211,14 +215,19 @@ def _with_profile(cluster: Cluster | None, section: Section) -> Cluster | None:
     return applied(cluster, profile, at) if cluster else None
 
 
-def _read_run(section: Section, plan: Plan | None) -> Run:
-    """The run; `plan` None where it could not be read: the run is then checked, but comes to nothing."""
+def _read_run(section: Section, plan: Plan | None) -> Run | None:
+    """The run as far as it can be read, so that the plan is checked whatever is wrong with its policies; None where its
+    length or amount cannot be. `plan` None where it could not be read: tokens that follow from its batch are nan."""
+    before = len(section.problems)
     budget = read_budget(section)
+    is_readable = not section.broken and len(section.problems) == before
     section.seen.update(POLICIES)
     section.done()
-    policies = read_run(section.data, section.place)
-    sound = plan is not None and not section.problems
-    tokens = budget.tokens_in_all(plan.global_batch_size) if plan is not None and sound else math.nan
+    policies, problems_of_policies = read_run_in_part(section.data, section.place)
+    section.problems += problems_of_policies
+    if not is_readable:
+        return None
+    tokens = budget.tokens_in_all(plan.global_batch_size) if plan is not None else math.nan
     return Run(budget.seq_length, tokens, policies, budget)
 
 

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+MOST_EXACT = 2**53  # beyond, not every whole number is a float
 TABLE = Path(__file__).parent / "data" / "short_forms.toml"
 
 
@@ -31,6 +32,16 @@ def written_out(data: Any) -> Any:
         if isinstance(inner, Mapping) and inner.get(name) is not None:
             whole[section] = {**inner, name: _written_out(dotted, inner[name])}
     return whole
+
+
+def with_whole_numbers(data: Any) -> Any:
+    """The data with whole numbers in place of floats that have no fraction, as `tp: 2.0`."""
+    if isinstance(data, Mapping):
+        return {key: with_whole_numbers(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [with_whole_numbers(item) for item in data]
+    is_whole = isinstance(data, float) and data.is_integer() and abs(data) < MOST_EXACT
+    return int(data) if is_whole else data
 
 
 def _written_out(dotted: str, value: Any) -> Any:

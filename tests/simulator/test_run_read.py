@@ -16,12 +16,12 @@ from hardware.sections import Section
 from simulator.run.budget import Budget, read_budget
 from simulator.run.durations import Duration
 from simulator.run.fault_timeline import draw
-from simulator.run.faults import CRASH, FailureModel, FaultClass, Machines, mean_time_between_s, settled
+from simulator.run.faults import CRASH, Machines, mean_time_between_s, settled
 from simulator.run.job_facts import JobFacts, run_spec
 from simulator.run.montecarlo import simulate
 from simulator.run.read import KEYS, PARTS, read_run, run_schema
 from simulator.run.read_failures import failure_model, preset, presets
-from simulator.run.spares import nodes_away, spares_needed
+from simulator.run.spares import best_spares, nodes_away, spares_needed
 from simulator.run.specs import Power, Segment
 
 FACTS = JobFacts(
@@ -45,7 +45,7 @@ def test_empty_section_takes_the_defaults() -> None:
     assert policies.checkpoint.policy == "async"
     assert policies.failures == preset("llama-3")
     spec = run_spec(policies, FACTS)
-    assert spec.recovery.hot_spares == spares_needed(preset("llama-3"), 1024)
+    assert spec.recovery.hot_spares == best_spares(preset("llama-3"), 128, 8, spec.work_s)
     result = simulate(spec)
     assert result.finishes
     assert result.cost_usd is not None
@@ -382,29 +382,6 @@ def test_no_fault_is_known_for_nothing() -> None:
     data = {"exposure": {"gpus": 8, "time": "1 d"}, "classes": {"a": {"kind": "hang", "count": 1, "detect": "none"}}}
     with pytest.raises(InputError, match="leave it out for the default"):
         failure_model(data)
-
-
-# -- spares -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mean", [0.01, 1.0, 37.5, 4000.0])
-@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.99, 0.9999])
-def test_spares_are_the_quantile_of_poisson(mean: float, confidence: float) -> None:
-    from scipy.stats import poisson
-
-    assert spares_needed(away(mean), 16384, confidence) == poisson.ppf(confidence, mean)
-
-
-@pytest.mark.parametrize("mean", [1e6, 1e18, math.inf])
-def test_spares_are_found_at_once_and_no_more_than_there_are_nodes(mean: float) -> None:
-    assert spares_needed(away(mean), 1024) == 1024
-    assert spares_needed(away(mean), 1024, most=128) == 128
-
-
-def away(mean: float) -> FailureModel:
-    """Failures that keep so many nodes of 16,384 GPUs in repair."""
-    fault = FaultClass("a", "crash", mean / 16384, "node", detect=Duration("fixed", 0.5), repair=Duration("fixed", 0.5))
-    return FailureModel("away", (fault,))
 
 
 # -- how much is trained ------------------------------------------------------------------------------------------
