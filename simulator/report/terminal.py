@@ -24,6 +24,7 @@ from hardware.units import (
 from simulator.plan.choices import GRANULARITIES, SHARDINGS
 from simulator.report.alternatives import alternatives_table
 from simulator.report.beyond import beyond, step_seconds
+from simulator.report.job_rows import job_rows
 from simulator.report.links import links_table
 from simulator.report.memory_table import memory_table
 from simulator.report.premises import premise_rows
@@ -218,6 +219,7 @@ def _figures(document: Mapping[str, Any]) -> RenderableType:
     ]
     rows += [("Phase", text) for phase in document.get("phases", ()) for text in _phase(phase, document)]
     rows += run_rows(document["run"], tokens)
+    rows += job_rows(document.get("jobs"))
     return Group("", pairs(rows))
 
 
