@@ -74,7 +74,9 @@ def _of_stack(table: Table, plan: Plan) -> list[Inexpressible]:
     if plan.stack.framework != launched.framework:
         why = f"another framework was predicted than {table.title}, which this launches"
         return [Inexpressible("plan.stack", plan.stack.name, why, table.stack)]
-    settable = table.keys | {stated_key(row.key) for row in table.rows}
+    written = [row.key for row in table.rows if not row.import_only]
+    told_apart = {fixed.key for fixed in table.fixed.values()} | table.not_settings.keys()
+    settable = {*written, *map(stated_key, written), *told_apart}
     settable |= {key for each in variables() for key in each.when}
     return [
         Inexpressible(

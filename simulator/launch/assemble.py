@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from simulator.predict.prediction import evaluate
 from simulator.predict.simulate import simulate
 from simulator.scenario.resolved import scenario_yaml
 from simulator.scenario.schema import Scenario
-from simulator.stack import release
+from simulator.stack import Stack, release
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +126,15 @@ def _target(to: str, scenario: Scenario) -> tuple[Target, Table]:
 
 
 def _on_stack(scenario: Scenario, table: Table) -> Scenario:
-    """The scenario on the target's stack, where its file names none."""
+    """The scenario on the target's stack, where its file names none; behaviours that it changes stay changed."""
     if scenario.stack_choice != "default":
         return scenario
-    return replace(scenario, plan=replace(scenario.plan, stack=release(table.stack).stack), stack_choice="named")
+    own = scenario.plan.stack
+    usual = release(own.name).stack
+    values = {each.name: (getattr(own, each.name), getattr(usual, each.name)) for each in fields(Stack)}
+    changed = {name: mine for name, (mine, theirs) in values.items() if mine != theirs}
+    stack = replace(release(table.stack).stack, **changed)
+    return replace(scenario, plan=replace(scenario.plan, stack=stack), stack_choice="named")
 
 
 def _step_time_s(scenario: Scenario, near: Nearest) -> float:
