@@ -14,7 +14,7 @@ from typing import Any, Literal, cast, get_args
 
 from hardware.documents import Document, read_document
 from hardware.precisions import FORMATS, REFERENCE
-from hardware.problems import InputError, Place, Problem, one_of
+from hardware.problems import InputError, Place, Problem, known_name, one_of
 from hardware.sections import Section
 from hardware.specs import (
     FLOWS_PER_PORT,
@@ -214,13 +214,16 @@ def _is_shipped(kind: Kind, place: Place) -> bool:
 def _named(kind: Kind, name: str, at: Place) -> Document:
     if name.endswith((".yaml", ".yml", ".json")):
         return read_document(Path(at.file).parent / name)
-    stem = name.strip().lower().replace(" ", "-").replace("_", "-")
-    known = names(kind)
-    if stem not in known:
-        stem = _aliases()[kind].get(stem, stem)
-    if stem not in known:
-        raise InputError([at.problem(f"{kind[:-1]} {one_of(name, [*known, *_aliases()[kind]])}")])
+    stem = catalogue_name(kind, name)
+    if stem not in names(kind):
+        raise InputError([at.problem(f"{kind[:-1]} {one_of(name, [*names(kind), *_aliases()[kind]])}")])
     return _shipped(kind, stem)
+
+
+def catalogue_name(kind: Kind, text: str) -> str:
+    """The name of the shipped entry that the text spells or is another name of; else the text itself."""
+    name = known_name(text, [*names(kind), *_aliases()[kind]])
+    return _aliases()[kind].get(name, name) if name not in names(kind) else name
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
@@ -50,6 +50,18 @@ class Place:
         while key and key not in self.lines:
             key = key.rpartition(".")[0]
         return self.lines.get(key)
+
+
+def known_name(text: str, names: Collection[str]) -> str:
+    """The name that the text spells in any case, with spaces or underscores for dashes; else the text itself."""
+    if text in names:
+        return text
+    spelled = _plain(text)
+    return next((name for name in names if _plain(name) == spelled), text)
+
+
+def _plain(text: str) -> str:
+    return text.strip().lower().replace(" ", "-").replace("_", "-")
 
 
 def one_of(value: object, choices: Iterable[str]) -> str:

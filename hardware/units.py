@@ -48,7 +48,7 @@ EXAMPLES = {
     "usd_per_m3": "2 USD/m3",
     "tokens": "14.8T or 1e12",
     "fraction": "0.45 or 45%",
-    "count": "a plain number",
+    "count": "4",
 }
 # Smallest and largest that a part of a machine or a link can have: far outside of them lie slips of the pen.
 PLAUSIBLE = {

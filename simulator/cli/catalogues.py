@@ -25,7 +25,7 @@ def models(name: Name = None, as_json: AsJson = False) -> None:
         listing = report.models_document()
         print_json(listing) if as_json else report.print_models(listing)
     else:
-        check_known("model", name, catalogue.names())
+        name = check_known("model", name, catalogue.names())
         document = report.model_document(catalogue.load(name))
         print_json(document) if as_json else report.print_model(document)
 
@@ -43,7 +43,7 @@ def stacks(
         listing = report.stacks_document()
         print_json(listing) if as_json else report.print_stacks(listing)
     else:
-        check_known("stack", name, names())
+        name = check_known("stack", name, names())
         document = report.stack_document(name)
         print_json(document) if as_json else report.print_stack(document)
 
@@ -56,11 +56,14 @@ def hardware(
 ) -> None:
     """The hardware known by name, one part with sources, or a network: of a cluster (`show h100-10240`), a JSON or
     GraphML graph, NCCL's topology XML, or the matrix of `nvidia-smi topo -m`."""
+    from hardware.problems import known_name
     from simulator.report import catalogues as report
 
     if name == "show":
         name = entry
     is_file = name is not None and name.endswith((".json", ".graphml", ".xml", ".txt"))
+    if name is not None:
+        name = known_name(name, report.part_names())
     if name is not None and name not in report.part_names() and (is_file or fabric or name.split("-")[-1].isdigit()):
         from simulator.report.network import print_network
 

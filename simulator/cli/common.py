@@ -33,12 +33,14 @@ def explain(error: InputError) -> str:
     return "\n".join([*lines, f"{count} {'problem' if count == 1 else 'problems'}; nothing was run", ""])
 
 
-def check_known(kind: str, name: str, known: Sequence[str]) -> None:
-    """Raises InputError with the nearest names unless `name` is known."""
-    from hardware.problems import InputError, Problem, one_of
+def check_known(kind: str, text: str, known: Sequence[str]) -> str:
+    """The known name that the text spells in any case. Raises InputError with the nearest names where there is none."""
+    from hardware.problems import InputError, Problem, known_name, one_of
 
+    name = known_name(text, known)
     if name not in known:
-        raise InputError([Problem(kind, None, "", one_of(name, known))])
+        raise InputError([Problem(kind, None, "", one_of(text, known))])
+    return name
 
 
 def print_json(document: Mapping[str, Any]) -> None:

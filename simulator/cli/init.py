@@ -27,7 +27,7 @@ def init(model: ModelName, gpus: Gpus, node: NodeName, fabric: FabricName = None
     from simulator.model.catalogue import names
     from simulator.report.folder import write_file
 
-    check_known("model", model, names())
+    model = check_known("model", model, names())
     if out is not None and out.exists():
         raise InputError([Problem(str(out), None, "--out", "exists; name a new file, or remove it")])
     text = starting_scenario(model, gpus, node, fabric)

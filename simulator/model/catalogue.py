@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from hardware.problems import InputError, Place, one_of
+from hardware.problems import InputError, Place, known_name, one_of
 from simulator.model.huggingface import from_huggingface
 from simulator.model.inline import from_mapping
 from simulator.model.spec import Model
@@ -20,6 +20,7 @@ def names() -> list[str]:
 
 def load(name: str) -> Model:
     """The model called `name`. Raises InputError naming the nearest known ones."""
+    name = known_name(name, names())
     if name not in names():
         raise InputError([Place("model", name).problem(one_of(name, names()))])
     path = DATA / f"{name}.json"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar, get_type_hints
 
-from hardware.problems import InputError, Place, one_of
+from hardware.problems import InputError, Place, known_name, one_of
 from simulator.model.catalogue import load, names
 from simulator.model.config import MOST_LAYERS
 from simulator.model.inline import check, check_blocks, field_value, stack
@@ -29,6 +29,7 @@ def from_base(mapping: Mapping[str, Any], place: Place) -> Model:
     """
     keys = Keys(mapping, place)
     _, base = keys.find(["base"])
+    base = known_name(base, names()) if isinstance(base, str) else base
     if not isinstance(base, str) or base not in names():
         raise InputError([place.under("base").problem(one_of(base, names()))])
     model = with_fields(load(base), keys)

@@ -77,6 +77,17 @@ class Fault:
     remedy: str
 
 
+def written(value: Any) -> str:
+    """A value as a scenario file writes it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(written, value))}]"
+    return str(value)
+
+
 Check = Callable[[PlanCase], Fault | None]
 
 

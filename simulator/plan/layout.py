@@ -159,6 +159,14 @@ def _pinned_ends(layers: int, plan: Plan) -> list[int]:
     return counts
 
 
+def even_layout(layers: int, mtp: int, stages: int) -> str:
+    """The layout that spreads the layers evenly, with embedding, MTP and loss at the ends."""
+    symbols = ["t" * count for count in balanced(layers, mtp, stages)]
+    symbols[0] = "E" + symbols[0]
+    symbols[-1] += "m" * mtp + "L"
+    return format_layout(tuple(symbols))
+
+
 def balanced(layers: int, mtp: int, stages: int) -> tuple[int, ...]:
     """Shares that differ by at most one; the ends, which hold embedding, head and MTP, get the smaller ones."""
     if stages == 1:

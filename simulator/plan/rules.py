@@ -21,7 +21,7 @@ from simulator.plan import (
     rules_pipeline,
     rules_stack,
 )
-from simulator.plan.case import Check, Fault, ModelFacts, PlanCase, divisors, model_facts, near
+from simulator.plan.case import Check, Fault, ModelFacts, PlanCase, divisors, model_facts, near, written
 from simulator.plan.spec import Plan
 
 UNIVERSAL: dict[str, Check] = (
@@ -60,7 +60,7 @@ class Violation:
 
     @property
     def message(self) -> str:
-        return f"{self.value}: {self.why}; right would be: {self.remedy}"
+        return f"{written(self.value)}: {self.why}; right would be: {self.remedy}"
 
     def problem(self, document: Place) -> Problem:
         """The violation as a problem of the scenario whose root is `document`."""
@@ -102,10 +102,13 @@ REFILLING = {"plan.tp": True, "plan.cp": True, "plan.pp": True, "plan.ep": False
 
 
 def _legal_values(case: PlanCase, key: str, broken: list[Violation]) -> list[int]:
-    """Values of one degree that mend all that it breaks and break no other rule; dp fills the GPUs again."""
+    """Values of one degree that break no rule, or, where none mends the others' faults, none that is kept now; dp fills
+    the GPUs again."""
+    every = _in_force(case.plan)
     others = {violation.rule for violation in broken if violation.key != key}
-    rules = [rule for name, rule in _in_force(case.plan).items() if name not in others]
-    return [value for value in divisors(case.gpus) if _passes(case, key, value, rules)]
+    kept = [rule for name, rule in every.items() if name not in others]
+    values = [value for value in divisors(case.gpus) if _passes(case, key, value, kept)]
+    return [value for value in values if _passes(case, key, value, list(every.values()))] or values
 
 
 def _passes(case: PlanCase, key: str, value: int, rules: list[Check]) -> bool:

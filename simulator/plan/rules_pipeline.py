@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from simulator.plan.case import Check, Fault, PlanCase, divisors, near
-from simulator.plan.layout import parse_layout, stage_count
+from simulator.plan.layout import even_layout, parse_layout, stage_count
 from simulator.schedules import SCHEDULES, default_schedule
 from simulator.stack import newest
 
@@ -142,7 +142,8 @@ def pinned_ends_leave_even_middle(case: PlanCase) -> Fault | None:
     ranks = plan.pp - (first is not None) - (last is not None)
     layers = case.facts.layers - (first or 0) - (last or 0)
     if ranks < 0 or layers < 0 or bool(ranks) != bool(layers) or (ranks and layers % ranks):
-        why = f"leaves {layers} layers for {ranks} middle ranks"
+        left = f"{layers} layers" if layers >= 0 else f"{-layers} layers too few"
+        why = f"leaves {left} for {ranks} middle ranks"
         return Fault(f"plan.{name}", getattr(plan, name), why, "values that leave an equal share for each middle rank")
     shares = [share for share in (first, last, layers // ranks if ranks else None) if share is not None]
     chunks = stage_count(plan) // plan.pp
@@ -157,10 +158,11 @@ def layout_is_whole(case: PlanCase) -> Fault | None:
     plan, facts = case.plan, case.facts
     if plan.layout is None:
         return None
+    remedy = f"auto, or {even_layout(facts.layers, facts.mtp, stage_count(plan))}"
     try:
         stages = parse_layout(plan.layout)
     except ValueError as problem:
-        return Fault("plan.layout", plan.layout, str(problem), "for example Et|(tt|)*30mL")
+        return Fault("plan.layout", plan.layout, str(problem), remedy)
     line = "".join(stages)
     problems = [
         (len(stages) != stage_count(plan), f"has {len(stages)} stages, the plan {stage_count(plan)} (pp x chunks)"),
@@ -172,11 +174,7 @@ def layout_is_whole(case: PlanCase) -> Fault | None:
         (sum("m" in stage for stage in stages) > 1, "spreads the MTP modules over several stages"),
     ]
     found = [text for wrong, text in problems if wrong]
-    return (
-        Fault("plan.layout", plan.layout, "; ".join(found), "one segment per stage, E t... m... L in order")
-        if found
-        else None
-    )
+    return Fault("plan.layout", plan.layout, "; ".join(found), remedy) if found else None
 
 
 def layout_keeps_mtp_in_last_chunk(case: PlanCase) -> Fault | None:

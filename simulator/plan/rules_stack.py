@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
 
 from hardware.precisions import PRECISIONS
-from simulator.plan.case import Check, Fault, PlanCase
+from simulator.plan.case import Check, Fault, PlanCase, written
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.spec import Plan
 from simulator.stack import Stack, names, release
@@ -88,11 +87,7 @@ def behaviours_without_effect(case: PlanCase) -> Fault | None:
         return None
     name, why = next(iter(reasons.items()))
     also = "".join(f"; {other} neither: {reason}" for other, reason in list(reasons.items())[1:])
-    return Fault(f"plan.stack.{name}", _written(getattr(stack, name)), f"does nothing: {why}{also}", "leave it out")
-
-
-def _written(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return Fault(f"plan.stack.{name}", written(getattr(stack, name)), f"does nothing: {why}{also}", "leave it out")
 
 
 UNIVERSAL: dict[str, Check] = {"flash_build_exists": flash_build_exists}

@@ -14,7 +14,7 @@ from typing import Any
 
 from hardware import catalogue
 from hardware.problems import InputError, Place
-from hardware.specs import Fabric, Node
+from hardware.specs import Cluster, Fabric, Node
 from simulator.plan.layout import stage_count
 from simulator.plan.spec import Plan
 from simulator.predict.simulate import simulate
@@ -88,6 +88,16 @@ def _fabric(scenario: Scenario, server: Node, gpus: int) -> Fabric:
             if reach == gpus:
                 raise
     raise AssertionError("the last reach is the job's own")
+
+
+def why_fabric(given: Cluster, taken: Cluster) -> str:
+    """Why a job of another size or node is on a fabric that is not the scenario's; empty where it is."""
+    own, chosen = given.fabric.name, taken.fabric.name
+    if chosen == own:
+        return ""
+    if not _same_ports(taken.node, given.node):
+        return f"the plainest for the ports of {taken.node.name}; the scenario's {own} is for {given.node.name}"
+    return f"the plainest that reaches {taken.gpus:,} GPUs and their spares; the scenario's {own} does not"
 
 
 def _reaches(fabric: Fabric, server: Node, gpus: int) -> bool:

@@ -95,7 +95,23 @@ def _column(entry: Entry, predicted: _Predicted | None, reference: _Predicted | 
 
 
 def _inputs(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in flat(data).items() if key.split(".")[0] not in WORDS}
+    """A scenario's data by dotted keys; those of a phase stand under its name."""
+    return {key: value for key, value in flat(_by_phase(data)).items() if key.split(".")[0] not in WORDS}
+
+
+def _by_phase(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    run = data.get("run")
+    phases = run.get("phases") if isinstance(run, Mapping) else None
+    if (
+        not isinstance(run, Mapping)
+        or not isinstance(phases, list)
+        or not all(isinstance(phase, Mapping) for phase in phases)
+    ):
+        return data
+    named = {str(phase.get("name", number)): dict(phase) for number, phase in enumerate(phases)}
+    for phase in named.values():
+        phase.pop("name", None)
+    return {**data, "run": {**run, "phases": named}}
 
 
 def differing_inputs(columns: Sequence[Column]) -> dict[str, tuple[Any, ...]]:

@@ -15,7 +15,7 @@ from typing import Any
 from hardware import catalogue
 from hardware.problems import InputError, Place, Problem, one_of
 from simulator.fields import as_written
-from simulator.planner.best_plan import node_name
+from simulator.planner.best_plan import node_name, why_fabric
 from simulator.planner.job import Job, purchase, with_sized_spares
 from simulator.planner.size_hinges import assumptions, parts
 from simulator.planner.size_search import Tries
@@ -43,7 +43,9 @@ def size(
     the tokens that can be trained by the date within the budget. `hinges`: also what more of each part would change and
     how far the answer hangs on assumptions. Raises InputError for a question that cannot be.
     """
-    question = Question(confidence, finish_within_s, budget_usd, gpus, tuple(nodes) or (node_name(scenario),))
+    own = node_name(scenario)
+    asked = tuple(node if node == own else catalogue.catalogue_name("nodes", node) for node in nodes)
+    question = Question(confidence, finish_within_s, budget_usd, gpus, asked or (own,))
     _check(question, scenario)
     sized = with_sized_spares(scenario)
     answers: list[tuple[Option, Job | None]] = []
@@ -125,6 +127,7 @@ def _answer(scenario: Scenario, node: str, question: Question) -> tuple[Option, 
         accelerator=server.accelerator.name,
         fabric=job.scenario.cluster.fabric.name if job else None,
         limits=limits,
+        fabric_reason=why_fabric(scenario.cluster, job.scenario.cluster) if job else "",
         purchase=summary(job, question) if job else None,
         smaller=summary(smaller, question) if smaller else None,
         scenario=bought,

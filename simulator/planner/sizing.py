@@ -49,12 +49,14 @@ class Purchase:
 @dataclass(frozen=True, slots=True)
 class Option:
     """The answer for one node: `purchase` (None: nothing is enough), what `limits` it or why it cannot be, and what
-    one step smaller would come to. `scenario` evaluates to the same."""
+    one step smaller would come to. `fabric_reason`: why `fabric` is not the scenario's own; empty where it is.
+    `scenario` evaluates to the same."""
 
     node: str
     accelerator: str
     fabric: str | None
     limits: str
+    fabric_reason: str = ""
     purchase: Purchase | None = None
     smaller: Purchase | None = None
     scenario: Scenario | None = field(default=None, compare=False, repr=False)
@@ -126,5 +128,5 @@ class Sizing:
 
 
 def _option(option: Option) -> dict[str, Any]:
-    names = ("node", "accelerator", "fabric", "limits", "purchase", "smaller")
+    names = ("node", "accelerator", "fabric", "fabric_reason", "limits", "purchase", "smaller")
     return {name: plain(getattr(option, name)) for name in names}

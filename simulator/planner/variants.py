@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -41,10 +42,18 @@ def entries(
     else:
         rows = []
     made = [_entry(file, file.stem, common) for file in files] if not rows else []
-    made += [_entry(files[0], name, [*common, *changes]) for name, changes in rows]
+    option = "--over" if over else "--with"
+    made += [_told_by(option, changes, _entry(files[0], name, [*common, *changes])) for name, changes in rows]
     if all(entry.scenario is None for entry in made):
         raise InputError(dict.fromkeys(problem for entry in made for problem in entry.problems))
     return made
+
+
+def _told_by(option: str, changes: Sequence[str], entry: Entry) -> Entry:
+    """The entry with its problems laid at the option that brought the overrides in, not at --set."""
+    origins = {f"--set {change}": f"{option} {change}" for change in changes}
+    problems = tuple(replace(each, file=origins.get(each.file, each.file)) for each in entry.problems)
+    return replace(entry, problems=problems)
 
 
 def _entry(file: Path, name: str, overrides: Sequence[str]) -> Entry:

@@ -64,7 +64,7 @@ def part_document(name: str) -> list[dict[str, Any]]:
 
 
 def _knows(kind: parts.Kind, name: str) -> bool:
-    return name in parts.names(kind) or name in parts.aliases(kind)
+    return parts.catalogue_name(kind, name) in parts.names(kind)
 
 
 def part_names() -> list[str]:

@@ -129,7 +129,8 @@ def scenario_document(scenario: Scenario) -> dict[str, Any]:
 
 
 def stack_document(scenario: Scenario) -> dict[str, Any]:
-    """The software stack that the prediction stands on: the release, what was changed of it, and of the plan by it."""
+    """The software stack that the prediction stands on: the release, what was changed of it, and of the plan by it;
+    `fp8_means`: the recipe that a scenario's plain fp8 stands for."""
     stack = scenario.plan.stack
     base = release(stack.name)
     return {
@@ -138,7 +139,8 @@ def stack_document(scenario: Scenario) -> dict[str, Any]:
         "named": scenario.stack_choice == "named",
         "choice": scenario.stack_choice,
         "changed": plain(changed_behaviours(stack, base)),
-        "settings": plain(scenario.stack_settings),
+        "settings": {key: value for key, value in plain(scenario.stack_settings).items() if key != "precision"},
+        "fp8_means": scenario.stack_settings.get("precision"),
     }
 
 

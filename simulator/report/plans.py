@@ -74,7 +74,7 @@ def covered(found: PlanSearch) -> Text:
     )
     interrupted = "; interrupted, so these are the best so far" if found.plans and not found.complete else ""
     searched = ", ".join(f"{key} ({count})" for key, count in found.searched.items())
-    return Text(f"{text}{interrupted}\nSearched: {searched}\n")
+    return Text(f"{text}{interrupted}\nSearched: {searched}; each plan with its best layout\n")
 
 
 def plans_table(found: PlanSearch) -> Table:

@@ -61,7 +61,7 @@ def _asked(question: Mapping[str, Any]) -> str:
         share = format_fraction(question["confidence"])
         words.append(f"done within {format_seconds(question['finish_within_s'])} in {share} of the runs")
     if question["budget_usd"] is not None:
-        words.append(f"for at most {format_usd(question['budget_usd'])}")
+        words.append(f"a mean run that costs at most {format_usd(question['budget_usd'])}")
     return ", ".join(words)
 
 
@@ -109,6 +109,8 @@ def _limits(document: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     for option in document["options"]:
         words = "limited by" if option["purchase"] else "no answer:"
         yield option["node"], f"{words} {option['limits']}"
+        if option["fabric_reason"]:
+            yield option["node"], f"on {option['fabric']}: {option['fabric_reason']}"
 
 
 def _parts(rows: Iterable[Mapping[str, Any]]) -> RenderableType:

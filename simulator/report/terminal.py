@@ -126,7 +126,8 @@ def _stack(stack: Mapping[str, Any]) -> str:
     settings = ", ".join(f"{name} {_word(value)}" for name, value in stack["settings"].items())
     with_changes = f"; changed: {changed}" if changed else ""
     with_settings = f"; it sets {settings}" if settings else ""
-    return f"{stack['title']} ({stack['name']}{unnamed}){with_changes}{with_settings}"
+    with_fp8 = f"; its fp8 is {stack['fp8_means']}" if stack.get("fp8_means") else ""
+    return f"{stack['title']} ({stack['name']}{unnamed}){with_changes}{with_settings}{with_fp8}"
 
 
 def _word(value: Any) -> str:

@@ -15,7 +15,7 @@ from simulator.memory.activations import stage_kept
 from simulator.memory.states import state_bytes
 from simulator.model.spec import Model
 from simulator.plan.allocation import allocated
-from simulator.plan.layout import StageLayers, balanced, format_layout, schedule_name, stage_count, stages_of_ranks
+from simulator.plan.layout import StageLayers, even_layout, format_layout, schedule_name, stage_count, stages_of_ranks
 from simulator.plan.layout_auto import Floats, Items, Stages, split
 from simulator.plan.rules import layers_must_divide
 from simulator.plan.spec import AUTO, Plan
@@ -102,11 +102,7 @@ def fault_of_auto(model: Model, plan: Plan) -> str | None:
 
 def provisional(model: Model, plan: Plan) -> Plan:
     """The plan with layers spread evenly, so that all else of it can be judged."""
-    counts = balanced(len(model.layers), len(model.mtp), stage_count(plan))
-    symbols = ["t" * count for count in counts]
-    symbols[0] = "E" + symbols[0]
-    symbols[-1] += "m" * len(model.mtp) + "L"
-    return replace(plan, layout=format_layout(tuple(symbols)))
+    return replace(plan, layout=even_layout(len(model.layers), len(model.mtp), stage_count(plan)))
 
 
 def with_best_layout(model: Model, cluster: Cluster, plan: Plan, seq_length: int) -> Plan:

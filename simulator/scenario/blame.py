@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from simulator.model.spec import Model
+from simulator.plan.case import written
 from simulator.plan.rules import Violation, check
 from simulator.plan.spec import Plan
 from simulator.schedules import default_schedule
@@ -69,7 +70,7 @@ def _said_of_stack(keys: Iterable[str], plan: Plan) -> str:
     """What the user writes to overrule each setting of the stack."""
     texts = []
     for key in keys:
-        value, plain = _written(_value_under(plan, key)), _written(plain_value(plan, key))
+        value, plain = written(_value_under(plan, key)), written(plain_value(plan, key))
         texts.append(f"; stack {plan.stack.name} sets plan.{key} to {value}, write plan.{key}: {plain} to overrule it")
     return "".join(texts)
 
@@ -77,7 +78,3 @@ def _said_of_stack(keys: Iterable[str], plan: Plan) -> str:
 def _value_under(plan: Plan, key: str) -> Any:
     name, _, below = key.partition(".")
     return getattr(getattr(plan, name), below) if below else getattr(plan, name)
-
-
-def _written(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hardware.documents import Document, read_document
-from hardware.problems import InputError, Place, Problem, one_of
+from hardware.problems import InputError, Place, Problem, known_name, one_of
 from hardware.profile import applied, profile_folder, read_profile
 from hardware.sections import Section
 from hardware.specs import Cluster
@@ -182,9 +182,10 @@ def _read_model(written: Any, at: Place) -> Model | None:
     if written is None:
         return None
     if isinstance(written, str):
-        if written not in model_names():
+        name = known_name(written, model_names())
+        if name not in model_names():
             raise InputError([at.problem(one_of(written, model_names()))])
-        return load(written)
+        return load(name)
     if not isinstance(written, Mapping):
         raise InputError(
             [at.problem("must be a catalogue name, {base: name}, {huggingface: path} or a model written out")]

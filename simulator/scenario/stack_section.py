@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from hardware.precisions import FORMATS
-from hardware.problems import InputError, Place, one_of
+from hardware.problems import InputError, Place, known_name, one_of
 from hardware.sections import Section
 from simulator.fields import json_schema, read_fields
 from simulator.plan.choices import GRANULARITIES
@@ -90,9 +90,10 @@ def _release(name: Any, at: Place) -> Release:
         raise InputError([at.problem(f"must be the name of a release, as {DEFAULT}, not {name!r}")])
     if name in get_args(Framework):
         raise InputError([at.problem(f"{name!r} is a framework; write a release of it, as {newest(name).name}")])
-    if name not in names():
+    known = known_name(name, names())
+    if known not in names():
         raise InputError([at.problem(one_of(name, names()))])
-    return release(name)
+    return release(known)
 
 
 def misplaced_framework(framework: Any) -> str:

@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 
+from hardware.problems import InputError
+from simulator.planner.best_plan import on_cluster, why_fabric
+from simulator.planner.compare import compare
+from simulator.planner.variants import entries
 from simulator.predict.prediction import Prediction, evaluate
 from simulator.report.document import evaluate_document
 from simulator.report.terminal import evaluation_text
@@ -117,3 +121,47 @@ def test_a_figure_that_the_user_gives_of_the_machines_is_not_assumed(change: str
     assert topic in {each.topic for each in prediction.stated}
     assert topic not in {each.topic for each in prediction.assumed}
     assert topic in {each.topic for each in predicted().assumed}
+
+
+# ---- stacks, sizes, comparisons, searches
+
+
+def test_plain_fp8_is_the_users_and_its_recipe_the_stacks() -> None:
+    short, text = document("plan.precision=fp8"), told(predicted("plan.precision=fp8"))
+    stack = short["scenario"]["stack"]
+    assert "precision" not in stack["settings"]
+    assert stack["fp8_means"] == short["scenario"]["plan"]["precision"]
+    assert f"; its fp8 is {stack['fp8_means']}" in text
+    assert document("plan.precision=fp8-delayed")["scenario"]["stack"]["fp8_means"] is None
+
+
+def test_size_says_which_fabric_it_takes_and_why() -> None:
+    own = load_scenario(TINY).cluster
+    larger = on_cluster(load_scenario(TINY), 1024, "hgx-h100").cluster
+    other = on_cluster(load_scenario(TINY), 64, "hgx-b300").cluster
+    assert why_fabric(own, own) == ""
+    assert why_fabric(own, larger).startswith("the plainest that reaches 1,024 GPUs and their spares")
+    assert "for the ports of hgx-b300" in why_fabric(own, other)
+
+
+def test_a_comparison_lists_phases_by_name_and_key() -> None:
+    scenario = load_scenario(TINY, [QUICK, PHASES])
+    longer = load_scenario(TINY, [QUICK, PHASES.replace("8192", "16384")])
+    found = compare([scenario, longer])
+    assert found.inputs == {"run.phases.long.seq_length": (8192, 16384)}
+
+
+def test_a_refused_column_names_the_option_that_brought_it() -> None:
+    for option in ("over", "others"):
+        with pytest.raises(InputError) as caught:
+            entries([TINY], common=["run.checkpoint.policy=hourly"], **{option: ["plan.ep=3"]})
+        files = {problem.file for problem in caught.value.problems}
+        assert f"{'--over' if option == 'over' else '--with'} plan.ep=3" in files
+        assert "--set plan.ep=3" not in files
+        assert "--set run.checkpoint.policy=hourly" in files
+
+
+def test_a_sequence_of_one_token_is_priced() -> None:
+    prediction = predicted("run.seq_length=1")
+    assert 0 < prediction.mfu_fraction < predicted().mfu_fraction
+    assert sum(prediction.breakdown_s.values()) == pytest.approx(prediction.step_time_s)
