@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from simulator.cli.common import AsJson, Overrides, ScenarioFile, print_json, progress_bar
+from simulator.cli.common import AsJson, Overrides, ScenarioFile, print_json, progress_line
 
 if TYPE_CHECKING:
     from simulator.planner.executors import Executor
@@ -78,7 +78,7 @@ def plan(
     Exit code 0 when a plan fits, 1 when none does, 2 when the scenario or an option cannot be read.
     """
     from simulator.planner.planning import plan as search_plans
-    from simulator.report.plans import plan_files, print_search, print_start
+    from simulator.report.plans import plan_files, print_search, print_start, progress_words
 
     kept, values = read_keep(keep or [])
     freed = read_free(free or [])
@@ -89,11 +89,11 @@ def plan(
         claim_folder(out)
     if not as_json:
         print_start(loaded)
-    with progress_bar("chunks") as bar:
+    with progress_line("making plans") as line:
 
         def told(progress: Progress) -> None:
-            if bar is not None:
-                bar(progress.done, progress.total)
+            if line is not None:
+                line(progress.share_done, progress_words(progress))
 
         found = search_plans(
             loaded,

@@ -32,22 +32,38 @@ LOOKED_AT = 3
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a search is: chunks done of all, plans covered, and the best step so far."""
+    """How far a search is: `done` of `total` combinations, legal plans `covered`, seconds since it began.
+
+    `best_s`: the best step so far, infinite where there is none."""
 
     done: int
     total: int
     covered: int
     best_s: float
+    seconds: float
+
+    @property
+    def share_done(self) -> float:
+        return self.done / self.total if self.total else 1.0
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that the rest takes at the pace so far; infinite before anything is done."""
+        return self.seconds * (1 / self.share_done - 1) if self.done else inf
+
+    @property
+    def plans_per_s(self) -> float:
+        return self.covered / self.seconds if self.seconds > 0 else 0.0
 
 
 @dataclass(slots=True)
 class Tally:
-    """What the chunks that are done came to."""
+    """What the chunks that are done (by number) came to."""
 
     legal: int = 0
     fitting: int = 0
     played: int = 0
-    done: int = 0
+    done: list[int] = field(default_factory=list)
     best: list[Played] = field(default_factory=list)
     least: list[Played] = field(default_factory=list)
 
@@ -55,7 +71,7 @@ class Tally:
         self.legal += result.legal
         self.fitting += result.fitting
         self.played += result.played
-        self.done += 1
+        self.done.append(result.number)
         self.best += result.best
         if result.least is not None:
             self.least.append(result.least)
@@ -102,11 +118,19 @@ def plan(
     chunks = chunks_of(space, judge, asked)
     tally = Tally()
     complete = True
+
+    def tell() -> None:
+        if progress is not None:
+            done = sum(chunks[number].combinations for number in tally.done)
+            total = sum(chunk.combinations for chunk in chunks)
+            best_s = min(_steps(tally.best), default=inf)
+            progress(Progress(done, total, tally.legal, best_s, time.monotonic() - begun))
+
+    tell()
     try:
         for result in results(chunks, asked, tally, executor or Serial(), folder):
             tally.add(result)
-            if progress is not None:
-                progress(Progress(tally.done, len(chunks), tally.legal, min(_steps(tally.best), default=inf)))
+            tell()
     except KeyboardInterrupt:
         complete = False
     if not tally.legal and complete:

@@ -16,7 +16,7 @@ from simulator.planner.frames import plan_from
 from simulator.planner.legality import Judge
 from simulator.planner.play import played_s
 from simulator.planner.shapes import Setting
-from simulator.planner.space import Space, Tables, chunks, plans_of, tables
+from simulator.planner.space import CHUNK, Space, Tables, chunks, first_rows, plans_of, tables
 
 # Plans that are played first, and how many more in each turn.
 FIRST_PLAYED = 16
@@ -53,6 +53,11 @@ class Chunk:
     tables: Tables
     limits: tuple[float, ...]
 
+    @property
+    def combinations(self) -> int:
+        """Combinations of its keys' values, legal or not."""
+        return len(self.tables.degrees) * len(self.tables.settings)
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkResult:
@@ -67,20 +72,19 @@ class ChunkResult:
 
 
 def chunks_of(space: Space, judge: Judge, asked: Asked, limits: Sequence[float] | None = None) -> list[Chunk]:
-    """The parts of a search, the scenario's own degrees first."""
+    """The parts of a search: a small one around the scenario's own degrees first, then others with its tp and cp."""
     found = tables(space, judge)
     limits = limits or [float("inf")] * contest_count(len(space.searched))
-    parts = []
-    for rows in chunks(found):
-        own = replace(found, degrees=found.degrees.take(rows))
-        parts.append(own)
-    parts.sort(key=lambda part: not _holds_own(space, part.degrees))
+    first = first_rows(space, found)
+    others = chunks(found, np.setdiff1d(np.arange(len(found.degrees)), first))
+    others.sort(key=lambda rows: not _has_own(space, found, rows))
+    parts = [replace(found, degrees=found.degrees.take(rows)) for rows in [*chunks(found, first), *others]]
     return [Chunk(number, space, asked, part, tuple(limits)) for number, part in enumerate(parts)]
 
 
-def _holds_own(space: Space, degrees: Columns) -> bool:
-    row = degrees.row(0)
-    return all(row[key] == getattr(space.base, key) for key in ("tp", "cp"))
+def _has_own(space: Space, found: Tables, rows: Ints) -> bool:
+    row = found.degrees.row(int(rows[0]))
+    return all(row[key] == getattr(space.base, key) for key in CHUNK)
 
 
 def search_chunk(chunk: Chunk) -> ChunkResult:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import sys
 from dataclasses import replace
+from math import isfinite
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from hardware.units import format_bytes, format_fraction, format_seconds
-from simulator.planner.planning import played_start
+from simulator.planner.planning import Progress, played_start
 from simulator.planner.result import PlanSearch, RankedPlan, plain_value, plan_line
 from simulator.report.folder import json_text
 from simulator.scenario.resolved import scenario_yaml
@@ -37,11 +38,23 @@ def print_start(scenario: Scenario) -> None:
     sys.stdout.flush()
 
 
+def progress_words(progress: Progress) -> str:
+    """How far a search is, in one line."""
+    words = [f"{format_fraction(progress.share_done)} of the space", f"{progress.covered:,} legal plans"]
+    words.append(f"{progress.plans_per_s:,.0f}/s")
+    if isfinite(progress.best_s):
+        words.append(f"best {format_seconds(progress.best_s)}")
+    if isfinite(progress.left_s) and progress.left_s >= 1:
+        words.append(f"{format_seconds(float(round(progress.left_s)))} left")
+    return ", ".join(words)
+
+
 def print_search(scenario: Scenario, found: PlanSearch) -> None:
     """Prints the result on stdout: in colour on a terminal, as plain text elsewhere."""
     console = Console(highlight=False)
     if console.is_terminal:
-        console.print(search_report(scenario, found))
+        # A narrower terminal breaks lines rather than leaving out figures.
+        Console(highlight=False, width=max(WIDTH, console.width)).print(search_report(scenario, found))
     else:
         sys.stdout.write(search_text(scenario, found))
 

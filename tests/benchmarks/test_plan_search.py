@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from simulator.planner.contests import contest_count
+from simulator.planner.planning import Tally
 from simulator.planner.search import Asked, chunks_of, search_chunk
 from simulator.planner.shapes import Setting, shapes_of, with_surroundings
 from simulator.planner.space import chunks, plans_of, space_of, tables
@@ -30,6 +33,11 @@ def test_a_million_legal_plans_share_few_shapes() -> None:
 
 def test_bounds_leave_one_plan_in_fifty_to_be_played() -> None:
     space = space_of(load_scenario(KIMI))
-    first = search_chunk(chunks_of(space, space.judge(), Asked())[0])
-    assert first.legal > 50_000
-    assert first.played * 50 < first.legal
+    few, many = chunks_of(space, space.judge(), Asked())[:2]
+    near = search_chunk(few)
+    tally = Tally()
+    tally.add(near)
+    limits = tally.limits(Asked(), contest_count(len(space.searched)))
+    most = search_chunk(replace(many, limits=limits))
+    assert most.legal > 50_000
+    assert (near.played + most.played) * 50 < near.legal + most.legal

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import sys
+from math import inf
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
 
+from simulator.cli.common import progress_line
+from simulator.planner.planning import Progress
 from simulator.report.document import document_schema
+from simulator.report.plans import progress_words
 from tests.command import ROOT, traincast
 
 TINY = "scenarios/tiny.yaml"
@@ -50,6 +56,29 @@ def test_the_report_names_the_start_first_and_what_was_covered() -> None:
     assert "legal plans covered" in lines[1]
     assert "Why 2 is behind 1" in done.stdout
     assert "Step time against free memory" in done.stdout
+
+
+def test_progress_says_how_much_is_done_how_fast_and_what_is_left() -> None:
+    progress = Progress(done=250, total=1000, covered=120_000, best_s=4.5, seconds=10.0)
+    assert progress_words(progress) == "25.0 % of the space, 120,000 legal plans, 12,000/s, best 4.5 s, 30 s left"
+    assert progress_words(Progress(0, 1000, 0, inf, 0.0)) == "0.0 % of the space, 0 legal plans, 0/s"
+
+
+def test_the_progress_line_stands_on_a_terminal_from_the_first_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress_line("making plans") as told:
+        assert told is not None
+        told(0.25, "a quarter")
+    shown = sys.stderr.getvalue()
+    assert "making plans" in shown
+    assert "a quarter" in shown
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with progress_line("making plans") as told:
+        assert told is None
 
 
 def test_a_plan_of_only_batch_and_precision_is_enough(tmp_path: Path) -> None:
