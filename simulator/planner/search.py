@@ -11,8 +11,9 @@ from simulator.plan.spec import Plan
 from simulator.planner.bounds import Weighed, weighed
 from simulator.planner.candidates import own_value
 from simulator.planner.columns import Columns, Ints
-from simulator.planner.contests import Contests, contest_count, contests_of
+from simulator.planner.contests import HEADROOMS, Contests, contests_of
 from simulator.planner.frames import plan_from
+from simulator.planner.hosts import fits_hosts
 from simulator.planner.legality import Judge
 from simulator.planner.play import played_s
 from simulator.planner.shapes import Setting
@@ -25,10 +26,26 @@ MOST_PLAYED = 1024
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is wanted of a search: so many plans, with so much of the memory left free."""
+    """What is wanted of a search: so many plans, with so much of the memory left free.
+
+    `only_best`: neither the front of time against memory nor what each key brought."""
 
     top: int = 10
     headroom_fraction: float = 0.0
+    only_best: bool = False
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Shares of memory left free for which the fastest plan is wanted."""
+        return () if self.only_best else HEADROOMS
+
+    def keys(self, space: Space) -> tuple[str, ...]:
+        """Keys of which it is asked what they brought."""
+        return () if self.only_best else space.searched
+
+    def contests(self, space: Space) -> int:
+        """How many contests there are (see `contests`)."""
+        return 1 + len(self.levels) + len(self.keys(space))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +91,7 @@ class ChunkResult:
 def chunks_of(space: Space, judge: Judge, asked: Asked, limits: Sequence[float] | None = None) -> list[Chunk]:
     """The parts of a search: a small one around the scenario's own degrees first, then others with its tp and cp."""
     found = tables(space, judge)
-    limits = limits or [float("inf")] * contest_count(len(space.searched))
+    limits = limits or [float("inf")] * asked.contests(space)
     first = first_rows(space, found)
     others = chunks(found, np.setdiff1d(np.arange(len(found.degrees)), first))
     others.sort(key=lambda rows: not _has_own(space, found, rows))
@@ -98,8 +115,15 @@ def search_chunk(chunk: Chunk) -> ChunkResult:
     capacity = space.scenario.cluster.accelerator.memory_capacity_bytes
     fits = known.device_bytes <= capacity
     free = 1 - known.device_bytes / capacity
-    own = [keeps_own(space, plans, key) for key in space.searched]
-    contests = contests_of(fits, free, chunk.asked.headroom_fraction, own, chunk.asked.top, chunk.limits)
+    contests = contests_of(
+        fits,
+        free,
+        wanted=chunk.asked.top,
+        headroom=chunk.asked.headroom_fraction,
+        levels=chunk.asked.levels,
+        keeps_own=[keeps_own(space, plans, key) for key in chunk.asked.keys(space)],
+        limits=chunk.limits,
+    )
     if not contests.members[0].any():
         return ChunkResult(chunk.number, len(plans), int(fits.sum()), 0, (), least_memory(setting, known))
     played = play_best_first(setting, known, contests)
@@ -113,15 +137,22 @@ def keeps_own(space: Space, plans: Columns, key: str) -> np.ndarray:
 
 
 def play_best_first(setting: Setting, chunk: Weighed, contests: Contests) -> int:
-    """Plays plans in the order of their bounds until none that is left can win anything; gives how many it played."""
+    """Plays plans in the order of their bounds until none that is left can win anything; gives how many it played.
+
+    Plans whose nodes do not hold what is moved to them are left out when their turn comes.
+    """
     order = np.argsort(chunk.bound_s, kind="stable")
     turn, played = FIRST_PLAYED, 0
     while True:
         rows = next_rows(order, contests.open(chunk.bound_s), turn)
         if not len(rows):
             return played
-        contests.play(rows, played_s(setting, chunk, rows))
-        played += len(rows)
+        plans = (plan_from(setting.base, chunk.columns.row(row)) for row in rows.tolist())
+        fits = np.array([fits_hosts(setting.scenario, plan) for plan in plans])
+        contests.leave_out(rows[~fits])
+        if fits.any():
+            contests.play(rows[fits], played_s(setting, chunk, rows[fits]))
+        played += int(fits.sum())
         turn = min(2 * turn, MOST_PLAYED)
 
 

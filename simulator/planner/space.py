@@ -50,6 +50,20 @@ class Space:
         scenario = self.scenario
         return Judge(self.base, self.facts, scenario.cluster.gpus, scenario.run.seq_length, frozenset(self.searched))
 
+    def holds_own(self) -> bool:
+        """Whether the scenario's own plan, in its own spelling, is one of those that are searched."""
+        own = {key: own_value(self.base, key) for key in KEYS}
+        if any(own[key] not in self.candidates[key] for key in KEYS):
+            return False
+        column = NO_KEYS
+        for key, value in own.items():
+            column = column.crossed(key, [value])
+        for key in ("dp", *SPLIT_KEYS):
+            column = column.crossed(key, [getattr(self.base, key)])
+        judge = self.judge()
+        legal, _ = judge.legal(column, frozenset(), tuple(judge.rules()))
+        return len(legal) == 1
+
 
 def space_of(
     scenario: Scenario, keep: Sequence[str] = (), free: Mapping[str, Sequence[Any] | None] | None = None

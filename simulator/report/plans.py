@@ -12,15 +12,24 @@ from rich.table import Table
 from rich.text import Text
 
 from hardware.units import format_bytes, format_fraction, format_seconds
-from simulator.planner.planning import Progress, played_start
+from simulator.planner.outcome import played_start
+from simulator.planner.planning import Progress
 from simulator.planner.result import PlanSearch, RankedPlan, plain_value, plan_line
 from simulator.report.folder import json_text
+from simulator.scenario.phases import phases_of
 from simulator.scenario.resolved import scenario_yaml
 from simulator.scenario.spec import Scenario
 
 WIDTH = 100
 # Seconds below which a difference of two plans' causes is not worth a word, as a share of the step.
 WORTH_TELLING = 0.002
+
+
+def print_phases(scenario: Scenario) -> None:
+    """Which plan is searched, where the run has phases with plans of their own."""
+    names = ", ".join(phase.name for phase in phases_of(scenario))
+    if names:
+        sys.stdout.write(f"Phases     {names}: the scenario's own plan is searched; for a phase's write --phase NAME\n")
 
 
 def print_start(scenario: Scenario) -> None:
@@ -85,9 +94,14 @@ def covered(found: PlanSearch) -> Text:
         f"{found.legal:,} legal plans covered in {format_seconds(found.seconds)} ({rate:,.0f}/s): "
         f"{found.fitting:,} fit in memory, {found.played:,} were played, {others}"
     )
+    if found.objective != "time":
+        text += (
+            f". Chosen by {found.objective} among the {found.priced} fastest that leave the memory asked for; "
+            "slower plans were not priced"
+        )
     interrupted = "; interrupted, so these are the best so far" if found.plans and not found.complete else ""
     searched = ", ".join(f"{key} ({count})" for key, count in found.searched.items())
-    return Text(f"{text}{interrupted}\nSearched: {searched}\n")
+    return Text(f"{text}{interrupted}\nSearched: {searched}, layout (up to 4 splits of the layers)\n")
 
 
 def plans_table(found: PlanSearch) -> Table:

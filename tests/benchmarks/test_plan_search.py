@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from simulator.planner.contests import contest_count
-from simulator.planner.planning import Tally
 from simulator.planner.search import Asked, chunks_of, search_chunk
 from simulator.planner.shapes import Setting, shapes_of, with_surroundings
 from simulator.planner.space import chunks, plans_of, space_of, tables
+from simulator.planner.tally import Tally
 from simulator.scenario.schema import load_scenario
 
 pytestmark = pytest.mark.slow
@@ -37,7 +36,7 @@ def test_bounds_leave_one_plan_in_fifty_to_be_played() -> None:
     near = search_chunk(few)
     tally = Tally()
     tally.add(near)
-    limits = tally.limits(Asked(), contest_count(len(space.searched)))
+    limits = tally.limits(Asked(), Asked().contests(space))
     most = search_chunk(replace(many, limits=limits))
     assert most.legal > 50_000
     assert (near.played + most.played) * 50 < near.legal + most.legal

@@ -15,11 +15,15 @@ import pytest
 
 from hardware.problems import InputError
 from simulator.plan.rules import WITHOUT_EFFECT, is_legal
+from simulator.plan.spec import Offload
 from simulator.planner.bounds import Weighed, weighed
+from simulator.planner.candidates import SEARCHED as KEYS_SEARCHED
 from simulator.planner.columns import NO_KEYS, Columns, compact
 from simulator.planner.executors import Processes
 from simulator.planner.frames import plan_from
+from simulator.planner.layouts import split_by_cost
 from simulator.planner.legality import OF_SEARCH
+from simulator.planner.outcome import own_limits
 from simulator.planner.planning import plan as search
 from simulator.planner.play import played_s
 from simulator.planner.reads import Lanes, PlanView, Split, one_by_one, together
@@ -417,3 +421,65 @@ def test_columns_number_their_combinations() -> None:
     first, index = compact(np.array([7, 3, 7, 9]), 10)
     assert first.tolist() == [1, 0, 3]
     assert index.tolist() == [1, 0, 1, 2]
+
+
+def test_plans_that_the_hosts_memory_does_not_hold_are_not_among_the_best() -> None:
+    """With the whole optimizer offloaded and almost no host memory, the search goes on to plans that move nothing."""
+    keep = ["cp", "pp", "ep", "sequence_parallel", "dispatcher", "recompute", "overlap.shared_experts"]
+    away = Offload(optimizer_fraction=1.0)
+    for memory, offloaded in (("1 TB", True), ("10 GB", False)):
+        base = scenario("tiny", f"cluster.node={{base: hgx-h100, host_memory: {memory}}}")
+        found = search(base, keep=keep, free={"offload": [away] if offloaded else [Offload(), away]}, top=3)
+        assert len(found.plans) == 3
+        assert all(each.fits and (each.plan.offload == away) is offloaded for each in found.plans)
+    none = search(base, keep=keep, free={"offload": [away]}, top=3)
+    assert not none.plans
+
+
+def test_a_phases_plan_is_searched_by_its_name() -> None:
+    phases = "run.phases=[{name: main}, {name: long, tokens: 1e8, seq_length: 8192, global_batch_size: 16}]"
+    base = scenario("tiny", phases)
+    keep = [key for key in KEYS_SEARCHED if key not in ("cp", "micro_batch_size")]
+    own, long = (search(base, keep=keep, phase=name) for name in (None, "long"))
+    assert own.start is not None
+    assert long.start is not None
+    assert own.start.plan.global_batch_size == 64
+    assert long.start.plan.global_batch_size == 16
+    by_hand = scenario("tiny", "run.seq_length=8192", "plan.global_batch_size=16", "run.tokens=1e8")
+    assert long.plans[0].step_time_s == pytest.approx(search(by_hand, keep=keep).plans[0].step_time_s, rel=1e-12)
+    with pytest.raises(InputError, match="did you mean"):
+        search(base, phase="lang")
+    with pytest.raises(InputError, match="no phases"):
+        search(scenario("tiny"), phase="long")
+
+
+def test_the_best_alone_is_the_best_of_all_that_is_asked() -> None:
+    base, keep, free = small_space()
+    whole, alone = search(base, keep=keep, free=free, top=1), search(base, keep=keep, free=free, top=1, only_best=True)
+    assert alone.plans[0].plan == whole.plans[0].plan
+    assert alone.played <= whole.played
+    assert not alone.front
+    assert not alone.gains
+
+
+def test_steps_that_the_own_plan_reaches_are_known_from_the_start() -> None:
+    base, keep, free = small_space()
+    space = space_of(base, keep, free)
+    own_s = simulate(base).step.step_time_s
+    assert own_limits(space, Asked(top=1)) == pytest.approx([own_s] * Asked().contests(space), rel=1e-8)
+    assert own_limits(space, Asked(top=2))[0] == inf
+    assert set(own_limits(space_of(base, keep, {"micro_batch_size": [1]}), Asked(top=1))) == {inf}
+    assert own_limits(space, Asked(top=1, headroom_fraction=0.99))[0] == inf
+
+
+def test_layers_are_also_split_by_what_they_cost() -> None:
+    """A head as dear as many layers: no even split puts so few of them beside it."""
+    overrides = ["model.vocab=2000000", "plan.pp=4", "plan.ep=2", "plan.layout=auto"]
+    base = load_scenario(SCENARIOS / "tiny.yaml", overrides)
+    keep = [key for key in KEYS_SEARCHED if key not in ("schedule", "vpp")]
+    even = replace(base.plan, layout=None)
+    found = search(replace(base, plan=even), keep=[*keep, "schedule", "vpp"])
+    split = split_by_cost(base, even)
+    assert split is not None
+    assert split.layout == base.plan.layout
+    assert found.plans[0].plan == split

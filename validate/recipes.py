@@ -1,0 +1,138 @@
+"""Published plans against the search: whether it finds the recipe that a vendor tuned, or what it takes instead."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from simulator.planner.candidates import KEYS, own_value
+from simulator.planner.executors import Executor
+from simulator.planner.planning import plan as search
+from simulator.planner.result import RankedPlan, is_tied, plain_value
+from simulator.planner.space import SPLIT_KEYS
+from validate.row import Row
+from validate.row_scenarios import scenario_of, step_only
+from validate.rows import read_rows
+
+HERE = Path(__file__).parent
+CHOSEN = HERE / "recipes.toml"
+FOUND = HERE / "recipes.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A published plan beside the best of the search, by the same predictions.
+
+    `is_tied`: the prediction cannot tell the two apart. `is_within`: the best lies within the 80 % interval of the
+    recipe's own step. `fits`: the recipe, by the predicted memory. `differs`: what the best has in another way.
+    """
+
+    id: str
+    gpus: int
+    legal: int
+    recipe_s: float
+    low_s: float
+    best_s: float
+    is_tied: bool
+    fits: bool
+    differs: str
+
+    @property
+    def beaten_fraction(self) -> float:
+        """How much longer the recipe's step takes than the best."""
+        return self.recipe_s / self.best_s - 1
+
+    @property
+    def is_within(self) -> bool:
+        return self.best_s >= self.low_s
+
+
+def chosen_rows() -> list[Row]:
+    """The rows whose plans are searched."""
+    patterns = tomllib.loads(CHOSEN.read_text(encoding="utf-8"))["ids"]
+    return [row for row in read_rows() if any(fnmatchcase(row.id, pattern) for pattern in patterns)]
+
+
+def recipe_of(row: Row, executor: Executor | None = None) -> Recipe:
+    """Searches the plans of a row's scenario. Raises Unsupported for a row without one, ValueError where the published
+    plan breaks a rule or no plan fits."""
+    scenario = step_only(scenario_of(row)[0])
+    found = search(scenario, top=1, only_best=True, executor=executor)
+    if found.start is None or not found.plans:
+        raise ValueError(f"{row.id}: {'the published plan breaks a rule' if found.plans else 'no plan fits'}")
+    own, best = found.start, found.plans[0]
+    return Recipe(
+        id=row.id,
+        gpus=scenario.cluster.gpus,
+        legal=found.legal,
+        recipe_s=own.step_time_s,
+        low_s=own.step_time_interval_s[0],
+        best_s=best.step_time_s,
+        is_tied=own.step_time_s <= best.step_time_s or is_tied(best, own),
+        fits=own.fits,
+        differs=differences(own, best),
+    )
+
+
+def differences(own: RankedPlan, best: RankedPlan) -> str:
+    """The keys in which two plans differ, as "key own -> best"."""
+    values = [(key, own_value(own.plan, key), own_value(best.plan, key)) for key in KEYS]
+    values += [(key, getattr(own.plan, key), getattr(best.plan, key)) for key in SPLIT_KEYS]
+    return "; ".join(f"{key} {plain_value(a)} -> {plain_value(b)}" for key, a, b in values if a != b)
+
+
+def all_recipes(told: Callable[[Recipe], None], executor: Executor | None = None) -> list[Recipe]:
+    """Every chosen row's recipe; `told` hears of each when it is done."""
+    found = []
+    for row in chosen_rows():
+        found.append(recipe_of(row, executor))
+        told(found[-1])
+    return found
+
+
+def share_found(recipes: Sequence[Recipe]) -> float:
+    """Share of the recipes that the search found, or beat by less than their interval."""
+    return sum(each.is_within for each in recipes) / len(recipes)
+
+
+def csv_text(recipes: Sequence[Recipe]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    names = [field.name for field in fields(Recipe)]
+    writer.writerow(names)
+    writer.writerows([getattr(each, name) for name in names] for each in recipes)
+    return stream.getvalue()
+
+
+def read_recipes(path: Path = FOUND) -> list[Recipe]:
+    """The recipes as they were last searched."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        return [_read(row) for row in csv.DictReader(stream)]
+
+
+def _read(row: dict[str, str]) -> Recipe:
+    return Recipe(
+        id=row["id"],
+        gpus=int(row["gpus"]),
+        legal=int(row["legal"]),
+        recipe_s=float(row["recipe_s"]),
+        low_s=float(row["low_s"]),
+        best_s=float(row["best_s"]),
+        is_tied=row["is_tied"] == "True",
+        fits=row["fits"] == "True",
+        differs=row["differs"],
+    )
+
+
+def line(recipe: Recipe) -> str:
+    """A recipe in one line of a terminal."""
+    how = "tied" if recipe.is_tied else "within its interval" if recipe.is_within else "beaten"
+    return (
+        f"{recipe.id}: {recipe.recipe_s:.3f} s, best {recipe.best_s:.3f} s of {recipe.legal:,} legal plans, "
+        f"{100 * recipe.beaten_fraction:+.1f} %, {how}; {recipe.differs or 'the same plan'}"
+    )
