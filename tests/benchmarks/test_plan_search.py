@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import log
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from simulator.planner.search import Asked, chunks_of, search_chunk
@@ -40,3 +42,33 @@ def test_bounds_leave_one_plan_in_fifty_to_be_played() -> None:
     most = search_chunk(replace(many, limits=limits))
     assert most.legal > 50_000
     assert (near.played + most.played) * 50 < near.legal + most.legal
+
+
+def counted(gpus: int, keep: list[str]) -> tuple[int, int, int]:
+    """Legal plans, shapes that are priced and plans that are played, of a search on so many GPUs."""
+    space = space_of(load_scenario(KIMI, [f"cluster.gpus={gpus}"], starts_search=True), keep)
+    asked, tally, shapes = Asked(), Tally(), 0
+    setting, judge = Setting(space.scenario), space.judge()
+    for chunk in chunks_of(space, judge, asked):
+        plans = plans_of(judge, chunk.tables, np.arange(len(chunk.tables.degrees)))
+        if len(plans):
+            shapes += len(shapes_of(setting, with_surroundings(setting, plans)).columns)
+        tally.add(search_chunk(replace(chunk, limits=tally.limits(asked, asked.contests(space)))))
+    return tally.legal, shapes, tally.played
+
+
+def exponent(before: float, after: float, size_before: float, size_after: float) -> float:
+    """With which power of a size something grows."""
+    return log(after / before) / log(size_after / size_before)
+
+
+def test_work_grows_more_slowly_than_plans_and_than_gpus() -> None:
+    few = ["recompute", "cp", "dispatcher", "micro_batch_size"]
+    plans, shapes, played = counted(10_240, few)
+    fewer_plans, fewer_shapes, fewer_played = counted(10_240, [*few, "pp", "sharding"])
+    assert plans > 4 * fewer_plans
+    assert exponent(fewer_shapes, shapes, fewer_plans, plans) < 0.3
+    assert exponent(fewer_played, played, fewer_plans, plans) < 0.9
+    small_plans, small_shapes, small_played = counted(2_560, few)
+    assert exponent(small_shapes / small_plans, shapes / plans, 2_560, 10_240) < 0.25
+    assert exponent(small_played / small_plans, played / plans, 2_560, 10_240) < 0.75
