@@ -6,12 +6,13 @@ import csv
 import io
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from simulator.planner.candidates import KEYS, own_value
-from simulator.planner.executors import Executor
+from simulator.planner.executors import Executor, Processes
 from simulator.planner.planning import plan as search
 from simulator.planner.result import RankedPlan, is_tied, plain_value
 from simulator.planner.space import SPLIT_KEYS
@@ -100,6 +101,17 @@ def share_found(recipes: Sequence[Recipe]) -> float:
     return sum(each.is_within for each in recipes) / len(recipes)
 
 
+def summary_line(recipes: Sequence[Recipe]) -> str:
+    share = 100 * share_found(recipes)
+    return f"{share:.1f} % of {len(recipes)} recipes are found, or beaten by less than the interval of their own step."
+
+
+def recipes_document(recipes: Sequence[Recipe]) -> dict[str, Any]:
+    """The document of `traincast validate --plans --json`."""
+    rows = [{**asdict(each), "beaten_fraction": each.beaten_fraction, "is_within": each.is_within} for each in recipes]
+    return {"recipes": rows, "share_found_fraction": share_found(recipes)}
+
+
 def csv_text(recipes: Sequence[Recipe]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -136,3 +148,13 @@ def line(recipe: Recipe) -> str:
         f"{recipe.id}: {recipe.recipe_s:.3f} s, best {recipe.best_s:.3f} s of {recipe.legal:,} legal plans, "
         f"{100 * recipe.beaten_fraction:+.1f} %, {how}; {recipe.differs or 'the same plan'}"
     )
+
+
+def main() -> None:
+    found = all_recipes(lambda recipe: print(line(recipe), flush=True), Processes(2))
+    FOUND.write_text(csv_text(found), encoding="utf-8")
+    print(summary_line(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -19,6 +19,7 @@ from simulator.cost import constants
 from simulator.predict import confidence, residuals
 from simulator.stack import release
 from validate.ranking import rankings, share_within
+from validate.recipes import read_recipes, summary_line
 from validate.report_figures import scatter, strips
 from validate.row import Row
 from validate.rows import read_rows
@@ -192,6 +193,18 @@ def ranking_table(entries: Sequence[Compared]) -> list[str]:
     return [*table(["sweep", "runs", "Kendall tau", "regret", "measured best at"], rows), words, ""]
 
 
+def recipe_table() -> list[str]:
+    """Published plans beside the best of the search, as they were last searched."""
+    found = read_recipes()
+    rows = [
+        [r.id, f"{r.legal:,}", f"{r.recipe_s:.2f} s", f"{r.best_s:.2f} s", percent(r.beaten_fraction, "+"),
+         "tied" if r.is_tied else "within" if r.is_within else "no", "yes" if r.fits else "no", r.differs or "nothing"]
+        for r in found
+    ]  # fmt: skip
+    head = ["recipe", "legal plans", "its step", "best", "longer by", "close", "fits", "what the best changes"]
+    return [*table(head, rows), summary_line(found), ""]
+
+
 def ambiguous_table(entries: Sequence[Compared]) -> list[str]:
     """Rows marked before they were predicted; none of the figures above counts them."""
     rows = [
@@ -241,6 +254,11 @@ def results(entries: Sequence[Compared]) -> str:
         "Sweeps at equal work: agreement of the order, what the predicted best costs over the measured best, and at "
         "which place of the predicted order the measured best stands.", "",
         *ranking_table(entries),
+        "## Published recipes against the search", "",
+        "Made by `python -m validate.recipes` (minutes; `traincast validate --plans` shows the same): every legal plan "
+        "around a vendor's recipe is searched. Both steps are predicted. tied: the two are closer than the prediction "
+        "can tell, errors that they share left out; within: the best lies within the 80 % interval of the recipe's own "
+        "step.", "", *recipe_table(),
         "## Rows off by more than 20 %", "", *large_error_table([*times, *memory]),
         "## Rows not supported", "", *unsupported_table(entries),
     ]  # fmt: skip

@@ -192,6 +192,6 @@ def write_parquet(folder: Path, found: PlanSearch) -> None:
     try:
         import pyarrow  # noqa: F401
     except ImportError:
-        sys.stderr.write("no plans.parquet: pyarrow is not installed\n")
+        sys.stderr.write('no plans.parquet, which needs pyarrow: pip install "traincast[parquet]"\n')
         return
     found.to_frame().astype({"layout": "string"}).to_parquet(folder / "plans.parquet")

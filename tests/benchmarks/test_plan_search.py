@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simulator.planner.executors import Processes
+from simulator.planner.planning import plan as search
 from simulator.planner.search import Asked, chunks_of, search_chunk
 from simulator.planner.shapes import Setting, shapes_of, with_surroundings
 from simulator.planner.space import chunks, plans_of, space_of, tables
@@ -16,7 +18,8 @@ from simulator.planner.tally import Tally
 from simulator.scenario.schema import load_scenario
 
 pytestmark = pytest.mark.slow
-KIMI = Path(__file__).parents[2] / "scenarios" / "kimi-k2-10240xh100.yaml"
+SCENARIOS = Path(__file__).parents[2] / "scenarios"
+KIMI, DEEPSEEK = SCENARIOS / "kimi-k2-10240xh100.yaml", SCENARIOS / "deepseek-v3-2048xh800.yaml"
 
 
 def test_a_million_legal_plans_share_few_shapes() -> None:
@@ -72,3 +75,11 @@ def test_work_grows_more_slowly_than_plans_and_than_gpus() -> None:
     small_plans, small_shapes, small_played = counted(2_560, few)
     assert exponent(small_shapes / small_plans, shapes / plans, 2_560, 10_240) < 0.25
     assert exponent(small_played / small_plans, played / plans, 2_560, 10_240) < 0.75
+
+
+def test_deepseeks_own_plan_is_close_to_the_best_of_15_million() -> None:
+    """Every schedule is legal on its own stack: the largest space of the shipped scenarios. Takes minutes."""
+    found = search(load_scenario(DEEPSEEK), top=1, only_best=True, executor=Processes(2))
+    assert found.legal > 15_000_000
+    assert found.start is not None
+    assert found.start.step_time_s <= 1.05 * found.plans[0].step_time_s

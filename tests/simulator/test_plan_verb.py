@@ -49,6 +49,31 @@ def test_the_document_keeps_its_contract_and_the_best_evaluates_to_the_same(tmp_
     assert json.loads((tmp_path / "out" / "result.json").read_text())["plans"] == document["plans"]
 
 
+def test_the_table_is_written_as_parquet_too(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    import pandas as pd
+
+    done = traincast("plan", TINY, *KEEP, "--top", "3", "--json", "--out", str(tmp_path / "out"))
+    assert done.returncode == 0
+    table = pd.read_parquet(tmp_path / "out" / "plans.parquet")
+    rows = json.loads(done.stdout)["plans"]
+    assert table["step_time_s"].tolist() == [row["step_time_s"] for row in rows]
+    assert table["line"].tolist() == [row["line"] for row in rows]
+    written = pd.read_csv(tmp_path / "out" / "plans.csv")
+    assert list(table.columns) == list(written.columns)
+
+
+def test_without_pyarrow_the_other_files_are_written_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from simulator.cli.plan import write_parquet
+
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    write_parquet(tmp_path, None)  # type: ignore[arg-type]
+    assert 'pip install "traincast[parquet]"' in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_report_names_the_start_first_and_what_was_covered() -> None:
     done = traincast("plan", TINY, *KEEP, "--top", "2")
     lines = done.stdout.splitlines()

@@ -1,0 +1,45 @@
+"""Plans that vendors published are found by the search, or come close to its best."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from validate import recipes
+from validate.recipes import Recipe, chosen_rows, csv_text, line, read_recipes, recipe_of, share_found
+
+HERE = Path(recipes.__file__).parent
+BOUNDS = tomllib.loads((HERE / "bounds.toml").read_text(encoding="utf-8"))["recipes"]
+TIED = Recipe("a", 256, 1000, 10.2, 9.0, 10.0, True, True, "")
+BEATEN = Recipe("b", 256, 1000, 12.0, 11.0, 10.0, False, True, "tp 2 -> 1")
+
+
+def test_the_recipes_of_the_last_search_are_those_that_are_chosen() -> None:
+    assert [each.id for each in read_recipes()] == [row.id for row in chosen_rows()]
+
+
+def test_most_recipes_were_found_or_nearly_so() -> None:
+    assert share_found(read_recipes()) >= BOUNDS["least_share_found"]
+
+
+def test_a_recipe_is_within_where_the_best_lies_in_its_interval(tmp_path: Path) -> None:
+    assert TIED.is_within
+    assert not BEATEN.is_within
+    assert BEATEN.beaten_fraction == pytest.approx(0.2)
+    assert share_found([TIED, BEATEN]) == 0.5
+    assert "+20.0 %, beaten; tp 2 -> 1" in line(BEATEN)
+    file = tmp_path / "recipes.csv"
+    file.write_text(csv_text([TIED, BEATEN]))
+    assert read_recipes(file) == [TIED, BEATEN]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("identifier", ["MB-llama3.1-405b-GB200-FP8-26.06-23", "MB-qwen3-235b-H100-FP8-26.04.01-54"])
+def test_a_recipe_is_searched_again(identifier: str) -> None:
+    row = next(row for row in chosen_rows() if row.id == identifier)
+    found = recipe_of(row)
+    assert found.fits
+    assert found.best_s <= found.recipe_s
+    assert found.is_within
