@@ -166,8 +166,9 @@ def first_rows(space: Space, found: Tables) -> Ints:
         is_own = np.array([value == own for value in found.degrees.values[key]])
         shared += is_own[found.degrees.codes[key]].astype(np.int64) << place
     best_first = np.argsort(-shared, kind="stable")
-    group = next((part for part in alike(found.degrees, best_first, CHUNK) if best_first[0] in part), best_first)
-    return np.sort(group[:most])
+    groups = alike(found.degrees, best_first, CHUNK) if len(best_first) else []
+    nearest = next((group for group in groups if best_first[0] in group), best_first)
+    return np.sort(nearest[:most])
 
 
 def plans_of(judge: Judge, found: Tables, rows: Ints) -> Columns:
