@@ -53,17 +53,30 @@ class Recipe:
         return self.best_s >= self.low_s
 
 
-def chosen_rows() -> list[Row]:
-    """The rows whose plans are searched."""
-    patterns = tomllib.loads(CHOSEN.read_text(encoding="utf-8"))["ids"]
-    return [row for row in read_rows() if any(fnmatchcase(row.id, pattern) for pattern in patterns)]
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A row whose plans are searched, and the keys that stay as it has them."""
+
+    row: Row
+    keep: tuple[str, ...]
 
 
-def recipe_of(row: Row, executor: Executor | None = None) -> Recipe:
+def chosen_rows() -> list[Chosen]:
+    """The rows whose plans are searched, as the data file lists them."""
+    rows, chosen = read_rows(), []
+    for listed in tomllib.loads(CHOSEN.read_text(encoding="utf-8"))["recipes"]:
+        keep = tuple(listed.get("keep", ()))
+        inside = [row for row in rows if any(fnmatchcase(row.id, pattern) for pattern in listed["ids"])]
+        chosen += [Chosen(row, keep) for row in inside]
+    return chosen
+
+
+def recipe_of(chosen: Chosen, executor: Executor | None = None) -> Recipe:
     """Searches the plans of a row's scenario. Raises Unsupported for a row without one, ValueError where the published
     plan breaks a rule or no plan fits."""
+    row = chosen.row
     scenario = step_only(scenario_of(row)[0])
-    found = search(scenario, top=1, only_best=True, executor=executor)
+    found = search(scenario, keep=chosen.keep, top=1, only_best=True, executor=executor)
     if found.start is None or not found.plans:
         raise ValueError(f"{row.id}: {'the published plan breaks a rule' if found.plans else 'no plan fits'}")
     own, best = found.start, found.plans[0]
@@ -90,8 +103,8 @@ def differences(own: RankedPlan, best: RankedPlan) -> str:
 def all_recipes(told: Callable[[Recipe], None], executor: Executor | None = None) -> list[Recipe]:
     """Every chosen row's recipe; `told` hears of each when it is done."""
     found = []
-    for row in chosen_rows():
-        found.append(recipe_of(row, executor))
+    for chosen in chosen_rows():
+        found.append(recipe_of(chosen, executor))
         told(found[-1])
     return found
 

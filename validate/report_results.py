@@ -256,9 +256,10 @@ def results(entries: Sequence[Compared]) -> str:
         *ranking_table(entries),
         "## Published recipes against the search", "",
         "Made by `python -m validate.recipes` (minutes; `traincast validate --plans` shows the same): every legal plan "
-        "around a vendor's recipe is searched. Both steps are predicted. tied: the two are closer than the prediction "
-        "can tell, errors that they share left out; within: the best lies within the 80 % interval of the recipe's own "
-        "step.", "", *recipe_table(),
+        "around a vendor's recipe is searched, of mixtures of experts those with its recomputation, dispatcher and "
+        "delayed or shared-expert overlaps (`recipes.toml`). Both steps are predicted. tied: the two are closer than "
+        "the prediction can tell, errors that they share left out; within: the best lies within the 80 % interval of "
+        "the recipe's own step.", "", *recipe_table(),
         "## Rows off by more than 20 %", "", *large_error_table([*times, *memory]),
         "## Rows not supported", "", *unsupported_table(entries),
     ]  # fmt: skip

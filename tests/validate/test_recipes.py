@@ -17,7 +17,7 @@ BEATEN = Recipe("b", 256, 1000, 12.0, 11.0, 10.0, False, True, "tp 2 -> 1")
 
 
 def test_the_recipes_of_the_last_search_are_those_that_are_chosen() -> None:
-    assert [each.id for each in read_recipes()] == [row.id for row in chosen_rows()]
+    assert [each.id for each in read_recipes()] == [chosen.row.id for chosen in chosen_rows()]
 
 
 def test_most_recipes_were_found_or_nearly_so() -> None:
@@ -38,8 +38,8 @@ def test_a_recipe_is_within_where_the_best_lies_in_its_interval(tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.parametrize("identifier", ["MB-llama3.1-405b-GB200-FP8-26.06-23", "MB-qwen3-235b-H100-FP8-26.04.01-54"])
 def test_a_recipe_is_searched_again(identifier: str) -> None:
-    row = next(row for row in chosen_rows() if row.id == identifier)
-    found = recipe_of(row)
+    chosen = next(chosen for chosen in chosen_rows() if chosen.row.id == identifier)
+    found = recipe_of(chosen)
     assert found.fits
     assert found.best_s <= found.recipe_s
     assert found.is_within
