@@ -114,6 +114,16 @@ def share_found(recipes: Sequence[Recipe]) -> float:
     return sum(each.is_within for each in recipes) / len(recipes)
 
 
+def recipe_explanations(recipes: Sequence[Recipe]) -> list[str]:
+    """What is known of the recipes that are beaten by more than their interval, a line for each."""
+    known = tomllib.loads(CHOSEN.read_text(encoding="utf-8"))["explained"]
+    beaten = [each.id for each in recipes if not each.is_within]
+    return [
+        f"- {name}: {next((why for pattern, why in known.items() if fnmatchcase(name, pattern)), 'not explained')}"
+        for name in beaten
+    ]
+
+
 def summary_line(recipes: Sequence[Recipe]) -> str:
     share = 100 * share_found(recipes)
     return f"{share:.1f} % of {len(recipes)} recipes are found, or beaten by less than the interval of their own step."

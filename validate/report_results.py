@@ -19,7 +19,7 @@ from simulator.cost import constants
 from simulator.predict import confidence, residuals
 from simulator.stack import release
 from validate.ranking import rankings, share_within
-from validate.recipes import read_recipes, summary_line
+from validate.recipes import read_recipes, recipe_explanations, summary_line
 from validate.report_figures import scatter, strips
 from validate.row import Row
 from validate.rows import read_rows
@@ -202,7 +202,7 @@ def recipe_table() -> list[str]:
         for r in found
     ]  # fmt: skip
     head = ["recipe", "legal plans", "its step", "best", "longer by", "close", "fits", "what the best changes"]
-    return [*table(head, rows), summary_line(found), ""]
+    return [*table(head, rows), summary_line(found), "", *recipe_explanations(found), ""]
 
 
 def ambiguous_table(entries: Sequence[Compared]) -> list[str]:
