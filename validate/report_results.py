@@ -198,7 +198,8 @@ def recipe_table() -> list[str]:
     found = read_recipes()
     rows = [
         [r.id, f"{r.legal:,}", f"{r.recipe_s:.2f} s", f"{r.best_s:.2f} s", percent(r.beaten_fraction, "+"),
-         "tied" if r.is_tied else "within" if r.is_within else "no", "yes" if r.fits else "no", r.differs or "nothing"]
+         "tied" if r.is_tied else "within" if r.is_within else "no", "yes" if r.fits else "no",
+         r.differs.replace("|", "\\|") or "nothing"]
         for r in found
     ]  # fmt: skip
     head = ["recipe", "legal plans", "its step", "best", "longer by", "close", "fits", "what the best changes"]
