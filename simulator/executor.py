@@ -11,9 +11,10 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
+from itertools import islice
+from multiprocessing import connection
 from typing import TypeVar
 
 Chunk = TypeVar("Chunk")
@@ -26,28 +27,31 @@ class WorkerLost(RuntimeError):
 
 
 def map_chunks(
-    work: Callable[[Chunk], Result], chunks: Sequence[Chunk], workers: int = 1
+    work: Callable[[Chunk], Result],
+    chunks: Sequence[Chunk],
+    workers: int = 1,
+    prepare: Callable[[Chunk], Chunk] = lambda chunk: chunk,
 ) -> Iterator[tuple[int, Result]]:
     """(number, result) of each chunk as it is done, in any order.
 
-    One worker: in this process. Several: a worker that ends early, killed for want of memory for instance, is
-    replaced and its chunk done again; when this process ends, however it does, so do the workers. Raises WorkerLost
-    after MOST_LOSSES losses in a row, and whatever `work` raises.
+    `prepare` is asked for each chunk when its turn comes. One worker: in this process. Several: a worker that ends
+    early, killed for want of memory for instance, is replaced and its chunk done again; when this process ends, however
+    it does, so do the workers. Raises WorkerLost after MOST_LOSSES losses in a row, and whatever `work` raises.
     """
     workers = min(workers, len(chunks))
     if workers <= 1:
-        return ((number, work(chunk)) for number, chunk in enumerate(chunks))
-    return _map_in_processes(work, dict(enumerate(chunks)), workers)
+        return ((number, work(prepare(chunk))) for number, chunk in enumerate(chunks))
+    return _map_in_processes(work, dict(enumerate(chunks)), workers, prepare)
 
 
 def _map_in_processes(
-    work: Callable[[Chunk], Result], waiting: dict[int, Chunk], workers: int
+    work: Callable[[Chunk], Result], waiting: dict[int, Chunk], workers: int, prepare: Callable[[Chunk], Chunk]
 ) -> Iterator[tuple[int, Result]]:
     """Starts a new pool for what is left whenever one loses a worker."""
     losses = 0
     while waiting:
         try:
-            for number, result in _map_in_pool(work, waiting, workers):
+            for number, result in _map_in_pool(work, waiting, workers, prepare):
                 del waiting[number]
                 losses = 0
                 yield number, result
@@ -61,15 +65,21 @@ def _map_in_processes(
 
 
 def _map_in_pool(
-    work: Callable[[Chunk], Result], chunks: Mapping[int, Chunk], workers: int
+    work: Callable[[Chunk], Result], chunks: Mapping[int, Chunk], workers: int, prepare: Callable[[Chunk], Chunk]
 ) -> Iterator[tuple[int, Result]]:
-    """Raises BrokenProcessPool when a worker is lost."""
+    """Keeps every worker busy and one chunk at hand for each. Raises BrokenProcessPool when a worker is lost."""
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(chunks)), mp_context=context, initializer=_start_worker)
+    queue = iter(dict(chunks).items())
+    jobs: dict[Future[Result], int] = {}
     try:
-        jobs = {pool.submit(work, chunk): number for number, chunk in chunks.items()}
-        for job in as_completed(jobs):
-            yield jobs[job], job.result()
+        while True:
+            for number, chunk in islice(queue, 2 * workers - len(jobs)):
+                jobs[pool.submit(work, prepare(chunk))] = number
+            if not jobs:
+                return
+            for job in wait(jobs, return_when=FIRST_COMPLETED).done:
+                yield jobs.pop(job), job.result()
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         _end_workers()
         raise
@@ -92,5 +102,5 @@ def _start_worker() -> None:
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
-        wait([parent.sentinel])
+        connection.wait([parent.sentinel])
         os._exit(1)

@@ -17,12 +17,13 @@ SWEEPS = Path(__file__).parent / "sweeps.toml"
 @dataclass(frozen=True, slots=True)
 class Ranking:
     """One sweep: its runs from the fastest, how well they were ordered (-1 to 1), and what the predicted best costs
-    over the measured best, as a fraction."""
+    over the measured best, as a fraction. `place`: of the measured best in the predicted order (1: first)."""
 
     name: str
     ids: tuple[str, ...]
     tau: float
     regret_fraction: float
+    place: int
 
 
 def rankings(entries: Sequence[Compared]) -> list[Ranking]:
@@ -45,9 +46,22 @@ def rankings(entries: Sequence[Compared]) -> list[Ranking]:
 def ranking(name: str, runs: Sequence[tuple[str, float, float]]) -> Ranking:
     """Runs as (id, measured, predicted)."""
     by_time = sorted(runs, key=lambda run: run[1])
-    chosen = min(runs, key=lambda run: run[2])
-    ids = tuple(run[0] for run in by_time)
-    return Ranking(name, ids, kendall_tau([(m, p) for _, m, p in runs]), chosen[1] / by_time[0][1] - 1)
+    by_prediction = sorted(runs, key=lambda run: run[2])
+    fastest, chosen = by_time[0], by_prediction[0]
+    return Ranking(
+        name=name,
+        ids=tuple(run[0] for run in by_time),
+        tau=kendall_tau([(measured, predicted) for _, measured, predicted in runs]),
+        regret_fraction=chosen[1] / fastest[1] - 1,
+        place=1 + by_prediction.index(fastest),
+    )
+
+
+def share_within(found: Sequence[Ranking], place: int, more_than: int = 1) -> float:
+    """Share of the sweeps of `more_than` runs whose measured best stands at this place of the predicted order, or
+    before it."""
+    large = [each for each in found if len(each.ids) > more_than]
+    return sum(each.place <= place for each in large) / len(large)
 
 
 def kendall_tau(pairs: Sequence[tuple[float, float]]) -> float:

@@ -18,7 +18,8 @@ import numpy as np
 from simulator.cost import constants
 from simulator.predict import confidence, residuals
 from simulator.stack import release
-from validate.ranking import rankings
+from validate.ranking import rankings, share_within
+from validate.recipes import read_recipes, recipe_explanations, summary_line
 from validate.report_figures import scatter, strips
 from validate.row import Row
 from validate.rows import read_rows
@@ -181,10 +182,28 @@ def large_error_table(entries: Sequence[Compared]) -> list[str]:
 
 def ranking_table(entries: Sequence[Compared]) -> list[str]:
     found = rankings(entries)
-    rows = [[r.name, str(len(r.ids)), f"{r.tau:+.2f}", percent(r.regret_fraction)] for r in found]
+    rows = [[r.name, str(len(r.ids)), f"{r.tau:+.2f}", percent(r.regret_fraction), str(r.place)] for r in found]
     rows.append(["mean", str(sum(len(r.ids) for r in found)), f"{np.mean([r.tau for r in found]):+.2f}",
-                 percent(float(np.mean([r.regret_fraction for r in found])))])  # fmt: skip
-    return table(["sweep", "runs", "Kendall tau", "regret"], rows)
+                 percent(float(np.mean([r.regret_fraction for r in found]))), ""])  # fmt: skip
+    first, three = share_within(found, 1), share_within(found, 3, more_than=3)
+    words = (
+        f"The measured best plan is the predicted best in {percent(first)} of the sweeps, and among the predicted "
+        f"first three in {percent(three)} of those with more than three runs."
+    )
+    return [*table(["sweep", "runs", "Kendall tau", "regret", "measured best at"], rows), words, ""]
+
+
+def recipe_table() -> list[str]:
+    """Published plans beside the best of the search, as they were last searched."""
+    found = read_recipes()
+    rows = [
+        [r.id, f"{r.legal:,}", f"{r.recipe_s:.2f} s", f"{r.best_s:.2f} s", percent(r.beaten_fraction, "+"),
+         "tied" if r.is_tied else "within" if r.is_within else "no", "yes" if r.fits else "no",
+         r.differs.replace("|", "\\|") or "nothing"]
+        for r in found
+    ]  # fmt: skip
+    head = ["recipe", "legal plans", "its step", "best", "longer by", "close", "fits", "what the best changes"]
+    return [*table(head, rows), summary_line(found), "", *recipe_explanations(found), ""]
 
 
 def ambiguous_table(entries: Sequence[Compared]) -> list[str]:
@@ -233,8 +252,15 @@ def results(entries: Sequence[Compared]) -> str:
         "the share that allocators of 2021-22 lose to fragmentation (BigScience's rows).", "",
         *error_table(memory, {"source": GROUPS["source"], "gpu": GROUPS["gpu"]}),
         "## Order of plans", "",
-        "Sweeps at equal work: agreement of the order, and what the predicted best costs over the measured best.", "",
+        "Sweeps at equal work: agreement of the order, what the predicted best costs over the measured best, and at "
+        "which place of the predicted order the measured best stands.", "",
         *ranking_table(entries),
+        "## Published recipes against the search", "",
+        "Made by `python -m validate.recipes` (minutes; `traincast validate --plans` shows the same): every legal plan "
+        "around a vendor's recipe is searched, of mixtures of experts those with its recomputation, dispatcher and "
+        "delayed or shared-expert overlaps (`recipes.toml`). Both steps are predicted. tied: the two are closer than "
+        "the prediction can tell, errors that they share left out; within: the best lies within the 80 % interval of "
+        "the recipe's own step.", "", *recipe_table(),
         "## Rows off by more than 20 %", "", *large_error_table([*times, *memory]),
         "## Rows not supported", "", *unsupported_table(entries),
     ]  # fmt: skip

@@ -75,3 +75,26 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
         yield told
     finally:
         bar.stop()
+
+
+@contextmanager
+def progress_line(what: str) -> Iterator[Callable[[float, str], None] | None]:
+    """A bar with words beside it on stderr, where that is a terminal; gives a function of (share done, words), or None.
+
+    The line stands there from the first moment, and its clock runs while nothing is told.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), BarColumn(20), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=1.0)
+
+        def told(share: float, words: str) -> None:
+            bar.update(task, completed=share, description=words)
+            bar.refresh()
+
+        yield told

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from simulator.cli.common import AsJson, Overrides, ScenarioFile, print_json, progress_bar
+from simulator.cli.common import AsJson, Overrides, ScenarioFile, print_json, progress_line
 
 if TYPE_CHECKING:
     from simulator.planner.executors import Executor
@@ -46,6 +46,10 @@ Free = Annotated[
 Top = Annotated[int, typer.Option("--top", min=1, max=1000, help="Plans to show.")]
 Goal = Annotated[Objective, typer.Option("--objective", help="What the best plan has least of.")]
 Headroom = Annotated[str, typer.Option("--headroom", help="Share of the GPU's memory that stays free, as 6%.")]
+PhaseName = Annotated[
+    str | None,
+    typer.Option("--phase", metavar="NAME", help="Search the plan of this phase of the run, instead of the own plan."),
+]
 Place = Annotated[Where, typer.Option("--executor", help="One process, several, or a Ray cluster.")]
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, max=1024, help="Processes; without it as many as there are cores.")
@@ -67,6 +71,7 @@ def plan(
     top: Top = 10,
     objective: Goal = Objective.time,
     headroom: Headroom = "0%",
+    phase: PhaseName = None,
     executor: Place = Where.processes,
     workers: Workers = None,
     address: Address = None,
@@ -78,22 +83,26 @@ def plan(
     Exit code 0 when a plan fits, 1 when none does, 2 when the scenario or an option cannot be read.
     """
     from simulator.planner.planning import plan as search_plans
-    from simulator.report.plans import plan_files, print_search, print_start
+    from simulator.planner.planning import searched_part
+    from simulator.report.plans import plan_files, print_phases, print_search, print_start, progress_words
 
     kept, values = read_keep(keep or [])
     freed = read_free(free or [])
-    loaded = load_start(scenario, [*(set_ or []), *values])
+    whole = load_start(scenario, [*(set_ or []), *values])
+    loaded = searched_part(whole, phase)
     if out is not None:
         from simulator.report.folder import claim_folder
 
         claim_folder(out)
     if not as_json:
+        if phase is None:
+            print_phases(whole)
         print_start(loaded)
-    with progress_bar("chunks") as bar:
+    with progress_line("making plans") as line:
 
         def told(progress: Progress) -> None:
-            if bar is not None:
-                bar(progress.done, progress.total)
+            if line is not None:
+                line(progress.share_done, progress_words(progress))
 
         found = search_plans(
             loaded,
@@ -109,7 +118,7 @@ def plan(
     if out is not None:
         from simulator.report.folder import write_results
 
-        write_results(out, plan_files(loaded, found))
+        write_results(out, plan_files(whole if phase is None else loaded, found))
         write_parquet(out, found)
     if as_json:
         print_json(found.to_dict())
@@ -183,6 +192,6 @@ def write_parquet(folder: Path, found: PlanSearch) -> None:
     try:
         import pyarrow  # noqa: F401
     except ImportError:
-        sys.stderr.write("no plans.parquet: pyarrow is not installed\n")
+        sys.stderr.write('no plans.parquet, which needs pyarrow: pip install "traincast[parquet]"\n')
         return
     found.to_frame().astype({"layout": "string"}).to_parquet(folder / "plans.parquet")

@@ -26,6 +26,9 @@ def validate(
         Path | None,
         typer.Option("--failures", metavar="CSV", help="Failures in the published columns, or 'published'."),
     ] = None,
+    plans: Annotated[
+        bool, typer.Option("--plans", help="Search the plans of published recipes: is each found, or what beats it?")
+    ] = False,
     scenario: Annotated[
         str | None,
         typer.Option("--scenario", metavar="ID", help="Print the scenario file of one training run, predict nothing."),
@@ -41,13 +44,15 @@ def validate(
     Exit code 0 when every row could be read, 2 when a file or a row in scenario keys could not; rows whose source
     leaves too much unsaid are listed as unsupported, with the reason.
     """
-    if sum((runs is not None, collectives is not None, failures is not None)) > 1:
-        raise typer.BadParameter("--runs, --collectives and --failures go one at a time")
+    if sum((runs is not None, collectives is not None, failures is not None, plans)) > 1:
+        raise typer.BadParameter("--runs, --collectives, --failures and --plans go one at a time")
     if scenario is not None and (collectives is not None or failures is not None):
         raise typer.BadParameter("--scenario prints a training run, of --runs or of the own ones")
     if plot is not None and collectives is None:
         raise typer.BadParameter("--plot needs --collectives")
-    if collectives is not None:
+    if plans:
+        validate_plans(processes, as_json)
+    elif collectives is not None:
         validate_collectives(collectives, plot, as_json)
     elif failures is not None:
         validate_failures(failures, as_json)
@@ -71,6 +76,20 @@ def validate_runs(runs: list[Path] | None, processes: int, as_json: bool) -> Non
         sys.stderr.write("".join(f"{problem}\n" for problem in problems))
         sys.stderr.write("The rows with these problems were left out; the others were predicted.\n")
         raise typer.Exit(2)
+
+
+def validate_plans(processes: int, as_json: bool) -> None:
+    """Searches the plans of every chosen recipe, and writes each beside the best as it is done."""
+    from simulator.planner.executors import Processes
+    from validate.recipes import Recipe, all_recipes, line, recipes_document, summary_line
+
+    def told(recipe: Recipe) -> None:
+        if not as_json:
+            sys.stdout.write(f"{line(recipe)}\n")
+            sys.stdout.flush()
+
+    found = all_recipes(told, Processes(processes))
+    print_json(recipes_document(found)) if as_json else sys.stdout.write(f"{summary_line(found)}\n")
 
 
 def print_scenario(runs: list[Path] | None, identifier: str, as_json: bool) -> None:

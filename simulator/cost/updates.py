@@ -96,18 +96,18 @@ def gather_and_reduce(
 
     `whole`: one bucket for the stage (Megatron-Core beyond the first stage); otherwise buckets of the usual size,
     or of a layer where everything is sharded. Dense and expert parameters reduce over their own groups. Frozen weights
-    are gathered where they are sharded, and never reduced.
+    are gathered where they are sharded, and never reduced. Buckets of one size are priced once.
     """
     gathered = parts_of(gathered_layers(held, plan), plan, groups, whole)
     reduced = parts_of(held.trained_layers, plan, groups, whole)
-    gathers_s, reduces_s = [], []
-    for part in gathered:
+    gathers_s, reduces_s = {}, {}
+    for part in set(gathered):
         inside_s = sum(gather_s(count, group, plan, cluster) for count, group in by_group(part, groups))
-        gathers_s.append(float(inside_s + fetch_s(shard_of(part, plan, groups), plan, cluster)))
-    for part in reduced:
+        gathers_s[part] = float(inside_s + fetch_s(shard_of(part, plan, groups), plan, cluster))
+    for part in set(reduced):
         inside_s = sum(reduce_s(count, group, plan, cluster) for count, group in by_group(part, groups))
-        reduces_s.append(float(inside_s + leaving_s(shard_of(part, plan, groups), plan, cluster)))
-    return tuple(gathers_s), tuple(reversed(reduces_s))
+        reduces_s[part] = float(inside_s + leaving_s(shard_of(part, plan, groups), plan, cluster))
+    return tuple(gathers_s[part] for part in gathered), tuple(reduces_s[part] for part in reversed(reduced))
 
 
 def gathered_layers(held: StageParameters, plan: Plan) -> tuple[tuple[Number, Number], ...]:

@@ -45,6 +45,10 @@ class Contests:
             if len(best) >= wanted:
                 self.limits[number] = min(self.limits[number], self.times[best[wanted - 1]])
 
+    def leave_out(self, rows: Ints) -> None:
+        """Takes plans out of every contest."""
+        self.members[:, rows] = False
+
     def best(self, number: int) -> Ints:
         """The fastest plans of a contest, as many as are wanted; of equals the first."""
         played = np.flatnonzero(self.members[number] & ~np.isnan(self.times))
@@ -54,18 +58,19 @@ class Contests:
 def contests_of(
     fits: NDArray[np.bool_],
     free_fraction: Floats,
+    *,
+    wanted: int,
     headroom: float,
+    levels: Sequence[float],
     keeps_own: Sequence[NDArray[np.bool_]],
-    top: int,
     limits: Sequence[float],
 ) -> Contests:
-    """Everything that is asked of a chunk: the `top` plans with this headroom, the fastest of each step of headroom,
-    and of all plans that keep a key (`keeps_own` by key). `limits`: step times that are known to be reached."""
+    """Everything that is asked of a chunk: the `wanted` plans with this headroom, the fastest of each of the `levels`
+    of headroom, and of all plans that keep a key (`keeps_own` by key).
+
+    `limits`: step times that are known to be reached.
+    """
     enough = fits & (free_fraction >= headroom)
-    members = [enough, *(fits & (free_fraction >= level) for level in HEADROOMS), *(enough & own for own in keeps_own)]
-    wanted = (top, *(1 for _ in HEADROOMS), *(1 for _ in keeps_own))
-    return Contests(np.array(members), wanted, np.array(limits, dtype=float))
-
-
-def contest_count(keys: int) -> int:
-    return 1 + len(HEADROOMS) + keys
+    members = [enough, *(fits & (free_fraction >= level) for level in levels), *(enough & own for own in keeps_own)]
+    counts = (wanted, *(1 for _ in members[1:]))
+    return Contests(np.array(members), counts, np.array(limits, dtype=float))

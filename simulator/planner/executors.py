@@ -39,7 +39,7 @@ class Processes:
     def run(self, work: Callable[[T], R], chunks: Sequence[T], prepare: Callable[[T], T]) -> Iterator[R]:
         # The first chunk runs here: what it reaches spares the others work.
         yield from (work(prepare(chunk)) for chunk in chunks[:1])
-        for _, result in map_chunks(work, [prepare(chunk) for chunk in chunks[1:]], self.workers):
+        for _, result in map_chunks(work, chunks[1:], self.workers, prepare):
             yield result
 
 

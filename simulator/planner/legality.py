@@ -96,11 +96,11 @@ def written_one_way(case: PlanCase) -> Fault | None:
 
 
 def stages_hold_layers(case: PlanCase) -> Fault | None:
-    """Every virtual stage has a layer."""
-    stages = stage_count(case.plan)
-    if stages <= case.facts.layers:
+    """Every virtual stage has a layer, the embedding or the head."""
+    stages, most = stage_count(case.plan), case.facts.layers + len(("embedding", "head"))
+    if stages <= most:
         return None
-    return Fault("plan.vpp", case.plan.vpp, f"{stages} stages for {case.facts.layers} layers", "fewer")
+    return Fault("plan.vpp", case.plan.vpp, f"{stages} stages for {case.facts.layers} layers and two ends", "fewer")
 
 
 # What only a search asks, beside the rules of every plan.

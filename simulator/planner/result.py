@@ -99,7 +99,8 @@ class Gain:
 class PlanSearch:
     """The outcome of a search. `legal` plans were covered: `played`, or excluded by a proven bound; `fitting` fit in
     memory. `start`: the scenario's own plan, where it is legal. `nearest`: where none fits, the one with the smallest
-    memory, and `remedies` what would make it fit. `complete` False: the search was interrupted."""
+    memory, and `remedies` what would make it fit. `complete` False: the search was interrupted. `priced`: of so many
+    of the fastest the whole run was evaluated, from which other objectives than time choose."""
 
     plans: tuple[RankedPlan, ...]
     front: tuple[FrontPoint, ...]
@@ -115,6 +116,7 @@ class PlanSearch:
     nearest: RankedPlan | None
     remedies: tuple[str, ...]
     complete: bool = True
+    priced: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The document of `traincast plan --json`."""
@@ -125,6 +127,7 @@ class PlanSearch:
             "fitting": self.fitting,
             "seconds": self.seconds,
             "complete": self.complete,
+            "priced": self.priced,
             "objective": self.objective,
             "headroom_fraction": self.headroom_fraction,
             "searched": dict(self.searched),

@@ -11,12 +11,13 @@ from simulator.plan.spec import Plan
 from simulator.planner.bounds import Weighed, weighed
 from simulator.planner.candidates import own_value
 from simulator.planner.columns import Columns, Ints
-from simulator.planner.contests import Contests, contest_count, contests_of
+from simulator.planner.contests import HEADROOMS, Contests, contests_of
 from simulator.planner.frames import plan_from
+from simulator.planner.hosts import fits_hosts
 from simulator.planner.legality import Judge
 from simulator.planner.play import played_s
 from simulator.planner.shapes import Setting
-from simulator.planner.space import Space, Tables, chunks, plans_of, tables
+from simulator.planner.space import CHUNK, Space, Tables, chunks, first_rows, plans_of, tables
 
 # Plans that are played first, and how many more in each turn.
 FIRST_PLAYED = 16
@@ -25,10 +26,26 @@ MOST_PLAYED = 1024
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is wanted of a search: so many plans, with so much of the memory left free."""
+    """What is wanted of a search: so many plans, with so much of the memory left free.
+
+    `only_best`: neither the front of time against memory nor what each key brought."""
 
     top: int = 10
     headroom_fraction: float = 0.0
+    only_best: bool = False
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Shares of memory left free for which the fastest plan is wanted."""
+        return () if self.only_best else HEADROOMS
+
+    def keys(self, space: Space) -> tuple[str, ...]:
+        """Keys of which it is asked what they brought."""
+        return () if self.only_best else space.searched
+
+    def contests(self, space: Space) -> int:
+        """How many contests there are (see `contests`)."""
+        return 1 + len(self.levels) + len(self.keys(space))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +70,11 @@ class Chunk:
     tables: Tables
     limits: tuple[float, ...]
 
+    @property
+    def combinations(self) -> int:
+        """Combinations of its keys' values, legal or not."""
+        return len(self.tables.degrees) * len(self.tables.settings)
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkResult:
@@ -67,20 +89,19 @@ class ChunkResult:
 
 
 def chunks_of(space: Space, judge: Judge, asked: Asked, limits: Sequence[float] | None = None) -> list[Chunk]:
-    """The parts of a search, the scenario's own degrees first."""
+    """The parts of a search: a small one around the scenario's own degrees first, then others with its tp and cp."""
     found = tables(space, judge)
-    limits = limits or [float("inf")] * contest_count(len(space.searched))
-    parts = []
-    for rows in chunks(found):
-        own = replace(found, degrees=found.degrees.take(rows))
-        parts.append(own)
-    parts.sort(key=lambda part: not _holds_own(space, part.degrees))
+    limits = limits or [float("inf")] * asked.contests(space)
+    first = first_rows(space, found)
+    others = chunks(found, np.setdiff1d(np.arange(len(found.degrees)), first))
+    others.sort(key=lambda rows: not _has_own(space, found, rows))
+    parts = [replace(found, degrees=found.degrees.take(rows)) for rows in [*chunks(found, first), *others]]
     return [Chunk(number, space, asked, part, tuple(limits)) for number, part in enumerate(parts)]
 
 
-def _holds_own(space: Space, degrees: Columns) -> bool:
-    row = degrees.row(0)
-    return all(row[key] == getattr(space.base, key) for key in ("tp", "cp"))
+def _has_own(space: Space, found: Tables, rows: Ints) -> bool:
+    row = found.degrees.row(int(rows[0]))
+    return all(row[key] == getattr(space.base, key) for key in CHUNK)
 
 
 def search_chunk(chunk: Chunk) -> ChunkResult:
@@ -94,8 +115,15 @@ def search_chunk(chunk: Chunk) -> ChunkResult:
     capacity = space.scenario.cluster.accelerator.memory_capacity_bytes
     fits = known.device_bytes <= capacity
     free = 1 - known.device_bytes / capacity
-    own = [keeps_own(space, plans, key) for key in space.searched]
-    contests = contests_of(fits, free, chunk.asked.headroom_fraction, own, chunk.asked.top, chunk.limits)
+    contests = contests_of(
+        fits,
+        free,
+        wanted=chunk.asked.top,
+        headroom=chunk.asked.headroom_fraction,
+        levels=chunk.asked.levels,
+        keeps_own=[keeps_own(space, plans, key) for key in chunk.asked.keys(space)],
+        limits=chunk.limits,
+    )
     if not contests.members[0].any():
         return ChunkResult(chunk.number, len(plans), int(fits.sum()), 0, (), least_memory(setting, known))
     played = play_best_first(setting, known, contests)
@@ -109,15 +137,22 @@ def keeps_own(space: Space, plans: Columns, key: str) -> np.ndarray:
 
 
 def play_best_first(setting: Setting, chunk: Weighed, contests: Contests) -> int:
-    """Plays plans in the order of their bounds until none that is left can win anything; gives how many it played."""
+    """Plays plans in the order of their bounds until none that is left can win anything; gives how many it played.
+
+    Plans whose nodes do not hold what is moved to them are left out when their turn comes.
+    """
     order = np.argsort(chunk.bound_s, kind="stable")
     turn, played = FIRST_PLAYED, 0
     while True:
         rows = next_rows(order, contests.open(chunk.bound_s), turn)
         if not len(rows):
             return played
-        contests.play(rows, played_s(setting, chunk, rows))
-        played += len(rows)
+        plans = (plan_from(setting.base, chunk.columns.row(row)) for row in rows.tolist())
+        fits = np.array([fits_hosts(setting.scenario, plan) for plan in plans])
+        contests.leave_out(rows[~fits])
+        if fits.any():
+            contests.play(rows[fits], played_s(setting, chunk, rows[fits]))
+        played += int(fits.sum())
         turn = min(2 * turn, MOST_PLAYED)
 
 

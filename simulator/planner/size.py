@@ -1,8 +1,8 @@
 """How many GPUs of which kind finish by a date with a confidence, within a budget; and what given GPUs can train.
 
 For each node GPU counts are tried until one meets the date and the next smaller does not. Every try is a job that
-`evaluate` would play alike: the best plan near the given one, the whole run over all seeds, with failures and the
-model's own error.
+`evaluate` would play alike: the fastest plan of all that share the given one's settings, the whole run over all seeds,
+with failures and the model's own error.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from hardware import catalogue
 from hardware.problems import InputError, Place, Problem, one_of
 from simulator.fields import as_written
-from simulator.planner.best_plan import node_name, why_fabric
 from simulator.planner.job import Job, purchase, with_sized_spares
+from simulator.planner.resized import node_name, why_fabric
 from simulator.planner.size_hinges import assumptions, parts
 from simulator.planner.size_search import Tries
 from simulator.planner.sizing import Option, Purchase, Question, Sizing

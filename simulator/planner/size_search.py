@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from hardware import catalogue
 from hardware.problems import InputError, Place
 from hardware.units import format_seconds, format_usd
-from simulator.planner.best_plan import NoPlan, best_plan, gpu_counts, node_name
+from simulator.planner.fastest import best_plan
 from simulator.planner.job import Job, play_job, with_spares, with_tokens
+from simulator.planner.resized import NoPlan, gpu_counts, node_name
 from simulator.planner.sizing import Question
 from simulator.scenario.spec import Scenario
 

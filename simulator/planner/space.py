@@ -24,6 +24,9 @@ NO_SPLIT = (None, None, None, False, False)
 DEGREES = ("tp", "cp", "pp", "micro_batch_size", "sequence_parallel", "ep", "etp", "schedule", "vpp")
 CHUNK = ("tp", "cp")
 MOST_PLANS = 1_000_000
+# Combinations that are searched before all others, so that there is an answer at once, and what counts as near.
+FIRST_PLANS = 20_000
+NEAREST = ("tp", "cp", "pp", "micro_batch_size", "ep", "vpp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,20 @@ class Space:
     def judge(self) -> Judge:
         scenario = self.scenario
         return Judge(self.base, self.facts, scenario.cluster.gpus, scenario.run.seq_length, frozenset(self.searched))
+
+    def holds_own(self) -> bool:
+        """Whether the scenario's own plan, in its own spelling, is one of those that are searched."""
+        own = {key: own_value(self.base, key) for key in KEYS}
+        if any(own[key] not in self.candidates[key] for key in KEYS):
+            return False
+        column = NO_KEYS
+        for key, value in own.items():
+            column = column.crossed(key, [value])
+        for key in ("dp", *SPLIT_KEYS):
+            column = column.crossed(key, [getattr(self.base, key)])
+        judge = self.judge()
+        legal, _ = judge.legal(column, frozenset(), tuple(judge.rules()))
+        return len(legal) == 1
 
 
 def space_of(
@@ -130,13 +147,28 @@ def with_replicas(columns: Columns, gpus: int) -> Columns:
     return columns.take(rows).with_key("dp", values.tolist(), codes.reshape(-1).astype(CODE))
 
 
-def chunks(found: Tables) -> list[Ints]:
-    """Rows of the degrees that are searched together: those that share what prices depend on most."""
-    if not len(found.degrees) or not len(found.settings):
+def chunks(found: Tables, rows: Ints | None = None) -> list[Ints]:
+    """Rows of the degrees (None: all) that are searched together: those that share what prices depend on most."""
+    rows = np.arange(len(found.degrees)) if rows is None else rows
+    if not len(rows) or not len(found.settings):
         return []
     most = max(1, MOST_PLANS // len(found.settings))
-    parts = alike(found.degrees, np.arange(len(found.degrees)), CHUNK)
+    parts = alike(found.degrees, rows, CHUNK)
     return [part for whole in parts for part in np.array_split(whole, -(-len(whole) // most))]
+
+
+def first_rows(space: Space, found: Tables) -> Ints:
+    """Rows of the degrees nearest to the scenario's own, one chunk of few plans."""
+    most = max(1, FIRST_PLANS // max(1, len(found.settings)))
+    shared = np.zeros(len(found.degrees), dtype=np.int64)
+    for place, key in enumerate(reversed(NEAREST)):
+        own = getattr(space.base, key)
+        is_own = np.array([value == own for value in found.degrees.values[key]])
+        shared += is_own[found.degrees.codes[key]].astype(np.int64) << place
+    best_first = np.argsort(-shared, kind="stable")
+    groups = alike(found.degrees, best_first, CHUNK) if len(best_first) else []
+    nearest = next((group for group in groups if best_first[0] in group), best_first)
+    return np.sort(nearest[:most])
 
 
 def plans_of(judge: Judge, found: Tables, rows: Ints) -> Columns:
@@ -167,7 +199,7 @@ def with_splits(space: Space, columns: Columns) -> Columns:
 
 def splits(space: Space, plan: PlanView) -> list[tuple[Any, ...]]:
     """Splits of the layers over a plan's stages, as values of SPLIT_KEYS: the scenario's own where it fits, an even
-    one, and uneven ones that count the head and the prediction modules as layers."""
+    one, and uneven ones that count the prediction modules, these and the head, or both ends as layers."""
     layers, mtp = space.facts.layers, space.facts.mtp
     stages = stage_count(plan)  # type: ignore[arg-type]
     found: dict[tuple[int, ...], tuple[Any, ...]] = {}
@@ -176,10 +208,19 @@ def splits(space: Space, plan: PlanView) -> list[tuple[Any, ...]]:
         found[_own_counts(space) or ()] = tuple(getattr(base, key) for key in SPLIT_KEYS)
     if layers % stages == 0:
         found.setdefault((layers // stages,) * stages, NO_SPLIT)
-    for counted in (mtp, mtp + 1):
-        counts = balanced(layers, counted, stages)
-        found.setdefault(counts, (layout_of(counts, mtp), *NO_SPLIT[1:]))
+    for front, back in ((0, mtp), (0, mtp + 1), (1, mtp + 1)):
+        counts = spread(layers, front, back, stages)
+        if counts is not None:
+            found.setdefault(counts, (layout_of(counts, mtp), *NO_SPLIT[1:]))
     return list(found.values())
+
+
+def spread(layers: int, front: int, back: int, stages: int) -> tuple[int, ...] | None:
+    """Layers by stage where the first stage holds as much as `front` layers more, the last as much as `back` more; None
+    where a stage would be empty."""
+    first, *others = balanced(layers + front, back, stages)
+    counts = (first - front, *others)
+    return counts if min(counts) >= 0 and all(counts[1:-1]) else None
 
 
 def _own_counts(space: Space) -> tuple[int, ...] | None:

@@ -304,11 +304,12 @@ def _holding(
 def undominated(rows: Floats) -> Floats:
     """The rows that no other row exceeds or equals in every column."""
     rows = np.unique(rows, axis=0)
-    order = np.argsort(-rows.sum(axis=1), kind="stable")
+    left = rows[np.argsort(-rows.sum(axis=1), kind="stable")]
     kept: list[Floats] = []
-    for row in rows[order]:
-        if not any((other >= row).all() for other in kept):
-            kept.append(row)
+    while len(left):
+        # No row that is left exceeds the one with the largest sum.
+        kept.append(left[0])
+        left = left[(left > left[0]).any(axis=1)]
     return np.array(kept)
 
 

@@ -5,21 +5,31 @@ from __future__ import annotations
 import io
 import sys
 from dataclasses import replace
+from math import isfinite
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from hardware.units import format_bytes, format_fraction, format_seconds
-from simulator.planner.planning import played_start
+from simulator.planner.outcome import played_start
+from simulator.planner.planning import Progress
 from simulator.planner.result import PlanSearch, RankedPlan, plain_value, plan_line
 from simulator.report.folder import json_text
+from simulator.scenario.phases import phases_of
 from simulator.scenario.resolved import scenario_yaml
 from simulator.scenario.spec import Scenario
 
 WIDTH = 100
 # Seconds below which a difference of two plans' causes is not worth a word, as a share of the step.
 WORTH_TELLING = 0.002
+
+
+def print_phases(scenario: Scenario) -> None:
+    """Which plan is searched, where the run has phases with plans of their own."""
+    names = ", ".join(phase.name for phase in phases_of(scenario))
+    if names:
+        sys.stdout.write(f"Phases     {names}: the scenario's own plan is searched; for a phase's write --phase NAME\n")
 
 
 def print_start(scenario: Scenario) -> None:
@@ -37,11 +47,23 @@ def print_start(scenario: Scenario) -> None:
     sys.stdout.flush()
 
 
+def progress_words(progress: Progress) -> str:
+    """How far a search is, in one line."""
+    words = [f"{format_fraction(progress.share_done)} of the space", f"{progress.covered:,} legal plans"]
+    words.append(f"{progress.plans_per_s:,.0f}/s")
+    if isfinite(progress.best_s):
+        words.append(f"best {format_seconds(progress.best_s)}")
+    if isfinite(progress.left_s) and progress.left_s >= 1:
+        words.append(f"{format_seconds(float(round(progress.left_s)))} left")
+    return ", ".join(words)
+
+
 def print_search(scenario: Scenario, found: PlanSearch) -> None:
     """Prints the result on stdout: in colour on a terminal, as plain text elsewhere."""
     console = Console(highlight=False)
     if console.is_terminal:
-        console.print(search_report(scenario, found))
+        # A narrower terminal breaks lines rather than leaving out figures.
+        Console(highlight=False, width=max(WIDTH, console.width)).print(search_report(scenario, found))
     else:
         sys.stdout.write(search_text(scenario, found))
 
@@ -72,9 +94,14 @@ def covered(found: PlanSearch) -> Text:
         f"{found.legal:,} legal plans covered in {format_seconds(found.seconds)} ({rate:,.0f}/s): "
         f"{found.fitting:,} fit in memory, {found.played:,} were played, {others}"
     )
+    if found.objective != "time":
+        text += (
+            f". Chosen by {found.objective} among the {found.priced} fastest that leave the memory asked for; "
+            "slower plans were not priced"
+        )
     interrupted = "; interrupted, so these are the best so far" if found.plans and not found.complete else ""
     searched = ", ".join(f"{key} ({count})" for key, count in found.searched.items())
-    return Text(f"{text}{interrupted}\nSearched: {searched}; each plan with its best layout\n")
+    return Text(f"{text}{interrupted}\nSearched: {searched}, layout (up to 4 splits of the layers)\n")
 
 
 def plans_table(found: PlanSearch) -> Table:

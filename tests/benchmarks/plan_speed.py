@@ -12,10 +12,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from simulator.planner.contests import contest_count
-from simulator.planner.planning import Tally
 from simulator.planner.search import Asked, chunks_of, search_chunk
 from simulator.planner.space import space_of
+from simulator.planner.tally import Tally
 from simulator.scenario.schema import load_scenario
 
 KIMI = Path(__file__).parents[2] / "scenarios" / "kimi-k2-10240xh100.yaml"
@@ -27,7 +26,7 @@ def measured(gpus: int, keep: list[str]) -> tuple[int, int, float]:
     space, asked, tally = space_of(base, keep), Asked(), Tally()
     begun = time.process_time()
     for chunk in chunks_of(space, space.judge(), asked):
-        tally.add(search_chunk(replace(chunk, limits=tally.limits(asked, contest_count(len(space.searched))))))
+        tally.add(search_chunk(replace(chunk, limits=tally.limits(asked, asked.contests(space)))))
     return tally.legal, tally.played, time.process_time() - begun
 
 

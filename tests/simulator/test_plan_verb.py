@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import sys
+from math import inf
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
 
+from simulator.cli.common import progress_line
+from simulator.planner.planning import Progress
 from simulator.report.document import document_schema
+from simulator.report.plans import progress_words
 from tests.command import ROOT, traincast
 
 TINY = "scenarios/tiny.yaml"
@@ -43,6 +49,31 @@ def test_the_document_keeps_its_contract_and_the_best_evaluates_to_the_same(tmp_
     assert json.loads((tmp_path / "out" / "result.json").read_text())["plans"] == document["plans"]
 
 
+def test_the_table_is_written_as_parquet_too(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    import pandas as pd
+
+    done = traincast("plan", TINY, *KEEP, "--top", "3", "--json", "--out", str(tmp_path / "out"))
+    assert done.returncode == 0
+    table = pd.read_parquet(tmp_path / "out" / "plans.parquet")
+    rows = json.loads(done.stdout)["plans"]
+    assert table["step_time_s"].tolist() == [row["step_time_s"] for row in rows]
+    assert table["line"].tolist() == [row["line"] for row in rows]
+    written = pd.read_csv(tmp_path / "out" / "plans.csv")
+    assert list(table.columns) == list(written.columns)
+
+
+def test_without_pyarrow_the_other_files_are_written_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from simulator.cli.plan import write_parquet
+
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    write_parquet(tmp_path, None)  # type: ignore[arg-type]
+    assert 'pip install "traincast[parquet]"' in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_report_names_the_start_first_and_what_was_covered() -> None:
     done = traincast("plan", TINY, *KEEP, "--top", "2")
     lines = done.stdout.splitlines()
@@ -50,6 +81,29 @@ def test_the_report_names_the_start_first_and_what_was_covered() -> None:
     assert "legal plans covered" in lines[1]
     assert "Why 2 is behind 1" in done.stdout
     assert "Step time against free memory" in done.stdout
+
+
+def test_progress_says_how_much_is_done_how_fast_and_what_is_left() -> None:
+    progress = Progress(done=250, total=1000, covered=120_000, best_s=4.5, seconds=10.0)
+    assert progress_words(progress) == "25.0 % of the space, 120,000 legal plans, 12,000/s, best 4.5 s, 30 s left"
+    assert progress_words(Progress(0, 1000, 0, inf, 0.0)) == "0.0 % of the space, 0 legal plans, 0/s"
+
+
+def test_the_progress_line_stands_on_a_terminal_from_the_first_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress_line("making plans") as told:
+        assert told is not None
+        told(0.25, "a quarter")
+    shown = sys.stderr.getvalue()
+    assert "making plans" in shown
+    assert "a quarter" in shown
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with progress_line("making plans") as told:
+        assert told is None
 
 
 def test_a_plan_of_only_batch_and_precision_is_enough(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,22 @@ import pytest
 
 from hardware.problems import InputError
 from simulator.plan.rules import WITHOUT_EFFECT, is_legal
+from simulator.plan.spec import Offload
 from simulator.planner.bounds import Weighed, weighed
+from simulator.planner.candidates import SEARCHED as KEYS_SEARCHED
 from simulator.planner.columns import NO_KEYS, Columns, compact
 from simulator.planner.executors import Processes
 from simulator.planner.frames import plan_from
+from simulator.planner.layouts import split_by_cost
 from simulator.planner.legality import OF_SEARCH
+from simulator.planner.outcome import own_limits
 from simulator.planner.planning import plan as search
 from simulator.planner.play import played_s
 from simulator.planner.reads import Lanes, PlanView, Split, one_by_one, together
 from simulator.planner.result import behind, is_tied, plan_line
 from simulator.planner.search import Asked, chunks_of, search_chunk
 from simulator.planner.shapes import Setting
-from simulator.planner.space import Space, chunks, plan_of, plans_of, space_of, tables
+from simulator.planner.space import FIRST_PLANS, NEAREST, Space, chunks, plan_of, plans_of, space_of, spread, tables
 from simulator.predict.simulate import simulate
 from simulator.scenario.schema import load_scenario
 from simulator.scenario.spec import Scenario
@@ -161,6 +166,44 @@ def test_the_best_are_those_of_playing_all() -> None:
     assert [each.step_time_s for each in found.plans] == pytest.approx(exact[:10], rel=1e-12)
 
 
+def check_the_best_of_playing_all(base: Scenario, keep: list[str], least: int) -> None:
+    """Simulates every legal plan by itself and compares the fastest ten that fit with those of the search."""
+    space = space_of(base, keep)
+    rows = [part.row(row) for part in legal_plans(space) for row in range(len(part))]
+    assert len(rows) >= least
+    assert any(row["layout"] is not None for row in rows)
+    capacity = base.cluster.accelerator.memory_capacity_bytes
+    times = {}
+    for row in rows:
+        plan = plan_of(base.plan, row)
+        done = simulate(replace(base, plan=plan))
+        if done.device_bytes <= capacity:
+            times[plan] = done.step.step_time_s
+    found = search(base, keep=keep, top=10)
+    assert (found.legal, found.fitting) == (len(rows), len(times))
+    assert found.played < len(times)
+    fastest = sorted(times.values())[:10]
+    assert [each.step_time_s for each in found.plans] == pytest.approx(fastest, rel=1e-9)
+    best = {each.plan for each in found.plans}
+    assert {plan for plan, step_s in times.items() if step_s < fastest[-1] * (1 - 1e-9)} <= best
+
+
+# Short steps, so that hundreds of plans can be played one by one.
+SHORT = ("plan.global_batch_size=16", "plan.micro_batch_size=1")
+
+
+def test_the_ten_best_of_hundreds_are_those_of_playing_each_by_itself() -> None:
+    keep = ["cp", "sequence_parallel", "dispatcher", "recompute", "overlap.shared_experts", "overlap.delay_wgrad"]
+    check_the_best_of_playing_all(scenario("tiny", *SHORT), keep, least=200)
+
+
+@pytest.mark.slow
+def test_the_ten_best_of_20_000_are_those_of_playing_each_by_itself() -> None:
+    check_the_best_of_playing_all(
+        scenario("tiny", *SHORT), ["overlap.shared_experts", "overlap.delay_wgrad"], least=20_000
+    )
+
+
 class StopsAfter:
     """An executor that is interrupted after some chunks."""
 
@@ -175,6 +218,71 @@ class StopsAfter:
             self.left -= 1
             self.searched += 1
             yield work(prepare(chunk))
+
+
+class Counts:
+    """Runs chunks one after the other and counts those that have begun."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+
+    def run(self, work: Callable[[Any], Any], chunks: Sequence[Any], prepare: Callable[[Any], Any]) -> Iterator[Any]:
+        for chunk in chunks:
+            self.begun += 1
+            yield work(prepare(chunk))
+
+
+def test_progress_is_told_before_the_first_chunk_and_after_each() -> None:
+    base, keep, free = small_space()
+    keep.remove("cp")
+    counts, told = Counts(), []
+    found = search(base, keep=keep, free=free, executor=counts, progress=lambda each: told.append((counts.begun, each)))
+    assert [begun for begun, _ in told] == list(range(counts.begun + 1))
+    assert told[0][1].done == 0
+    assert told[0][1].left_s == inf
+    assert told[1][1].best_s < inf
+    last = told[-1][1]
+    assert (last.share_done, last.left_s, last.covered) == (1.0, 0.0, found.legal)
+
+
+@pytest.mark.parametrize("name", [file.stem for file in sorted(SCENARIOS.glob("*.yaml"))])
+def test_the_first_chunk_is_small_and_holds_the_scenarios_own_degrees(name: str) -> None:
+    """The first answer waits for one chunk of a few thousand plans, however many there are."""
+    space = space_of(scenario(name))
+    first = chunks_of(space, space.judge(), Asked())[0]
+    assert 0 < first.combinations <= FIRST_PLANS
+    degrees = [first.tables.degrees.row(row) for row in range(len(first.tables.degrees))]
+    own = [row for row in degrees if all(row[key] == getattr(space.base, key) for key in NEAREST)]
+    assert own
+
+
+@pytest.mark.parametrize(
+    ("layers", "front", "back", "stages", "wanted"),
+    [
+        (126, 1, 1, 128, (0, *[1] * 126, 0)),
+        (61, 0, 1, 31, (*[2] * 30, 1)),
+        (8, 0, 2, 4, (2, 3, 3, 0)),
+        (8, 1, 1, 5, (1, 2, 2, 2, 1)),
+        (8, 0, 1, 9, (*[1] * 8, 0)),
+        (8, 0, 0, 11, None),
+        (8, 1, 1, 1, (8,)),
+    ],
+)
+def test_layers_are_spread_with_the_ends_counted(
+    layers: int, front: int, back: int, stages: int, wanted: tuple[int, ...] | None
+) -> None:
+    assert spread(layers, front, back, stages) == wanted
+
+
+def test_chunks_hold_every_combination_once() -> None:
+    space = space_of(scenario("tiny"))
+    judge = space.judge()
+    found = tables(space, judge)
+    parts = chunks_of(space, judge, Asked())
+    rows = [tuple(part.tables.degrees.row(row).values()) for part in parts for row in range(len(part.tables.degrees))]
+    every = [tuple(found.degrees.row(row).values()) for row in range(len(found.degrees))]
+    assert len(rows) == len(set(rows))
+    assert set(rows) == set(every)
 
 
 def test_a_killed_search_goes_on_and_finds_the_same(tmp_path: Path) -> None:
@@ -313,3 +421,65 @@ def test_columns_number_their_combinations() -> None:
     first, index = compact(np.array([7, 3, 7, 9]), 10)
     assert first.tolist() == [1, 0, 3]
     assert index.tolist() == [1, 0, 1, 2]
+
+
+def test_plans_that_the_hosts_memory_does_not_hold_are_not_among_the_best() -> None:
+    """With the whole optimizer offloaded and almost no host memory, the search goes on to plans that move nothing."""
+    keep = ["cp", "pp", "ep", "sequence_parallel", "dispatcher", "recompute", "overlap.shared_experts"]
+    away = Offload(optimizer_fraction=1.0)
+    for memory, offloaded in (("1 TB", True), ("10 GB", False)):
+        base = scenario("tiny", f"cluster.node={{base: hgx-h100, host_memory: {memory}}}")
+        found = search(base, keep=keep, free={"offload": [away] if offloaded else [Offload(), away]}, top=3)
+        assert len(found.plans) == 3
+        assert all(each.fits and (each.plan.offload == away) is offloaded for each in found.plans)
+    none = search(base, keep=keep, free={"offload": [away]}, top=3)
+    assert not none.plans
+
+
+def test_a_phases_plan_is_searched_by_its_name() -> None:
+    phases = "run.phases=[{name: main}, {name: long, tokens: 1e8, seq_length: 8192, global_batch_size: 16}]"
+    base = scenario("tiny", phases)
+    keep = [key for key in KEYS_SEARCHED if key not in ("cp", "micro_batch_size")]
+    own, long = (search(base, keep=keep, phase=name) for name in (None, "long"))
+    assert own.start is not None
+    assert long.start is not None
+    assert own.start.plan.global_batch_size == 64
+    assert long.start.plan.global_batch_size == 16
+    by_hand = scenario("tiny", "run.seq_length=8192", "plan.global_batch_size=16", "run.tokens=1e8")
+    assert long.plans[0].step_time_s == pytest.approx(search(by_hand, keep=keep).plans[0].step_time_s, rel=1e-12)
+    with pytest.raises(InputError, match="did you mean"):
+        search(base, phase="lang")
+    with pytest.raises(InputError, match="no phases"):
+        search(scenario("tiny"), phase="long")
+
+
+def test_the_best_alone_is_the_best_of_all_that_is_asked() -> None:
+    base, keep, free = small_space()
+    whole, alone = search(base, keep=keep, free=free, top=1), search(base, keep=keep, free=free, top=1, only_best=True)
+    assert alone.plans[0].plan == whole.plans[0].plan
+    assert alone.played <= whole.played
+    assert not alone.front
+    assert not alone.gains
+
+
+def test_steps_that_the_own_plan_reaches_are_known_from_the_start() -> None:
+    base, keep, free = small_space()
+    space = space_of(base, keep, free)
+    own_s = simulate(base).step.step_time_s
+    assert own_limits(space, Asked(top=1)) == pytest.approx([own_s] * Asked().contests(space), rel=1e-8)
+    assert own_limits(space, Asked(top=2))[0] == inf
+    assert set(own_limits(space_of(base, keep, {"micro_batch_size": [1]}), Asked(top=1))) == {inf}
+    assert own_limits(space, Asked(top=1, headroom_fraction=0.99))[0] == inf
+
+
+def test_layers_are_also_split_by_what_they_cost() -> None:
+    """A head as dear as many layers: no even split puts so few of them beside it."""
+    overrides = ["model.vocab=2000000", "plan.pp=4", "plan.ep=2", "plan.layout=auto"]
+    base = load_scenario(SCENARIOS / "tiny.yaml", overrides)
+    keep = [key for key in KEYS_SEARCHED if key not in ("schedule", "vpp")]
+    even = replace(base.plan, layout=None)
+    found = search(replace(base, plan=even), keep=[*keep, "schedule", "vpp"])
+    split = split_by_cost(base, even)
+    assert split is not None
+    assert split.layout == base.plan.layout
+    assert found.plans[0].plan == split

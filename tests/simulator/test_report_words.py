@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hardware.problems import InputError
-from simulator.planner.best_plan import on_cluster, why_fabric
+from simulator.planner.resized import on_cluster, why_fabric
 from simulator.planner.compare import compare
 from simulator.planner.variants import entries
 from simulator.predict.prediction import Prediction, evaluate

@@ -10,7 +10,8 @@ import pytest
 
 from hardware.problems import InputError
 from simulator import evaluate, load_scenario, size
-from simulator.planner.best_plan import NoPlan, best_plan, gpu_counts, on_cluster
+from simulator.planner.fastest import best_plan
+from simulator.planner.resized import NoPlan, gpu_counts, on_cluster
 from simulator.planner.sizing import Sizing
 from simulator.predict.simulate import simulate
 from tests.command import ROOT, traincast

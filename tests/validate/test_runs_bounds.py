@@ -12,7 +12,7 @@ import pytest
 import validate
 from simulator.cost import constants
 from simulator.predict import confidence, residuals
-from validate.ranking import kendall_tau, ranking, rankings
+from validate.ranking import kendall_tau, ranking, rankings, share_within
 from validate.report_results import HERE, counted, coverage, explanation_of, figures, large_errors, left_out, results
 from validate.rows import read_rows
 from validate.runs import Compared, compare_all, statistics
@@ -69,6 +69,8 @@ def test_plans_of_a_sweep_are_ordered(entries: list[Compared]) -> None:
     assert len(found) >= 25
     assert np.mean([each.regret_fraction for each in found]) <= BOUNDS["ranking"]["mean_regret"]
     assert np.mean([each.tau for each in found]) >= BOUNDS["ranking"]["least_mean_tau"]
+    assert share_within(found, 1) >= BOUNDS["ranking"]["least_share_first"]
+    assert share_within(found, 3, more_than=3) >= BOUNDS["ranking"]["least_share_in_three"]
 
 
 def test_every_large_error_is_explained(entries: list[Compared]) -> None:
@@ -130,6 +132,11 @@ def test_kendall_tau_and_regret() -> None:
     found = ranking("x", [("a", 1.0, 5.0), ("b", 1.2, 4.0), ("c", 2.0, 9.0)])
     assert found.ids == ("a", "b", "c")
     assert found.regret_fraction == pytest.approx(0.2)
+    assert found.place == 2
+    other = ranking("y", [("a", 1.0, 1.0), ("b", 1.2, 4.0)])
+    assert share_within([found, other], 1) == 0.5
+    assert share_within([found, other], 2) == 1
+    assert share_within([found, other], 1, more_than=2) == 0
 
 
 def test_results_and_figures_are_those_of_the_rows(entries: list[Compared]) -> None:
