@@ -29,9 +29,10 @@ def phases_table(document: Mapping[str, Any]) -> RenderableType:
         table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     for phase in document["phases"]:
         table.add_row(*_cells(phase))
-    notes = [Text(f"  {phase['name']}: {_words(phase, document)}") for phase in document["phases"]]
+    notes = [Text(f"{phase['name']}: {_words(phase, document)}") for phase in document["phases"]]
     head = Text.assemble(("Phases", "bold"), "  without failures")
-    return Group("", head, Padding(table, (0, 0, 0, 2)), *notes)
+    parts: list[RenderableType] = [table, *notes]
+    return Group("", head, *(Padding(part, (0, 0, 0, 2)) for part in parts))
 
 
 def _cells(phase: Mapping[str, Any]) -> tuple[str, ...]:
