@@ -96,6 +96,9 @@ def plan(
     """
     begun = time.monotonic()
     check_objective(objective)
+    if scenario.distillation is not None:
+        why = "a teacher beside the model is not searched; compare plans instead (traincast compare --over)"
+        raise InputError([Problem("plan", None, "distillation", why)])
     space = space_of(without_phases(scenario), keep, free)
     asked = Asked(top if objective == "time" else LOOKED_AT * top, headroom_fraction)
     judge = space.judge()

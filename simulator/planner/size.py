@@ -94,6 +94,10 @@ def _unsized(question: Question, scenario: Scenario) -> list[Problem]:
         problems.append(Problem("size", None, "run.days", "leaves open what is trained; give tokens"))
     if scenario.around.local_sgd is not None:
         problems.append(Problem("size", None, "local_sgd", "several clusters cannot be sized; leave it out"))
+    if scenario.distillation is not None:
+        problems.append(
+            Problem("size", None, "distillation", "a teacher beside the model cannot be sized; leave it out")
+        )
     return problems
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil
 
-from simulator.cost.step_times import SlotTimes, update_times
+from simulator.cost.step_times import SlotTimes, slot_times, update_times
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.layout import routes, stages_of_ranks
 from simulator.plan.spec import Plan
@@ -24,8 +24,9 @@ def evaluation_pause_s(scenario: Scenario, workload: Workload, step: Step) -> fl
     if evaluation.pause_s is not None:
         return evaluation.pause_s
     microbatches = evaluation_microbatches(evaluation, scenario, step)
-    forward_s = stage_forward_s(scenario, workload, step.slots)
-    alone_s = forward_pass_s(scenario.plan, forward_s, step.slots.send_s, microbatches)
+    slots = slot_times(workload, scenario.cluster, step.slots.constants) if scenario.distillation else step.slots
+    forward_s = stage_forward_s(scenario, workload, slots)
+    alone_s = forward_pass_s(scenario.plan, forward_s, slots.send_s, microbatches)
     return alone_s * step.alone_s / step.timeline.step_time_s  # stragglers and the site slow it as they do the step
 
 

@@ -298,6 +298,10 @@ def warnings(done: Simulated) -> tuple[str, ...]:
     ]
     if 0.94 * capacity < fullest <= capacity:
         found.append(f"memory fits with less than 6 % to spare ({fullest / 2**30:.1f} of {capacity / 2**30:.1f} GiB)")
+    if scenario.distillation is not None:
+        found.append(
+            "MFU, model FLOPs and network use are the student's alone; the teacher is in the step and in memory"
+        )
     if scenario.plan.adapters is not None:
         found.append("MFU counts the weight gradients of frozen weights, which adapters leave out")
     beyond = beyond_profile(done.workload, scenario.cluster)

@@ -13,6 +13,7 @@ from typing import Any
 from hardware.catalogue import GIVEN
 from hardware.facility import network_power_w, pue, water_l_per_kwh
 from hardware.units import format_count, format_fraction, format_power, format_rate, format_seconds, format_usd
+from simulator.model.parameters import total_parameters
 from simulator.predict.power import POWER_SOURCE
 from simulator.predict.storage import SOURCE as STORAGE_SOURCE
 from simulator.predict.storage import storage_of
@@ -39,7 +40,7 @@ class Premise:
 
 def premises(scenario: Scenario, spec: RunSpec | None, result: RunResult | None) -> tuple[Premise, ...]:
     """Everything that the prediction rests on, in the order in which a reader asks."""
-    found = [*_stack(scenario), *_network(scenario)]
+    found = [*_stack(scenario), *_network(scenario), *_teacher(scenario)]
     policies = scenario.run.policies
     if spec is not None and result is not None and policies is not None:
         found += [
@@ -86,6 +87,17 @@ def _network(scenario: Scenario) -> Iterable[Premise]:
     broken = ", ".join(f"{count} of its {part}" for part, count in failed.items() if count)
     if broken:
         yield Premise("network", f"the job goes on without {broken}", "given: cluster.failed", False)
+
+
+def _teacher(scenario: Scenario) -> Iterable[Premise]:
+    distillation = scenario.distillation
+    if distillation is None:
+        return
+    teacher, kept = distillation.teacher, distillation.top_logits
+    logits = "all logits" if kept is None else f"its {kept:,} largest logits"
+    size = format_count(total_parameters(teacher))
+    text = f"{teacher.name}, {size} parameters in the student's plan; {logits} of a token"
+    yield Premise("teacher", text, "given: distillation", False)
 
 
 def _price(scenario: Scenario, policies: RunPolicies, spec: RunSpec) -> Iterable[Premise]:

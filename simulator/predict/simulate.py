@@ -19,6 +19,7 @@ from simulator.predict.evaluation_pass import evaluation_pause_s, mean_pause_s
 from simulator.predict.outer_reports import surrounded
 from simulator.predict.site import correction_of
 from simulator.predict.step import Step
+from simulator.predict.teacher import teacher_workload, with_teacher, with_teacher_memory
 from simulator.scenario.phases import Phase, headline, phase_scenario, phases_of
 from simulator.scenario.spec import Scenario
 from simulator.schedules import SCHEDULES, make_schedule
@@ -93,6 +94,9 @@ def _simulated(scenario: Scenario) -> Simulated:
     run = scenario.run.with_step_time(batch, step.step_time_s + mean_pause_s(scenario, pause_s))
     scenario = replace(scenario, run=run)
     memory = memory_report(workload, step.schedule.ranks)
+    teacher = teacher_workload(scenario)
+    if teacher is not None and scenario.distillation is not None:
+        memory = with_teacher_memory(memory, step.schedule.ranks, teacher, scenario.distillation)
     return Simulated(scenario, workload, step, memory, evaluation_pause_s=pause_s)
 
 
@@ -109,6 +113,9 @@ def simulate_step(scenario: Scenario, workload: Workload | None = None, constant
     updates = update_times(workload, cluster, constants)
     updates = with_contention(updates, slots.stages, plan, constants)
     slots = replace(slots, stages=tuple(with_lost(slots.stages, updates, plan, constants)))
+    teacher = teacher_workload(scenario)
+    if teacher is not None:
+        slots = with_teacher(slots, teacher, cluster, constants)
     schedule = make_schedule(schedule_name(plan), plan.pp, plan.vpp, plan.microbatches, plan.microbatch_group_size)
     times = StageTimes(
         forward_s=by_cause([stage.forward for stage in slots.stages]),

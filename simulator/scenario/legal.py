@@ -21,6 +21,7 @@ from simulator.scenario.outer_sections import unfit_surroundings
 from simulator.scenario.phases import Phase, phase_scenario, phases_of
 from simulator.scenario.spec import Run, Scenario
 from simulator.scenario.spread_section import unfit
+from simulator.scenario.teacher_plan import unfit_distillation
 
 MOST_SLOTS = 1_000_000
 
@@ -62,6 +63,8 @@ def _unfit(scenario: Scenario) -> Iterator[tuple[str, str]]:
     """What is wrong with the scenario's own plan, as (key, message)."""
     model, cluster, plan, run = scenario.model, scenario.cluster, scenario.plan, scenario.run
     yield from illegal(model, cluster, plan, run, scenario.stack_settings)
+    if scenario.distillation is not None:
+        yield from unfit_distillation(scenario.distillation, model, cluster, plan, run.seq_length)
     yield from ((f"cluster.failed.{key}", message) for key, message in impossible_failures(cluster))
     yield from unfit_failures(scenario)
     yield from unfit_surroundings(scenario.around, cluster, plan)

@@ -31,6 +31,8 @@ def resolved(scenario: Scenario) -> dict[str, Any]:
     data["cluster"] = _anchored(data["cluster"], folder)
     if "hardware" in data:
         data["hardware"] = _anchored_hardware(data["hardware"], scenario.file)
+    if "distillation" in data:
+        data["distillation"] = _anchored(data["distillation"], folder)
     if "spread" in data:
         data["spread"] = _anchored(data["spread"], folder)
     data["run"] = _anchored(data["run"], folder)

@@ -29,6 +29,7 @@ from simulator.run.read import KEYS as POLICIES
 from simulator.run.read import read_run_in_part, run_schema
 from simulator.scenario.auto_layout import with_best_layouts, with_even_layouts
 from simulator.scenario.cluster_section import ClusterKeys, read_cluster
+from simulator.scenario.distillation_section import Distillation, DistillationKeys, read_distillation
 from simulator.scenario.legal import broken_rules, problems
 from simulator.scenario.outer_sections import NOTHING_AROUND, read_surroundings, surroundings_schema
 from simulator.scenario.overrides import apply_overrides, attributed
@@ -108,6 +109,9 @@ def read_scenario(document: Document, name: str, starts_search: bool = False) ->
     published = _whole(top, lambda: _read_published(top.section("published"))) if "published" in top.data else None
     spread = _whole(top, lambda: read_spread(top.section("spread"))) if "spread" in top.data else None
     around = _whole(top, lambda: read_surroundings(top))
+    distillation: Distillation | None = None
+    if "distillation" in top.data:
+        distillation = _whole(top, lambda: read_distillation(top.section("distillation"), _read_model))
     top.done()
     if model is None or cluster is None or plan is None or run is None:
         has_gpus = not any(each.key in ("cluster", "cluster.gpus") for each in top.problems)
@@ -129,6 +133,7 @@ def read_scenario(document: Document, name: str, starts_search: bool = False) ->
         spread=spread,
         phase_plans=phase_plans,
         site=site,
+        distillation=distillation,
         file=document.place.file,
         written=document.data,
         stack_choice=chosen.choice if chosen else "default",
@@ -271,6 +276,7 @@ def scenario_schema() -> dict[str, Any]:
         "run": run_schema(),
         "published": json_schema(Published),
         "spread": spread_schema(),
+        "distillation": object_schema(DistillationKeys),
         **surroundings_schema(),
     }
     return {

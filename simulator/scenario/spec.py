@@ -11,6 +11,7 @@ from simulator.model.spec import Model
 from simulator.plan.spec import Plan
 from simulator.run.budget import Budget
 from simulator.run.read import RunPolicies
+from simulator.scenario.distillation_section import Distillation
 from simulator.scenario.outer_sections import NOTHING_AROUND, Surroundings
 from simulator.scenario.site_section import Site
 from simulator.scenario.stack_section import Choice
@@ -66,7 +67,8 @@ class Scenario:
 
     `phase_plans` are the plans of those phases of the run that change the plan, by the phase's number.
     `spread` says what makes GPUs unequal (None: nothing does), `around` what surrounds the step, `site` what runs on
-    the same site measured. `file` is where it was read and `written` its data with the overrides applied; `warnings`
+    the same site measured, `distillation` the teacher that the model learns from (None: it learns from data alone).
+    `file` is where it was read and `written` its data with the overrides applied; `warnings`
     name settings that are legal and change nothing. `stack_choice` says how the file came to the release of the plan's
     software stack; `stack_settings` are the plan's keys, dotted, that the stack decided.
     """
@@ -83,6 +85,7 @@ class Scenario:
     around: Surroundings = NOTHING_AROUND
     phase_plans: Mapping[int, Plan] = field(default_factory=dict)
     site: Site | None = None
+    distillation: Distillation | None = None
     file: str = "scenario"
     written: Mapping[str, Any] = field(default_factory=dict, repr=False)
     warnings: tuple[str, ...] = ()
