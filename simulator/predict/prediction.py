@@ -17,6 +17,7 @@ from simulator.model.parameters import active_parameters, total_parameters
 from simulator.plan.spec import Plan
 from simulator.predict.confidence import unmeasured_warnings
 from simulator.predict.evidence import evidence_shares, step_interval_s
+from simulator.predict.job_schedule import JobsReport, jobs_report
 from simulator.predict.premises import Premise, premises
 from simulator.predict.run_spec import host_copy_bytes, stretch, stretches, tokens_per_step, whole_run_spec
 from simulator.predict.simulate import Simulated, SimulatedPhase, simulate
@@ -82,8 +83,9 @@ class Prediction:
     scenario or not. `network`: how far the step uses each class of links.
     `mfu_fraction` counts model FLOPs by `flops_convention` against `mfu_peak_flops_per_s`, the data sheet's.
     With `phases`, `training_time_s` and `run` contain all of them, and `fits` says whether all fit; the rest is of the
-    step of `headline_phase`. `evaluation_pause_s`: one pause for evaluation, 0 without any. Clusters that train
-    together (local SGD) are all in tokens, FLOPs, GPU-hours and the run.
+    step of `headline_phase`. `evaluation_pause_s`: one pause for evaluation, 0 without any. `jobs`: the schedule of all
+    jobs of the cluster (None: this run alone). Clusters that train together (local SGD) are all in tokens, FLOPs,
+    GPU-hours and the run.
     """
 
     scenario: Scenario
@@ -116,6 +118,7 @@ class Prediction:
     phases: tuple[PhaseReport, ...] = ()
     evaluation_pause_s: float = 0.0
     headline_phase: str | None = None
+    jobs: JobsReport | None = None
 
 
 def evaluate(scenario: Scenario) -> Prediction:
@@ -175,7 +178,14 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
         phases=tuple(phase_report(each, scenario) for each in done.phases),
         evaluation_pause_s=done.evaluation_pause_s,
         headline_phase=next((each.phase.name for each in done.phases if runs_as_written(scenario, each.phase)), None),
+        jobs=None if spec is None or whole is None else jobs_report(scenario, spec, whole, job_runs(scenario)),
     )
+
+
+def job_runs(scenario: Scenario) -> dict[str, RunResult]:
+    """The whole runs of the scenarios that other jobs of the cluster run, by their names."""
+    found = {name: predict(simulate(named)).run for name, named in scenario.job_scenarios.items()}
+    return {name: run for name, run in found.items() if run is not None}
 
 
 def host_of(done: Simulated) -> HostMemory:

@@ -23,6 +23,7 @@ from hardware.units import (
 from simulator.plan.choices import GRANULARITIES, SHARDINGS
 from simulator.report.alternatives import alternatives_table
 from simulator.report.beyond import beyond, step_seconds
+from simulator.report.job_rows import job_rows
 from simulator.report.links import link_speeds, links_table
 from simulator.report.memory_table import memory_table
 from simulator.report.phases import of_phase, phases_table
@@ -214,6 +215,7 @@ def _figures(document: Mapping[str, Any]) -> RenderableType:
         ),
     ]
     rows += run_rows(document["run"], tokens)
+    rows += job_rows(document.get("jobs"))
     return Group("", pairs(rows))
 
 

@@ -16,6 +16,7 @@ from simulator.run.checkpoints import CheckpointPolicy
 from simulator.run.evaluation import Evaluation
 from simulator.run.fault_log import LogRow, observed_s, read_log
 from simulator.run.faults import FailureModel
+from simulator.run.jobs import RunJob, job_faults
 from simulator.run.read_failures import DEFAULT_FAILURES, NO_FAILURES, failure_model, failures_schema, preset
 from simulator.run.specs import Recovery, Restart, RunPrices, Simulation
 
@@ -109,7 +110,7 @@ PARTS: Mapping[str, Part] = {
     "prices": Part(RunPrices, None, "What machines, network, storage and electricity cost.", {"gpu_hour": "2.5 USD/h"}),
     "simulation": Part(Simulation, None, "How many runs are drawn and played.", {"runs": 1000, "seed": 7}),
 }
-KEYS = ("phases", "failures", "fault_log", *PARTS)
+KEYS = ("phases", "failures", "fault_log", "jobs", *PARTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,7 @@ class RunPolicies:
     prices: RunPrices | None
     simulation: Simulation
     evaluation: Evaluation | None = None
+    jobs: tuple[RunJob, ...] = ()
     place: Place = field(default=INLINE, compare=False)
 
 
@@ -163,6 +165,7 @@ def read_run_in_part(data: Mapping[str, Any], at: Place) -> tuple[RunPolicies, l
         prices=_read_prices(top) if "prices" in top.data else None,
         simulation=Simulation(**_read_part(top, "simulation")),
         evaluation=_read_evaluation(top) if "evaluation" in top.data else None,
+        jobs=_read_jobs(top) if "jobs" in top.data else (),
         place=at,
     )
     top.seen.update(KEYS)
@@ -227,6 +230,15 @@ def _read_evaluation(top: Section) -> Evaluation:
     elif evaluation.tokens is not None and evaluation.pause_s is not None:
         top.report("evaluation.lasts", "and tokens exclude each other: with tokens the pause is simulated")
     return evaluation
+
+
+def _read_jobs(top: Section) -> tuple[RunJob, ...]:
+    before = len(top.problems)
+    jobs = tuple(read_fields(RunJob, section) for section in top.sections("jobs"))
+    if len(top.problems) == before:
+        for key, message in job_faults(jobs):
+            top.report(f"jobs.{key}" if key else "jobs", message)
+    return jobs
 
 
 def _read_failures(top: Section) -> FailureModel:
@@ -304,6 +316,12 @@ def run_schema() -> dict[str, Any]:
         "items": object_schema(RunPhase),
         "description": "Stretches of the run with a batch or sequence length of their own, in order.",
         "examples": [[{"name": "main"}, {"name": "long context", "tokens": "800B", "seq_length": 32768}]],
+    }
+    schema["properties"]["jobs"] = {
+        "type": "array",
+        "items": object_schema(RunJob),
+        "description": "Jobs that share the cluster with this run, which is the one without lasts or scenario.",
+        "examples": [[{"name": "prepare", "gpus": 0, "lasts": "2 d"}, {"name": "train", "after": ["prepare"]}]],
     }
     schema["properties"]["failures"] = failures_schema()
     log = object_schema(LogFile)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hardware.documents import Document, read_document
-from hardware.problems import InputError, Place, one_of
+from hardware.problems import InputError, Place, Problem, one_of
 from hardware.profile import applied, profile_folder, read_profile
 from hardware.sections import Section
 from hardware.specs import Cluster
@@ -26,10 +26,11 @@ from simulator.plan.rules import without_effect
 from simulator.plan.spec import Plan
 from simulator.run.budget import read_budget
 from simulator.run.read import KEYS as POLICIES
-from simulator.run.read import read_run_in_part, run_schema
+from simulator.run.read import RunPolicies, read_run_in_part, run_schema
 from simulator.scenario.auto_layout import with_best_layouts, with_even_layouts
 from simulator.scenario.cluster_section import ClusterKeys, read_cluster
 from simulator.scenario.distillation_section import Distillation, DistillationKeys, read_distillation
+from simulator.scenario.jobs import lists_jobs, unfit_job
 from simulator.scenario.legal import broken_rules, problems
 from simulator.scenario.outer_sections import NOTHING_AROUND, read_surroundings, surroundings_schema
 from simulator.scenario.overrides import apply_overrides, attributed
@@ -112,6 +113,7 @@ def read_scenario(document: Document, name: str, starts_search: bool = False) ->
     distillation: Distillation | None = None
     if "distillation" in top.data:
         distillation = _whole(top, lambda: read_distillation(top.section("distillation"), _read_model))
+    jobs = _whole(top, lambda: _read_job_scenarios(top.place.under("run.jobs"), policies, cluster))
     top.done()
     if model is None or cluster is None or plan is None or run is None:
         has_gpus = not any(each.key in ("cluster", "cluster.gpus") for each in top.problems)
@@ -134,6 +136,7 @@ def read_scenario(document: Document, name: str, starts_search: bool = False) ->
         phase_plans=phase_plans,
         site=site,
         distillation=distillation,
+        job_scenarios=jobs or {},
         file=document.place.file,
         written=document.data,
         stack_choice=chosen.choice if chosen else "default",
@@ -234,6 +237,33 @@ def _read_run(section: Section, plan: Plan | None) -> Run | None:
         return None
     tokens = budget.tokens_in_all(plan.global_batch_size) if plan is not None else math.nan
     return Run(budget.seq_length, tokens, policies, budget)
+
+
+def _read_job_scenarios(at: Place, policies: RunPolicies | None, cluster: Cluster | None) -> dict[str, Scenario]:
+    """The scenarios that other jobs of the cluster run, by their names. Raises InputError with every problem."""
+    found: dict[str, Scenario] = {}
+    problems: list[Problem] = []
+    for number, job in enumerate(policies.jobs if policies else ()):
+        here = at.under(str(number))
+        try:
+            if job.scenario is not None:
+                found[job.name] = _job_scenario(Path(at.file).parent / job.scenario, here.under("scenario"))
+        except InputError as error:
+            problems += error.problems
+            continue
+        fault = unfit_job(job, found.get(job.name), cluster) if cluster else None
+        if fault is not None:
+            problems.append(here.under(fault[0]).problem(fault[1]))
+    if problems:
+        raise InputError(problems)
+    return found
+
+
+def _job_scenario(path: Path, at: Place) -> Scenario:
+    if lists_jobs(read_document(path).data):
+        why = f"{path.name} lists jobs of its own, which are not scheduled within others. Leave them out"
+        raise InputError([at.problem(why)])
+    return load_scenario(path)
 
 
 def _read_published(section: Section) -> Published:

@@ -67,7 +67,8 @@ class Scenario:
 
     `phase_plans` are the plans of those phases of the run that change the plan, by the phase's number.
     `spread` says what makes GPUs unequal (None: nothing does), `around` what surrounds the step, `site` what runs on
-    the same site measured, `distillation` the teacher that the model learns from (None: it learns from data alone).
+    the same site measured, `distillation` the teacher that the model learns from (None: it learns from data alone),
+    `job_scenarios` what other jobs of the cluster run, by their names.
     `file` is where it was read and `written` its data with the overrides applied; `warnings`
     name settings that are legal and change nothing. `stack_choice` says how the file came to the release of the plan's
     software stack; `stack_settings` are the plan's keys, dotted, that the stack decided.
@@ -86,6 +87,7 @@ class Scenario:
     phase_plans: Mapping[int, Plan] = field(default_factory=dict)
     site: Site | None = None
     distillation: Distillation | None = None
+    job_scenarios: Mapping[str, Scenario] = field(default_factory=dict)
     file: str = "scenario"
     written: Mapping[str, Any] = field(default_factory=dict, repr=False)
     warnings: tuple[str, ...] = ()
