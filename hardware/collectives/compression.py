@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -54,17 +54,36 @@ def _plain(size: Floats, keep: float, group: Group, cluster: Cluster) -> Compres
     return Compressed(np.zeros_like(size), exchange_s, _round_trip(size, group.ranks))
 
 
+def _small(size: Floats) -> Floats:
+    """Bytes of fp32 values once each is one byte, with a scale for every group."""
+    return size / FP32_BYTES * (1 + FP32_BYTES / SCALE_GROUP)
+
+
+def _scattered(size: Floats, group: Group, cluster: Cluster) -> Compressed:
+    """Quantised chunks are exchanged inside every domain and summed in fp32, then quantised again and exchanged
+    between domains (qgZ of ZeRO++, arXiv 2306.10209): over NICs goes what is left of a domain's sum.
+    """
+    g, k = float(group.ranks_per_domain), float(group.domains)
+    small, moved, exchange_s = _small(size), np.zeros_like(size), np.zeros_like(size)
+    if g > 1:
+        moved = moved + size + small + small + size / g
+        exchange_s = exchange_s + _collective_s("all_to_all", small, Group(g, g), cluster)
+    if k > 1:
+        share, share_small = size / g, small / g
+        between = replace(group, ranks=k, ranks_per_domain=1.0)
+        moved = moved + share + share_small + share_small + share / k
+        exchange_s = exchange_s + _collective_s("all_to_all", share_small, between, cluster)
+    return Compressed(_moved_s(moved, cluster), exchange_s, _round_trip(small, group.ranks) / 2)
+
+
 def _quantised(size: Floats, keep: float, group: Group, cluster: Cluster) -> Compressed:
-    """One byte for four and a scale per 128: chunks are exchanged, summed in fp32, quantised again and gathered."""
-    ranks = group.ranks
-    small = size / FP32_BYTES * (1 + FP32_BYTES / SCALE_GROUP)
-    quantise_all = size + small
-    sum_chunks = small + size / ranks
+    """One byte for four and a scale per 128: chunks are summed where they belong, quantised again and gathered."""
+    ranks, small = group.ranks, _small(size)
+    summed = _scattered(size, group, cluster)
     quantise_own = size / ranks + small / ranks
     expand_all = small + size
-    compress_s = _moved_s(quantise_all + sum_chunks + quantise_own + expand_all, cluster)
-    exchange_s = _collective_s("all_to_all", small, group, cluster)
-    exchange_s = exchange_s + _collective_s("all_gather", small, group, cluster)
+    compress_s = summed.compress_s + _moved_s(quantise_own + expand_all, cluster)
+    exchange_s = summed.exchange_s + _collective_s("all_gather", small, group, cluster)
     return Compressed(compress_s, exchange_s, _round_trip(small, ranks))
 
 
@@ -93,6 +112,36 @@ COMPRESSIONS: dict[str, Callable[[Floats, float, Group, Cluster], Compressed]] =
     "topk": _topk,
     "powersgd": _powersgd,
 }
+
+
+# fp32 remainder of every gradient, added to the next step's: what was not sent is not lost (Deep Gradient Compression,
+# arXiv 1712.01887; PowerSGD, arXiv 1905.13727). Quantised gradients go without (ZeRO++, arXiv 2306.10209).
+FEEDBACK_BYTES: dict[str, float] = {"topk": 4.0, "powersgd": 4.0}
+# Those whose sums can be scattered: what is sent of an entry does not depend on the other ranks' entries.
+SCATTERED = ("none", "fp8", "int8")
+
+
+def compressed_reduce_scatter(size_bytes: Number, compression: str, group: Group, cluster: Cluster) -> Compressed:
+    """Reduce-scatter of fp32 gradients of `size_bytes`, one byte for four on the way.
+
+    ValueError for compressions whose sums cannot be scattered.
+    """
+    if compression not in SCATTERED:
+        raise ValueError(f"compression {compression!r}: choose one of {', '.join(SCATTERED)} to scatter sums")
+    size = np.asarray(size_bytes, dtype=float)
+    if compression == "none":
+        exchange_s = _collective_s("reduce_scatter", size, group, cluster)
+        return Compressed(np.zeros_like(size), exchange_s, _round_trip(size, group.ranks) / 2)
+    return _scattered(size, group, cluster)
+
+
+def sent_as_if_bytes(size_bytes: float, compression: str, group: Group, cluster: Cluster, keep: float | None) -> float:
+    """Bytes of uncompressed gradients whose reduction would send as much as that of `size_bytes` compressed."""
+    ranks = float(group.ranks)
+    if compression == "none" or ranks == 1:
+        return size_bytes
+    sent = compressed_all_reduce(size_bytes, compression, group, cluster, keep).sent_bytes
+    return float(sent) * ranks / (2 * (ranks - 1))
 
 
 def compressed_all_reduce(

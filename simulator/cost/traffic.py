@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hardware.collectives import DISPATCHERS, Group, collective_s, combine_s, dispatch_s
+from hardware.collectives.compression import sent_as_if_bytes
 from hardware.collectives.group import across_shards
 from hardware.collectives.network_use import Stream
 from hardware.precisions import FORMATS
@@ -163,7 +164,7 @@ def update_traffic(
             shards = sharded_over(group, plan) if sharding.shards_optimizer else group
             split = shards is not group
             kind = f"{name}-shards" if split else name
-            grads = trained * FORMATS[plan.optimizer.grad_reduce].bytes
+            grads = travelling_bytes(trained * FORMATS[plan.optimizer.grad_reduce].bytes, group, plan, cluster)
             values = count * parameter_bytes(plan)
             if reduces_whole(plan):
                 found.append(collective_traffic("dp", name, "all_reduce", grads, reductions, group, cluster))
@@ -176,6 +177,14 @@ def update_traffic(
                     collective_traffic("dp", copies, "all_reduce", grads / shards.ranks, reductions, rest, cluster)
                 )
     return total(found)
+
+
+def travelling_bytes(size_bytes: Number, group: Group, plan: Plan, cluster: Cluster) -> Number:
+    """What stands for gradients on the wire: themselves, or as many bytes as they send compressed."""
+    how = plan.gradients
+    if not how.is_compressed:
+        return size_bytes
+    return sent_as_if_bytes(float(size_bytes), how.compression, group, cluster, how.keep)
 
 
 def stream(flow: Flow, by_rank: Sequence[Traffic], plan: Plan) -> Stream:

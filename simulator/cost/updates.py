@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 
 from hardware.collectives import Group, collective_s
+from hardware.collectives.compression import compressed_all_reduce, compressed_reduce_scatter
 from hardware.collectives.group import across_shards, leading_shard
+from hardware.collectives.reductions import REDUCTIONS
 from hardware.kernels import gemm_s, streaming_s
 from hardware.precisions import FORMATS
 from hardware.specs import Cluster
@@ -157,13 +160,17 @@ def parts_of(
     layers: Sequence[tuple[Number, Number]], plan: Plan, groups: Mapping[str, Group], whole: bool
 ) -> list[tuple[Number, Number]]:
     """Dense and expert parameters of each bucket of a stage, in forward order."""
-    return [(sum(d for d, _ in layers), sum(e for _, e in layers))] if whole else buckets(layers, plan, groups)
+    if whole and plan.gradients.bucket_bytes is None:
+        return [(sum(d for d, _ in layers), sum(e for _, e in layers))]
+    return buckets(layers, plan, groups)
 
 
 def buckets(
     layers: Sequence[tuple[Number, Number]], plan: Plan, groups: Mapping[str, Group]
 ) -> list[tuple[Number, Number]]:
     """Layers gathered into buckets of Megatron's size, in forward order, or by layer what travels every micro-batch."""
+    if plan.gradients.bucket_bytes is not None:
+        return buckets_of_size(layers, plan.gradients.bucket_bytes / FORMATS[plan.optimizer.grad_reduce].bytes)
     usual = max(BUCKET_PARAMETERS, 1e6 * float(groups["dense"].ranks))
     limit = 0.0 if travels_by_layer(plan) else usual
     found: list[tuple[Number, Number]] = []
@@ -172,6 +179,18 @@ def buckets(
             found[-1] = (found[-1][0] + dense, found[-1][1] + expert)
         else:
             found.append((dense, expert))
+    return found
+
+
+def buckets_of_size(layers: Sequence[tuple[Number, Number]], parameters: float) -> list[tuple[Number, Number]]:
+    """Buckets that are closed once they hold so many parameters, in forward order; larger layers fill several."""
+    found: list[tuple[Number, Number]] = []
+    for dense, expert in layers:
+        if found and sum(found[-1]) + dense + expert <= parameters:
+            found[-1] = (found[-1][0] + dense, found[-1][1] + expert)
+            continue
+        parts = max(1, ceil(float(dense + expert) / parameters))
+        found += [(dense / parts, expert / parts)] * parts
     return found
 
 
@@ -189,12 +208,28 @@ def reduce_s(count: Number, group: Group, plan: Plan, cluster: Cluster) -> Numbe
     """
     size = count * FORMATS[plan.optimizer.grad_reduce].bytes
     if reduces_whole(plan):
-        return collective_s("all_reduce", size, group, cluster).seconds
+        return all_reduce_s(size, group, plan, cluster)
     shards = sharded_over(group, plan)
-    inside_s = collective_s("reduce_scatter", size, shards, cluster).seconds
+    inside_s = reduce_scatter_s(size, shards, plan, cluster)
     if shards is group:
         return inside_s
     return inside_s + collective_s("all_reduce", size / shards.ranks, across_shards(group, shards), cluster).seconds
+
+
+def all_reduce_s(size_bytes: Number, group: Group, plan: Plan, cluster: Cluster) -> Number:
+    """Seconds of an all-reduce of gradients: compressed, or by the plan's algorithm."""
+    how = plan.gradients
+    if how.is_compressed:
+        return compressed_all_reduce(size_bytes, how.compression, group, cluster, how.keep).seconds
+    return REDUCTIONS[how.algorithm](size_bytes, group, cluster)
+
+
+def reduce_scatter_s(size_bytes: Number, group: Group, plan: Plan, cluster: Cluster) -> Number:
+    """Seconds of a reduce-scatter of gradients, compressed where the plan says so."""
+    how = plan.gradients
+    if how.is_compressed:
+        return compressed_reduce_scatter(size_bytes, how.compression, group, cluster).seconds
+    return collective_s("reduce_scatter", size_bytes, group, cluster).seconds
 
 
 def sharded_over(group: Group, plan: Plan) -> Group:

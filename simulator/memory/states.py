@@ -9,6 +9,7 @@ from functools import reduce
 import numpy as np
 
 from hardware.arrays import plain
+from hardware.collectives.compression import FEEDBACK_BYTES
 from hardware.precisions import FORMATS, PRECISIONS
 from simulator.plan.choices import FSDP, SHARDINGS
 from simulator.plan.spec import Plan
@@ -40,6 +41,9 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, Number
         "gradients": counts.gradients * FORMATS[plan.optimizer.grads].bytes,
         "optimizer": counts.states * optimizer_bytes(plan) + factors * (1 - plan.offload.optimizer_fraction),
     }
+    remainder = FEEDBACK_BYTES.get(plan.gradients.compression, 0.0)
+    if remainder:
+        found["error feedback"] = counts.whole * remainder
     if keeps_autograd_gradients(plan):
         found["16-bit gradients"] = counts.gradients * 2.0
     under_pipeline = accumulates_unsharded(plan)

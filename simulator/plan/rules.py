@@ -12,7 +12,15 @@ from typing import Any, Literal
 
 from hardware.problems import Place, Problem
 from simulator.model.spec import Model
-from simulator.plan import adapters, rules_degrees, rules_features, rules_offload, rules_pipeline, rules_stack
+from simulator.plan import (
+    adapters,
+    rules_degrees,
+    rules_features,
+    rules_gradients,
+    rules_offload,
+    rules_pipeline,
+    rules_stack,
+)
 from simulator.plan.case import Check, Fault, ModelFacts, PlanCase, divisors, model_facts, near
 from simulator.plan.spec import Plan
 
@@ -21,6 +29,7 @@ UNIVERSAL: dict[str, Check] = (
     | rules_pipeline.UNIVERSAL
     | rules_features.UNIVERSAL
     | rules_offload.UNIVERSAL
+    | rules_gradients.UNIVERSAL
     | rules_stack.UNIVERSAL
     | adapters.UNIVERSAL
 )

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from hardware import precisions
 from hardware.collectives import DISPATCHERS
+from hardware.collectives.compression import COMPRESSIONS
+from hardware.collectives.reductions import REDUCTIONS
 from hardware.precisions import KEPT_FORMATS
 from simulator import schedules
 from simulator.fields import CHOICES, METADATA, Setting, setting
@@ -17,6 +19,9 @@ from simulator.stack import Stack, default_stack
 
 # Instead of a layout string: the split is computed from what layers, embedding, MTP and head cost and hold.
 AUTO = "auto"
+
+
+LEAST_BUCKET_BYTES = 2**18  # of smaller ones a step would have too many to play
 
 
 def choice(words: Iterable[str], default: str | None, description: str = "") -> Any:
@@ -125,6 +130,40 @@ class LossChunks:
 
 
 @dataclass(frozen=True, slots=True)
+class GradientReduction:
+    """How gradients are summed over data-parallel ranks: in buckets, compressed, by an algorithm of one's own."""
+
+    compression: str = choice(
+        COMPRESSIONS,
+        "none",
+        "What travels of gradients: all; 8 bit with scales (fp8, int8); the largest (topk); low rank (powersgd).",
+    )
+    keep: float | None = setting(
+        None,
+        Setting(
+            "Fraction of entries that topk sends (without it 0.01), or the rank of powersgd (without it 4).", 0.001
+        ),
+    )
+    bucket_bytes: float | None = setting(
+        None,
+        Setting(
+            "Bytes of gradients reduced at a time; without it, as the software does (40 M parameters, or layers).",
+            "25 MiB",
+            least=LEAST_BUCKET_BYTES,
+        ),
+    )
+    algorithm: str = choice(
+        REDUCTIONS,
+        "auto",
+        "How an all-reduce goes: as NCCL chooses, in a ring, a tree, or by recursive doubling.",
+    )
+
+    @property
+    def is_compressed(self) -> bool:
+        return self.compression != "none"
+
+
+@dataclass(frozen=True, slots=True)
 class Overlap:
     """Which communication is hidden behind which computation (Megatron's switches)."""
 
@@ -191,6 +230,7 @@ class Plan:
     loss: LossChunks = LossChunks()
     adapters: Adapters | None = None
     overlap: Overlap = Overlap()
+    gradients: GradientReduction = GradientReduction()
     dispatcher: str = choice(DISPATCHERS, "alltoall", "What carries tokens to their experts.")
     dispatch_fp8: bool = setting(False, Setting("Tokens travel to their experts in 8 bit."))
     expert_imbalance: float = setting(1.0, Setting("Tokens of the hottest expert rank over the mean; 1: balanced."))

@@ -47,6 +47,8 @@ SPREAD = ("cluster.gpus=16", "cluster.fabric=ndr-rail-2tier")
 DEEP = ("plan.pp=4", "plan.ep=2")
 LINK = "cluster.fabric=ndr-rail-2tier"
 WIDE = (*PAIRED, "cluster.gpus=64", LINK, "plan.ep=16", "plan.global_batch_size=256")
+PLAIN = ("cluster.gpus=64", LINK, *ALONE, "plan.global_batch_size=256", "plan.sharding=none", ELSEWHERE)
+SLOW = "cluster.node={base: hgx-h100, nic: {bandwidth: 12.5 GB/s}}"
 SAVING = ("run.tokens=10T", "run.checkpoint.policy=sync")
 WHOLE = ("plan.recompute.granularity=full",)
 CHOSEN = ("plan.recompute.granularity=selective", "plan.recompute.modules=[core_attn]")
@@ -92,6 +94,10 @@ ROWS = (
     Acts("plan.offload.params", "host", "memory", -1, ON_HOST),
     Acts("plan.loss.chunks", "8", "memory", -1, (*ALONE, "run.seq_length=8192", ELSEWHERE)),
     Acts("plan.adapters", "{rank: 8, targets: [linear_qkv]}", "memory", -1),
+    Acts("plan.gradients.compression", "int8", "step", -1, (*PLAIN[:5], SLOW)),
+    Acts("plan.gradients.keep", "0.1", "step", 1, (*PLAIN, "plan.gradients.compression=topk")),
+    Acts("plan.gradients.bucket", "1 MiB", "step", 1, PLAIN),
+    Acts("plan.gradients.algorithm", "recursive_doubling", "step", 1, PLAIN),
     Acts("plan.overlap.grad_reduce", "false", "step", 1, ("plan.overlap.param_gather=false",)),
     Acts("plan.overlap.param_gather", "false", "step", 1),
     Acts("plan.overlap.tp_comm", "true", "step", -1, SEQUENCE),

@@ -18,7 +18,7 @@ from simulator.model.spec import (
     MoE,
 )
 from simulator.plan.rules import FIRST, MEGATRON, RELEASE, RULES, UNIVERSAL, WITHOUT_EFFECT, check, without_effect
-from simulator.plan.spec import Adapters, LossChunks, Offload, Optimizer, Overlap, Plan, Recompute
+from simulator.plan.spec import Adapters, GradientReduction, LossChunks, Offload, Optimizer, Overlap, Plan, Recompute
 from tests.simulator.stacks import ELSEWHERE, stack_of
 
 GQA = Attention(16, 4, 64, 64)
@@ -95,6 +95,20 @@ BREAKERS: dict[str, tuple[Model, Plan]] = {
     "recompute_is_complete": (MOE, plan_with(recompute=Recompute("selective"))),
     "recompute_modules_are_known": (MOE, plan_with(recompute=selective("norm"))),
     "recomputed_modules_exist": (MOE, plan_with(recompute=selective("mla_up_proj"))),
+    "kept_part_belongs_to_compression": (MOE, plan_with(gradients=GradientReduction("int8", keep=0.5))),
+    "compressed_sums_can_be_scattered": (MOE, plan_with(gradients=GradientReduction("topk"))),
+    "compressed_gradients_are_fp32": (
+        MOE,
+        plan_with(gradients=GradientReduction("int8"), optimizer=Optimizer(grad_reduce="bf16"), stack=ELSEWHERE),
+    ),
+    "compression_spans_all_replicas": (MOE, plan_with(gradients=GradientReduction("int8"), shard_group=2)),
+    "algorithm_has_an_all_reduce": (MOE, plan_with(gradients=GradientReduction(algorithm="tree"))),
+    "doubling_has_powers_of_two": (
+        MOE,
+        plan_with(
+            dp=6, global_batch_size=60, sharding="none", gradients=GradientReduction(algorithm="recursive_doubling")
+        ),
+    ),
     "sharded_weights_run_unpaired": (MOE, plan_with(ep=8, sharding="full", overlap=Overlap(moe_ep=True))),
     "router_groups_divide": (model_of(ffn=MoE(16, 4, 512, groups=3)), BASE),
     "low_precision_is_aligned": (model_of(ffn=DenseFFN(3000)), plan_with(precision="mxfp8")),
@@ -153,7 +167,7 @@ BREAKERS: dict[str, tuple[Model, Plan]] = {
     ),
 }
 SEQ_LENGTH = {"sequence_divides_context": 4098, "sequence_divides_tensor": 4097}
-GPUS = {"mirrored_pipeline_is_even": 3}
+GPUS = {"mirrored_pipeline_is_even": 3, "doubling_has_powers_of_two": 6}
 
 IDLE: dict[str, tuple[Model, Plan]] = {
     "sequence_parallel_without_tensor": (MOE, plan_with(sequence_parallel=True)),
