@@ -103,11 +103,21 @@ def _network_of_file(path: str) -> NetworkSummary:
 
 
 def schema(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="scenario (the input file), or a verb's JSON document.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="WHAT", help="scenario (the input file), keys (its reference, Markdown), or a verb's document."
+        ),
+    ],
 ) -> None:
     """The JSON Schema of scenario files or of a document."""
     from simulator.report.document import document_schema, documented_verbs
     from simulator.scenario.schema import scenario_schema
 
-    check_known("schema", what, ["scenario", *documented_verbs()])
+    check_known("schema", what, ["scenario", "keys", *documented_verbs()])
+    if what == "keys":
+        from simulator.scenario.key_reference import key_reference
+
+        typer.echo(key_reference(), nl=False)
+        return
     print_json(scenario_schema() if what == "scenario" else document_schema(what))

@@ -34,11 +34,11 @@ def choice(words: Iterable[str], default: str | None, description: str = "") -> 
 class Optimizer:
     """The optimizer and the number formats it keeps; `main_params` None: no master copy beside the weights."""
 
-    kind: str = choice(OPTIMIZERS, "adamw")
-    main_params: str | None = choice(KEPT_FORMATS, "fp32")
-    moments: str = choice(KEPT_FORMATS, "fp32")
-    grads: str = choice(KEPT_FORMATS, "fp32")
-    grad_reduce: str = choice(KEPT_FORMATS, "fp32")
+    kind: str = choice(OPTIMIZERS, "adamw", "What updates the weights.")
+    main_params: str | None = choice(KEPT_FORMATS, "fp32", "Format of the master copy; null: none beside the weights.")
+    moments: str = choice(KEPT_FORMATS, "fp32", "Format of the moments.")
+    grads: str = choice(KEPT_FORMATS, "fp32", "Format in which gradients are added up.")
+    grad_reduce: str = choice(KEPT_FORMATS, "fp32", "Format in which gradients travel between replicas.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +50,16 @@ class Recompute:
     mla_up_proj, shared_experts).
     """
 
-    granularity: str = choice(GRANULARITIES, "none")
-    method: Literal["uniform", "block"] = "uniform"
-    layers: int = 1
-    modules: tuple[str, ...] = ()
+    granularity: str = choice(
+        GRANULARITIES, "none", "What is computed again in backward: nothing, named modules, or whole layers."
+    )
+    method: Literal["uniform", "block"] = setting(
+        "uniform", Setting("Whole layers: all of them, or the first of each stage.")
+    )
+    layers: int = setting(1, Setting("Layers recomputed at a time (uniform), or of each stage (block)."))
+    modules: tuple[str, ...] = setting(
+        (), Setting("Megatron's modules that are recomputed selectively, as core_attn or moe_act.")
+    )
 
     @property
     def whole_layers(self) -> bool:
@@ -167,13 +173,15 @@ class GradientReduction:
 class Overlap:
     """Which communication is hidden behind which computation (Megatron's switches)."""
 
-    grad_reduce: bool = True
-    param_gather: bool = True
-    tp_comm: bool = False
-    p2p: bool = True
-    moe_ep: bool = False
-    shared_experts: bool = False
-    delay_wgrad: bool = False
+    grad_reduce: bool = setting(True, Setting("Gradients are reduced while backward runs."))
+    param_gather: bool = setting(True, Setting("Parameters are gathered while forward runs."))
+    tp_comm: bool = setting(False, Setting("Tensor parallelism's transfers run beside its products."))
+    p2p: bool = setting(
+        True, Setting("Activations travel between stages while others compute (interleaved schedules).")
+    )
+    moe_ep: bool = setting(False, Setting("One micro-batch's expert exchange runs beside another's computation."))
+    shared_experts: bool = setting(False, Setting("Shared experts run while tokens travel to routed ones."))
+    delay_wgrad: bool = setting(False, Setting("Weight gradients wait until they can hide expert exchanges."))
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +236,7 @@ class Plan:
     recompute: Recompute = Recompute()
     offload: Offload = Offload()
     loss: LossChunks = LossChunks()
-    adapters: Adapters | None = None
+    adapters: Adapters | None = setting(None, Setting("Low-rank adapters that are trained beside frozen weights."))
     overlap: Overlap = Overlap()
     gradients: GradientReduction = GradientReduction()
     dispatcher: str = choice(DISPATCHERS, "alltoall", "What carries tokens to their experts.")

@@ -29,7 +29,7 @@ from simulator.run.read import KEYS as POLICIES
 from simulator.run.read import RunPolicies, read_run_in_part, run_schema
 from simulator.scenario.auto_layout import with_best_layouts, with_even_layouts
 from simulator.scenario.cluster_section import ClusterKeys, read_cluster
-from simulator.scenario.distillation_section import Distillation, DistillationKeys, read_distillation
+from simulator.scenario.distillation_section import MODEL, Distillation, DistillationKeys, read_distillation
 from simulator.scenario.jobs import lists_jobs, unfit_job
 from simulator.scenario.legal import broken_rules, problems
 from simulator.scenario.outer_sections import NOTHING_AROUND, read_surroundings, surroundings_schema
@@ -52,6 +52,11 @@ from simulator.scenario.words import translated
 __all__ = ["Published", "Run", "Scenario", "load_scenario", "read_scenario", "scenario_schema"]
 T = TypeVar("T")
 AUTO = "auto"
+TITLES = {
+    "name": "What the scenario is called; without it, the file's name.",
+    "question": "What is asked, in plain words.",
+    "source": "Where the setting comes from.",
+}
 
 
 def load_scenario(path: str | Path, overrides: Sequence[str] = (), starts_search: bool = False) -> Scenario:
@@ -282,13 +287,13 @@ def scenario_schema() -> dict[str, Any]:
     plan = json_schema(Plan)
     plan["required"] = [name for name in plan["required"] if name != "dp"]
     plan["properties"]["stack"] = stack_schema()
-    part = {"anyOf": [{"type": "string"}, {"type": "object"}]}
     properties = {
-        **{key: {"type": "string"} for key in ("name", "question", "source")},
-        "model": {**part, "examples": model_names()},
+        **{key: {"type": "string", "description": text} for key, text in TITLES.items()},
+        "model": {**MODEL.schema, "description": "What is trained.", "examples": model_names()},
         "cluster": object_schema(ClusterKeys),
         "hardware": {
             "type": "object",
+            "description": "What was measured on these machines, or on this site.",
             "properties": {
                 "profile": {
                     "type": "string",
@@ -310,6 +315,8 @@ def scenario_schema() -> dict[str, Any]:
         "distillation": object_schema(DistillationKeys),
         **surroundings_schema(),
     }
+    phase = properties["run"]["properties"]["phases"]["items"]["properties"]
+    phase["plan"] = {**phase["plan"], "properties": plan["properties"]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "traincast scenario",

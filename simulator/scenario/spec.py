@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, replace
 from typing import Any, Literal
 
 from hardware.specs import Cluster
+from simulator.fields import Setting, setting
 from simulator.model.spec import Model
 from simulator.plan.spec import Plan
 from simulator.run.budget import Budget
@@ -49,16 +50,18 @@ class Published:
     memory that PyTorch allocated or reserved, or all that the device shows.
     """
 
-    source: str
-    step_time_s: float | None = None
-    tokens_per_s_per_gpu: float | None = None
-    model_flops_per_s_per_gpu: float | None = None
-    mfu_fraction: float | None = None
-    flops_convention: str | None = None
-    training_time_s: float | None = None
-    peak_memory_bytes: float | None = None
-    memory_meter: Meter = "allocated"
-    notes: str | None = None
+    source: str = setting(MISSING, Setting("Where it was published."))
+    step_time_s: float | None = setting(None, Setting("Seconds of a step, measured."))
+    tokens_per_s_per_gpu: float | None = setting(None, Setting("Tokens per second and GPU, measured."))
+    model_flops_per_s_per_gpu: float | None = setting(None, Setting("Model FLOP/s of a GPU, measured."))
+    mfu_fraction: float | None = setting(None, Setting("Model FLOPs over the dense peak, as published."))
+    flops_convention: str | None = setting(None, Setting("How FLOPs were counted, as megatron or palm."))
+    training_time_s: float | None = setting(None, Setting("Time of the whole training, measured."))
+    peak_memory_bytes: float | None = setting(None, Setting("Memory at its peak, measured."))
+    memory_meter: Meter = setting(
+        "allocated", Setting("What read it: memory that PyTorch allocated or reserved, or all that the device shows.")
+    )
+    notes: str | None = setting(None, Setting("What else is to be known of the measurement."))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 from hardware.problems import one_of
 from hardware.sections import Section
 from hardware.specs import Cluster
-from simulator.fields import json_schema, read_fields
+from simulator.fields import Setting, json_schema, read_fields, setting
 from simulator.model.spec import Model, MoE
 from simulator.plan.spec import Plan
 from simulator.step.spread import KERNEL_CLASSES, ExpertLoad, Spread, read_histogram
@@ -23,8 +23,12 @@ class RoutingSection:
     """How routed tokens spread over experts: balanced but for chance (nothing given), by a power law of `exponent`,
     or as counted in a run (`histogram`, a CSV file with a row per mixture-of-experts layer, a column per expert)."""
 
-    exponent: float = 0.0
-    histogram: str | None = None
+    exponent: float = setting(
+        0.0, Setting("Popularity of the i-th favourite expert falls as i to this power; 0: balanced.")
+    )
+    histogram: str | None = setting(
+        None, Setting("CSV file of tokens counted in a run: a row per layer with experts, a column per expert.")
+    )
 
 
 def read_spread(section: Section) -> Spread:

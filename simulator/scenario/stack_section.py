@@ -115,11 +115,12 @@ def written_stack(stack: Stack, choice: Choice = "named") -> str | dict[str, Any
 def stack_schema() -> dict[str, Any]:
     """The JSON Schema of `plan.stack`."""
     behaviours = json_schema(Stack)
-    named = {"enum": list(names())}
+    named = {"enum": list(names()), "description": "A release of training software (traincast stacks)."}
     unchosen = {"enum": list(UNCHOSEN), "description": "That nobody chose the base, as resolved scenarios say it."}
     properties = {**behaviours["properties"], "base": named, ASSUMED: unchosen}
     del properties["name"]
-    return {"anyOf": [named, {**behaviours, "properties": properties, "required": []}]}
+    changed = {**behaviours, "properties": properties, "required": []}
+    return {"description": "What the software does by itself.", "anyOf": [named, changed]}
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,48 +77,118 @@ class Stack:
     """
 
     name: str = ""
-    framework: Framework = "megatron-core"
-    framework_rules: bool = True
-    flash_attention: bool = True
+    framework: Framework = setting(
+        "megatron-core", Setting("Whose legality rules hold, and for which software launch files can be written.")
+    )
+    framework_rules: bool = setting(
+        True, Setting("Whether the framework's own rules hold; a fork or a trainer on top may be free of them.")
+    )
+    flash_attention: bool = setting(True, Setting("Whether attention is one fused kernel that never holds the scores."))
     flash_version: int = setting(
         3, Setting("Generation of flash attention: 1, 2, or 3, which cuDNN 9's fused attention counts as.", 2, least=1,
                    most=NEWEST_FLASH))  # fmt: skip
-    flash_build: Literal["cuda", "triton"] = "cuda"
-    context_attention: Literal["ring_kernel", "call_per_part"] = "ring_kernel"
-    dropout: bool = False
-    fused_kernels: bool = True
-    fused_experts: bool = False
-    low_precision_experts: Literal["plain", "padded"] = "plain"
-    expert_scores: Literal["fused", "eager"] = "fused"
-    scaled_rope: Literal["fused", "eager"] = "fused"
-    small_kernels: Literal["unlisted", "megatron", "deepspeed", "torchtitan", "fsdp"] = "unlisted"
-    casts: Literal["separate", "transformer_engine", "torchao", "late_transpose"] = "separate"
-    quantized_weights: Literal["recast", "cached"] = "recast"
-    delayed_scaling: Literal["early", "current"] = "current"
-    host_modules: Literal["library", "eager"] = "library"
-    cuda_graphs: Literal["none", "router", "partial", "full"] = "none"
-    fused_loss: bool = False
-    fused_loss_alone: Literal["never", "with_experts"] = "never"
-    own_loss: Literal["eager", "streamed", "log_softmax"] = "eager"
-    chunked_loss: Literal["recomputed", "with_forward"] = "recomputed"
-    head_backward: Literal["with_logits", "after_loss"] = "with_logits"
-    selective_recompute: Literal["modules", "operators"] = "modules"
-    early_stop: bool = False
-    column_inputs: Literal["sharded", "gathered"] = "sharded"
-    gradient_accumulation: Literal["fused", "hook", "cast"] = "fused"
-    embedding_gradient: Literal["added", "autograd"] = "autograd"
-    autograd_gradients: Literal["freed", "kept"] = "freed"
-    async_tp_backward: bool = False
-    sharding_engine: Literal["buckets", "fsdp", "fsdp2", "lists"] = "buckets"
-    gradient_shards: Literal["every_microbatch", "last_microbatch"] = "every_microbatch"
-    joint_ends: bool = False
-    optimizer_step: Literal["in_place", "flat_copies"] = "in_place"
-    offloaded_gradients: Literal["stay", "follow"] = "stay"
-    gathered_unit: Literal["layer", "module"] = "layer"
-    pipeline_engine: Literal["allocated", "torch", "deepspeed"] = "allocated"
-    pipeline_sends: Literal["whole", "share"] = "whole"
-    expandable_segments: bool = True
-    cuda_context: Literal["lazy", "eager"] = "lazy"
+    flash_build: Literal["cuda", "triton"] = setting(
+        "cuda", Setting("Kernels of the first flash attention: CUDA's, or Triton's of 2023.")
+    )
+    context_attention: Literal["ring_kernel", "call_per_part"] = setting(
+        "ring_kernel",
+        Setting("Under context parallelism: one kernel works off the ring, or a call for each part of the context."),
+    )
+    dropout: bool = setting(False, Setting("Whether attention and residuals have dropout."))
+    fused_kernels: bool = setting(
+        True, Setting("Whether norms, activations, dropout and additions are fused, by hand or by a compiler.")
+    )
+    fused_experts: bool = setting(
+        False, Setting("Whether activation, biases and casts run inside the grouped products of experts.")
+    )
+    low_precision_experts: Literal["plain", "padded"] = setting(
+        "plain", Setting("Rows of experts as they come, or padded to the blocks of the scales.")
+    )
+    expert_scores: Literal["fused", "eager"] = setting(
+        "fused", Setting("Experts' outputs are scaled in a fused kernel, or in fp32 kernels of their own.")
+    )
+    scaled_rope: Literal["fused", "eager"] = setting(
+        "fused", Setting("A rotary embedding with a scale is fused like any, or runs eagerly.")
+    )
+    small_kernels: Literal["unlisted", "megatron", "deepspeed", "torchtitan", "fsdp"] = setting(
+        "unlisted", Setting("Whose memory-bound kernels run.")
+    )
+    casts: Literal["separate", "transformer_engine", "torchao", "late_transpose"] = setting(
+        "separate", Setting("How the inputs and weights of low-precision linears are quantised.")
+    )
+    quantized_weights: Literal["recast", "cached"] = setting(
+        "recast", Setting("Quantised weights are made for every micro-batch, or kept over a step.")
+    )
+    delayed_scaling: Literal["early", "current"] = setting(
+        "current", Setting("Products scaled by history as in the libraries of early 2025, or of later ones.")
+    )
+    host_modules: Literal["library", "eager"] = setting(
+        "library",
+        Setting("Operations that the host dispatches per kernel: as libraries and compilers, or as plain modules."),
+    )
+    cuda_graphs: Literal["none", "router", "partial", "full"] = setting(
+        "none", Setting("What CUDA graphs hold: nothing, the experts' router, attention too, or the whole iteration.")
+    )
+    fused_loss: bool = setting(False, Setting("Whether cross-entropy works on 16-bit logits in fused kernels."))
+    fused_loss_alone: Literal["never", "with_experts"] = setting(
+        "never", Setting("Whether the loss of models with experts is compiled though the model runs eagerly.")
+    )
+    own_loss: Literal["eager", "streamed", "log_softmax"] = setting(
+        "eager", Setting("How a loss that is not fused runs.")
+    )
+    chunked_loss: Literal["recomputed", "with_forward"] = setting(
+        "recomputed", Setting("A loss in chunks: backward makes logits again, or gradients are made with the forward.")
+    )
+    head_backward: Literal["with_logits", "after_loss"] = setting(
+        "with_logits", Setting("The loss's tensors live beside the logits' backward, or are freed before it.")
+    )
+    selective_recompute: Literal["modules", "operators"] = setting(
+        "modules", Setting("Selective recomputation chooses modules, or single operators.")
+    )
+    early_stop: bool = setting(False, Setting("Whether recomputation goes no further than backward needs."))
+    column_inputs: Literal["sharded", "gathered"] = setting(
+        "sharded", Setting("A column-parallel linear keeps its sharded input and gathers again, or keeps it gathered.")
+    )
+    gradient_accumulation: Literal["fused", "hook", "cast"] = setting(
+        "fused", Setting("Weight gradients are added up in the product, by a kernel after it, or cast and then added.")
+    )
+    embedding_gradient: Literal["added", "autograd"] = setting(
+        "autograd", Setting("The embedding's gradient is added to a main gradient, or left to autograd.")
+    )
+    autograd_gradients: Literal["freed", "kept"] = setting(
+        "freed", Setting("16-bit gradients are freed once added, or kept beside the fp32 ones.")
+    )
+    async_tp_backward: bool = setting(
+        False, Setting("Whether the input gradient of a column-parallel linear is reduced beside its weight gradient.")
+    )
+    sharding_engine: Literal["buckets", "fsdp", "fsdp2", "lists"] = setting(
+        "buckets",
+        Setting("How sharded states move: in buckets, layer by layer (fsdp, fsdp2), or through lists of tensors."),
+    )
+    gradient_shards: Literal["every_microbatch", "last_microbatch"] = setting(
+        "every_microbatch",
+        Setting("Sharded gradients are reduced after every micro-batch, or whole ones after the last."),
+    )
+    joint_ends: bool = setting(False, Setting("Whether embedding and head form one FSDP2 group."))
+    optimizer_step: Literal["in_place", "flat_copies"] = setting(
+        "in_place", Setting("The optimizer works in place, or through flat copies.")
+    )
+    offloaded_gradients: Literal["stay", "follow"] = setting(
+        "stay", Setting("Beside an optimizer on the host, gradients stay on the GPU or follow it.")
+    )
+    gathered_unit: Literal["layer", "module"] = setting(
+        "layer", Setting("Fully sharded parameters are whole for a layer at a time, or for one module.")
+    )
+    pipeline_engine: Literal["allocated", "torch", "deepspeed"] = setting(
+        "allocated", Setting("Whose buffers pipelines use: allocated per send, or held by torch or DeepSpeed.")
+    )
+    pipeline_sends: Literal["whole", "share"] = setting(
+        "whole", Setting("Each rank sends its stage's whole output, or a share that is gathered again.")
+    )
+    expandable_segments: bool = setting(True, Setting("Whether PyTorch's allocator may grow its blocks."))
+    cuda_context: Literal["lazy", "eager"] = setting(
+        "lazy", Setting("Kernels are loaded when first used, or all at the start.")
+    )
 
     @property
     def line(self) -> str:

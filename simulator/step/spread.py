@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.fields import METADATA, Setting, setting
+
 Floats = NDArray[np.float64]
 KERNEL_CLASSES = ("mixer", "ffn", "experts", "tp", "cp", "ep", "pp", "dp", "optimizer")
 
@@ -57,13 +59,24 @@ class Spread:
     node, or the network traffic of a rank is. `sequence_sigma`: lognormal spread of mixer work per micro-batch.
     """
 
-    gpu_sigma: float = 0.0
-    jitter: Mapping[str, float] = field(default_factory=dict)
-    slow_gpus: Mapping[int, float] = field(default_factory=dict)
-    slow_nodes: Mapping[int, float] = field(default_factory=dict)
-    slow_links: Mapping[int, float] = field(default_factory=dict)
+    gpu_sigma: float = setting(0.0, Setting("Lognormal spread of GPU speed, for the whole step."))
+    jitter: Mapping[str, float] = field(
+        default_factory=dict,
+        metadata={METADATA: Setting("Lognormal sigma drawn anew for every operation, by class of kernels.")},
+    )
+    slow_gpus: Mapping[int, float] = field(
+        default_factory=dict,
+        metadata={METADATA: Setting("How many times slower the computation of a rank is, by rank.")},
+    )
+    slow_nodes: Mapping[int, float] = field(
+        default_factory=dict, metadata={METADATA: Setting("How many times slower all ranks of a node are, by node.")}
+    )
+    slow_links: Mapping[int, float] = field(
+        default_factory=dict,
+        metadata={METADATA: Setting("How many times slower the network traffic of a rank is, by rank.")},
+    )
     experts: ExpertLoad = ExpertLoad()
-    sequence_sigma: float = 0.0
+    sequence_sigma: float = setting(0.0, Setting("Lognormal spread of the work of mixers, by micro-batch."))
 
     def causes(self) -> dict[str, Spread]:
         """Each cause that is present, alone."""

@@ -330,6 +330,8 @@ def test_the_editor_schema_lists_what_the_reader_takes() -> None:
     assert plan["precision"]["enum"][:3] == ["fp32", "fp16", "bf16"]
     described = {"description": "Tensor-parallel ranks, which share every matrix."}
     assert plan["tp"] == {"type": "integer", "minimum": 1, "default": 1, **described}
-    assert plan["recompute"]["properties"]["modules"] == {"type": "array", "items": {"type": "string"}}
+    modules = plan["recompute"]["properties"]["modules"]
+    listed = {"description": "Megatron's modules that are recomputed selectively, as core_attn or moe_act."}
+    assert modules == {"type": "array", "items": {"type": "string"}, **listed}
     assert schema["properties"]["published"]["properties"]["step_time"]["anyOf"][0]["type"] == ["number", "string"]
     assert json_schema(bool) == {"type": "boolean"}
