@@ -67,6 +67,7 @@ class Stack:
 
     `gradient_shards`: where the plan shards gradients and not weights (ZeRO-2), each rank reduces its gradients to
     shards after "every_microbatch", or adds whole ones up and reduces them after the "last_microbatch".
+    `gradient_buckets`: until then those of one "layer" are whole, or buffers are "allocated" for them (DeepSpeed).
 
     Pipelines: `pipeline_engine`: buffers are "allocated" per send, or held by "torch" (torch.distributed.pipelining) or
     "deepspeed". `pipeline_sends`: every rank sends its "share" of a stage's output and tensor ranks gather it again, or
@@ -111,6 +112,7 @@ class Stack:
     async_tp_backward: bool = False
     sharding_engine: Literal["buckets", "fsdp", "fsdp2", "lists"] = "buckets"
     gradient_shards: Literal["every_microbatch", "last_microbatch"] = "every_microbatch"
+    gradient_buckets: Literal["layer", "allocated"] = "layer"
     joint_ends: bool = False
     optimizer_step: Literal["in_place", "flat_copies"] = "in_place"
     offloaded_gradients: Literal["stay", "follow"] = "stay"
