@@ -64,8 +64,8 @@ def optimizer_step_bytes(held: Sequence[StageParameters], plan: Plan) -> Number:
     """What DeepSpeed's optimizer step reserves when no activation lives, in blocks larger than any activation's.
 
     With 16-bit gradients (runtime/zero/stage_1_and_2.py): ZeRO-1's bucket to reduce (ZeRO-2's lies beside activations:
-    `gradient_bucket_bytes`), and the shard's gradients put together in 16 bit and cast to fp32. BF16_Optimizer gathers all parameters in one flat tensor before they are copied home
-    (all_gather over a list of tensors).
+    `gradient_bucket_bytes`), and the shard's gradients put together in 16 bit and cast to fp32. BF16_Optimizer gathers
+    all parameters in one flat tensor before they are copied home (all_gather over a list of tensors).
     """
     whole: Number = sum(sum(stage.trained) for stage in held)
     if not SHARDINGS[plan.sharding].gathers_once:
