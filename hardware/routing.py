@@ -170,11 +170,14 @@ def _clos_paths(network: Network, source: Ints, target: Ints, seed: int | None, 
 def hashed_by(seed: int | None, source: Ints, target: Ints, key: Ints, some: Ints) -> list[Ints]:
     """Five independent hash columns of the given flows: plane, leaf cable, spine cable, and the two on the way down.
 
+    Flows of one pair take the ports of a NIC in turn: libraries open as many connections on each.
     Without a seed all zeros: the first of equal paths, for who takes it for all of them.
     """
     if seed is None:
         return [np.zeros(len(some), np.int64)] * 5
-    return [hashed(seed, stage, source[some], target[some], key[some]) for stage in range(5)]
+    plane = hashed(seed, 0, source[some], target[some], np.zeros_like(key[some])) + key[some]
+    above = [hashed(seed, stage, source[some], target[some], key[some]) for stage in range(1, 5)]
+    return [plane, *above]
 
 
 def _exit_gpu(network: Network, layout: Clos, source: Ints, target: Ints, pxn: bool) -> Ints:

@@ -85,7 +85,7 @@ def tables_of(path: str) -> dict[str, Any]:
 
 
 _LIKE = {"nvls_tree": "nvls"}
-_SAME_AS = {"broadcast": "all_gather", "reduce": "reduce_scatter", "send_recv": "all_to_all"}
+_SAME_AS = {"broadcast": "all_gather", "reduce": "reduce_scatter"}
 
 
 def _measured(table: dict[str, Any], operation: str, pair: str) -> list[float] | None:
@@ -123,6 +123,10 @@ def curve(generation: str, operation: str, algorithm: str, protocol: str, path: 
 
 def _relative(table: dict[str, Any], operation: str, algorithm: str, protocol: str) -> list[float] | None:
     """Coefficients of the pair that is most like one that no sweep ran."""
+    if operation == "send_recv":
+        exchange = _one_peer(table, protocol)
+        if exchange is not None:
+            return exchange
     like = _measured(table, operation, f"{_LIKE.get(algorithm, 'ring')}/{protocol}")
     simple = _measured(table, operation, "ring/Simple") or _measured(table, operation, "pairwise/Simple")
     if like is None and protocol == "LL128":
@@ -132,6 +136,16 @@ def _relative(table: dict[str, Any], operation: str, algorithm: str, protocol: s
             fixed_s, step_s = quick[:2]
             like = [fixed_s, step_s, simple[2] * 120 / 128, *simple[3:]]
     return like or simple
+
+
+def _one_peer(table: dict[str, Any], protocol: str) -> list[float] | None:
+    """Coefficients of a send to one peer: NCCL's all-to-all is made of such sends, and of a rank's copy to itself,
+    which a send does not have. None where no all-to-all was measured."""
+    exchange: list[float] | None = table.get("all_to_all", {}).get(f"pairwise/{protocol}")
+    if exchange is None:
+        return None
+    fixed_s, step_s, efficiency, _, sharpness = exchange
+    return [fixed_s, step_s, efficiency, 0.0, sharpness]
 
 
 @cache

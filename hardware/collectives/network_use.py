@@ -79,13 +79,13 @@ def network_use(cluster: Cluster, streams: Sequence[Stream], seconds: float) -> 
     if not seconds > 0:
         raise ValueError(f"network use: the time must be above zero, not {seconds}")
     network, note = wired(cluster)
-    policy = Conditions(policy="adaptive" if cluster.fabric.adaptive_routing else "ecmp")
+    routing = _routing(cluster.fabric)
     domain_gpus = cluster.node.scale_up.domain_gpus
     capacity, link_class = network.capacity_bytes_per_s, network.link_class.astype(np.uint8)
     surviving = surviving_fractions(cluster)
     loads: dict[str, Floats] = {}
     for stream in streams:
-        carried = carried_bytes(network, stream_phases(stream, domain_gpus), policy)
+        carried = carried_bytes(network, stream_phases(stream, domain_gpus), routing)
         capacity, link_class = carried.capacity, carried.link_class
         loads[stream.cause] = loads.get(stream.cause, 0.0) + carried.size_bytes
     total = sum(loads.values(), np.zeros(len(capacity)))
@@ -125,6 +125,13 @@ def surviving_fractions(cluster: Cluster) -> dict[str, float]:
     lost_nics = failed.rails * cluster.nodes + failed.links
     leaf = surviving_spines_fraction(cluster.fabric, failed) if failed.spines else 1.0
     return {"nic": 1 - lost_nics / nics, "leaf": leaf}
+
+
+def _routing(fabric: Fabric) -> Conditions:
+    """Packets sprayed over equal paths, or so many flows of each pair hashed onto them as their time counts."""
+    if fabric.adaptive_routing:
+        return Conditions(policy="adaptive")
+    return Conditions(policy="ecmp", flows_per_pair=max(1, round(fabric.flows_per_port)))
 
 
 def wired(cluster: Cluster) -> tuple[Network, str]:

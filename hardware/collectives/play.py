@@ -45,11 +45,13 @@ class Conditions:
 
     `policy` and `seed` route its flows; `beside` is another job's traffic, present in every phase; at `changes` (times
     from the start of a phase) links change capacity. `folded` solves one flow of each symmetric kind, otherwise every
-    flow is simulated. `tolerance` is `simulate`'s.
+    flow is simulated. `tolerance` is `simulate`'s. `flows_per_pair`: flows, each hashed by itself, over which a GPU
+    spreads what it sends to one peer, where only bytes are added up.
     """
 
     policy: str = "adaptive"
     seed: int = 0
+    flows_per_pair: int = 1
     beside: TransferPhase | None = None
     changes: tuple[CapacityChange, ...] = ()
     folded: bool = True
@@ -239,18 +241,20 @@ def _mean(values: Floats) -> float:
     return float(values.mean()) if len(values) else 0.0
 
 
-def route_ends(network: Network, source: Ints, target: Ints, policy: str, seed: int) -> Routes:
+def route_ends(
+    network: Network, source: Ints, target: Ints, policy: str, seed: int, entropy: Ints | None = None
+) -> Routes:
     """As `route`, with ends that are switches: a GPU's own scale-up switch, or the reducing network behind its NIC."""
     special = (source < 0) | (target < 0)
     if not special.any():
-        return route(network, source, target, policy, seed)
+        return route(network, source, target, policy, seed, entropy=entropy)
     if network.layout is None or network.layout.mesh:
         raise ValueError(f"{network.name}: has no switches that reduce")
     # A flow to or from a switch is routed from its GPU to itself, and its one link put in by hand.
     gpu = np.where(source >= 0, source, target)
     from_gpu = np.where(special, gpu, source)
     to_gpu = np.where(special, gpu, target)
-    routes = route(network, from_gpu, to_gpu, policy, seed)
+    routes = route(network, from_gpu, to_gpu, policy, seed, entropy=entropy)
     ranges = link_ranges(network.layout)
     links = np.full(len(source), -1)
     for end, (out, back) in {SWITCH: ("scale_up_out", "scale_up_in"), NETWORK: ("nic_out", "nic_in")}.items():
@@ -313,12 +317,25 @@ def carried_bytes(network: Network, phases: Sequence[TransferPhase], conditions:
     source = np.concatenate([none, *(phase.source for phase in phases)])
     target = np.concatenate([none, *(phase.target for phase in phases)])
     size = np.concatenate([none, *(phase.size_bytes * phase.repeats for phase in phases)])
+    pairs_at_once = _ROUTED_AT_ONCE // conditions.flows_per_pair
     total: Number = 0.0
-    for start in range(0, max(1, len(size)), _ROUTED_AT_ONCE):
-        part = slice(start, start + _ROUTED_AT_ONCE)
-        routes = route_ends(network, source[part], target[part], conditions.policy, conditions.seed)
-        total = total + _carried(routes, size[part][routes.owner] * routes.share)
+    for start in range(0, max(1, len(size)), pairs_at_once):
+        part = slice(start, start + pairs_at_once)
+        flows = _flows_of_pairs(network, source[part], target[part], conditions.flows_per_pair)
+        pair = np.repeat(np.arange(len(flows)), flows)
+        entropy = np.arange(len(pair)) - np.repeat(np.cumsum(flows) - flows, flows)
+        ends = source[part][pair], target[part][pair]
+        routes = route_ends(network, *ends, conditions.policy, conditions.seed, entropy)
+        flow_bytes = (size[part] / flows)[pair]
+        total = total + _carried(routes, flow_bytes[routes.owner] * routes.share)
     return Carried(np.asarray(total), routes.capacity, routes.link_class)
+
+
+def _flows_of_pairs(network: Network, source: Ints, target: Ints, flows_per_pair: int) -> Ints:
+    """Flows that each pair sends: one where nothing is hashed, which is inside a domain and to a switch."""
+    domain = network.layout.domain_gpus if network.layout else 1
+    hashed = (source // domain != target // domain) & (source >= 0) & (target >= 0)
+    return np.where(hashed, flows_per_pair, 1)
 
 
 def _carried(routes: Routes, size: Floats) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from simulator.cost.groups import plan_groups, shard_groups
 from simulator.cost.layers import Beside
 from simulator.cost.offload import host_link_s
 from simulator.cost.price import Prices
-from simulator.cost.seconds import Seconds
+from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.cost.stages import Lost, StageCost, paired_stages, stage_costs
 from simulator.cost.updates import (
     gather_and_reduce,
@@ -96,16 +96,63 @@ def shares_beside(plan: Plan, cluster: Cluster) -> tuple[float, float]:
     return compute, moved
 
 
-def with_lost(stages: Sequence[StageCost], updates: UpdateTimes, plan: Plan, constants: Constants) -> list[StageCost]:
+def side_by_side(
+    stages: Sequence[StageCost], updates: UpdateTimes, plan: Plan, cluster: Cluster, constants: Constants
+) -> tuple[list[StageCost], UpdateTimes]:
+    """Stages and updates once computing and collectives of data parallelism slow each other, by the one rule that every
+    player of the step uses."""
+    shared = causes_on_shared_links(plan, cluster)
+    slowed = with_contention(updates, stages, plan, constants, shared)
+    lost = with_lost(stages, slowed, plan, constants, shared)
+    return lost, with_shared_links(slowed, stages, plan, shared)
+
+
+def causes_on_shared_links(plan: Plan, cluster: Cluster) -> frozenset[str]:
+    """Causes of exchanges within layers that use the links of data parallelism: the network, or those of one domain."""
+    if plan.dp * plan.cp == 1:
+        return frozenset()
+    across = crosses_network(shard_groups(plan, cluster)["dense"])
+    groups = plan_groups(plan, cluster)
+    return frozenset(
+        cause for cause in ("tp", "cp", "ep") if groups[cause].ranks > 1 and crosses_network(groups[cause]) == across
+    )
+
+
+def crosses_network(group: Group) -> bool:
+    """Whether a group's busiest links are those between scale-up domains."""
+    return bool(group.domains > 1)
+
+
+def exchange_fraction(busy: Seconds, shared: Collection[str]) -> Number:
+    """Part of a slot's time in which it holds the links of these causes."""
+    exchanged = sum(seconds for cause, seconds in busy.by_cause().items() if cause in shared)
+    return exchanged / np.maximum(busy.total_s, 1e-300)
+
+
+def lost_beside(busy: Seconds, beside_s: Number, rate: float, shared: Collection[str]) -> Seconds:
+    """What a slot loses in `beside_s` of its seconds to a transfer beside them: `rate` of them to its kernels, and what
+    the slot exchanges on the same links once more, since both go at half speed while they share these."""
+    met = beside_s / np.maximum(busy.total_s, 1e-300)
+    again = {f"{cause}_s": met * seconds for cause, seconds in busy.by_cause().items() if cause in shared}
+    return Seconds(compute_s=rate * beside_s, **again)
+
+
+def with_lost(
+    stages: Sequence[StageCost],
+    updates: UpdateTimes,
+    plan: Plan,
+    constants: Constants,
+    shared: Collection[str] = (),
+) -> list[StageCost]:
     """Stages whose forward and backward lose time to the collectives of fully sharded layers beside them.
 
     NCCL's kernels hold SMs and memory bandwidth; a persistent product, as Hopper's libraries launch them, with one
-    block for each SM then waits for the blocks that found none, a whole wave. Under a pipeline a slot's first gather
-    and last reduction run while the rank waits for another stage.
+    block for each SM then waits for the blocks that found none, a whole wave. Exchanges of the causes in `shared` share
+    their links with them. Under a pipeline a slot's first gather and last reduction run while the rank waits for
+    another stage.
     """
-    if not SHARDINGS[plan.sharding].shards_weights or not constants.lost_beside_dp:
+    if not SHARDINGS[plan.sharding].shards_weights or not (constants.lost_beside_dp or shared):
         return list(stages)
-    rate = constants.lost_beside_dp
     found = []
     for stage, gathers, reduces in zip(stages, updates.gather_s, updates.reduce_s, strict=True):
         if plan.pp > 1:
@@ -114,24 +161,59 @@ def with_lost(stages: Sequence[StageCost], updates: UpdateTimes, plan: Plan, con
         reduce_s = sum(reduces) if plan.overlap.grad_reduce else 0.0
         ahead_s = np.minimum(gather_s, stage.forward.total_s)
         if SCHEDULES[plan.schedule].puts_off_weight_gradients:
-            back_s = np.minimum(gather_s, stage.input.total_s)
+            back, back_s = stage.input, np.minimum(gather_s, stage.input.total_s)
             weight_s = np.minimum(reduce_s, stage.weight.total_s)
         else:
-            back_s = np.minimum(gather_s + reduce_s, stage.input.total_s + stage.weight.total_s)
-            weight_s = 0.0
-        lost = Lost(*(Seconds(compute_s=rate * beside_s) for beside_s in (ahead_s, back_s, weight_s)))
+            back = stage.input + stage.weight
+            back_s, weight_s = np.minimum(gather_s + reduce_s, back.total_s), 0.0
+        halves = ((stage.forward, ahead_s), (back, back_s), (stage.weight, weight_s))
+        lost = Lost(*(lost_beside(busy, beside_s, constants.lost_beside_dp, shared) for busy, beside_s in halves))
         found.append(stage.with_lost(lost))
     return found
 
 
-def with_contention(updates: UpdateTimes, stages: Sequence[StageCost], plan: Plan, constants: Constants) -> UpdateTimes:
+def with_shared_links(
+    updates: UpdateTimes, stages: Sequence[StageCost], plan: Plan, shared: Collection[str]
+) -> UpdateTimes:
+    """Gathers and reductions of fully sharded layers once the exchanges of the slots beside them share their links."""
+    if not SHARDINGS[plan.sharding].shards_weights or not shared:
+        return updates
+
+    def longer(seconds: tuple[float, ...], overlapped: bool, beside: Seconds) -> tuple[float, ...]:
+        moved_s = sum(seconds)
+        if not overlapped or not moved_s:
+            return seconds
+        met = min(moved_s, float(beside.total_s)) / moved_s
+        factor = 1 + met * float(exchange_fraction(beside, shared))
+        return tuple(factor * second for second in seconds)
+
+    gathers, reduces = plan.overlap.param_gather, plan.overlap.grad_reduce
+    return replace(
+        updates,
+        gather_s=tuple(
+            longer(row, gathers, stage.forward) for row, stage in zip(updates.gather_s, stages, strict=True)
+        ),
+        reduce_s=tuple(
+            longer(row, reduces, stage.input + stage.weight)
+            for row, stage in zip(updates.reduce_s, stages, strict=True)
+        ),
+    )
+
+
+def with_contention(
+    updates: UpdateTimes,
+    stages: Sequence[StageCost],
+    plan: Plan,
+    constants: Constants,
+    shared: Collection[str] = (),
+) -> UpdateTimes:
     """Updates once computing loses time to the collectives that run beside it once a step.
 
     What `with_lost` is to every micro-batch of fully sharded layers: gathers stand beside a step's first forwards,
-    reductions beside its last backwards, and both keep SMs from them. No rank loses more than it computes meanwhile.
-    The slowest rank's loss stands before the optimizer, for which all ranks wait.
+    reductions beside its last backwards, and both keep SMs, and links, from them. No rank loses more than it computes
+    meanwhile. The slowest rank's loss stands before the optimizer, for which all ranks wait.
     """
-    if SHARDINGS[plan.sharding].shards_weights or not constants.lost_beside_dp:
+    if SHARDINGS[plan.sharding].shards_weights or not (constants.lost_beside_dp or shared):
         return updates
     losses = []
     for held in stages_of_ranks(plan):
@@ -140,10 +222,12 @@ def with_contention(updates: UpdateTimes, stages: Sequence[StageCost], plan: Pla
         # Nothing computes beside the first gather and the last reduction.
         gather_s = sum(gathers[1:]) if plan.overlap.param_gather else 0.0
         reduce_s = sum(reduces[:-1]) if plan.overlap.grad_reduce else 0.0
-        ahead_s = sum(float(stages[stage].forward.total_s) for stage in held)
-        back_s = sum(float(stages[stage].input.total_s + stages[stage].weight.total_s) for stage in held)
-        losses.append(min(gather_s, ahead_s) + min(reduce_s, back_s))
-    return replace(updates, barrier_s=updates.barrier_s + constants.lost_beside_dp * max(losses))
+        ahead = sum((stages[stage].forward for stage in held), NO_TIME)
+        back = sum((stages[stage].input + stages[stage].weight for stage in held), NO_TIME)
+        besides = ((ahead, min(gather_s, float(ahead.total_s))), (back, min(reduce_s, float(back.total_s))))
+        parts = [lost_beside(busy, beside_s, constants.lost_beside_dp, shared) for busy, beside_s in besides]
+        losses.append(float(sum(part.total_s for part in parts)))
+    return replace(updates, barrier_s=updates.barrier_s + max(losses))
 
 
 def stage_send_s(shape: Shape, prices: Prices) -> Number:

@@ -8,7 +8,7 @@ import numpy as np
 
 from hardware.collectives import DISPATCHERS
 from hardware.precisions import FORMATS
-from simulator.memory.states import sharded_trained
+from simulator.memory.states import REDUCE_BUCKET_ELEMENTS, sharded_trained
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.spec import Plan
 from simulator.stack import Stack
@@ -31,8 +31,6 @@ FRAGMENTATION_FRACTION = 0.03
 # BigScience's rows of one to eight sequences a micro-batch; states are allocated once and whole.
 FIXED_SEGMENTS_FRACTION = 0.12
 COMES_AND_GOES = ("activations", "working", "pipeline buffers")
-# Elements that ZeRO-1 reduces at a time (reduce_bucket_size of DeepSpeed's configuration, which nobody sets).
-REDUCE_BUCKET_ELEMENTS = 5e8
 
 
 def outside_bytes(plan: Plan, owners: Mapping[str, Number]) -> dict[str, Number]:
@@ -65,9 +63,9 @@ def fragmentation_bytes(stack: Stack, owners: Mapping[str, Number]) -> Number:
 def optimizer_step_bytes(held: Sequence[StageParameters], plan: Plan) -> Number:
     """What DeepSpeed's optimizer step reserves when no activation lives, in blocks larger than any activation's.
 
-    With 16-bit gradients (runtime/zero/stage_1_and_2.py): a bucket to reduce, and the shard's gradients put together in
-    16 bit and cast to fp32. BF16_Optimizer gathers all parameters in one flat tensor before they are copied home
-    (all_gather over a list of tensors).
+    With 16-bit gradients (runtime/zero/stage_1_and_2.py): ZeRO-1's bucket to reduce (ZeRO-2's lies beside activations:
+    `gradient_bucket_bytes`), and the shard's gradients put together in 16 bit and cast to fp32. BF16_Optimizer gathers
+    all parameters in one flat tensor before they are copied home (all_gather over a list of tensors).
     """
     whole: Number = sum(sum(stage.trained) for stage in held)
     if not SHARDINGS[plan.sharding].gathers_once:
@@ -75,4 +73,5 @@ def optimizer_step_bytes(held: Sequence[StageParameters], plan: Plan) -> Number:
     if FORMATS[plan.optimizer.grads].full_width:
         return whole * parameter_bytes(plan)
     element = FORMATS[plan.optimizer.grads].bytes
-    return REDUCE_BUCKET_ELEMENTS * element + sharded_trained(held, plan) * (element + 4.0)
+    bucket = 0.0 if SHARDINGS[plan.sharding].shards_gradients else REDUCE_BUCKET_ELEMENTS * element
+    return bucket + sharded_trained(held, plan) * (element + 4.0)

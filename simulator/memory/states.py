@@ -28,6 +28,9 @@ from simulator.workload.states import (
     shares_states,
 )
 
+# Elements that DeepSpeed reduces at a time (reduce_bucket_size of its configuration, which nobody sets).
+REDUCE_BUCKET_ELEMENTS = 5e8
+
 
 def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, Number]:
     """Bytes of weights, gradients and optimizer state of one rank, by owner (Megatron-Core's dist_optimizer.md).
@@ -50,6 +53,8 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, Number
     if under_pipeline:
         # FSDP2 under a pipeline adds whole gradients up, in the dtype of the reduction, until the last micro-batch.
         found["unsharded gradients"] = counts.whole * FORMATS[plan.optimizer.grad_reduce].bytes
+    if not SHARDINGS[plan.sharding].shards_weights and reduces_every_microbatch(plan) and shares_states(plan):
+        found["gradient buckets"] = gradient_bucket_bytes(held, plan)
     if caches_quantized_weights(plan):
         # Row- and column-wise copies, kept over the step's micro-batches so that each weight is cast once.
         found["quantized weights"] = 2 * counts.weights * PRECISIONS[plan.precision].operand_bytes
@@ -159,6 +164,20 @@ def gathered_bytes(held: Sequence[StageParameters], plan: Plan) -> Number:
     reduced = FORMATS[plan.optimizer.grad_reduce].bytes
     layers = [pair for stage in held for pair in zip(stage.layers, stage.trained_layers, strict=True)]
     return largest([2 * parameter_bytes(plan) * sum(weights) + reduced * sum(trained) for weights, trained in layers])
+
+
+def gradient_bucket_bytes(held: Sequence[StageParameters], plan: Plan) -> Number:
+    """What holds gradients before they are reduced to shards (ZeRO-2): the largest layer's, in the dtype of the
+    reduction, or DeepSpeed's flat buffers in the dtype of the weights.
+
+    DeepSpeed allocates these for a backward whole, whatever fills them, and a second one to fill while the first is
+    reduced (backward of runtime/zero/stage_1_and_2.py: contiguous_gradients, overlap_comm).
+    """
+    if plan.stack.gradient_buckets == "allocated":
+        buffers = 2 if plan.overlap.grad_reduce else 1
+        return buffers * REDUCE_BUCKET_ELEMENTS * max(2.0, parameter_bytes(plan))
+    layers = [sum(trained) for stage in held for trained in stage.trained_layers]
+    return largest(layers) * FORMATS[plan.optimizer.grad_reduce].bytes
 
 
 def gathered_beside_loss_bytes(stage: StageParameters, plan: Plan) -> Number:

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware.arrays import Floats
-from simulator.cost.seconds import Seconds
 from simulator.cost.stages import StageCost
-from simulator.cost.step_times import UpdateTimes, update_times, with_contention, with_lost
+from simulator.cost.step_times import UpdateTimes, side_by_side, update_times
 from simulator.plan.choices import SHARDINGS
 from simulator.plan.layout import stages, stages_of_ranks
 from simulator.plan.spec import Plan
@@ -26,6 +25,9 @@ from simulator.planner.columns import Ints
 from simulator.planner.frames import Frame, Order, plan_from
 from simulator.planner.reads import one_by_one
 from simulator.planner.shapes import Setting
+from simulator.planner.stages import StageTable
+from simulator.planner.structures import Content
+from simulator.planner.trees import taken
 from simulator.schedules import SCHEDULES, P2p, make_schedule
 from simulator.step.build import build_graph
 from simulator.step.graph import TaskGraph, topological_levels
@@ -187,7 +189,7 @@ def times_of(
             for kind in "FIW"
         ]
     )
-    halves, updates = beside_collectives(setting, chunk, rows, halves, updates)
+    halves, updates = beside_collectives(setting, chunk, frame, rows, halves, updates)
     count = len(structure.of_stage)
     pairs = np.zeros((count**2 if pattern.paired else 0, len(rows)))
     if pattern.paired:
@@ -205,24 +207,29 @@ def _flat(rows: Sequence[Sequence[float]]) -> list[float]:
 
 
 def beside_collectives(
-    setting: Setting, chunk: Weighed, rows: Ints, halves: Floats, updates: Sequence[UpdateTimes]
+    setting: Setting, chunk: Weighed, frame: Frame, rows: Ints, halves: Floats, updates: Sequence[UpdateTimes]
 ) -> tuple[Floats, list[UpdateTimes]]:
-    """Slots and updates once computing loses time to the collectives beside it.
+    """Slots and updates once computing and collectives slow each other.
 
     `halves`: forwards, input and weight gradients [3, stages, plans] that stand alone.
     """
     slots, slowed = halves.copy(), []
+    table, structure = chunk.table, frame.structure
+    contents = [structure.contents[number] for number in structure.of_stage]
     for place, (row, own) in enumerate(zip(rows.tolist(), updates, strict=True)):
         values = chunk.columns.row(row)
         plan, constants = plan_from(setting.base, values), values["constants"]
-        stages_alone = [_stage(*halves[:, stage, place]) for stage in range(halves.shape[1])]
-        slowed.append(with_contention(own, stages_alone, plan, constants))
-        for stage, found in enumerate(with_lost(stages_alone, slowed[-1], plan, constants)):
+        shape = int(table.shapes.index[row])
+        alone = {content: _stage(table, content, shape) for content in set(contents)}
+        stages_alone = [alone[content] for content in contents]
+        beside, together = side_by_side(stages_alone, own, plan, setting.cluster_of(values["domain"]), constants)
+        slowed.append(together)
+        for stage, found in enumerate(beside):
             slots[:, stage, place] = found.forward.total_s, found.input.total_s, found.weight.total_s
     return slots, slowed
 
 
-def _stage(forward_s: float, input_s: float, weight_s: float) -> StageCost:
+def _stage(table: StageTable, content: Content, shape: int) -> StageCost:
     """A stage of which only the seconds count."""
-    ahead, back, weight = (Seconds(compute_s=seconds) for seconds in (forward_s, input_s, weight_s))
-    return StageCost((), ahead, back, weight, {}, 0.0)
+    forward, back, weight = (taken(table.parts[kind, content], shape) for kind in "FIW")
+    return StageCost((), forward, back, weight, {}, 0.0)

@@ -97,7 +97,10 @@ class Setting:
 
     def cluster(self, view: PlanView) -> Cluster:
         """The cluster as plans that take as much of a domain see it."""
-        used = view.column("domain")
+        return self.cluster_of(view.column("domain"))
+
+    def cluster_of(self, used: Any) -> Cluster:
+        """The same by what they take."""
         if used not in self.clusters:
             self.clusters[used] = with_domains(self.scenario.cluster, used)
         return self.clusters[used]

@@ -12,6 +12,7 @@ from hardware.arrays import Floats
 from simulator.cost.blocks import NO_COST
 from simulator.cost.layers import LayerCost
 from simulator.cost.offload import host_link_s
+from simulator.cost.seconds import Seconds
 from simulator.cost.stages import StageCost, paired_stages, stage_cost
 from simulator.cost.step_times import pair_speeds
 from simulator.memory.activations import Kept
@@ -31,11 +32,12 @@ class StageTable:
     """Seconds and bytes of one micro-batch on a stage, by shape [shapes].
 
     `seconds` by kind: a forward ("F"), an input gradient ("I"), a weight gradient ("W") of a content, or an overlapped
-    pair ("FB") of two; `kept` by content.
+    pair ("FB") of two; `parts` are those of single halves by cause; `kept` by content.
     """
 
     shapes: Shapes
     seconds: Mapping[tuple[Any, ...], Floats]
+    parts: Mapping[tuple[str, Content], Seconds]
     kept: Mapping[Content, Kept]
 
     @property
@@ -60,16 +62,17 @@ def stage_table(
         return tuple(costs.pair(*pair).total_s for pair in pairs)
 
     every = np.arange(len(shapes.columns))
-    seconds: dict[tuple[Any, ...], Floats] = {}
+    parts: dict[tuple[str, Content], Seconds] = {}
     for content, halves in zip(stages, by_shape(setting, shapes, stages, kept, alone, every), strict=True):
-        seconds |= {(name, content): found for name, found in zip("FIW", halves, strict=True)}
+        parts |= {(name, content): found for name, found in zip("FIW", halves, strict=True)}
+    seconds: dict[tuple[Any, ...], Floats] = {key: np.asarray(part.total_s) for key, part in parts.items()}
     in_pairs = np.flatnonzero(shapes.columns.numbers("is_paired"))
     if pairs and len(in_pairs):
         for pair, found in zip(pairs, by_shape(setting, shapes, stages, kept, paired, in_pairs), strict=True):
             whole = np.zeros(len(every))
             whole[in_pairs] = found
             seconds["FB", *pair] = whole
-    return StageTable(shapes, seconds, kept)
+    return StageTable(shapes, seconds, parts, kept)
 
 
 def by_shape(
@@ -116,10 +119,10 @@ class StageCosts:
         parts = workload_like(setting, view).parts(self.stages[content], self.layer, self.end)
         return stage_cost(parts, view, setting.prices(view), moved_s)  # type: ignore[arg-type]
 
-    def halves(self, content: Content) -> tuple[Any, Any, Any]:
+    def halves(self, content: Content) -> tuple[Seconds, Seconds, Seconds]:
         """Seconds of a forward, an input gradient and a weight gradient."""
         cost = self.stage(content)
-        return cost.forward.total_s, cost.input.total_s, cost.weight.total_s
+        return cost.forward, cost.input, cost.weight
 
     def pair(self, ahead: Content, back: Content) -> Any:
         beside = pair_speeds(self.view, self.setting.cluster(self.view))  # type: ignore[arg-type]

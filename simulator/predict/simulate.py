@@ -9,7 +9,7 @@ import numpy as np
 
 from simulator.cost.constants import Constants, constants_for
 from simulator.cost.seconds import Seconds
-from simulator.cost.step_times import pair_seconds, slot_times, update_times, with_contention, with_lost
+from simulator.cost.step_times import pair_seconds, side_by_side, slot_times, update_times
 from simulator.memory import RankMemory, memory_report
 from simulator.memory.activations import stage_kept
 from simulator.plan.allocation import allocated
@@ -110,9 +110,9 @@ def simulate_step(scenario: Scenario, workload: Workload | None = None, constant
     constants = constants or constants_for(cluster.accelerator, plan)
     offloaded = [kept.offloaded for kept in stage_kept(workload)] if plan.offload.modules else []
     slots = slot_times(workload, cluster, constants, offloaded)
-    updates = update_times(workload, cluster, constants)
-    updates = with_contention(updates, slots.stages, plan, constants)
-    slots = replace(slots, stages=tuple(with_lost(slots.stages, updates, plan, constants)))
+    alone = update_times(workload, cluster, constants)
+    stages, updates = side_by_side(slots.stages, alone, plan, cluster, constants)
+    slots = replace(slots, stages=tuple(stages))
     teacher = teacher_workload(scenario)
     if teacher is not None:
         slots = with_teacher(slots, teacher, cluster, constants)

@@ -67,6 +67,7 @@ class Stack:
 
     `gradient_shards`: where the plan shards gradients and not weights (ZeRO-2), each rank reduces its gradients to
     shards after "every_microbatch", or adds whole ones up and reduces them after the "last_microbatch".
+    `gradient_buckets`: until then those of one "layer" are whole, or buffers are "allocated" for them (DeepSpeed).
 
     Pipelines: `pipeline_engine`: buffers are "allocated" per send, or held by "torch" (torch.distributed.pipelining) or
     "deepspeed". `pipeline_sends`: every rank sends its "share" of a stage's output and tensor ranks gather it again, or
@@ -168,6 +169,10 @@ class Stack:
     gradient_shards: Literal["every_microbatch", "last_microbatch"] = setting(
         "every_microbatch",
         Setting("Sharded gradients are reduced after every micro-batch, or whole ones after the last."),
+    )
+    gradient_buckets: Literal["layer", "allocated"] = setting(
+        "layer",
+        Setting("Gradients on their way to ZeRO-2's reduction: a layer at a time, or two buckets held for the run."),
     )
     joint_ends: bool = setting(False, Setting("Whether embedding and head form one FSDP2 group."))
     optimizer_step: Literal["in_place", "flat_copies"] = setting(

@@ -125,6 +125,20 @@ def test_an_all_to_all_across_domains_by_its_terms(vendor: str, post_us: float) 
     assert fast.seconds == pytest.approx((latency_s**p + inside_s**p) ** (1 / p))
 
 
+def test_a_send_is_an_all_to_all_with_one_peer() -> None:
+    """One step of NCCL's all-to-all inside a domain, all bytes to one peer and no copy to itself; across domains one
+    hop of the network instead."""
+    fixed_s, step_s, efficiency, _, _ = scale_up_of("all_to_all", "pairwise/Simple")
+    pair, size = Group(2.0, 2.0), 1e8
+    inside = collective_s("send_recv", size, pair, H100, "pairwise", "Simple")
+    assert inside.seconds == pytest.approx(fixed_s + step_s + size / (efficiency * 450e9))
+    wire = network("infiniband")
+    latency_s = fixed_s + wire["fixed_s"]["Simple"] + wire["step_s"]["Simple"] + 2.8e-6
+    across_s, p = size / (wire["efficiency"]["Simple"] * 50e9), wire["sharpness"]
+    across = collective_s("send_recv", size, Group(2.0, 1.0), H100, "pairwise", "Simple")
+    assert across.seconds == pytest.approx((latency_s**p + across_s**p) ** (1 / p))
+
+
 def test_a_ring_across_domains_by_its_terms() -> None:
     """126 steps, 14 of them across; the NIC carries 126/64 of the size over 8 rails, through uplinks of 4:1 for four
     domains to a leaf: at full rate."""

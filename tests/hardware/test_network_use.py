@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hardware import catalogue
+from hardware.collectives import collective_s, strided_group
 from hardware.collectives.algorithms import ALGORITHMS
 from hardware.collectives.network_use import LINK_CLASSES, ClassUse, NetworkUse, Stream, network_use, wired
 from hardware.collectives.play import Conditions, link_use, per_domain, strided_groups
@@ -60,7 +61,8 @@ def test_groups_laid_at_once_are_the_groups_laid_one_by_one(fabric: str) -> None
     """The sum over streams is what `link_use` finds for the single schedules, in the mean and on the busiest link."""
     cluster = h100(256, fabric)
     network = build_network(cluster)
-    policy = Conditions(policy="adaptive" if cluster.fabric.adaptive_routing else "ecmp")
+    sprayed = cluster.fabric.adaptive_routing
+    policy = Conditions("adaptive") if sprayed else Conditions("ecmp", flows_per_pair=16)
     streams = [
         stream(8, 1, 256, "nvls", "all_reduce", 1e9),
         stream(64, 1, 256, "pairwise", "all_to_all", 2e9),
@@ -104,6 +106,28 @@ def test_oversubscription_makes_the_uplinks_the_bottleneck() -> None:
     assert thin.bottleneck in ("leaf", "spine")
     assert named(thin)[thin.bottleneck].mean_fraction > 2 * named(full)[thin.bottleneck].mean_fraction
     assert named(thin)["nic"] == named(full)["nic"]
+
+
+def test_the_flows_of_a_pair_fill_both_ports_of_its_nic_alike() -> None:
+    """Two ports of 25 GB/s send 50 GB each; a single flow would leave one of them idle. Inside a server none is cut."""
+    cluster = h100(64, "alibaba-hpn7")
+    exchange = stream(8, 8, 64, "ring", "all_gather", 8 / 7 * 100e9)
+    nic = named(network_use(cluster, [exchange], 2.0))["nic"]
+    assert (nic.mean_fraction, nic.busiest_fraction) == pytest.approx((1.0, 1.0))
+    assert nic.bytes_by_cause["dp"] == pytest.approx(2 * 64 * 100e9)
+
+
+@pytest.mark.parametrize("fabric", ["clos-400g-2tier", "clos-400g-3tier-4to1", "megascale-3tier"])
+@pytest.mark.parametrize(("ranks", "stride"), [(32, 8), (16, 16), (2, 128)])
+@pytest.mark.parametrize(("operation", "algorithm"), [("all_gather", "ring"), ("all_to_all", "pairwise")])
+def test_no_hashed_link_carries_more_than_it_can(
+    fabric: str, ranks: int, stride: int, operation: str, algorithm: str
+) -> None:
+    """A collective takes at least what the fullest link needs where flows collide, and hardly longer."""
+    cluster, size = h100(256, fabric), 1e9
+    seconds = collective_s(operation, size, strided_group(cluster, ranks, stride), cluster, algorithm, "Simple").seconds
+    use = network_use(cluster, [stream(ranks, stride, 256, algorithm, operation, size)], seconds)
+    assert 0.8 < max(each.busiest_fraction for each in use.classes) <= 1
 
 
 @pytest.mark.parametrize("fabric", ["dragonfly-400g", "torus-3d"])

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from hardware import catalogue
 from simulator.cost.constants import NEUTRAL
 from simulator.cost.seconds import Seconds
 from simulator.cost.stages import StageCost
-from simulator.cost.step_times import UpdateTimes, with_contention
+from simulator.cost.step_times import (
+    UpdateTimes,
+    causes_on_shared_links,
+    with_contention,
+    with_lost,
+    with_shared_links,
+)
 from simulator.plan.spec import Overlap, Plan
 from simulator.predict import confidence, residuals
+from simulator.schedules import make_schedule
+from simulator.step.build import build_graph
+from simulator.step.contention import Contention
+from simulator.step.player import play
+from simulator.step.times import DataParallel, StageTimes
 
 LOSING = replace(NEUTRAL, lost_beside_dp=0.3)
 UPDATES = UpdateTimes(gather_s=((0.2, 0.1),), reduce_s=((0.5, 0.2),), optimizer_s=(0.01,), barrier_s=0.001)
@@ -41,6 +54,68 @@ def test_nothing_is_lost_beside_collectives_that_stand_alone() -> None:
     assert lost_s(replace(PLAN, sharding="full"), stage(1.0, 2.0)) == 0
 
 
+# ---- links that exchanges within layers share with data parallelism
+
+SHARED = frozenset({"ep"})
+# Of forward and backward 0.4 are exchanged between experts.
+EXCHANGING = StageCost((), Seconds(0.5, tp_s=0.1, ep_s=0.4), Seconds(0.6, ep_s=0.4), Seconds(0.6, ep_s=0.4), {}, 0.0)
+
+
+def test_transfers_on_one_link_share_it_as_flows_do() -> None:
+    """0.3 s of gathers and of reductions beside slots that hold the link for 0.4 of their time: both go at 1 / 1.4
+    meanwhile, as the player of events plays them, so that 0.12 s are lost to each."""
+    updates = UpdateTimes(gather_s=((0.0, 0.3),), reduce_s=((0.3, 0.0),), optimizer_s=(0.0,), barrier_s=0.0)
+    slowed = with_contention(updates, [EXCHANGING], PLAN, NEUTRAL, SHARED)
+    assert slowed.barrier_s == pytest.approx(2 * 0.4 * 0.3)
+    halves = {name: {"compute": np.array([s])} for name, s in (("forward_s", 1.0), ("input_backward_s", 1.0))}
+    none = np.zeros(1)
+    times = StageTimes(
+        **halves,
+        weight_backward_s={"compute": np.array([1.0])},
+        send_forward_s=none,
+        send_backward_s=none,
+        data_parallel=DataParallel(gather_s=updates.gather_s, reduce_s=updates.reduce_s),
+    )
+    graph = build_graph(make_schedule("1f1b", 1, 1, 1), times)
+    fluid = play(graph, Contention({("compute", "dp"): 1.4, ("dp", "compute"): 1.4}))
+    assert fluid.step_time_s - play(graph).step_time_s == pytest.approx(slowed.barrier_s)
+
+
+def test_sharded_layers_and_exchanges_lengthen_each_other() -> None:
+    """2 s of gathers beside a forward of 1 s: all of its 0.4 s are met, on both sides. 0.5 s of reductions and the
+    gathers beside a backward of 2 s meet its 0.8 s whole; reductions alone a quarter of it."""
+    updates = UpdateTimes(gather_s=((0.5, 1.5),), reduce_s=((0.5,),), optimizer_s=(0.0,), barrier_s=0.0)
+    plan = replace(PLAN, sharding="full")
+    alone, together = [EXCHANGING], with_shared_links(updates, [EXCHANGING], plan, SHARED)
+    (slowed,) = with_lost(alone, updates, plan, NEUTRAL, SHARED)
+    assert (slowed.forward.ep_s, slowed.forward.compute_s) == pytest.approx((0.8, 0.5))
+    assert slowed.lost.input.total_s == pytest.approx(0.8)
+    assert together.gather_s[0] == pytest.approx((0.6, 1.8))
+    assert together.reduce_s[0] == pytest.approx((0.5 * 1.4,))
+    apart = replace(plan, overlap=Overlap(grad_reduce=False, param_gather=False))
+    assert with_shared_links(updates, alone, apart, SHARED) == updates
+    assert with_shared_links(updates, alone, PLAN, SHARED) == updates
+    assert with_lost(alone, updates, plan, NEUTRAL) == alone
+
+
+@pytest.mark.parametrize(
+    ("changes", "gpus", "shared"),
+    [
+        ({"dp": 64, "ep": 64}, 64, {"ep"}),
+        ({"dp": 64, "ep": 8}, 64, set()),
+        ({"dp": 8, "tp": 8}, 64, set()),
+        ({"dp": 4, "tp": 2}, 8, {"tp"}),
+        ({"dp": 2, "cp": 32}, 64, {"cp"}),
+        ({"dp": 1, "tp": 8}, 8, set()),
+    ],
+)
+def test_exchanges_share_the_kind_of_link_that_they_use(changes: dict[str, int], gpus: int, shared: set[str]) -> None:
+    """Servers of eight: groups beyond one meet on NICs, those within one inside it."""
+    plan = replace(PLAN, **changes)
+    cluster = catalogue.cluster(gpus, "hgx-h100", "ndr-rail-2tier")
+    assert causes_on_shared_links(plan, cluster) == shared
+
+
 def test_little_work_widens_the_interval() -> None:
     known = residuals.residuals()
     much = residuals.Case("hopper", "dense", "megatron-core", 512, work_flops=1e16)
@@ -57,8 +132,6 @@ def test_hardware_that_no_run_used_is_named() -> None:
 
 
 def test_thin_evidence_adds_in_quadrature() -> None:
-    from hardware import catalogue
-
     part = catalogue.node("hgx-h100").accelerator
     assert confidence.widened((-0.1, 0.1), part) == pytest.approx((-0.1, 0.1))
     beyond = confidence.STANDARD_DEVIATIONS * confidence.ASSUMED_SPREAD * 0.5

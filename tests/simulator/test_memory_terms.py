@@ -51,6 +51,26 @@ def test_copies_of_weights_in_fp8() -> None:
         assert "quantized weights" not in states(**{**cached, **other})
 
 
+def test_gradients_before_they_are_reduced_to_shards() -> None:
+    """ZeRO-2: the largest layer's, 0.5e9 in the dtype of the reduction; DeepSpeed's buffers of 5e8 elements in 16 bit,
+    two where one is reduced beside the backward, and none of the kind in its optimizer's step."""
+    layers = StageParameters(0.9e9, 0.3e9, ((0.2e9, 0.3e9), (0.4e9, 0.0), (0.3e9, 0.0)))
+    plan = replace(PLAN, sharding="optimizer_gradients")
+
+    def buckets(plan: Plan) -> float | None:
+        return state_bytes([layers], plan).get("gradient buckets")
+
+    assert buckets(plan) == 4 * 0.5e9
+    assert buckets(replace(plan, optimizer=Optimizer(grad_reduce="bf16"))) == 2 * 0.5e9
+    allocated = replace(plan, stack=stack_of("deepspeed-0.19"), optimizer=Optimizer(grads="bf16"))
+    assert buckets(allocated) == 2 * 5e8 * 2
+    assert buckets(replace(allocated, overlap=replace(plan.overlap, grad_reduce=False))) == 5e8 * 2
+    assert optimizer_step_bytes([layers], allocated) == pytest.approx(1.2e9 / 8 * (2 + 4))
+    others = ({"sharding": "optimizer"}, {"sharding": "full"}, {"dp": 1},
+              {"stack": stack_of(gradient_shards="last_microbatch")})  # fmt: skip
+    assert [buckets(replace(plan, **other)) for other in others] == [None] * 4
+
+
 def test_gradients_that_autograd_left_beside_wide_ones() -> None:
     kept = stack_of(autograd_gradients="kept")
     assert states(stack=kept)["16-bit gradients"] == 2.0

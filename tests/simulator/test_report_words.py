@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from hardware.problems import InputError
-from simulator.planner.resized import on_cluster, why_fabric
 from simulator.planner.compare import compare
+from simulator.planner.resized import on_cluster, why_fabric
 from simulator.planner.variants import entries
 from simulator.predict.prediction import Prediction, evaluate
 from simulator.report.document import evaluate_document
