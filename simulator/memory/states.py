@@ -13,6 +13,7 @@ from hardware.collectives.compression import FEEDBACK_BYTES
 from hardware.precisions import FORMATS, PRECISIONS
 from simulator.plan.choices import FSDP, SHARDINGS
 from simulator.plan.spec import Plan
+from simulator.schedules import SCHEDULES
 from simulator.workload.operators import Number
 from simulator.workload.states import (
     StageParameters,
@@ -52,7 +53,7 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, Number
     under_pipeline = accumulates_unsharded(plan)
     if under_pipeline:
         # FSDP2 under a pipeline adds whole gradients up, in the dtype of the reduction, until the last micro-batch.
-        found["unsharded gradients"] = counts.whole * FORMATS[plan.optimizer.grad_reduce].bytes
+        found["unsharded gradients"] = unsharded_gradients(held, plan) * FORMATS[plan.optimizer.grad_reduce].bytes
     if not SHARDINGS[plan.sharding].shards_weights and reduces_every_microbatch(plan) and shares_states(plan):
         found["gradient buckets"] = gradient_bucket_bytes(held, plan)
     if caches_quantized_weights(plan):
@@ -63,6 +64,19 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, Number
         gathered = gathered_beside_loss_bytes(held[0], plan) if beside_loss else gathered_bytes(held, plan)
         found["gathered layers"] = gathered
     return {owner: plain(size) for owner, size in found.items()}
+
+
+def unsharded_gradients(held: Sequence[StageParameters], plan: Plan) -> Number:
+    """Most parameters of a rank whose whole gradients are added up at once.
+
+    A stage's gradients are reduced after its last backward. An interleaved schedule works through the micro-batches in
+    groups of pp and through its chunks in turn: with one group, a chunk's last backward comes before the next one's
+    first (torch.distributed.pipelining, ScheduleInterleaved1F1B).
+    """
+    sizes = [sum(stage.trained) for stage in held]
+    if not SCHEDULES[plan.schedule].interleaves:
+        return sum(sizes)
+    return np.where(np.asarray(plan.microbatches) <= plan.pp, largest(sizes), sum(sizes))
 
 
 @dataclass(frozen=True, slots=True)

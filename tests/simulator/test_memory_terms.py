@@ -71,6 +71,19 @@ def test_gradients_before_they_are_reduced_to_shards() -> None:
     assert [buckets(replace(plan, **other)) for other in others] == [None] * 4
 
 
+@pytest.mark.parametrize(
+    ("schedule", "batch", "whole"), [("interleaved", 32, 3.0), ("interleaved", 64, 4.0), ("1f1b", 32, 4.0)]
+)
+def test_whole_gradients_of_chunks_that_take_turns(schedule: str, batch: int, whole: float) -> None:
+    """Chunks of 1e9 and 3e9 parameters on four ranks: with 4 micro-batches an interleaved rank has reduced one's fp32
+    gradients before the other's begin; with 8, or in one chunk, all are there at once."""
+    plan = replace(
+        PLAN, pp=4, vpp=2, global_batch_size=batch, schedule=schedule, sharding="optimizer", stack=TORCHTITAN
+    )
+    held = [ONE, StageParameters(3e9, 0.0, ((3e9, 0.0),))]
+    assert state_bytes(held, plan)["unsharded gradients"] == whole * 1e9 * 4
+
+
 def test_gradients_that_autograd_left_beside_wide_ones() -> None:
     kept = stack_of(autograd_gradients="kept")
     assert states(stack=kept)["16-bit gradients"] == 2.0
