@@ -20,7 +20,7 @@ FLOORS: list[list[str]] = [
     ["simulator.step"],
     ["simulator.cost", "simulator.memory"],
     ["simulator.workload"],
-    ["simulator.plan"],
+    ["simulator.plans"],
     ["simulator.optimizers", "simulator.schedules", "simulator.stack"],
     ["simulator.model"],
     ["simulator.executor", "simulator.fields", "simulator.plain"],

@@ -16,7 +16,7 @@ import pytest
 from hardware.collectives import DISPATCHERS
 from hardware.precisions import FORMATS, PRECISIONS
 from simulator.optimizers import OPTIMIZERS
-from simulator.plan.choices import CONTEXT_EXCHANGES, GRANULARITIES, SHARDINGS
+from simulator.plans.choices import CONTEXT_EXCHANGES, GRANULARITIES, SHARDINGS
 from simulator.schedules import SCHEDULES
 from simulator.stack.spec import Framework
 
@@ -31,9 +31,9 @@ TABLES: dict[str, tuple[frozenset[str], frozenset[str], str]] = {
         frozenset({"precision", "main_params", "moments", "grads", "grad_reduce"}),
         "hardware/precisions.py",
     ),
-    "sharding": (frozenset(SHARDINGS), frozenset({"sharding"}), "simulator/plan/choices.py"),
-    "granularity": (frozenset(GRANULARITIES), frozenset({"granularity"}), "simulator/plan/choices.py"),
-    "cp_comm": (frozenset(CONTEXT_EXCHANGES), frozenset({"cp_comm"}), "simulator/plan/choices.py"),
+    "sharding": (frozenset(SHARDINGS), frozenset({"sharding"}), "simulator/plans/choices.py"),
+    "granularity": (frozenset(GRANULARITIES), frozenset({"granularity"}), "simulator/plans/choices.py"),
+    "cp_comm": (frozenset(CONTEXT_EXCHANGES), frozenset({"cp_comm"}), "simulator/plans/choices.py"),
     "framework": (frozenset(get_args(Framework)), frozenset({"framework"}), "simulator/stack/"),
 }
 # Words that mean other things too: they count where the other side is the plan's key, or where several of a
@@ -47,7 +47,7 @@ EXEMPT = {
     ("validate/kernels/", "precision"): "number formats of published kernel measurements",
     ("hardware/collectives/compression.py", "precision"): "schemes of gradient compression, a table of its own",
     ("validate/collectives.py", "dispatcher"): "alltoall is nccl-tests' name of a collective",
-    ("simulator/plan/rules.py", "framework"): "the framework decides whose legality rules hold",
+    ("simulator/plans/rules.py", "framework"): "the framework decides whose legality rules hold",
 }
 
 

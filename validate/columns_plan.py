@@ -9,9 +9,9 @@ from typing import Any
 from hardware import catalogue
 from hardware.precisions import PRECISIONS
 from simulator.model.spec import Model
-from simulator.plan.choices import GRANULARITIES
-from simulator.plan.layout import format_layout, stage_count, stages
-from simulator.plan.spec import Plan
+from simulator.plans.choices import GRANULARITIES
+from simulator.plans.layout import format_layout, stage_count, stages
+from simulator.plans.spec import Plan
 from simulator.schedules import SCHEDULES, default_schedule
 from validate.columns_cells import Cells
 from validate.columns_words import CellReading, normal, vocabulary

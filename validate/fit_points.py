@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.cost.constants import Constants, combined, holds_for
-from simulator.plan.allocation import allocated
+from simulator.plans.allocation import allocated
 from simulator.predict import confidence, residuals
 from simulator.predict.simulate import simulate_step
 from simulator.scenario.schema import Scenario

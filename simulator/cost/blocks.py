@@ -15,7 +15,7 @@ from simulator.cost.launches import ROUTED_AHEAD, launches
 from simulator.cost.price import Price, Priced, Prices, price, times
 from simulator.cost.recompute import recomputed_shares
 from simulator.cost.seconds import NO_TIME, Seconds
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.workload.operators import CoreAttention, Exchange, Matmul, Number, Operator, Routing, Work
 
 # SMs that NCCL's channels take from a product beside them: 24 on eight GPUs behind NVSwitch (NCCL's log, "24 coll

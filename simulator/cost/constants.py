@@ -18,7 +18,7 @@ from typing import Any
 from hardware.kernels import clock_scale, kernel_set
 from hardware.precisions import PRECISIONS
 from hardware.specs import Accelerator
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 
 DATA = Path(__file__).parent / "data" / "constants.toml"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hardware.collectives import Group, strided_group
 from hardware.specs import Cluster
-from simulator.plan.placement import process_group
-from simulator.plan.spec import Plan
+from simulator.plans.placement import process_group
+from simulator.plans.spec import Plan
 from simulator.schedules import SCHEDULES
 from simulator.workload.states import replica_ranks
 

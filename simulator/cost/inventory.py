@@ -13,7 +13,7 @@ from hardware.specs import Cluster
 from simulator.cost.groups import plan_groups
 from simulator.cost.price import high_precision
 from simulator.model.spec import Layer
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.workload.derive import Workload
 from simulator.workload.operators import CoreAttention, Exchange, Matmul, Operator, Work
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from simulator.cost.blocks import NO_COST, BlockCost
 from simulator.cost.seconds import NO_TIME, Seconds
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.workload.operators import Number
 
 # What two busy streams lose in waiting for each other, over the shorter one: DeepSeek's profile of an overlapped pair

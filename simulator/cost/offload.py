@@ -6,7 +6,7 @@ import numpy as np
 
 from hardware.precisions import FORMATS
 from hardware.specs import Cluster
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.workload.operators import Number
 from simulator.workload.states import offloaded_gradient_fraction, parameter_bytes, update_bytes
 

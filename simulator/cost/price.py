@@ -14,7 +14,7 @@ from hardware.kernels.matmul import Role
 from hardware.precisions import PRECISIONS
 from hardware.specs import Cluster
 from simulator.cost.constants import NEUTRAL, Constants, product_rate
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.workload.operators import (
     CoreAttention,
     Exchange,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.workload.ends import CHUNKED
 from simulator.workload.operators import CoreAttention, Exchange, Matmul, Number, Operator, Routing
 

@@ -16,7 +16,7 @@ from simulator.cost.layers import Beside, LayerCost, forward, input_gradient, pa
 from simulator.cost.price import Prices
 from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.model.spec import FFN, Layer, Mixer
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.workload.derive import Workload
 from simulator.workload.operators import Number
 

@@ -28,9 +28,9 @@ from simulator.cost.updates import (
 )
 from simulator.model.components import layer_linears
 from simulator.optimizers import OPTIMIZERS
-from simulator.plan.choices import SHARDINGS
-from simulator.plan.layout import stages_of_ranks
-from simulator.plan.spec import Plan
+from simulator.plans.choices import SHARDINGS
+from simulator.plans.layout import stages_of_ranks
+from simulator.plans.spec import Plan
 from simulator.schedules import SCHEDULES
 from simulator.workload.derive import Workload
 from simulator.workload.operators import Number

@@ -22,10 +22,10 @@ from simulator.cost.recompute import recomputed_shares
 from simulator.cost.step_times import sent_bytes
 from simulator.cost.updates import gathered_layers, parts_of, reduces_whole, sharded_over
 from simulator.model.spec import Layer
-from simulator.plan.choices import SHARDINGS
-from simulator.plan.layout import ranks_of_stages, routes, stages_of_ranks
-from simulator.plan.placement import coordinates, groups
-from simulator.plan.spec import Plan
+from simulator.plans.choices import SHARDINGS
+from simulator.plans.layout import ranks_of_stages, routes, stages_of_ranks
+from simulator.plans.placement import coordinates, groups
+from simulator.plans.spec import Plan
 from simulator.schedules import SCHEDULES
 from simulator.workload.derive import Workload
 from simulator.workload.operators import Exchange, Number, Routing, Work

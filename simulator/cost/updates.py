@@ -15,9 +15,9 @@ from hardware.specs import Cluster
 from simulator.cost.offload import fetch_s, host_update_s, leaving_s
 from simulator.model.spec import Model
 from simulator.optimizers import OPTIMIZERS, MatrixProducts
-from simulator.plan.choices import SHARDINGS
-from simulator.plan.layout import StageLayers
-from simulator.plan.spec import Plan
+from simulator.plans.choices import SHARDINGS
+from simulator.plans.layout import StageLayers
+from simulator.plans.spec import Plan
 from simulator.workload.operators import Number
 from simulator.workload.states import (
     StageParameters,

@@ -14,8 +14,8 @@ from simulator.launch.nearest import Nearest, nearest
 from simulator.launch.phases import Stretch
 from simulator.launch.tables import Table, as_text, stated_key
 from simulator.launch.targets import Target
-from simulator.plan.rules import check
-from simulator.plan.spec import Plan
+from simulator.plans.rules import check
+from simulator.plans.spec import Plan
 from simulator.scenario.schema import Scenario
 from simulator.stack import Stack, release
 

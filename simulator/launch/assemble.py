@@ -25,7 +25,7 @@ from simulator.launch.targets import TARGETS, Target
 from simulator.launch.text import render
 from simulator.launch.told import Told
 from simulator.plain import plain
-from simulator.plan.allocation import allocated
+from simulator.plans.allocation import allocated
 from simulator.predict.prediction import evaluate
 from simulator.predict.simulate import simulate
 from simulator.scenario.resolved import scenario_yaml

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from simulator.launch.tables import DATA, Table, as_text, holds
-from simulator.plan.placement import geometry
+from simulator.plans.placement import geometry
 from simulator.scenario.schema import Scenario
 from simulator.stack import release
 

@@ -15,12 +15,12 @@ from simulator.launch.model_facts import model_facts
 from simulator.launch.phases import Stretch, step_count
 from simulator.model.spec import Model, MoE
 from simulator.optimizers import OPTIMIZERS
-from simulator.plan.case import PlanCase
-from simulator.plan.case import model_facts as rule_facts
-from simulator.plan.choices import SHARDINGS
-from simulator.plan.layout import format_layout, stages
-from simulator.plan.rules_pipeline import layers_fit_ranks
-from simulator.plan.spec import Plan
+from simulator.plans.case import PlanCase
+from simulator.plans.case import model_facts as rule_facts
+from simulator.plans.choices import SHARDINGS
+from simulator.plans.layout import format_layout, stages
+from simulator.plans.rules_pipeline import layers_fit_ranks
+from simulator.plans.spec import Plan
 from simulator.run.read import RunPolicies
 from simulator.scenario.schema import Run, Scenario
 

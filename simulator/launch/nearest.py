@@ -9,8 +9,8 @@ from typing import Any
 from simulator.fields import default_of, hints, key_of_field
 from simulator.launch.express import Inexpressible
 from simulator.launch.tables import MISSING
-from simulator.plan.rules import check
-from simulator.plan.spec import Plan
+from simulator.plans.rules import check
+from simulator.plans.spec import Plan
 from simulator.scenario.schema import Scenario
 from simulator.schedules import default_schedule
 from simulator.stack import Stack, release

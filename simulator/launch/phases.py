@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 from hardware.problems import InputError, Problem, one_of
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.scenario.phases import Phase, phase_scenario, phases_of
 from simulator.scenario.schema import Scenario
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from simulator.launch.job import Job
-from simulator.plan.placement import geometry
+from simulator.plans.placement import geometry
 from simulator.scenario.schema import Scenario
 
 _KINDS = ("tp", "cp", "ep", "dp", "pp")

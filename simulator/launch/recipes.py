@@ -17,8 +17,8 @@ from simulator.launch.text import python_literal, render
 from simulator.launch.told import Told
 from simulator.model.catalogue import load
 from simulator.model.catalogue import names as catalogue_names
-from simulator.plan.choices import SHARDINGS
-from simulator.plan.spec import Plan
+from simulator.plans.choices import SHARDINGS
+from simulator.plans.spec import Plan
 from simulator.scenario.schema import Scenario
 
 # Values that are names in the recipe's Python, not strings.

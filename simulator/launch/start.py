@@ -18,7 +18,7 @@ from simulator.launch.importing.written import flow
 from simulator.model.catalogue import load
 from simulator.model.parameters import total_parameters
 from simulator.model.spec import Model, MoE
-from simulator.plan.case import divisors
+from simulator.plans.case import divisors
 from simulator.predict.simulate import simulate
 from simulator.scenario.schema import Scenario, read_scenario, scenario_schema
 from simulator.stack import DEFAULT
@@ -142,7 +142,7 @@ def _candidates(model: Model, cluster: Cluster) -> Iterator[dict[str, Any]]:
 
 def _whole_layers() -> str:
     """The granularity that recomputes whole layers."""
-    from simulator.plan.choices import GRANULARITIES
+    from simulator.plans.choices import GRANULARITIES
 
     return next(name for name, each in GRANULARITIES.items() if each.whole_layers)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from hardware.precisions import PRECISIONS
 from simulator.model.spec import Layer, Model
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.workload.derive import Workload
 from simulator.workload.ends import head_working_bytes
 from simulator.workload.operators import CoreAttention, Matmul, Number, Routing, Tensor, Work

@@ -11,9 +11,9 @@ from hardware.specs import Cluster
 from simulator.memory.activations import stage_kept
 from simulator.memory.peak import ScheduleSlot, most_in_flight
 from simulator.memory.states import sharded_parameters, sharded_trained
-from simulator.plan.choices import FSDP
-from simulator.plan.layout import stages_of_ranks
-from simulator.plan.spec import Plan
+from simulator.plans.choices import FSDP
+from simulator.plans.layout import stages_of_ranks
+from simulator.plans.spec import Plan
 from simulator.workload.derive import Workload
 from simulator.workload.states import (
     StageParameters,

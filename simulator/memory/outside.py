@@ -9,8 +9,8 @@ import numpy as np
 from hardware.collectives import DISPATCHERS
 from hardware.precisions import FORMATS
 from simulator.memory.states import REDUCE_BUCKET_ELEMENTS, sharded_trained
-from simulator.plan.choices import SHARDINGS
-from simulator.plan.spec import Plan
+from simulator.plans.choices import SHARDINGS
+from simulator.plans.spec import Plan
 from simulator.stack import Stack
 from simulator.workload.operators import Number
 from simulator.workload.states import StageParameters, parameter_bytes

@@ -12,7 +12,7 @@ from simulator.memory.outside import optimizer_step_bytes, outside_bytes
 from simulator.memory.peak import ScheduleSlot, most_in_flight, peak_activations
 from simulator.memory.pipeline_buffers import PIPELINE_BUFFERS
 from simulator.memory.states import frees_logits_before_layers, reduction_bytes, state_bytes
-from simulator.plan.layout import stages_of_ranks
+from simulator.plans.layout import stages_of_ranks
 from simulator.workload.derive import Workload
 from simulator.workload.operators import Number
 from simulator.workload.states import shares_states

@@ -11,8 +11,8 @@ import numpy as np
 from hardware.arrays import plain
 from hardware.collectives.compression import FEEDBACK_BYTES
 from hardware.precisions import FORMATS, PRECISIONS
-from simulator.plan.choices import FSDP, SHARDINGS
-from simulator.plan.spec import Plan
+from simulator.plans.choices import FSDP, SHARDINGS
+from simulator.plans.spec import Plan
 from simulator.schedules import SCHEDULES
 from simulator.workload.operators import Number
 from simulator.workload.states import (

@@ -9,9 +9,9 @@ from typing import Any
 
 from hardware.collectives import DISPATCHERS
 from hardware.precisions import OFFERED, PRECISIONS
-from simulator.plan.case import ModelFacts, divisors
-from simulator.plan.choices import CONTEXT_EXCHANGES
-from simulator.plan.spec import Offload, Optimizer, Plan, Recompute
+from simulator.plans.case import ModelFacts, divisors
+from simulator.plans.choices import CONTEXT_EXCHANGES
+from simulator.plans.spec import Offload, Optimizer, Plan, Recompute
 from simulator.scenario.spec import Scenario
 from simulator.schedules import OFFERED as SCHEDULES_OFFERED
 

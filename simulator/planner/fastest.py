@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from hardware.problems import Place
-from simulator.plan.spec import Plan
 from simulator.planner.candidates import SEARCHED
 from simulator.planner.layouts import split_by_cost
 from simulator.planner.resized import NoPlan, on_cluster
 from simulator.planner.search import Asked, Played, chunks_of, search_chunk
 from simulator.planner.space import Space, space_of
 from simulator.planner.tally import Tally
+from simulator.plans.spec import Plan
 from simulator.predict.simulate import simulate
 from simulator.scenario.legal import problems
 from simulator.scenario.spec import Scenario

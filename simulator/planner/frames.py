@@ -13,14 +13,14 @@ from hardware.arrays import Floats
 from simulator.memory.outside import optimizer_step_bytes, outside_bytes
 from simulator.memory.pipeline_buffers import PIPELINE_BUFFERS
 from simulator.memory.states import frees_logits_before_layers, reduction_bytes, state_bytes
-from simulator.plan.layout import StageLayers, schedule_name
-from simulator.plan.spec import Plan
 from simulator.planner.columns import Columns, Ints
 from simulator.planner.reads import PlanView, Unbound, alike, one_by_one, together
 from simulator.planner.shapes import Setting, dense, with_values
 from simulator.planner.space import SPLIT_KEYS, plan_of
 from simulator.planner.structures import Content, Holding, Structure, Walk, content_of, structure_of, walk_from
 from simulator.planner.trees import taken
+from simulator.plans.layout import StageLayers, schedule_name
+from simulator.plans.spec import Plan
 from simulator.schedules import SCHEDULES
 from simulator.workload.states import StageParameters, shares_states, stage_parameters
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from simulator.memory.host import host_memory
-from simulator.plan.allocation import allocated
-from simulator.plan.layout import schedule_name
-from simulator.plan.spec import Plan
+from simulator.plans.allocation import allocated
+from simulator.plans.layout import schedule_name
+from simulator.plans.spec import Plan
 from simulator.predict.run_spec import host_copy_bytes
 from simulator.predict.simulate import scenario_workload
 from simulator.scenario.spec import Scenario

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from hardware.problems import Place
-from simulator.plan.spec import Plan
 from simulator.planner.space import NO_SPLIT, SPLIT_KEYS
+from simulator.plans.spec import Plan
 from simulator.scenario.auto_layout import fault_of_auto, with_best_layout
 from simulator.scenario.legal import problems
 from simulator.scenario.spec import Scenario

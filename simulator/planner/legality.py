@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from simulator.plan.case import Check, Fault, ModelFacts, PlanCase
-from simulator.plan.layout import stage_count
-from simulator.plan.rules import WITHOUT_EFFECT, rules_for
-from simulator.plan.spec import Plan
 from simulator.planner.columns import Columns
 from simulator.planner.reads import Memory, PlanView, Unbound, one_by_one
+from simulator.plans.case import Check, Fault, ModelFacts, PlanCase
+from simulator.plans.layout import stage_count
+from simulator.plans.rules import WITHOUT_EFFECT, rules_for
+from simulator.plans.spec import Plan
 from simulator.scenario.legal import MOST_SLOTS
 from simulator.schedules import SCHEDULES, default_schedule
 

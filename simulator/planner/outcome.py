@@ -7,7 +7,6 @@ from dataclasses import replace
 from math import inf
 
 from hardware.problems import InputError, Place, Problem
-from simulator.plan.spec import Plan
 from simulator.planner.candidates import own_value
 from simulator.planner.contests import HEADROOMS
 from simulator.planner.layouts import split_by_cost
@@ -17,6 +16,7 @@ from simulator.planner.search import Asked, Played
 from simulator.planner.shared_error import error_shares
 from simulator.planner.space import Space
 from simulator.planner.tally import Tally
+from simulator.plans.spec import Plan
 from simulator.predict.prediction import predict
 from simulator.predict.simulate import simulate
 from simulator.scenario.legal import problems

@@ -17,9 +17,6 @@ from numpy.typing import NDArray
 from hardware.arrays import Floats
 from simulator.cost.stages import StageCost
 from simulator.cost.step_times import UpdateTimes, side_by_side, update_times
-from simulator.plan.choices import SHARDINGS
-from simulator.plan.layout import stages, stages_of_ranks
-from simulator.plan.spec import Plan
 from simulator.planner.bounds import Weighed, slot_seconds
 from simulator.planner.columns import Ints
 from simulator.planner.frames import Frame, Order, plan_from
@@ -28,6 +25,9 @@ from simulator.planner.shapes import Setting
 from simulator.planner.stages import StageTable
 from simulator.planner.structures import Content
 from simulator.planner.trees import taken
+from simulator.plans.choices import SHARDINGS
+from simulator.plans.layout import stages, stages_of_ranks
+from simulator.plans.spec import Plan
 from simulator.schedules import SCHEDULES, P2p, make_schedule
 from simulator.step.build import build_graph
 from simulator.step.graph import TaskGraph, topological_levels

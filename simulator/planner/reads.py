@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from hardware.collectives import Group
-from simulator.plan.spec import Plan
 from simulator.planner.columns import Columns, Ints, compact
 from simulator.planner.trees import mapped, side_by_side
+from simulator.plans.spec import Plan
 
 PROPERTIES = {name: item for name, item in vars(Plan).items() if isinstance(item, property)}
 # Keys whose values are numbers, of which formulas take arrays.

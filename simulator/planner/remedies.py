@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from hardware.precisions import PRECISIONS
 from simulator.memory import memory_report
-from simulator.plan.allocation import allocated
-from simulator.plan.case import model_facts
-from simulator.plan.layout import schedule_name
-from simulator.plan.rules import is_legal
-from simulator.plan.spec import Plan, Recompute
+from simulator.plans.allocation import allocated
+from simulator.plans.case import model_facts
+from simulator.plans.layout import schedule_name
+from simulator.plans.rules import is_legal
+from simulator.plans.spec import Plan, Recompute
 from simulator.predict.simulate import scenario_workload
 from simulator.scenario.spec import Scenario
 from simulator.schedules import make_schedule

@@ -9,7 +9,7 @@ from typing import Any
 from hardware import catalogue
 from hardware.problems import InputError, Place
 from hardware.specs import Cluster, Fabric, Node
-from simulator.plan.case import divisors
+from simulator.plans.case import divisors
 from simulator.scenario.spec import Scenario
 
 AT = Place("size")

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from simulator.fields import as_written
-from simulator.plan.choices import SHARDINGS
-from simulator.plan.spec import Plan
 from simulator.planner.candidates import KEYS, own_value
 from simulator.planner.shared_error import ErrorShares, difference_interval_s
 from simulator.planner.space import SPLIT_KEYS
+from simulator.plans.choices import SHARDINGS
+from simulator.plans.spec import Plan
 from simulator.predict.prediction import Prediction
 from simulator.scenario.stack_section import written_stack
 

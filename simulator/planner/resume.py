@@ -12,8 +12,8 @@ from typing import Any
 from hardware.problems import Place
 from hardware.sections import Section
 from simulator.fields import as_written, read_fields
-from simulator.plan.spec import Plan
 from simulator.planner.search import Chunk, ChunkResult, Played
+from simulator.plans.spec import Plan
 from simulator.scenario.resolved import scenario_yaml
 
 FOLDER = "chunks"

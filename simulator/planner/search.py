@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from simulator.plan.spec import Plan
 from simulator.planner.bounds import Weighed, weighed
 from simulator.planner.candidates import own_value
 from simulator.planner.columns import Columns, Ints
@@ -18,6 +17,7 @@ from simulator.planner.legality import Judge
 from simulator.planner.play import played_s
 from simulator.planner.shapes import Setting
 from simulator.planner.space import CHUNK, Space, Tables, chunks, first_rows, plans_of, tables
+from simulator.plans.spec import Plan
 
 # Plans that are played first, and how many more in each turn.
 FIRST_PLAYED = 16

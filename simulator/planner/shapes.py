@@ -20,12 +20,12 @@ from simulator.cost.groups import KINDS, plan_groups
 from simulator.cost.price import Prices
 from simulator.memory.activations import Kept, end_kept, layer_kept
 from simulator.model.spec import Layer, Model
-from simulator.plan.allocation import gpus_per_domain, with_domains
-from simulator.plan.choices import GRANULARITIES
-from simulator.plan.spec import Plan, Recompute
 from simulator.planner.columns import CODE, Columns, Ints
 from simulator.planner.reads import NUMBERED, Batches, PlanView, Unbound, one_by_one, together
 from simulator.planner.trees import scattered, taken
+from simulator.plans.allocation import gpus_per_domain, with_domains
+from simulator.plans.choices import GRANULARITIES
+from simulator.plans.spec import Plan, Recompute
 from simulator.scenario.spec import Scenario
 from simulator.workload.derive import ENDS, end_work, ffn_half, mixer_half
 from simulator.workload.operators import NOTHING, Work

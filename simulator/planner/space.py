@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from hardware.problems import InputError, Problem, one_of
-from simulator.plan.case import ModelFacts, model_facts
-from simulator.plan.layout import balanced, format_layout, layer_counts, stage_count
-from simulator.plan.spec import Plan
 from simulator.planner.candidates import FOLLOWING, FREED, KEYS, SEARCHED, own_value
 from simulator.planner.columns import CODE, NO_KEYS, Columns, Ints
 from simulator.planner.legality import Judge
 from simulator.planner.reads import PlanView, alike, one_by_one
+from simulator.plans.case import ModelFacts, model_facts
+from simulator.plans.layout import balanced, format_layout, layer_counts, stage_count
+from simulator.plans.spec import Plan
 from simulator.scenario.spec import Scenario
 
 SPLIT_KEYS = ("layout", "first_stage_layers", "last_stage_layers", "account_for_embedding", "account_for_loss")

@@ -18,12 +18,12 @@ from simulator.cost.step_times import pair_speeds
 from simulator.memory.activations import Kept
 from simulator.memory.peak import pair_rise
 from simulator.model.spec import Layer
-from simulator.plan.layout import StageLayers
 from simulator.planner.columns import Ints
 from simulator.planner.reads import PlanView, together
 from simulator.planner.shapes import Setting, Shapes, dense, without_modules
 from simulator.planner.structures import Content
 from simulator.planner.trees import taken
+from simulator.plans.layout import StageLayers
 from simulator.workload.derive import Workload
 
 

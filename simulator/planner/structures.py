@@ -17,8 +17,8 @@ import numpy as np
 
 from hardware.arrays import Floats, Ints
 from simulator.model.spec import Model
-from simulator.plan.layout import StageLayers, stages, stages_of_ranks
-from simulator.plan.spec import Plan
+from simulator.plans.layout import StageLayers, stages, stages_of_ranks
+from simulator.plans.spec import Plan
 from simulator.schedules import BACKWARD, FORWARD, RankSlots, Schedule, Slot, backward_work, make_schedule
 
 Content = tuple[Any, ...]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from simulator.plan.layout import schedule_name
-from simulator.plan.spec import Plan
+from simulator.plans.layout import schedule_name
+from simulator.plans.spec import Plan
 from simulator.predict.simulate import simulate_step
 from simulator.scenario.spec import Scenario
 from simulator.schedules import make_schedule

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from math import ceil
 
 from simulator.cost.step_times import SlotTimes, slot_times, update_times
-from simulator.plan.choices import SHARDINGS
-from simulator.plan.layout import routes, stages_of_ranks
-from simulator.plan.spec import Plan
+from simulator.plans.choices import SHARDINGS
+from simulator.plans.layout import routes, stages_of_ranks
+from simulator.plans.spec import Plan
 from simulator.predict.step import Step
 from simulator.run.evaluation import Evaluation
 from simulator.scenario.spec import Scenario

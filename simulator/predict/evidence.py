@@ -7,7 +7,7 @@ from collections import defaultdict
 from hardware.collectives import evidence
 from hardware.specs import Cluster
 from simulator.cost.groups import plan_groups
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.predict.confidence import step_time_interval_s
 from simulator.predict.simulate import Simulated
 

@@ -14,7 +14,7 @@ from simulator.cost.traffic import step_streams
 from simulator.memory.host import HostMemory, host_memory
 from simulator.model.flops import flops_per_token
 from simulator.model.parameters import active_parameters, total_parameters
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.predict.confidence import unmeasured_warnings
 from simulator.predict.evidence import evidence_shares, step_interval_s
 from simulator.predict.job_schedule import JobsReport, jobs_report

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import gcd
 
-from simulator.plan.allocation import unused_gpus
+from simulator.plans.allocation import unused_gpus
 from simulator.predict.degraded import ReplicaSpeeds, speed_with_links, speed_without
 from simulator.predict.evidence import step_interval_s
 from simulator.predict.outer_reports import parameter_count

@@ -12,9 +12,9 @@ from simulator.cost.seconds import Seconds
 from simulator.cost.step_times import pair_seconds, side_by_side, slot_times, update_times
 from simulator.memory import RankMemory, memory_report
 from simulator.memory.activations import stage_kept
-from simulator.plan.allocation import allocated
-from simulator.plan.choices import SHARDINGS
-from simulator.plan.layout import schedule_name
+from simulator.plans.allocation import allocated
+from simulator.plans.choices import SHARDINGS
+from simulator.plans.layout import schedule_name
 from simulator.predict.evaluation_pass import evaluation_pause_s, mean_pause_s
 from simulator.predict.outer_reports import surrounded
 from simulator.predict.site import correction_of

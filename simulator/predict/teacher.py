@@ -12,7 +12,7 @@ from simulator.cost.step_times import SlotTimes, slot_times
 from simulator.memory import RankMemory
 from simulator.memory.activations import layer_kept
 from simulator.memory.peak import ScheduleSlot, most_in_flight
-from simulator.plan.layout import stages_of_ranks
+from simulator.plans.layout import stages_of_ranks
 from simulator.scenario.distillation_section import Distillation
 from simulator.scenario.spec import Scenario
 from simulator.scenario.teacher_plan import teacher_plan

@@ -34,7 +34,7 @@ def print_phases(scenario: Scenario) -> None:
 
 def print_start(scenario: Scenario) -> None:
     """The scenario's own plan, before the search begins."""
-    from simulator.plan.rules import check
+    from simulator.plans.rules import check
 
     broken = check(scenario.model, scenario.plan, gpus=scenario.cluster.gpus, seq_length=scenario.run.seq_length)
     if broken:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from hardware.precisions import FORMATS
-from simulator.plan.choices import SHARDINGS
-from simulator.plan.spec import Plan
+from simulator.plans.choices import SHARDINGS
+from simulator.plans.spec import Plan
 from simulator.schedules import Schedule
 from simulator.step.graph import KIND, KINDS, STREAM, STREAMS, WORLD, TaskGraph
 from simulator.step.memory_timeline import MemoryTimeline

@@ -20,7 +20,7 @@ from hardware.units import (
     format_fraction,
     format_seconds,
 )
-from simulator.plan.choices import GRANULARITIES, SHARDINGS
+from simulator.plans.choices import GRANULARITIES, SHARDINGS
 from simulator.report.alternatives import alternatives_table
 from simulator.report.beyond import beyond, step_seconds
 from simulator.report.job_rows import job_rows

@@ -14,11 +14,11 @@ from simulator.memory import memory_report
 from simulator.memory.activations import stage_kept
 from simulator.memory.states import state_bytes
 from simulator.model.spec import Model
-from simulator.plan.allocation import allocated
-from simulator.plan.layout import StageLayers, even_layout, format_layout, schedule_name, stage_count, stages_of_ranks
-from simulator.plan.layout_auto import Floats, Items, Stages, split
-from simulator.plan.rules import layers_must_divide
-from simulator.plan.spec import AUTO, Plan
+from simulator.plans.allocation import allocated
+from simulator.plans.layout import StageLayers, even_layout, format_layout, schedule_name, stage_count, stages_of_ranks
+from simulator.plans.layout_auto import Floats, Items, Stages, split
+from simulator.plans.rules import layers_must_divide
+from simulator.plans.spec import AUTO, Plan
 from simulator.scenario.phases import phases_of
 from simulator.scenario.spec import Scenario
 from simulator.schedules import Schedule, live_counts, make_schedule

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from simulator.model.spec import Model
-from simulator.plan.case import written
-from simulator.plan.rules import Violation, check
-from simulator.plan.spec import Plan
+from simulator.plans.case import written
+from simulator.plans.rules import Violation, check
+from simulator.plans.spec import Plan
 from simulator.schedules import default_schedule
 
 

@@ -13,8 +13,8 @@ from hardware.wiring import impossible_failures
 from simulator.fields import wrong_values
 from simulator.model.spec import Model
 from simulator.optimizers import OPTIMIZERS
-from simulator.plan.rules import Violation, check
-from simulator.plan.spec import Plan
+from simulator.plans.rules import Violation, check
+from simulator.plans.spec import Plan
 from simulator.run.fault_log import beyond_nodes
 from simulator.scenario.blame import with_blame
 from simulator.scenario.outer_sections import unfit_surroundings

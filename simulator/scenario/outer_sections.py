@@ -16,8 +16,8 @@ from simulator.fields import hints, json_schema, key_of, read_values
 from simulator.outer_loop.input_pipeline import InputPipeline
 from simulator.outer_loop.local_sgd import LocalSgd
 from simulator.outer_loop.parameter_server import MOST_WORKERS, ParameterServer
-from simulator.plan.choices import SHARDINGS
-from simulator.plan.spec import Plan
+from simulator.plans.choices import SHARDINGS
+from simulator.plans.spec import Plan
 
 # Fields that no file gives, by section, and what stands in them until they are known.
 STAND_IN: dict[str, dict[str, Any]] = {

@@ -9,7 +9,7 @@ from typing import Any
 from hardware.problems import InputError
 from hardware.sections import Section
 from simulator.model.spec import Model
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.run.read import RunPhase, RunPolicies
 from simulator.scenario.plan_section import Machines, read_plan
 from simulator.scenario.short_forms import written_out

@@ -16,8 +16,8 @@ from hardware.sections import Section
 from hardware.specs import Cluster
 from simulator.fields import read_fields
 from simulator.model.spec import Model, MoE
-from simulator.plan.case import near
-from simulator.plan.spec import Plan
+from simulator.plans.case import near
+from simulator.plans.spec import Plan
 from simulator.scenario.stack_section import (
     ChosenStack,
     PlanFacts,

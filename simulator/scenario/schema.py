@@ -22,8 +22,8 @@ from simulator.model.huggingface import from_huggingface
 from simulator.model.inline import from_mapping
 from simulator.model.overrides import from_base
 from simulator.model.spec import Model
-from simulator.plan.rules import without_effect
-from simulator.plan.spec import Plan
+from simulator.plans.rules import without_effect
+from simulator.plans.spec import Plan
 from simulator.run.budget import read_budget
 from simulator.run.read import KEYS as POLICIES
 from simulator.run.read import RunPolicies, read_run_in_part, run_schema

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from hardware.specs import Cluster
 from simulator.fields import Setting, setting
 from simulator.model.spec import Model
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.run.budget import Budget
 from simulator.run.read import RunPolicies
 from simulator.scenario.distillation_section import Distillation

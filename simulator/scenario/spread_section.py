@@ -12,7 +12,7 @@ from hardware.sections import Section
 from hardware.specs import Cluster
 from simulator.fields import Setting, json_schema, read_fields, setting
 from simulator.model.spec import Model, MoE
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.step.spread import KERNEL_CLASSES, ExpertLoad, Spread, read_histogram
 
 DEFAULT_ORDER = Plan(1, 1, 1).rank_order

@@ -10,7 +10,7 @@ from hardware.precisions import FORMATS
 from hardware.problems import InputError, Place, known_name, one_of
 from hardware.sections import Section
 from simulator.fields import json_schema, read_fields
-from simulator.plan.choices import GRANULARITIES
+from simulator.plans.choices import GRANULARITIES
 from simulator.stack import DEFAULT, Release, Stack, names, newest, release
 from simulator.stack.releases import LIKE_WEIGHTS
 from simulator.stack.spec import Framework

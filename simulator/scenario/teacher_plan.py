@@ -8,9 +8,9 @@ from dataclasses import replace
 from hardware.precisions import PRECISIONS
 from hardware.specs import Cluster
 from simulator.model.spec import Model
-from simulator.plan.choices import SHARDINGS
-from simulator.plan.rules import check
-from simulator.plan.spec import LossChunks, Offload, Plan, Recompute
+from simulator.plans.choices import SHARDINGS
+from simulator.plans.rules import check
+from simulator.plans.spec import LossChunks, Offload, Plan, Recompute
 from simulator.scenario.auto_layout import asks_for_layout, provisional
 from simulator.scenario.distillation_section import Distillation
 

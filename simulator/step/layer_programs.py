@@ -11,7 +11,7 @@ from simulator.cost.layers import Beside, LayerCost, exposed_routing_s, handover
 from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.cost.stages import StageCost, paired_stages
 from simulator.cost.step_times import SlotTimes
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.schedules import Schedule
 from simulator.step.inequality import InequalityReport, study
 from simulator.step.phases import HOST, Op, Phase, Program

@@ -8,8 +8,8 @@ from dataclasses import replace
 from simulator.model.components import linears
 from simulator.model.parts import Linear, Parallel
 from simulator.model.spec import FFN, Attention, DenseFFN, Mixer, MoE
-from simulator.plan.adapters import PROJECTIONS, WHOLE
-from simulator.plan.spec import Adapters
+from simulator.plans.adapters import PROJECTIONS, WHOLE
+from simulator.plans.spec import Adapters
 from simulator.workload.operators import Matmul, Operator, Pass, Tensor, Work
 from simulator.workload.shape import Shape
 

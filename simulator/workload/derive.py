@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from simulator.model.spec import FFN, Layer, Mixer, Model
-from simulator.plan.layout import StageLayers, stages
-from simulator.plan.spec import Plan
+from simulator.plans.layout import StageLayers, stages
+from simulator.plans.spec import Plan
 from simulator.workload.adapters import frozen, with_adapters
 from simulator.workload.ends import embedding_work, head_work, mtp_glue_work
 from simulator.workload.ffns import ffn_work

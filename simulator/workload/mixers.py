@@ -11,7 +11,7 @@ from simulator.model.components import linears
 from simulator.model.flops import indexer_flops_per_token
 from simulator.model.recurrent import RECURRENT, AnyRecurrent
 from simulator.model.spec import Attention, CompressedAttention, LatentAttention, Mixer
-from simulator.plan.choices import CONTEXT_EXCHANGES
+from simulator.plans.choices import CONTEXT_EXCHANGES
 from simulator.workload.around import second_norm
 from simulator.workload.linears import addition, casts, column_input, matmul, norm, row_output
 from simulator.workload.operators import (

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hardware.precisions import PRECISIONS
 from simulator.model.spec import Model, MoE
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.workload.operators import Number
 
 

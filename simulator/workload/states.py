@@ -21,9 +21,9 @@ from simulator.model.parameters import (
 )
 from simulator.model.spec import Layer, Model
 from simulator.optimizers import OPTIMIZERS
-from simulator.plan.choices import SHARDINGS
-from simulator.plan.layout import StageLayers
-from simulator.plan.spec import Plan
+from simulator.plans.choices import SHARDINGS
+from simulator.plans.layout import StageLayers
+from simulator.plans.spec import Plan
 from simulator.schedules import SCHEDULES
 from simulator.workload.adapters import adapter_linears
 from simulator.workload.operators import Number

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from hardware.problems import InputError
-from simulator.plan.layout import stages
+from simulator.plans.layout import stages
 from simulator.predict.prediction import Prediction, evaluate
 from simulator.scenario.schema import load_scenario, scenario_schema
 

@@ -14,9 +14,9 @@ from hardware.documents import Document
 from hardware.problems import Place
 from simulator.cost.groups import shard_groups
 from simulator.memory.states import state_bytes
-from simulator.plan.allocation import allocated
-from simulator.plan.rules import check
-from simulator.plan.spec import Overlap, Plan
+from simulator.plans.allocation import allocated
+from simulator.plans.rules import check
+from simulator.plans.spec import Overlap, Plan
 from simulator.predict.prediction import link_use
 from simulator.predict.simulate import scenario_workload, simulate, simulate_step
 from simulator.scenario.schema import Scenario, read_scenario

@@ -12,7 +12,7 @@ import pytest
 from hardware import catalogue
 from hardware.problems import InputError
 from simulator.model.catalogue import names
-from simulator.plan.spec import Optimizer, Plan
+from simulator.plans.spec import Optimizer, Plan
 from simulator.predict.heterogeneity import every_gpu
 from simulator.predict.prediction import predict
 from simulator.predict.simulate import Simulated, simulate

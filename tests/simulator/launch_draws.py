@@ -14,10 +14,10 @@ from hardware.precisions import PRECISIONS
 from hardware.problems import InputError
 from simulator.launch.forecast import Forecast
 from simulator.model.catalogue import load
-from simulator.plan.case import ModelFacts, divisors, model_facts
-from simulator.plan.layout import format_layout
-from simulator.plan.rules import violations
-from simulator.plan.spec import Optimizer, Overlap, Plan, Recompute
+from simulator.plans.case import ModelFacts, divisors, model_facts
+from simulator.plans.layout import format_layout
+from simulator.plans.rules import violations
+from simulator.plans.spec import Optimizer, Overlap, Plan, Recompute
 from simulator.scenario.schema import Scenario, load_scenario
 from simulator.schedules import default_schedule
 

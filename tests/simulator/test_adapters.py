@@ -16,7 +16,7 @@ from simulator.memory.activations import layer_kept
 from simulator.memory.states import state_bytes
 from simulator.model.catalogue import load
 from simulator.model.spec import Attention, DenseFFN, Layer, Model, MoE
-from simulator.plan.spec import Adapters, Plan
+from simulator.plans.spec import Adapters, Plan
 from simulator.predict.prediction import evaluate
 from simulator.predict.run_spec import state_bytes as checkpoint_bytes
 from simulator.scenario.schema import load_scenario

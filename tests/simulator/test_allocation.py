@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from hardware.catalogue import cluster
-from simulator.plan.allocation import allocated, gpus_per_domain
-from simulator.plan.placement import process_group
-from simulator.plan.spec import Plan
+from simulator.plans.allocation import allocated, gpus_per_domain
+from simulator.plans.placement import process_group
+from simulator.plans.spec import Plan
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hardware.problems import InputError
 from simulator.cost.recompute import recomputed_shares
 from simulator.memory.activations import stage_kept
 from simulator.model.spec import Attention, DenseFFN, Layer, Model
-from simulator.plan.spec import LossChunks, Plan
+from simulator.plans.spec import LossChunks, Plan
 from simulator.predict.prediction import Prediction, evaluate
 from simulator.scenario.schema import load_scenario
 from simulator.workload.derive import workload_of

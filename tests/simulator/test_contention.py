@@ -18,7 +18,7 @@ from simulator.cost.step_times import (
     with_lost,
     with_shared_links,
 )
-from simulator.plan.spec import Overlap, Plan
+from simulator.plans.spec import Overlap, Plan
 from simulator.predict import confidence, residuals
 from simulator.schedules import make_schedule
 from simulator.step.build import build_graph

@@ -15,7 +15,7 @@ from simulator.cost.price import Prices
 from simulator.cost.seconds import Seconds
 from simulator.cost.stages import forward_wait_s
 from simulator.cost.step_times import pair_seconds, slot_times, update_times
-from simulator.plan.spec import Overlap, Plan, Recompute
+from simulator.plans.spec import Overlap, Plan, Recompute
 from simulator.scenario.schema import Scenario
 from simulator.workload.derive import workload_of
 from simulator.workload.ffns import ffn_work

@@ -12,7 +12,7 @@ from hardware.catalogue import cluster
 from simulator.cost import inventory
 from simulator.cost.inventory import beyond_profile, exceeded, exchanges_beyond, operators, products
 from simulator.model.spec import Attention, DenseFFN, Layer, Model, MoE
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.workload.derive import workload_of
 from simulator.workload.operators import Exchange, Matmul
 

@@ -31,7 +31,7 @@ from simulator.cost.groups import plan_groups
 from simulator.cost.launches import launches
 from simulator.cost.price import Price, Prices, price
 from simulator.cost.seconds import Seconds
-from simulator.plan.spec import Overlap, Plan, Recompute
+from simulator.plans.spec import Overlap, Plan, Recompute
 from simulator.workload.operators import (
     CoreAttention,
     Exchange,

@@ -4,7 +4,7 @@ import pytest
 
 from simulator.cost.blocks import CHANNEL_SMS, beside_s, reduces_beside_weights
 from simulator.cost.updates import gathers_lists, with_lists
-from simulator.plan.spec import Optimizer, Overlap, Plan, Recompute
+from simulator.plans.spec import Optimizer, Overlap, Plan, Recompute
 from simulator.scenario.schema import Scenario
 from simulator.stack import Stack
 from simulator.workload.states import accumulation_bytes

@@ -14,7 +14,7 @@ from simulator.cost.layers import Beside, LayerCost, forward, input_gradient, pa
 from simulator.cost.price import Prices
 from simulator.cost.seconds import NO_TIME, Seconds
 from simulator.cost.stages import Lost, StageCost, forward_wait_s, pair_wait_s, paired_stages, stage_cost, with_host
-from simulator.plan.spec import Overlap, Plan
+from simulator.plans.spec import Overlap, Plan
 
 GPUS = cluster(64, "hgx-h100", "ndr-rail-2tier")
 PLAN = Plan(dp=64, ep=64, micro_batch_size=1, global_batch_size=64, dispatcher="deepep")

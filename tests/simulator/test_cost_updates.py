@@ -49,8 +49,8 @@ from simulator.cost.updates import (
 )
 from simulator.model.spec import Attention, DenseFFN, Layer, Model, MoE
 from simulator.optimizers import OPTIMIZERS
-from simulator.plan.layout import stages
-from simulator.plan.spec import Offload, Optimizer, Overlap, Plan, Recompute
+from simulator.plans.layout import stages
+from simulator.plans.spec import Offload, Optimizer, Overlap, Plan, Recompute
 from simulator.workload.derive import workload_of
 from simulator.workload.operators import Exchange, Routing, Work
 from simulator.workload.shape import shape_of

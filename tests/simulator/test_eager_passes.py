@@ -11,7 +11,7 @@ import pytest
 
 from simulator.model.catalogue import load
 from simulator.model.spec import Attention, MoE
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.workload.ffns import clamp, expert_bias, ffn_work, routed_rows
 from simulator.workload.mixers import rope
 from simulator.workload.operators import Pass

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hardware.problems import InputError
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.predict.evaluation_pass import forward_pass_s
 from simulator.predict.prediction import Prediction, evaluate
 from simulator.predict.simulate import simulate

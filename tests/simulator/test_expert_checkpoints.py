@@ -10,7 +10,7 @@ import pytest
 from simulator.cost.recompute import recomputed_shares
 from simulator.memory.activations import layer_kept
 from simulator.model.spec import Attention, Layer, Model, MoE
-from simulator.plan.spec import Plan, Recompute
+from simulator.plans.spec import Plan, Recompute
 from simulator.predict.prediction import Prediction, evaluate
 from simulator.scenario.schema import load_scenario
 from simulator.workload.derive import workload_of

@@ -26,7 +26,7 @@ from simulator.model.huggingface import from_huggingface
 from simulator.model.parameters import total_parameters
 from simulator.model.read_mixers import MIXER_READERS
 from simulator.model.spec import MIXERS
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.workload.ffns import ffn_work
 from simulator.workload.mixers import mixer_work
 from simulator.workload.operators import Matmul, Work

@@ -21,7 +21,7 @@ from simulator.launch import Launch, launch, write_launch
 from simulator.launch.answer import answer
 from simulator.launch.forecast import Forecast
 from simulator.launch.targets import TARGETS
-from simulator.plan.layout import stages
+from simulator.plans.layout import stages
 from simulator.scenario.schema import Scenario, load_scenario
 from tests.simulator.launch_draws import FORECAST, SCENARIOS, drawn
 from tests.simulator.megatron_rules import read

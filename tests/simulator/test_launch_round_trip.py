@@ -20,8 +20,8 @@ from simulator.launch.facts import plan_facts
 from simulator.launch.importing.importer import import_launch
 from simulator.launch.tables import Table
 from simulator.model.catalogue import names
-from simulator.plan.layout import stages
-from simulator.plan.spec import Plan
+from simulator.plans.layout import stages
+from simulator.plans.spec import Plan
 from simulator.scenario.schema import Scenario, load_scenario
 from tests.simulator.launch_draws import FORECAST, SCENARIOS, acting, drawn
 from tests.simulator.test_launch_rules import broken_rules

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from simulator.launch import Launch, launch
-from simulator.plan.layout import parse_layout, stages
+from simulator.plans.layout import parse_layout, stages
 from simulator.scenario.schema import Scenario, load_scenario
 from tests.simulator.launch_draws import FORECAST, SCENARIOS, drawn
 from tests.simulator.megatron_rules import expanded, problems, read

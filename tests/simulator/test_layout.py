@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.model.spec import Attention, DenseFFN, Layer, Model
-from simulator.plan.layout import (
+from simulator.plans.layout import (
     format_layout,
     layer_counts,
     parse_layout,
@@ -17,7 +17,7 @@ from simulator.plan.layout import (
     stages,
     stages_of_ranks,
 )
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 
 DATA = Path(__file__).parent / "data"
 SPLITS = [json.loads(line) for line in (DATA / "megatron_oracle.splits.jsonl").read_text().splitlines()[1:]]

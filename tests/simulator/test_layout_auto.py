@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardware.problems import InputError
-from simulator.plan.layout import format_layout, parse_layout, stages_of_ranks
-from simulator.plan.layout_auto import Items, Stages, split
-from simulator.plan.spec import Plan
+from simulator.plans.layout import format_layout, parse_layout, stages_of_ranks
+from simulator.plans.layout_auto import Items, Stages, split
+from simulator.plans.spec import Plan
 from simulator.predict.simulate import simulate
 from simulator.scenario.schema import load_scenario
 from tests.command import traincast

@@ -16,8 +16,8 @@ from simulator.memory.states import gathered_beside_loss_bytes, gathered_bytes, 
 from simulator.model.catalogue import load
 from simulator.model.parameters import total_parameters
 from simulator.model.spec import Attention, DenseFFN, Layer, Model
-from simulator.plan.layout import stages
-from simulator.plan.spec import Optimizer, Plan, Recompute
+from simulator.plans.layout import stages
+from simulator.plans.spec import Optimizer, Plan, Recompute
 from simulator.schedules import make_schedule
 from simulator.workload.derive import workload_of
 from simulator.workload.ends import logit_bytes

@@ -18,8 +18,8 @@ from simulator.memory.peak import peak_activations
 from simulator.memory.report import memory_report
 from simulator.memory.states import state_bytes
 from simulator.model.spec import Attention, DenseFFN, Layer, Model
-from simulator.plan.layout import stages
-from simulator.plan.spec import Offload, Plan, Recompute
+from simulator.plans.layout import stages
+from simulator.plans.spec import Offload, Plan, Recompute
 from simulator.schedules import make_schedule
 from simulator.workload.derive import workload_of
 from simulator.workload.ffns import ffn_work

@@ -20,7 +20,7 @@ from simulator.memory.states import (
     resident_weights,
     state_bytes,
 )
-from simulator.plan.spec import Offload, Optimizer, Plan, Recompute
+from simulator.plans.spec import Offload, Optimizer, Plan, Recompute
 from simulator.schedules import Slot, make_schedule
 from simulator.workload.operators import Matmul, Routing, Tensor, Work
 from simulator.workload.states import StageParameters

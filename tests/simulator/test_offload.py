@@ -9,8 +9,8 @@ import pytest
 
 from simulator.cost.offload import HOST_UPDATE_BYTES_PER_S, host_update_s
 from simulator.memory.activations import OFFLOADED, stage_kept
-from simulator.plan.rules_offload import MODULES
-from simulator.plan.spec import Offload
+from simulator.plans.rules_offload import MODULES
+from simulator.plans.spec import Offload
 from simulator.predict.simulate import Simulated, scenario_workload, simulate
 from simulator.predict.views import memory_over_step
 from simulator.scenario.resolved import scenario_yaml

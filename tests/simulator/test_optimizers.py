@@ -13,8 +13,8 @@ from simulator.cost.groups import shard_groups
 from simulator.cost.updates import matrix_products_s, reduces_whole, shared_numbers_s
 from simulator.model.spec import Attention, Layer, Model, MoE
 from simulator.optimizers import OPTIMIZERS
-from simulator.plan.layout import stages
-from simulator.plan.spec import Optimizer, Plan
+from simulator.plans.layout import stages
+from simulator.plans.spec import Optimizer, Plan
 from simulator.workload.states import factor_bytes, stage_parameters
 
 

@@ -7,7 +7,7 @@ import pytest
 from hardware.problems import InputError
 from simulator.model.catalogue import load
 from simulator.model.inline import from_mapping
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.workload.ffns import ffn_work
 from simulator.workload.mixers import mixer_work
 from simulator.workload.operators import Exchange, Matmul, Work

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from hardware.collectives import strided_group
 from hardware.specs import Accelerator, Cluster, Fabric, Nic, Node, ScaleUp, SwitchTier
-from simulator.plan.placement import GROUP_AXES, axes, coordinates, geometry, groups, process_group, rank_of
-from simulator.plan.spec import Plan
+from simulator.plans.placement import GROUP_AXES, axes, coordinates, geometry, groups, process_group, rank_of
+from simulator.plans.spec import Plan
 
 DATA = Path(__file__).parent / "data"
 ORACLE = [json.loads(line) for line in (DATA / "megatron_oracle.groups.jsonl").read_text().splitlines()[1:]]

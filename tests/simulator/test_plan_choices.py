@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from simulator.memory.report import state_bytes
-from simulator.plan.choices import CONTEXT_EXCHANGES, GRANULARITIES, SHARDINGS
-from simulator.plan.spec import Plan, Recompute
+from simulator.plans.choices import CONTEXT_EXCHANGES, GRANULARITIES, SHARDINGS
+from simulator.plans.spec import Plan, Recompute
 from simulator.stack import Stack, default_stack
 from simulator.workload.states import StageParameters, gradient_reductions
 from tests.simulator.stacks import FSDP, TORCHTITAN

@@ -17,8 +17,8 @@ from simulator.model.spec import (
     Model,
     MoE,
 )
-from simulator.plan.rules import FIRST, MEGATRON, RELEASE, RULES, UNIVERSAL, WITHOUT_EFFECT, check, without_effect
-from simulator.plan.spec import Adapters, GradientReduction, LossChunks, Offload, Optimizer, Overlap, Plan, Recompute
+from simulator.plans.rules import FIRST, MEGATRON, RELEASE, RULES, UNIVERSAL, WITHOUT_EFFECT, check, without_effect
+from simulator.plans.spec import Adapters, GradientReduction, LossChunks, Offload, Optimizer, Overlap, Plan, Recompute
 from tests.simulator.stacks import ELSEWHERE, stack_of
 
 GQA = Attention(16, 4, 64, 64)

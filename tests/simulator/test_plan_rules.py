@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from simulator.model.spec import Attention, DenseFFN, LatentAttention, Layer, LinearAttention, Mixer, Model, MoE
-from simulator.plan.case import model_facts
-from simulator.plan.rules import is_legal, violations
-from simulator.plan.spec import Optimizer, Overlap, Plan, Recompute, Stack
+from simulator.plans.case import model_facts
+from simulator.plans.rules import is_legal, violations
+from simulator.plans.spec import Optimizer, Overlap, Plan, Recompute, Stack
 
 DATA = Path(__file__).parent / "data"
 LINES = [json.loads(line) for line in (DATA / "megatron_oracle.jsonl").read_text().splitlines()]

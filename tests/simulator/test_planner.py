@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 
 from hardware.problems import InputError
-from simulator.plan.rules import WITHOUT_EFFECT, is_legal
-from simulator.plan.spec import Offload
 from simulator.planner.bounds import Weighed, weighed
 from simulator.planner.candidates import SEARCHED as KEYS_SEARCHED
 from simulator.planner.columns import NO_KEYS, Columns, compact
@@ -31,6 +29,8 @@ from simulator.planner.result import behind, is_tied, plan_line
 from simulator.planner.search import Asked, chunks_of, search_chunk
 from simulator.planner.shapes import Setting
 from simulator.planner.space import FIRST_PLANS, NEAREST, Space, chunks, plan_of, plans_of, space_of, spread, tables
+from simulator.plans.rules import WITHOUT_EFFECT, is_legal
+from simulator.plans.spec import Offload
 from simulator.predict.simulate import simulate
 from simulator.scenario.schema import load_scenario
 from simulator.scenario.spec import Scenario

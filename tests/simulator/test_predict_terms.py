@@ -9,7 +9,7 @@ import pytest
 
 from hardware.facility import network_power_w
 from simulator.model.parameters import total_parameters
-from simulator.plan.spec import Adapters, Optimizer
+from simulator.plans.spec import Adapters, Optimizer
 from simulator.predict.power import gpu_power_w, job_power
 from simulator.predict.run_spec import host_copy_bytes, state_bytes, whole_run_spec
 from simulator.predict.simulate import simulate

@@ -8,7 +8,7 @@ import pytest
 
 from simulator.cost.recompute import recomputed_shares
 from simulator.model.catalogue import load
-from simulator.plan.spec import Plan, Recompute
+from simulator.plans.spec import Plan, Recompute
 from simulator.workload.ffns import ffn_work
 from simulator.workload.mixers import mixer_work
 from simulator.workload.operators import Pass

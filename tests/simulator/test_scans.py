@@ -7,7 +7,7 @@ import pytest
 from hardware.catalogue import accelerator
 from hardware.kernels import launch_s, scan_s
 from simulator.model.spec import LightningAttention, LinearAttention, Mamba1, Mamba2, ShortConvolution
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.workload.mixers import mixer_work
 from simulator.workload.operators import Exchange, Matmul, Pass, Scan
 from simulator.workload.scans import delta_scan, mamba2_scan, recurrence_of

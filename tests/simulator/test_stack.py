@@ -11,7 +11,7 @@ import pytest
 from hardware.documents import read_document
 from hardware.problems import InputError
 from simulator.model.spec import DenseFFN, Layer, Model
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.predict.prediction import evaluate
 from simulator.predict.premises import premises
 from simulator.report.document import stack_document

@@ -9,7 +9,7 @@ import pytest
 from hardware.documents import parse_document
 from hardware.problems import InputError
 from simulator.launch.start import starting_scenario, uneven_layout
-from simulator.plan.layout import parse_layout
+from simulator.plans.layout import parse_layout
 from simulator.predict.prediction import predict
 from simulator.predict.simulate import simulate
 from simulator.scenario.schema import load_scenario, scenario_schema

@@ -14,7 +14,7 @@ from simulator.cost.layers import HANDOVER_FRACTION, Beside, LayerCost
 from simulator.cost.seconds import Seconds
 from simulator.cost.stages import Lost, StageCost
 from simulator.cost.step_times import SlotTimes
-from simulator.plan.spec import Overlap, Plan
+from simulator.plans.spec import Overlap, Plan
 from simulator.predict.simulate import simulate_step
 from simulator.predict.step import Step
 from simulator.scenario.schema import Scenario, load_scenario

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from simulator.memory.activations import Kept
-from simulator.plan.spec import Optimizer, Plan
+from simulator.plans.spec import Optimizer, Plan
 from simulator.report.gantt import gantt_svg
 from simulator.report.step_trace import Event, chrome_trace, collectives_of, trace_bytes
 from simulator.schedules import SCHEDULES, make_schedule

@@ -10,7 +10,7 @@ import pytest
 from simulator.model.catalogue import load
 from simulator.model.flops import core_flops_per_token
 from simulator.model.spec import Attention, DenseFFN, Layer, Model
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.workload.ends import loss_pass
 from simulator.workload.ffns import ffn_work
 from simulator.workload.mixers import mixer_work

@@ -11,7 +11,7 @@ import pytest
 from hardware.documents import Document
 from hardware.problems import InputError, Place
 from simulator.model.parameters import total_parameters
-from simulator.plan.spec import Recompute
+from simulator.plans.spec import Recompute
 from simulator.predict.prediction import evaluate
 from simulator.scenario.schema import Scenario, read_scenario
 from validate.calibrate.training_step import SIZES, StepMeasured, measure_step, predicted_classes, row_of, scenario_data

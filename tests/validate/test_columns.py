@@ -10,7 +10,7 @@ import pytest
 
 from hardware.problems import InputError, Place
 from simulator.model.spec import Attention
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.stack import names
 from validate.columns import row_of
 from validate.columns_cells import COLUMNS, Cells
@@ -186,7 +186,7 @@ def test_layers_that_do_not_divide_are_spread_by_a_layout(make: Make) -> None:
 
 
 def expanded(layout: str) -> tuple[str, ...]:
-    from simulator.plan.layout import parse_layout
+    from simulator.plans.layout import parse_layout
 
     return parse_layout(layout)
 

@@ -10,7 +10,7 @@ from typing import Any
 from hardware.collectives import OPERATIONS
 from simulator.cost.inventory import is_expert, operators, products
 from simulator.cost.price import high_precision
-from simulator.plan.placement import GROUP_AXES, axes
+from simulator.plans.placement import GROUP_AXES, axes
 from simulator.scenario.schema import Scenario
 from simulator.workload.derive import workload_of
 from simulator.workload.operators import CoreAttention, Matmul, Number, Pass

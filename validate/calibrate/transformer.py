@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hardware.problems import InputError, Problem
 from simulator.model.spec import FFN, Attention, DenseFFN, Layer, Model, MoE
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from validate.calibrate.measuring.fused import rope, swiglu, token_loss
 
 DTYPE = torch.bfloat16

@@ -13,8 +13,8 @@ from functools import partial
 from typing import Any
 
 from simulator.cost.constants import CLOCKED, Constants, constants_for
-from simulator.plan.rules import check
-from simulator.plan.spec import Plan
+from simulator.plans.rules import check
+from simulator.plans.spec import Plan
 from simulator.predict.simulate import simulate_step
 from simulator.scenario.schema import Scenario
 from simulator.stack import names, release

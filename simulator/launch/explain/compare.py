@@ -14,7 +14,7 @@ from simulator.launch.explain.lost import LostTime, lost_time
 from simulator.launch.explain.records import Job, Log, Memory
 from simulator.launch.explain.steady import Drift, SteadySteps, Workpiece, steady_steps
 from simulator.launch.explain.work import as_logged, flops_ratio, work_notes, workpiece
-from simulator.plan.placement import coordinates
+from simulator.plans.placement import coordinates
 from simulator.predict.prediction import Prediction, predict
 from simulator.predict.simulate import simulate
 from simulator.scenario.schema import Scenario

@@ -7,7 +7,7 @@ from dataclasses import replace
 from simulator.launch.explain.records import Job
 from simulator.launch.explain.steady import Workpiece
 from simulator.model.flops import flops_per_token
-from simulator.plan.rules import check
+from simulator.plans.rules import check
 from simulator.scenario.schema import Scenario
 
 

@@ -17,7 +17,7 @@ from simulator.launch.importing.clusters import (
 )
 from simulator.launch.importing.statements import Found, Keys
 from simulator.launch.importing.written import Entry
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.stack import Stack, release
 
 # Steps to evaluate where a launch does not say how long it runs; a step's time does not depend on it.

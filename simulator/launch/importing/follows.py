@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from simulator.launch.importing.statements import Keys, Statement
-from simulator.plan.choices import GRANULARITIES
-from simulator.plan.layout import parse_layout
+from simulator.plans.choices import GRANULARITIES
+from simulator.plans.layout import parse_layout
 
 # The granularity under which a plan names modules.
 NAMED_MODULES = next(name for name, each in GRANULARITIES.items() if each.named_modules)

@@ -16,7 +16,7 @@ from simulator.model.catalogue import load, names
 from simulator.model.config import MOST_LAYERS
 from simulator.model.feedforward import MoE
 from simulator.model.spec import Model
-from simulator.plan.layout import parse_layout
+from simulator.plans.layout import parse_layout
 
 # Keys of a model that do not tell one from another, or that a launch need not have as the model does.
 NOT_COMPARED = ("model.position_limit", "model.layers", "model.mtp", "model.vocab", "model.moe_layers",

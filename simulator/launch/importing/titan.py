@@ -7,7 +7,7 @@ from math import ceil
 
 from simulator.launch.importing.follows import names_modules, replicas, virtual_stages
 from simulator.launch.importing.statements import Keys, Statement
-from simulator.plan.choices import SHARDINGS
+from simulator.plans.choices import SHARDINGS
 from simulator.schedules import SCHEDULES
 
 # As published torchtitan runs are predicted (validate/columns.toml).

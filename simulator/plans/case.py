@@ -8,7 +8,7 @@ from typing import Any
 
 from simulator.model.components import layer_linears
 from simulator.model.spec import Attention, DenseFFN, LatentAttention, LinearAttention, Mixer, Model, MoE
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 
 
 @dataclass(frozen=True, slots=True)

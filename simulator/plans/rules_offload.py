@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from simulator.optimizers import OPTIMIZERS
-from simulator.plan.case import Check, Fault, PlanCase
-from simulator.plan.choices import FSDP, SHARDINGS
+from simulator.plans.case import Check, Fault, PlanCase
+from simulator.plans.choices import FSDP, SHARDINGS
 from simulator.schedules import SCHEDULES
 
 MODULES = (

@@ -6,8 +6,8 @@ from hardware.collectives import DISPATCHERS
 from hardware.precisions import FORMATS, PRECISIONS
 from simulator.model.spec import Attention, CompressedAttention, LatentAttention
 from simulator.optimizers import OPTIMIZERS
-from simulator.plan.case import Check, Fault, PlanCase, near_multiple
-from simulator.plan.choices import CONTEXT_EXCHANGES, SHARDINGS
+from simulator.plans.case import Check, Fault, PlanCase, near_multiple
+from simulator.plans.choices import CONTEXT_EXCHANGES, SHARDINGS
 from simulator.schedules import SCHEDULES
 from simulator.stack import newest
 

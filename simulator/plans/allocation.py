@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hardware.specs import Cluster
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 
 
 def gpus_per_domain(plan: Plan, cluster: Cluster) -> int:

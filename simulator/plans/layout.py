@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from simulator.model.spec import Model
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 from simulator.schedules import SCHEDULES
 
 SYMBOLS = "EtmL"

@@ -16,7 +16,7 @@ from hardware.collectives import Group
 from hardware.collectives.group import spacing_gpus
 from hardware.specs import Cluster
 from hardware.wiring import reaches_gpus
-from simulator.plan.spec import Plan
+from simulator.plans.spec import Plan
 
 IntArray = np.ndarray
 DENSE = ("tp", "cp", "dp", "pp")

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from hardware.problems import Place, Problem
 from simulator.model.spec import Model
-from simulator.plan import (
+from simulator.plans import (
     adapters,
     rules_degrees,
     rules_features,
@@ -21,8 +21,8 @@ from simulator.plan import (
     rules_pipeline,
     rules_stack,
 )
-from simulator.plan.case import Check, Fault, ModelFacts, PlanCase, divisors, model_facts, near, written
-from simulator.plan.spec import Plan
+from simulator.plans.case import Check, Fault, ModelFacts, PlanCase, divisors, model_facts, near, written
+from simulator.plans.spec import Plan
 
 UNIVERSAL: dict[str, Check] = (
     rules_degrees.UNIVERSAL

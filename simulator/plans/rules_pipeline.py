@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from simulator.plan.case import Check, Fault, PlanCase, divisors, near
-from simulator.plan.layout import even_layout, parse_layout, stage_count
+from simulator.plans.case import Check, Fault, PlanCase, divisors, near
+from simulator.plans.layout import even_layout, parse_layout, stage_count
 from simulator.schedules import SCHEDULES, default_schedule
 from simulator.stack import newest
 

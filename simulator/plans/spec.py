@@ -14,7 +14,7 @@ from hardware.precisions import KEPT_FORMATS
 from simulator import schedules
 from simulator.fields import CHOICES, METADATA, Setting, setting
 from simulator.optimizers import OPTIMIZERS
-from simulator.plan.choices import CONTEXT_EXCHANGES, GRANULARITIES, SHARDINGS
+from simulator.plans.choices import CONTEXT_EXCHANGES, GRANULARITIES, SHARDINGS
 from simulator.stack import Stack, default_stack
 
 # Instead of a layout string: the split is computed from what layers, embedding, MTP and head cost and hold.

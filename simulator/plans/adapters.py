@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from simulator.plan.case import Check, Fault, PlanCase
+from simulator.plans.case import Check, Fault, PlanCase
 
 # Names of projections in Hugging Face models, by the matrix that holds them here; "experts" are the routed ones.
 PROJECTIONS: Mapping[str, tuple[str, ...]] = {

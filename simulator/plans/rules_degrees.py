@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from simulator.model.spec import Attention, CompressedAttention, LatentAttention, Mamba2
-from simulator.plan.case import Check, Fault, PlanCase, divisors, near, near_multiple
-from simulator.plan.choices import CONTEXT_EXCHANGES, SHARDINGS
+from simulator.plans.case import Check, Fault, PlanCase, divisors, near, near_multiple
+from simulator.plans.choices import CONTEXT_EXCHANGES, SHARDINGS
 
 _COUNTS = ("dp", "tp", "cp", "pp", "vpp", "ep", "etp", "micro_batch_size", "global_batch_size", "vocab_divisible_by")
 _OPTIONAL_COUNTS = ("microbatch_group_size", "first_stage_layers", "last_stage_layers", "shard_group")

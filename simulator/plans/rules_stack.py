@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 from functools import partial
 
 from hardware.precisions import PRECISIONS
-from simulator.plan.case import Check, Fault, PlanCase, written
-from simulator.plan.choices import SHARDINGS
-from simulator.plan.spec import Plan
+from simulator.plans.case import Check, Fault, PlanCase, written
+from simulator.plans.choices import SHARDINGS
+from simulator.plans.spec import Plan
 from simulator.stack import Stack, names, release
 from simulator.stack.effects import overruled
 from simulator.stack.releases import LIMITS

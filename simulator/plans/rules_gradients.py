@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hardware.collectives.compression import FEEDBACK_BYTES, SCATTERED
 from hardware.precisions import FORMATS
-from simulator.plan.case import Check, Fault, PlanCase
-from simulator.plan.choices import SHARDINGS
+from simulator.plans.case import Check, Fault, PlanCase
+from simulator.plans.choices import SHARDINGS
 
 
 def kept_part_belongs_to_compression(case: PlanCase) -> Fault | None:
