@@ -11,7 +11,9 @@ import pytest
 
 from simulator.run.checkpoint_interval import daly_s, exact_wall_s, first_order, young_s
 from simulator.run.checkpoints import POLICIES, CheckpointPolicy
-from simulator.run.durations import exponential
+from simulator.run.durations import exponential, fixed
+from simulator.run.fault_timeline import draw
+from simulator.run.faults import FailureModel, FaultClass, Machines, Scope, cumulative_hazard
 from simulator.run.montecarlo import best_interval_by_simulation_s, outcomes, saving_of, simulate
 from simulator.run.specs import Recovery, Restart, RunSpec, Simulation
 from tests.simulator.run_specs import DAY, crashes, paths, quiet
@@ -183,8 +185,6 @@ def test_the_waterfall_adds_up() -> None:
 
 
 def test_weibull_and_bursts_keep_the_mean_rate() -> None:
-    from simulator.run.fault_timeline import draw
-    from simulator.run.faults import Machines, cumulative_hazard
 
     rng = np.random.default_rng(1)
     machines = Machines(512, 0, 8)
@@ -202,3 +202,14 @@ def test_weibull_and_bursts_keep_the_mean_rate() -> None:
 def test_exponential_durations_have_their_mean() -> None:
     rng = np.random.default_rng(2)
     assert exponential(5.0).sample_s(20000, rng).mean() == pytest.approx(5.0, rel=0.05)
+
+
+def test_what_stops_the_job_alone_does_not_strike_spares() -> None:
+    """10 nodes train beside 90 spares: a fault of a node strikes all 100, one of the job only those that train; 8 GPUs
+    a node, 0.1 a GPU-second, 100 s: 8,000 and 800 faults, within five standard deviations."""
+    cases: tuple[tuple[Scope, int], ...] = (("node", 8000), ("job", 800))
+    for scope, expected in cases:
+        fault = FaultClass("fault", "crash", 0.1, scope, fixed(0.0))
+        model = FailureModel("one", (fault,))
+        found = draw(model, Machines(10, 90, 8), (0.0, 100.0), np.empty(0, int), np.random.default_rng(5))
+        assert len(found) == pytest.approx(expected, abs=5 * expected**0.5)

@@ -101,6 +101,8 @@ def test_snapshot_is_balanced() -> None:
     assert [(e["action"], e["size"]) for e in trace] == [
         ("alloc", 1000), ("alloc", 100), ("alloc", 50), ("free_completed", 100), ("free_completed", 50)
     ]  # fmt: skip
+    names = [e["frames"][0]["name"] for e in trace if e["action"] == "alloc"]
+    assert names == ["weights", "activations, micro-batch 0, stage 1", "working, micro-batch 0, stage 1"]
     alive = {e["addr"]: e["size"] for e in trace if e["action"] == "alloc"}
     for event in trace:
         if event["action"] == "free_completed":
