@@ -154,6 +154,12 @@ def compressed_all_reduce(
     """
     if compression not in COMPRESSIONS:
         raise ValueError(f"compression {compression!r}: choose one of {', '.join(COMPRESSIONS)}")
+    if keep is not None and compression not in _USUAL_KEEP:
+        raise ValueError(
+            f"compression {compression}: nothing to keep; leave keep out, or use {' or '.join(_USUAL_KEEP)}"
+        )
+    if compression == "powersgd" and keep is not None and np.any(keep > np.sqrt(np.asarray(size_bytes) / FP32_BYTES)):
+        raise ValueError(f"compression powersgd: rank {keep:g} is beyond the sides of the smallest gradient's matrix")
     if keep is None:
         keep = _USUAL_KEEP.get(compression, 1.0)
     if not keep > 0 or (compression == "topk" and keep > 1):

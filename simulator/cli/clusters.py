@@ -21,8 +21,8 @@ FabricName = Annotated[
 ]
 
 
-Gpus = Annotated[int, typer.Option("--gpus", help="Ranks of the communicator, in the cluster's order.")]
-Stride = Annotated[int, typer.Option("--stride", help="Ranks lie so many GPUs apart.")]
+Gpus = Annotated[int, typer.Option("--gpus", min=1, help="Ranks of the communicator, in the cluster's order.")]
+Stride = Annotated[int, typer.Option("--stride", min=1, help="Ranks lie so many GPUs apart.")]
 
 
 class OperationGroup(TyperGroup):

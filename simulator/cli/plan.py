@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from simulator.planner.executors import Executor
     from simulator.planner.planning import Progress
     from simulator.planner.result import PlanSearch
+    from simulator.plans.spec import Plan
     from simulator.scenario.schema import Scenario
 
 
@@ -87,8 +89,9 @@ def plan(
     from simulator.report.plans import plan_files, print_phases, print_search, print_start, progress_words
 
     kept, values = read_keep(keep or [])
-    freed = read_free(free or [])
-    whole = load_start(scenario, [*(set_ or []), *values])
+    overrides = [*(set_ or []), *values]
+    whole = load_start(scenario, overrides)
+    freed = read_free(free or [], lambda override: load_start(scenario, [*overrides, override]).plan)
     loaded = searched_part(whole, phase)
     if out is not None:
         from simulator.report.folder import claim_folder
@@ -140,15 +143,20 @@ def read_keep(options: list[str]) -> tuple[list[str], list[str]]:
     return keys, [option for option in options if "=" in option]
 
 
-def read_free(options: list[str]) -> dict[str, list[Any] | None]:
-    """The keys that are freed, each with the values to try (None: the usual ones)."""
-    from hardware.documents import parse_document
+def read_free(options: list[str], plan_with: Callable[[str], Plan]) -> dict[str, list[Any] | None]:
+    """The keys that are freed, each with the values to try (None: the usual ones).
+
+    A value is read as the scenario's own would be: `plan_with` gives the plan with one setting changed, and raises
+    InputError where that cannot be read.
+    """
+    from simulator.planner.candidates import KEYS, own_value
 
     found: dict[str, list[Any] | None] = {}
     for option in options:
         _, equals, text = option.partition("=")
-        words = [parse_document(word, f"--free {option}").data for word in text.split(",")] if equals else None
-        found[plan_key("--free", option)] = words
+        key = plan_key("--free", option)
+        known = equals and key in KEYS
+        found[key] = [own_value(plan_with(f"plan.{key}={word}"), key) for word in text.split(",")] if known else None
     return found
 
 

@@ -70,8 +70,8 @@ def _rows(columns: Sequence[Mapping[str, Any]]) -> Iterable[tuple[str | Text, li
     yield Text("training", style="bold"), _cells(columns, ("training_time_s",), format_seconds)
     for percent in ("p10", "p50", "p90"):
         yield f"  {percent.upper()} in all", _cells(columns, ("finish_s", percent), format_seconds)
-    yield "cost", _cells(columns, ("cost_usd",), format_usd)
-    yield "energy", _cells(columns, ("energy_j",), format_energy)
+    yield "cost, mean run", _cells(columns, ("cost_usd",), format_usd)
+    yield "energy, mean run", _cells(columns, ("energy_j",), format_energy)
 
 
 def _names(columns: Sequence[Mapping[str, Any]], part: str) -> list[str]:

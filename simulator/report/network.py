@@ -86,7 +86,7 @@ def print_gradients(document: Mapping[str, Any]) -> None:
         cells = [f"{count:>13.0f}" for count in counts] + [f"{time:>13.1f}" for time in times]
         lines.append(f" {''.join(cells)}{row['busbw_bytes_per_s'] / 1e9:>13.2f}")
     total, exposed = format_seconds(document["seconds"]), format_seconds(document["exposed_s"])
-    lines.append(f"# {format_bytes(document['size_bytes'])} reduced in {total}, {exposed} of it behind backward")
+    lines.append(f"# {format_bytes(document['size_bytes'])} reduced in {total}, {exposed} of it exposed after backward")
     print("\n".join(lines))
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hardware.units import format_bytes, format_fraction, format_seconds
+from simulator.planner.candidates import FREED, own_value
 from simulator.planner.outcome import played_start
 from simulator.planner.planning import Progress
 from simulator.planner.result import PlanSearch, RankedPlan, plain_value, plan_line
@@ -122,12 +123,18 @@ def plans_table(found: PlanSearch) -> Table:
         )
     lines = Table.grid()
     for each in found.plans:
-        lines.add_row(Text(f"{each.rank:>3}  {plan_line(each.plan)}"))
+        lines.add_row(Text(f"{each.rank:>3}  {plan_line(each.plan)}{freed_words(found, each)}"))
     whole = Table.grid()
     whole.add_row(table)
     whole.add_row("")
     whole.add_row(lines)
     return whole
+
+
+def freed_words(found: PlanSearch, each: RankedPlan) -> str:
+    """The values of the keys that were freed, which a plan's line does not hold."""
+    values = {key: plain_value(own_value(each.plan, key)) for key in found.searched if key in FREED}
+    return "".join(f" {key}={value}" for key, value in values.items())
 
 
 def finish_words(each: RankedPlan) -> str:

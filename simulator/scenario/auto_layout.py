@@ -30,6 +30,13 @@ MOST_ROUNDS = 4  # of narrower budgets, until every rank fits
 NO_LIMIT = float("inf")
 
 
+def with_even_layout(model: Model, plan: Plan) -> Plan:
+    """The plan with layers spread evenly where it asks for a layout and can have one."""
+    if not asks_for_layout(model, plan):
+        return plan
+    return provisional(model, plan) if fault_of_auto(model, plan) is None else replace(plan, layout=None)
+
+
 def with_even_layouts(scenario: Scenario) -> tuple[Scenario, list[tuple[str, str]]]:
     """The scenario with layers spread evenly wherever a plan asks for a layout, and why those cannot be that say auto,
     as (key, message)."""

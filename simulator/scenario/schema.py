@@ -27,7 +27,7 @@ from simulator.plans.spec import Plan
 from simulator.run.budget import read_budget
 from simulator.run.read import KEYS as POLICIES
 from simulator.run.read import RunPolicies, read_run_in_part, run_schema
-from simulator.scenario.auto_layout import with_best_layouts, with_even_layouts
+from simulator.scenario.auto_layout import with_best_layouts, with_even_layout, with_even_layouts
 from simulator.scenario.cluster_section import ClusterKeys, read_cluster
 from simulator.scenario.distillation_section import MODEL, Distillation, DistillationKeys, read_distillation
 from simulator.scenario.jobs import lists_jobs, unfit_job
@@ -123,7 +123,7 @@ def read_scenario(document: Document, name: str, starts_search: bool = False) ->
     if model is None or cluster is None or plan is None or run is None:
         has_gpus = not any(each.key in ("cluster", "cluster.gpus") for each in top.problems)
         if model is not None and plan is not None and run is not None and has_gpus and not starts_search:
-            _, broken = broken_rules(model, plan, plan.gpus, run.seq_length, settings)
+            _, broken = broken_rules(model, with_even_layout(model, plan), plan.gpus, run.seq_length, settings)
             top.problems += [top.place.under(key).problem(message) for key, message in broken]
         top.raise_problems()
         raise AssertionError("a section is missing though no problem was found")

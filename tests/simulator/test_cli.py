@@ -224,6 +224,28 @@ def test_collective_takes_an_operation_before_or_after_its_options_and_refuses_u
     assert "did you mean all_reduce" in wrong.stderr
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--gpus", "0"), "--gpus"),
+        (("--gpus", "2", "--stride", "0"), "--stride"),
+        (("--gpus", "64", "--compression", "int8", "--keep", "0.5"), "nothing to keep"),
+        (("--gpus", "64", "--compression", "powersgd", "--keep", "1e8"), "beyond the sides"),
+    ],
+)
+def test_collective_gradients_of_nothing_are_refused(more: tuple[str, ...], words: str) -> None:
+    done = traincast("collective", "gradients", "--cluster", "h100-64", "--layers", "1MiB", *more)
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+def test_a_layout_that_is_chosen_later_is_no_problem_beside_another() -> None:
+    done = traincast("evaluate", "scenarios/tiny.yaml", "--set", "plan.layout=auto", "--set", "cluster.pue=0.5")
+    assert done.returncode == 2
+    assert "layout" not in done.stderr
+    assert "1 problem" in done.stderr
+
+
 def test_collective_gradients_prints_buckets_and_what_is_exposed() -> None:
     what = ("collective", "gradients", "--cluster", "h100-64", "--gpus", "64", "--layers", "1MiB,2x30MiB")
     document = json.loads(traincast(*what, "--backward", "10 ms", "--json").stdout)

@@ -34,7 +34,7 @@ def test_no_class_of_links_carries_more_than_it_can(number: int) -> None:
 
 
 def test_links_used_beyond_what_they_carry_are_named() -> None:
-    full, over = (ClassUse(name, 8, 50e9, use, use, {}) for name, use in (("nic", 1.0), ("spine", 1.2)))
+    full, over = (ClassUse(name, 8, 50e9, 50e9, use, use, {}) for name, use in (("nic", 1.0), ("spine", 1.2)))
     (warning,) = overloads(NetworkUse((full, over), "spine"))
     assert "'spine' would be used 120%" in warning
 

@@ -183,7 +183,7 @@ IDLE: dict[str, tuple[Model, Plan]] = {
         MOE,
         plan_with(recompute=selective("core_attn"), stack=stack_of("torchtitan-0.3")),
     ),
-    "behaviours_without_effect": (MOE, plan_with(stack=stack_of(own_loss="eager"))),
+    "behaviours_without_effect": (MOE, plan_with(stack=stack_of(fused_loss=True, own_loss="eager"))),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from math import inf
 from pathlib import Path
@@ -83,6 +84,11 @@ def test_the_report_names_the_start_first_and_what_was_covered() -> None:
     assert "Step time against free memory" in done.stdout
 
 
+def test_lines_hold_the_keys_that_were_freed() -> None:
+    done = traincast("plan", TINY, *KEEP, "--free", "plan.precision=bf16,fp8-delayed", "--top", "2")
+    assert re.search(r"\n +1 .* precision=(bf16|fp8-delayed)", done.stdout)
+
+
 def test_progress_says_how_much_is_done_how_fast_and_what_is_left() -> None:
     progress = Progress(done=250, total=1000, covered=120_000, best_s=4.5, seconds=10.0)
     assert progress_words(progress) == "25.0 % of the space, 120,000 legal plans, 12,000/s, best 4.5 s, 30 s left"
@@ -130,6 +136,9 @@ def test_nothing_that_fits_is_exit_code_1() -> None:
         (["--keep", "plan.tq"], "did you mean"),
         (["--keep", "tp"], "must name a key of the plan"),
         (["--free", "plan.layout"], "follows from the other keys"),
+        (["--free", "plan.precision=foo"], "'foo' is not known; choose from bf16"),
+        (["--free", "plan.optimizer=foo,muon"], "plan.optimizer.kind: 'foo' is not known"),
+        (["--free", "plan.ep=abc"], "must be a whole number"),
         (["--headroom", "much"], "write a share of the memory"),
         (["--keep", "plan.schedule", "--keep", "plan.pp", "--free", "plan.vpp=7"], "no plan is legal"),
     ],

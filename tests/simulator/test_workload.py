@@ -155,7 +155,7 @@ def test_every_catalogue_model_has_work() -> None:
 
 def test_a_loss_on_16_bit_logits_moves_less_than_one_on_an_fp32_copy() -> None:
     """Each way's passes as its docstring lists them, in bytes per logit."""
-    in_place = loss_pass(1.0, shape_of(dense(), PLAN, S))
+    in_place = loss_pass(1.0, shape_of(dense(), replace(PLAN, stack=stack_of(fused_loss=True)), S))
     copied = loss_pass(1.0, shape_of(dense(), replace(PLAN, stack=stack_of(fused_loss=False)), S))
     assert (in_place.forward_bytes, in_place.backward_bytes) == (8.0, 8.0)
     assert (copied.forward_bytes, copied.backward_bytes) == (6 + 16 + 8, 8 + 6)

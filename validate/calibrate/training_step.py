@@ -94,6 +94,7 @@ def scenario_data(
             "global_batch_size": 2 * micro_batch_size,
             "sharding": "none",
             "recompute": {"granularity": recompute},
+            "stack": {"own_loss": "eager"},  # torch.nn.functional.cross_entropy, as the step calls it
         },
         "run": {"seq_length": size.seq_length, "tokens": 1e9},
     }
