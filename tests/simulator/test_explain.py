@@ -365,6 +365,17 @@ def test_a_logs_own_batch_and_sequence_price_its_tokens_and_are_predicted(tmp_pa
     assert "--set plan.global_batch_size=128 --set run.seq_length=1024" in found.notes[0]
 
 
+def test_a_logs_own_gpus_share_its_tokens(tmp_path: Path) -> None:
+    """16 GPUs where the scenario has 8: half the tokens and the MFU for each."""
+    printed = "using world size: 16, data-parallel size: 16, tensor-model-parallel size: 1\n"
+    apart, alike = (explained(tmp_path, start + run_of(range(1, 31), batch=64)[0]) for start in (printed, ""))
+    ours, theirs = ({each.quantity: each.measured for each in found.figures} for found in (alike, apart))
+    for quantity, share in (("tokens_per_s", 1.0), ("tokens_per_s_per_gpu", 0.5), ("mfu_fraction", 0.5)):
+        assert theirs[quantity] == pytest.approx(share * ours[quantity])
+    assert "the log is of 16 GPUs where the scenario's cluster.gpus is 8" in apart.notes[0]
+    assert not any("GPUs where" in note for note in alike.notes)
+
+
 def test_a_batch_that_the_plan_cannot_have_still_prices_the_logs_tokens(tmp_path: Path) -> None:
     """66 sequences are no multiple of 4 ranks of 2: MFU is 66/64 of that of the predicted step in the same time."""
     found = explained(tmp_path, run_of(range(1, 31), batch=66)[0])

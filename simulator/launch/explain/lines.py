@@ -30,6 +30,7 @@ _ALLOCATED = re.compile(rb"max[ -]allocated(?:-gigabytes)?:\s*" + _NUMBER)
 _RESERVED = re.compile(rb"max[ -]reserved(?:-gigabytes)?:\s*" + _NUMBER)
 _THEORY = re.compile(rb"(weight and optimizer|activation|total)=\s*" + _NUMBER + rb"\s*(MB|GB)")
 _MEGATRON_LENGTH = re.compile(rb" seq_length (?:\.)+ ?(\d+)")
+_MEGATRON_GPUS = re.compile(rb"using world size: (\d+)")
 _BRIDGE_LENGTH = re.compile(rb"^(?:.*: )?\s*seq_length: (\d+)\s*$")
 _TITAN_WORK = re.compile(rb"global batch size (\d+).*?, sequence length (\d+)")
 _DEEPSPEED_BATCH = re.compile(rb"train_batch_size \.+ (\d+)")
@@ -187,6 +188,11 @@ def _megatron_length(line: bytes) -> Said | None:
     return Said(work=WorkSaid(seq_length=int(found[1]))) if found else None
 
 
+def _megatron_gpus(line: bytes) -> Said:
+    found = _MEGATRON_GPUS.search(line)
+    return Said(work=WorkSaid(gpus=int(found[1]))) if found else Said()
+
+
 def _bridge_length(line: bytes) -> Said:
     """A line of the printed configuration; other text that holds the words says nothing."""
     found = _BRIDGE_LENGTH.search(line)
@@ -260,6 +266,7 @@ READERS: tuple[tuple[bytes, Reader], ...] = (
     (b" memory (", _memory),
     (b"Theoretical memory", _theory),
     (b" seq_length ..", _megatron_length),
+    (b"using world size: ", _megatron_gpus),
     (b" seq_length: ", _bridge_length),
     (b", sequence length ", _titan_work),
     (b"train_batch_size ..", _deepspeed_batch),

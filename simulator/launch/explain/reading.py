@@ -37,6 +37,7 @@ class _Reading:
     # What was printed of a step since an attempt began: several values are several jobs, and say nothing of one.
     batches: set[int] = field(default_factory=set)
     seq_lengths: set[int] = field(default_factory=set)
+    gpus: set[int] = field(default_factory=set)
     # MLPerf's lines of steps have no batch of their own.
     mlperf_batch: int = 0
     evaluation_begins_s: float = float("nan")
@@ -155,14 +156,16 @@ def _take_work(work: WorkSaid, reading: _Reading) -> None:
         reading.batches.add(work.batch)
     if work.seq_length:
         reading.seq_lengths.add(work.seq_length)
+    if work.gpus:
+        reading.gpus.add(work.gpus)
 
 
 def _work_of_next(reading: _Reading) -> WorkSaid:
     """What the attempt that begins trains a step, as far as one job has said so since the last began."""
-    batches, lengths = reading.batches, reading.seq_lengths
-    work = WorkSaid(_only(batches), _only(lengths))
-    batches.clear()
-    lengths.clear()
+    printed = (reading.batches, reading.seq_lengths, reading.gpus)
+    work = WorkSaid(*map(_only, printed))
+    for values in printed:
+        values.clear()
     return work
 
 
@@ -254,6 +257,7 @@ def _job(group: list[Attempt], pauses: list[Pause], alone: bool) -> Job:
     said = WorkSaid(
         next((each.said.batch for each in group if each.said.batch), 0),
         next((each.said.seq_length for each in group if each.said.seq_length), 0),
+        next((each.said.gpus for each in group if each.said.gpus), 0),
     )
     steps = tuple(each.steps() for each in group)
     return Job(group[0].framework, group[0].total, group[0].states, steps, own, said)

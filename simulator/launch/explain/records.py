@@ -16,10 +16,11 @@ SECONDS, TOKENS_PER_GPU, SAMPLES = "seconds", "tokens_per_s_per_gpu", "samples_p
 
 
 class WorkSaid(NamedTuple):
-    """What a job prints of its steps before the first: sequences, and tokens of a sequence (0: not said)."""
+    """What a job prints of its steps before the first: sequences, tokens of a sequence, and GPUs (0: not said)."""
 
     batch: int = 0
     seq_length: int = 0
+    gpus: int = 0
 
 
 NOTHING_SAID = WorkSaid()
@@ -139,6 +140,11 @@ class Job:
     def seq_length(self) -> int:
         """Tokens of a sequence as the job prints at its start; 0 where it does not say."""
         return self.said.seq_length
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that the job prints at its start; 0 where it does not say."""
+        return self.said.gpus
 
     @property
     def lines(self) -> tuple[int, int]:

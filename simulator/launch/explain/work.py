@@ -15,7 +15,7 @@ def workpiece(scenario: Scenario, job: Job) -> Workpiece:
     """Sequences and tokens of the log's step; what the log does not say is the scenario's."""
     batch = job.batch or scenario.plan.global_batch_size
     seq_length = job.seq_length or scenario.run.seq_length
-    return Workpiece(batch, batch * seq_length, scenario.cluster.gpus)
+    return Workpiece(batch, batch * seq_length, job.gpus or scenario.cluster.gpus)
 
 
 def as_logged(scenario: Scenario, job: Job) -> Scenario:
@@ -32,15 +32,28 @@ def as_logged(scenario: Scenario, job: Job) -> Scenario:
 
 
 def flops_ratio(logged: Scenario, job: Job) -> float:
-    """Model FLOPs of the log's step over those of the predicted one: 1 where the log's step was predicted."""
+    """Model FLOPs of a GPU in the log's step over those in the predicted one: 1 where the log's step was predicted."""
     seq_length = job.seq_length or logged.run.seq_length
     batch = job.batch or logged.plan.global_batch_size
     per_token = flops_per_token(logged.model, seq_length) / flops_per_token(logged.model, logged.run.seq_length)
     tokens = batch * seq_length / (logged.plan.global_batch_size * logged.run.seq_length)
-    return float(per_token * tokens)
+    gpus = (job.gpus or logged.cluster.gpus) / logged.cluster.gpus
+    return float(per_token * tokens / gpus)
 
 
 def work_notes(scenario: Scenario, logged: Scenario, job: Job) -> tuple[str, ...]:
+    """Where the log's job is not the scenario's, and which of them was predicted."""
+    gpus = scenario.cluster.gpus
+    if job.gpus in (0, gpus):
+        return amount_notes(scenario, logged, job)
+    told = f"the log is of {job.gpus} GPUs where the scenario's cluster.gpus is {gpus}; the prediction is of {gpus}, "
+    return (
+        told + "so the two steps are no comparison: is it the right scenario?",
+        *amount_notes(scenario, logged, job),
+    )
+
+
+def amount_notes(scenario: Scenario, logged: Scenario, job: Job) -> tuple[str, ...]:
     """Where the log's step trains another amount than the scenario's, and which of them was predicted."""
     stated = {
         "plan.global_batch_size": (job.batch, scenario.plan.global_batch_size, "sequences a step"),
