@@ -135,14 +135,16 @@ def choose(accelerator: Accelerator, family: Literal["gemm", "grouped_gemm", "at
     for key in wanted.curves:
         if key in curves:
             rate = accelerator.kernel_scale * peak_scale(accelerator, wanted.format)
-            return Choice(wanted, curves[key], rate, peak, _curve_evidence(accelerator, measured, family))
+            return Choice(
+                wanted, curves[key], rate, peak, _curve_evidence(accelerator, measured, family, wanted.format)
+            )
     rate = peak / measured.peak_flops_per_s[REFERENCE]
     return Choice(wanted, curves[REFERENCE], rate, peak, "nominal")
 
 
-def _curve_evidence(accelerator: Accelerator, measured: KernelSet, family: str) -> Evidence:
+def _curve_evidence(accelerator: Accelerator, measured: KernelSet, family: str, number_format: str) -> Evidence:
     """A curve is measured on this very part, fitted to a sibling of its generation, or assumed for any other."""
-    if is_scaled(accelerator) or is_borrowed(accelerator):
+    if is_scaled(accelerator, number_format) or is_borrowed(accelerator):
         return "assumed"
     own = accelerator.corrected_as == measured.name
     return "measured" if own and family not in measured.borrowed else "fitted"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from math import log
 
 from hardware.precisions import half_precision_peak
@@ -54,9 +55,9 @@ def memory_scale(part: Accelerator) -> float:
     return part.memory_bandwidth_bytes_per_s / part.origin.memory_bandwidth_bytes_per_s
 
 
-def is_scaled(part: Accelerator) -> bool:
-    """Whether a part's products run at a rate that no measurement stands for."""
-    return clock_scale(part) != 1.0 or any(peak_scale(part, each) != 1.0 for each in part.peak_flops_per_s)
+def is_scaled(part: Accelerator, number_format: str) -> bool:
+    """Whether a part's products in a format run at a rate that no measurement stands for."""
+    return clock_scale(part) != 1.0 or peak_scale(part, number_format) != 1.0
 
 
 def is_borrowed(part: Accelerator) -> bool:
@@ -64,9 +65,9 @@ def is_borrowed(part: Accelerator) -> bool:
     return part.origin is not None and not part.origin.same_generation
 
 
-def scale_spread(part: Accelerator) -> float:
-    """Standard deviation of the logarithm of a part's rates that comes from scaling them."""
-    scales = [peak_scale(part, each) for each in part.peak_flops_per_s]
+def scale_spread(part: Accelerator, formats: Collection[str]) -> float:
+    """Standard deviation of the logarithm of a part's rates, of products in `formats`, that comes from scaling them."""
+    scales = [peak_scale(part, each) for each in part.peak_flops_per_s if each in formats]
     scales += [clock_scale(part), memory_scale(part)]
     return SCALE_ERROR * max(abs(log(scale)) for scale in scales)
 

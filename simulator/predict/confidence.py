@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 
 from hardware.catalogue import CHANGED
 from hardware.kernels import is_borrowed, scale_spread
+from hardware.precisions import PRECISIONS
 from hardware.specs import Accelerator
 from simulator.cost.constants import borrowed_spread
 from simulator.model.parameters import active_parameters
@@ -113,15 +116,20 @@ def log_interval(case: Case, known: Residuals, without: str | None = None) -> tu
 
 
 def widened(
-    interval: tuple[float, float], part: Accelerator, factor: float = 1.0, assumed_fraction: float = 0.0
+    interval: tuple[float, float],
+    part: Accelerator,
+    formats: Collection[str],
+    factor: float = 1.0,
+    assumed_fraction: float = 0.0,
 ) -> tuple[float, float]:
     """An interval of log(measured / predicted), `factor` times as wide, with what assumed rates add in quadrature.
 
-    A part's rates that are scaled from another part's figures may be off by a share of the scale, clocks of another
-    generation by what those of two measured generations lie apart, seconds that rest on assumptions by ASSUMED_SPREAD.
+    A part's rates, of products in `formats`, that are scaled from another part's may be off by a share of the scale,
+    clocks of another generation by what those of two measured generations lie apart, seconds that rest on assumptions
+    by ASSUMED_SPREAD.
     """
     borrowed = borrowed_spread() if is_borrowed(part) else 0.0
-    spreads = (scale_spread(part), borrowed, ASSUMED_SPREAD * assumed_fraction)
+    spreads = (scale_spread(part, formats), borrowed, ASSUMED_SPREAD * assumed_fraction)
     beyond = STANDARD_DEVIATIONS * float(np.linalg.norm(spreads))
     low, high = interval
     middle, half = (low + high) / 2, factor * (high - low) / 2
@@ -140,7 +148,9 @@ def step_time_interval_s(scenario: Scenario, step_time_s: float, assumed_fractio
     for what in unmeasured(case, known):
         factor *= UNMEASURED[what]
     part = scenario.cluster.accelerator
-    low, high = widened(log_interval(case, known), part, factor, assumed_fraction)
+    precision = PRECISIONS[scenario.plan.precision]
+    formats = (precision.format, PRECISIONS[precision.high].format)
+    low, high = widened(log_interval(case, known), part, formats, factor, assumed_fraction)
     site = correction_of(scenario.site)
     if site.weight:
         middle, half = (1 - site.weight) * (low + high) / 2, site.interval_fraction * (high - low) / 2

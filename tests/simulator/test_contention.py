@@ -133,7 +133,7 @@ def test_hardware_that_no_run_used_is_named() -> None:
 
 def test_thin_evidence_adds_in_quadrature() -> None:
     part = catalogue.node("hgx-h100").accelerator
-    assert confidence.widened((-0.1, 0.1), part) == pytest.approx((-0.1, 0.1))
+    assert confidence.widened((-0.1, 0.1), part, ("bf16",)) == pytest.approx((-0.1, 0.1))
     beyond = confidence.STANDARD_DEVIATIONS * confidence.ASSUMED_SPREAD * 0.5
-    assert confidence.widened((-0.1, 0.1), part, 1.0, 0.5)[1] == pytest.approx((0.1**2 + beyond**2) ** 0.5)
-    assert confidence.widened((-0.1, 0.1), part, 2.0)[1] == pytest.approx(0.2)
+    assert confidence.widened((-0.1, 0.1), part, ("bf16",), 1.0, 0.5)[1] == pytest.approx((0.1**2 + beyond**2) ** 0.5)
+    assert confidence.widened((-0.1, 0.1), part, ("bf16",), 2.0)[1] == pytest.approx(0.2)

@@ -81,6 +81,20 @@ def test_peaks_act_both_ways_and_memory_remains() -> None:
     assert gemm_s(part, "bf16", *thin) > 0.5 * gemm_s(base, "bf16", *thin), "bound by its weight's bytes"
 
 
+def test_a_peak_that_a_plan_does_not_use_leaves_its_interval() -> None:
+    """In 16 bit an 8-bit peak of a twentieth says nothing of the step."""
+    whole, slow = (predicted(f"peak: {{fp8: {peak} TFLOP/s}}") for peak in (1979, 100))
+    assert slow.step_time_s == whole.step_time_s
+    assert slow.step_time_interval_s == pytest.approx(whole.step_time_interval_s)
+    changed = predicted("peak: {bf16: 500 TFLOP/s}")
+    assert ratio(changed) > ratio(whole)
+
+
+def ratio(prediction: Prediction) -> float:
+    low_s, high_s = prediction.step_time_interval_s
+    return high_s / low_s
+
+
 def test_tenfold_and_thousandfold_peaks_differ() -> None:
     steps = [predicted(f"peak: {{bf16: {peak} TFLOP/s}}").step_time_s for peak in (500, 989, 2000, 4000)]
     assert steps == sorted(steps, reverse=True)
