@@ -17,6 +17,7 @@ from hardware.specs import Cluster
 from simulator.fields import read_fields
 from simulator.model.spec import Model, MoE
 from simulator.plans.case import near
+from simulator.plans.choices import GRANULARITIES
 from simulator.plans.spec import Plan
 from simulator.scenario.stack_section import (
     ChosenStack,
@@ -27,7 +28,7 @@ from simulator.scenario.stack_section import (
     with_settings,
 )
 from simulator.schedules import default_schedule
-from simulator.stack import default_stack
+from simulator.stack import Stack, default_stack
 
 MOST_GPUS = 10_000_000
 
@@ -115,9 +116,20 @@ def read_plan(
         section.data = {"schedule": schedule, **section.data}
         _fill_gpus(section, machines, degrees)
     _leave_out_main_params(section)
+    _name_recomputed_modules(section, stack)
     if not section.broken:
         section.data = {"dp": 1, **section.data}  # a stand-in where dp could not be derived: that was reported
     return read_fields(Plan, section, known={"stack": stack})
+
+
+def _name_recomputed_modules(section: Section, stack: Stack) -> None:
+    """Selective recomputation without a word on modules is that of attention's core (Megatron-LM's default)."""
+    recompute = section.data.get("recompute")
+    if not isinstance(recompute, Mapping) or "modules" in recompute or stack.selective_recompute == "operators":
+        return
+    granularity = GRANULARITIES.get(str(recompute.get("granularity")))
+    if granularity is not None and granularity.named_modules:
+        section.data = {**section.data, "recompute": {**recompute, "modules": ["core_attn"]}}
 
 
 def _leave_out_main_params(section: Section) -> None:

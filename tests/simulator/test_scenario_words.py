@@ -151,6 +151,14 @@ def test_short_forms_mean_what_they_stand_for(tmp_path: Path) -> None:
     assert load(tmp_path, GOOD.replace("tp: 2", "sharding: fsdp, optimizer: adam")).plan.sharding == "full"
 
 
+def test_selective_alone_is_attentions_core(tmp_path: Path) -> None:
+    """As in Megatron-LM; modules that are named stay."""
+    ours = load(tmp_path, GOOD.replace("tp: 2", "recompute: selective")).plan.recompute
+    assert (ours.granularity, ours.modules) == ("selective", ("core_attn",))
+    named = GOOD.replace("tp: 2", "recompute: {granularity: selective, modules: [mlp]}")
+    assert load(tmp_path, named).plan.recompute.modules == ("mlp",)
+
+
 def test_an_override_reaches_below_a_short_form_and_may_be_one(tmp_path: Path) -> None:
     text = GOOD.replace("tp: 2", "recompute: full")
     assert load(tmp_path, text, "plan.recompute.method=block").plan.recompute.method == "block"
