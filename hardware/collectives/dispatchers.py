@@ -72,7 +72,6 @@ _DISPATCHERS = (
         expands_on_arrival=True,
         wide_probabilities=True,
         buffer_bytes=1.5 * GIB,
-        needs_peers=True,
     ),
 )
 DISPATCHERS: dict[str, Dispatcher] = {each.name: each for each in _DISPATCHERS}
