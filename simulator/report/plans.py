@@ -132,8 +132,10 @@ def plans_table(found: PlanSearch) -> Table:
 
 
 def freed_words(found: PlanSearch, each: RankedPlan) -> str:
-    """The values of the keys that were freed, which a plan's line does not hold."""
-    values = {key: plain_value(own_value(each.plan, key)) for key in found.searched if key in FREED}
+    """The values of the keys that were searched and that a plan's line does not hold: those that were freed, and the
+    dispatcher, which sorts tokens on one rank too."""
+    left_out = {*FREED, "dispatcher"} if each.plan.ep == 1 else FREED
+    values = {key: plain_value(own_value(each.plan, key)) for key in found.searched if key in left_out}
     return "".join(f" {key}={value}" for key, value in values.items())
 
 
