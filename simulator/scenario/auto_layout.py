@@ -34,7 +34,9 @@ def with_even_layout(model: Model, plan: Plan) -> Plan:
     """The plan with layers spread evenly where it asks for a layout and can have one."""
     if not asks_for_layout(model, plan):
         return plan
-    return provisional(model, plan) if fault_of_auto(model, plan) is None else replace(plan, layout=None)
+    if fault_of_auto(model, plan) is None:
+        return provisional(model, plan)
+    return replace(plan, layout=None) if plan.layout == AUTO else plan
 
 
 def with_even_layouts(scenario: Scenario) -> tuple[Scenario, list[tuple[str, str]]]:
@@ -43,14 +45,10 @@ def with_even_layouts(scenario: Scenario) -> tuple[Scenario, list[tuple[str, str
     model, faults = scenario.model, []
     plans = _plans(scenario)
     for key, plan in plans.items():
-        if not asks_for_layout(model, plan):
-            continue
-        fault = fault_of_auto(model, plan)
-        if fault is None:
-            plans[key] = provisional(model, plan)
-        elif plan.layout == AUTO:
+        plans[key] = with_even_layout(model, plan)
+        fault = fault_of_auto(model, plan) if plan.layout == AUTO else None
+        if fault is not None:
             faults.append((f"{key}.layout", fault))
-            plans[key] = replace(plan, layout=None)
     return _with_plans(scenario, plans), faults
 
 

@@ -12,6 +12,7 @@ import pytest
 from hardware.problems import InputError
 from simulator.plans.layout import stages
 from simulator.predict.prediction import Prediction, evaluate
+from simulator.run.result import RunResult
 from simulator.scenario.schema import load_scenario, scenario_schema
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
@@ -19,12 +20,12 @@ FIGURES: dict[str, Callable[[Prediction], float]] = {
     "step": lambda prediction: prediction.step_time_s,
     "memory": lambda prediction: max(stage.peak_memory_bytes for stage in prediction.stages),
     "device": lambda prediction: max(stage.device_memory_bytes for stage in prediction.stages),
-    "run": lambda prediction: finish_s(prediction),
-    "restart": lambda prediction: restart_s(prediction),
-    "energy": lambda prediction: energy_j(prediction),
-    "water": lambda prediction: water_m3(prediction),
-    "cost": lambda prediction: cost_usd(prediction),
-    "carbon": lambda prediction: carbon_kg(prediction),
+    "run": lambda prediction: run_of(prediction).finish_s.p50,
+    "restart": lambda prediction: run_of(prediction).lost_s["restart"],
+    "energy": lambda prediction: known(run_of(prediction).energy_j),
+    "water": lambda prediction: known(run_of(prediction).water_m3),
+    "cost": lambda prediction: known(run_of(prediction).cost_usd),
+    "carbon": lambda prediction: known(run_of(prediction).carbon_kg),
 }
 
 
@@ -198,38 +199,14 @@ ROWS = (
 WITHOUT_A_ROW = {"cluster.name", "plan.dp", "plan.account_for_embedding", "plan.account_for_loss"}
 
 
-def finish_s(prediction: Prediction) -> float:
+def run_of(prediction: Prediction) -> RunResult:
     assert prediction.run is not None
-    return prediction.run.finish_s.p50
+    return prediction.run
 
 
-def restart_s(prediction: Prediction) -> float:
-    assert prediction.run is not None
-    return prediction.run.lost_s["restart"]
-
-
-def energy_j(prediction: Prediction) -> float:
-    assert prediction.run is not None
-    assert prediction.run.energy_j is not None
-    return prediction.run.energy_j
-
-
-def water_m3(prediction: Prediction) -> float:
-    assert prediction.run is not None
-    assert prediction.run.water_m3 is not None
-    return prediction.run.water_m3
-
-
-def cost_usd(prediction: Prediction) -> float:
-    assert prediction.run is not None
-    assert prediction.run.cost_usd is not None
-    return prediction.run.cost_usd
-
-
-def carbon_kg(prediction: Prediction) -> float:
-    assert prediction.run is not None
-    assert prediction.run.carbon_kg is not None
-    return prediction.run.carbon_kg
+def known(figure: float | None) -> float:
+    assert figure is not None
+    return figure
 
 
 @cache
