@@ -4,7 +4,8 @@ from hardware.collectives.algorithms import ALGORITHMS, OPERATIONS, PROTOCOLS
 from hardware.collectives.closed_form import BelowBound, CollectiveTime, collective_s, evidence
 from hardware.collectives.dispatchers import DISPATCHERS, combine_s, dispatch_s
 from hardware.collectives.experts import ExchangeTime, ExpertExchange, expected_distinct
-from hardware.collectives.group import Group, Links, links_of, strided_group
+from hardware.collectives.group import Group, strided_group
+from hardware.collectives.links import Links, links_of
 
 __all__ = [
     "ALGORITHMS",

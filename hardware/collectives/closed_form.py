@@ -18,7 +18,8 @@ import numpy as np
 
 from hardware.arrays import Floats, Number, plain
 from hardware.collectives.algorithms import ALGORITHMS, asked_for, candidates
-from hardware.collectives.group import Group, Links, links_of
+from hardware.collectives.group import Group
+from hardware.collectives.links import Links, links_of
 from hardware.collectives.tuner import DATA, constants, estimate, generation_of, plateau, tree_correction
 from hardware.collectives.uplinks import uplink_slowdown
 from hardware.specs import Cluster, priced_as

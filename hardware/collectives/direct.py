@@ -5,16 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hardware.arrays import Floats, Ints, Number
+from hardware.arrays import Floats, Ints
 from hardware.specs import Cluster
 from hardware.topology.direct import dragonfly_counts, torus_shape
-
-if TYPE_CHECKING:
-    from hardware.collectives.group import Group, Links
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,20 +121,6 @@ def pattern_of(operation: str, algorithm: str) -> str:
     if operation == "all_to_all":
         return "all_pairs"
     return "neighbours" if algorithm in ("ring", "hierarchical", "pairwise") else "doubling"
-
-
-def direct_slowdown(operation: str, algorithm: str, group: Group, links: Links) -> Number:
-    """The busiest link's time over the NIC's, at least 1; groups of the same kind fill the cluster."""
-    assert links.direct is not None
-    pattern, nic = pattern_of(operation, algorithm), links.nic_bytes_per_s
-
-    def one(domains: float, spacing_gpus: float) -> float:
-        if domains <= 1:
-            return 1.0
-        return max(1.0, nic * direct_load(links.direct, pattern, domains, spacing_gpus))
-
-    slowdown: Number = np.vectorize(one, otypes=[float])(group.domains, group.spacing_gpus)[()]
-    return slowdown
 
 
 @lru_cache(maxsize=4096)

@@ -16,7 +16,8 @@ from hardware.collectives.experts import (
     one_copy_per_domain,
     token_bytes,
 )
-from hardware.collectives.group import Group, Links
+from hardware.collectives.group import Group
+from hardware.collectives.links import Links
 from hardware.specs import Cluster
 
 GIB = 2**30

@@ -12,7 +12,8 @@ import numpy as np
 from hardware.arrays import Number, plain
 from hardware.collectives.algorithms import pairwise
 from hardware.collectives.closed_form import BelowBound, collective_s
-from hardware.collectives.group import Group, Links, links_of
+from hardware.collectives.group import Group
+from hardware.collectives.links import Links, links_of
 from hardware.collectives.tuner import DATA
 from hardware.collectives.uplinks import uplink_slowdown
 from hardware.specs import Cluster

@@ -10,7 +10,8 @@ import numpy as np
 from hardware.arrays import Floats, Ints
 from hardware.collectives.closed_form import BelowBound
 from hardware.collectives.compression import Compressed, compressed_all_reduce
-from hardware.collectives.group import Group, links_of
+from hardware.collectives.group import Group
+from hardware.collectives.links import links_of
 from hardware.specs import Cluster
 from hardware.units import parse
 

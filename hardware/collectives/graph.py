@@ -6,9 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from hardware.arrays import Ints, Number
-from hardware.collectives.direct import pattern_of
-from hardware.collectives.group import Group, Links
+from hardware.arrays import Ints
 from hardware.routing import route
 from hardware.topology.custom import read_network
 from hardware.topology.network import Network
@@ -31,20 +29,6 @@ def graph_latency_s(path: str, gpus: int, domain_gpus: int) -> float:
     others = np.arange(min(domain_gpus, network.gpus - 1), network.gpus)
     routes = route(network, np.zeros_like(others), others)
     return float(np.median(routes.latency_s))
-
-
-def graph_slowdown(operation: str, algorithm: str, group: Group, links: Links) -> Number:
-    """The busiest link's time over the NIC's, at least 1; groups of the same kind fill the cluster."""
-    pattern = pattern_of(operation, algorithm)
-
-    def one(domains: float, spacing_gpus: float) -> float:
-        if domains <= 1:
-            return 1.0
-        load_s = graph_load(links.graph, pattern, round(domains), round(spacing_gpus), links.adaptive_routing)
-        return max(1.0, links.nic_bytes_per_s * load_s)
-
-    slowdown: Number = np.vectorize(one, otypes=[float])(group.domains, group.spacing_gpus)[()]
-    return slowdown
 
 
 @lru_cache(maxsize=1024)

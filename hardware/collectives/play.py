@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from hardware.arrays import Floats, Ints, Number
 from hardware.collectives.algorithms import ALGORITHMS
 from hardware.collectives.closed_form import hop_latency_s
-from hardware.collectives.group import Group, Links
+from hardware.collectives.group import Group
+from hardware.collectives.links import Links
 from hardware.collectives.transfers import NETWORK, PHASES, SWITCH, TransferPhase
 from hardware.flows import CapacityChange, fold, simulate
 from hardware.routing import NO_CLASS, Routes, route

@@ -15,7 +15,8 @@ import numpy as np
 
 from hardware.arrays import Floats, Number
 from hardware.collectives.algorithms import PROTOCOLS
-from hardware.collectives.group import Group, Links
+from hardware.collectives.group import Group
+from hardware.collectives.links import Links
 from hardware.specs import priced_as
 
 DATA = Path(__file__).parent.parent / "data" / "collectives"

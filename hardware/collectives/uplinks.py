@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from hardware.arrays import Number
-from hardware.collectives.direct import direct_slowdown
-from hardware.collectives.graph import graph_slowdown
-from hardware.collectives.group import Group, Links
+from hardware.collectives.direct import direct_load, pattern_of
+from hardware.collectives.graph import graph_load
+from hardware.collectives.group import Group
 from hardware.collectives.hashing import expected_fullest
+from hardware.collectives.links import Links
 
 # Switches reduce on the way up: one stream leaves a block whatever the number of GPUs below it.
 REDUCED_ON_THE_WAY = ("nvls", "collnet")
@@ -21,10 +22,8 @@ def uplink_slowdown(operation: str, group: Group, links: Links, algorithm: str =
     flows that collide. Torus and dragonfly: the busiest link between servers or switches. A graph of its own: the
     routes as they are.
     """
-    if links.graph:
-        return graph_slowdown(operation, algorithm, group, links)
-    if links.direct is not None:
-        return direct_slowdown(operation, algorithm, group, links)
+    if links.graph or links.direct is not None:
+        return _without_tiers(operation, algorithm, group, links)
     slowdown: Number = 1.0
     if algorithm in REDUCED_ON_THE_WAY:
         return slowdown
@@ -38,6 +37,26 @@ def uplink_slowdown(operation: str, group: Group, links: Links, algorithm: str =
     if len(links.tier_oversubscription) == 1:
         return np.maximum(slowdown, links.tier_oversubscription[0])
     return slowdown
+
+
+def _without_tiers(operation: str, algorithm: str, group: Group, links: Links) -> Number:
+    """The busiest link's time over the NIC's, at least 1; groups of the same kind fill the cluster."""
+    pattern = pattern_of(operation, algorithm)
+
+    def one(domains: float, spacing_gpus: float) -> float:
+        if domains <= 1:
+            return 1.0
+        return max(1.0, links.nic_bytes_per_s * _busiest_link_s(pattern, domains, spacing_gpus, links))
+
+    slowdown: Number = np.vectorize(one, otypes=[float])(group.domains, group.spacing_gpus)[()]
+    return slowdown
+
+
+def _busiest_link_s(pattern: str, domains: float, spacing_gpus: float, links: Links) -> float:
+    """Seconds of the busiest link while every GPU sends one byte over its NIC."""
+    if links.direct is not None:
+        return direct_load(links.direct, pattern, domains, spacing_gpus)
+    return graph_load(links.graph, pattern, round(domains), round(spacing_gpus), links.adaptive_routing)
 
 
 def domains_below(tier: int, group: Group, links: Links) -> Number:

@@ -10,7 +10,7 @@ import pytest
 
 from hardware import catalogue
 from hardware.collectives import collective_s, strided_group
-from hardware.collectives.group import links_of
+from hardware.collectives.links import links_of
 from hardware.problems import InputError
 from hardware.specs import Cluster, Failed
 from simulator.predict.prediction import Prediction, evaluate

@@ -9,7 +9,7 @@ import pytest
 
 from hardware.catalogue import accelerator
 from hardware.collectives.closed_form import efficiencies
-from hardware.collectives.group import Links
+from hardware.collectives.links import Links
 from hardware.kernels import attention_s, gemm_s, grouped_gemm_s, kernel_set, streaming_s
 from validate.calibrate.cases import GRIDS, grid_cases
 from validate.calibrate.fitting.collective_curves import fit_collectives, table_of

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hardware.collectives.group import Links
+from hardware.collectives.links import Links
 from hardware.problems import InputError, Place
 from hardware.profile import VERSION, applied, forget, read_profile
 from hardware.specs import Accelerator
@@ -157,7 +157,7 @@ def links_of_scenario(machine: MeasuredMachine, scenario: Scenario | None) -> Li
     """
     if scenario is None or machine.kind == "cpu":
         return None
-    from hardware.collectives.group import links_of
+    from hardware.collectives.links import links_of
 
     same = scenario.cluster.accelerator.name.lower() == machine.part
     return links_of(replace(scenario.cluster, efficiencies="")) if same else None
@@ -166,7 +166,7 @@ def links_of_scenario(machine: MeasuredMachine, scenario: Scenario | None) -> Li
 def links_as_measured(folder: Path, part: Accelerator, known: bool) -> Links | None:
     """Links of a single server of this machine; None for a part that no node of the catalogue has."""
     from hardware import catalogue
-    from hardware.collectives.group import links_of
+    from hardware.collectives.links import links_of
 
     name = node_of(part.name.lower(), folder)
     if known and name.endswith(".yaml"):

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hardware.collectives import OPERATIONS, closed_form
-from hardware.collectives.group import Links
+from hardware.collectives.links import Links
 from validate.calibrate.fitting.held_out import with_intervals
 from validate.calibrate.measuring.group_sweep import bus_bandwidth
 from validate.calibrate.points import MeasuredPoint
