@@ -87,8 +87,10 @@ def evaluate(
     document = evaluate_document(prediction, every, around)
     if out is not None:
         from simulator.report.folder import evaluation_files, write_results
+        from simulator.report.pictures import memory_picture, step_picture
 
-        write_results(out, evaluation_files(loaded, document))
+        drawn = {"Step": step_picture(done), "Memory": memory_picture(done)}
+        write_results(out, evaluation_files(loaded, document, drawn))
     if as_json:
         print_json(document)
         sys.stderr.writelines(f"warning: {printable(warning)}\n" for warning in prediction.warnings)

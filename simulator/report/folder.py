@@ -1,4 +1,5 @@
-"""Writes an evaluation into a folder: result.json, scenario.yaml (resolved, evaluates to the same) and report.txt.
+"""Writes an evaluation into a folder: result.json, scenario.yaml (resolved, evaluates to the same), report.txt and
+report.html.
 
 Files are written aside and renamed, so that a reader sees the old or the new one, never half of one.
 """
@@ -18,14 +19,18 @@ from simulator.scenario.spec import Scenario
 MARK = ".traincast"
 
 
-def evaluation_files(scenario: Scenario, document: Mapping[str, Any]) -> dict[str, str]:
-    """What an evaluation leaves behind, by file name."""
+def evaluation_files(
+    scenario: Scenario, document: Mapping[str, Any], drawn: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """What an evaluation leaves behind, by file name; `drawn`: pictures for the page, by its chapters."""
+    from simulator.report.page import evaluation_page
     from simulator.report.terminal import evaluation_text
 
     return {
         "result.json": json_text(document),
         "scenario.yaml": scenario_yaml(scenario),
         "report.txt": evaluation_text(document),
+        "report.html": evaluation_page(document, drawn or {}),
     }
 
 

@@ -54,23 +54,33 @@ def evaluation_text(document: Mapping[str, Any], blocks: bool = True) -> str:
 
 
 def evaluation(document: Mapping[str, Any], blocks: bool = True) -> Group:
-    """The whole report; `blocks` False draws bars in ASCII. No text of the document steers the terminal."""
+    """The whole report; `blocks` False draws bars in ASCII."""
+    return Group(*sections(document, blocks).values())
+
+
+def sections(document: Mapping[str, Any], blocks: bool = True) -> dict[str, RenderableType]:
+    """The parts of the report in their order, by name. No text of the document steers the terminal."""
     document = printable_values(document)
     phase = of_phase(document)
-    parts: list[RenderableType] = [
-        _title(document["scenario"]),
-        _understood(document),
-        _step(document, blocks),
-        _figures(document),
-        *([phases_table(document)] if document.get("phases") else []),
-        *([links_table(document["network"], phase)] if document.get("network") else []),
-        *([Group("", pairs(rows))] if (rows := beyond(document)) else []),
-        *([alternatives_table(document["alternatives"])] if document.get("alternatives") else []),
-        memory_table(document, blocks, phase),
-        *([Group("", pairs(rows))] if (rows := premise_rows(document)) else []),
-        _footer(document),
-    ]
-    return Group(*parts)
+    parts: dict[str, RenderableType] = {
+        "title": _title(document["scenario"]),
+        "understood": _understood(document),
+        "step": _step(document, blocks),
+        "figures": _figures(document),
+    }
+    if document.get("phases"):
+        parts["phases"] = phases_table(document)
+    if document.get("network"):
+        parts["network"] = links_table(document["network"], phase)
+    if rows := beyond(document):
+        parts["beyond"] = Group("", pairs(rows))
+    if document.get("alternatives"):
+        parts["alternatives"] = alternatives_table(document["alternatives"])
+    parts["memory"] = memory_table(document, blocks, phase)
+    if rows := premise_rows(document):
+        parts["assumed"] = Group("", pairs(rows))
+    parts["footer"] = _footer(document)
+    return parts
 
 
 def _title(scenario: Mapping[str, Any]) -> RenderableType:

@@ -91,6 +91,7 @@ def test_a_folder_is_ours_or_empty(tmp_path: Path, documents: dict[str, dict[str
     write_results(folder, {"report.txt": "second"})
     assert sorted(path.name for path in folder.iterdir()) == [
         ".traincast",
+        "report.html",
         "report.txt",
         "result.json",
         "scenario.yaml",
