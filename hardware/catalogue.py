@@ -76,14 +76,15 @@ def fabric(what: str | Mapping[str, Any], at: Place = INLINE) -> Fabric:
 def cluster(
     gpus: int,
     node: str | Mapping[str, Any] | Node,
-    fabric: str | Mapping[str, Any] | Fabric,
+    fabric: str | Mapping[str, Any] | Fabric | None,
     storage_write_bytes_per_s: float | None = None,
     storage_read_bytes_per_s: float | None = None,
     pue: float | None = None,
     name: str | None = None,
     at: Place = INLINE,
 ) -> Cluster:
-    """`gpus` GPUs in servers of one kind on one fabric. Raises InputError where they do not go together."""
+    """`gpus` GPUs in servers of one kind on one fabric, None: the usual one. Raises InputError where they do not go
+    together."""
     problems: list[Problem] = []
     server: Node | None = None
     network: Fabric | None = None
@@ -91,13 +92,19 @@ def cluster(
         server = node if isinstance(node, Node) else _read_node(_entry("nodes", node, at.under("node")))
     except InputError as error:
         problems += error.problems
+    counted = isinstance(gpus, int) and not isinstance(gpus, bool) and gpus >= 1
+    if not counted:
+        problems.append(at.under("gpus").problem(f"must be a whole number above zero, not {gpus!r}"))
     try:
-        network = fabric if isinstance(fabric, Fabric) else _read_fabric(_entry("fabrics", fabric, at.under("fabric")))
+        if isinstance(fabric, Fabric):
+            network = fabric
+        elif fabric is not None:
+            network = _read_fabric(_entry("fabrics", fabric, at.under("fabric")))
+        elif server and counted:
+            network = usual_fabric(server, gpus, at)
     except InputError as error:
         problems += error.problems
-    if isinstance(gpus, bool) or not isinstance(gpus, int) or gpus < 1:
-        problems.append(at.under("gpus").problem(f"must be a whole number above zero, not {gpus!r}"))
-    elif server and network:
+    if counted and server and network:
         problems += [at.under(key).problem(text) for key, text in _misfits(gpus, server, network)]
     if pue is not None and not pue >= 1.0:
         problems.append(at.under("pue").problem(f"is total over IT power and cannot be below 1, not {pue!r}"))
@@ -108,7 +115,7 @@ def cluster(
     return Cluster(title, gpus, server, network, storage_write_bytes_per_s, storage_read_bytes_per_s, pue)
 
 
-def usual_fabric(node: Node, gpus: int) -> Fabric:
+def usual_fabric(node: Node, gpus: int, at: Place = INLINE) -> Fabric:
     """The plainest catalogue fabric whose ports match the node's NICs and which reaches `gpus`: none inside one
     scale-up domain, then rails before Clos, fewest tiers, reducing switches with InfiniBand.
 
@@ -119,8 +126,8 @@ def usual_fabric(node: Node, gpus: int) -> Fabric:
     known = [fabric(name) for name in names("fabrics")]
     fitting = [each for each in known if each.tiers and not _misfits(gpus, node, each) and _ports_match(each, node)]
     if not fitting:
-        message = f"no catalogue fabric with ports of {node.name}'s NICs reaches {gpus} GPUs; name one with --fabric"
-        raise InputError([INLINE.under("fabric").problem(message)])
+        message = f"is missing, and no catalogue fabric with ports of {node.name}'s NICs reaches {gpus} GPUs; name one"
+        raise InputError([at.under("fabric").problem(message)])
     infiniband = node.nic.technology == "infiniband"
     return min(
         fitting,

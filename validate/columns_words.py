@@ -101,8 +101,17 @@ class CellReading:
     def read_flags(self, text: str) -> None:
         """Words and `key=value` pairs between commas or semicolons."""
         for token in filter(None, map(str.strip, _BETWEEN_FLAGS.split(text))):
-            if not self._read_assignment(token):
+            if not (self._read_assignment(token) or self._read_offload(token)):
                 self._read_flag(token)
+
+    def _read_offload(self, token: str) -> bool:
+        """Reads `activation offload [module, ...]`; False where it is none."""
+        head, bracket, rest = token.partition("[")
+        if not bracket or normal(head) != "activation offload":
+            return False
+        modules = [normal(word).replace(" ", "_") for word in rest.rstrip("] ").split(",")]
+        self.settings |= {"offload.activation": 1.0, "offload.modules": modules}
+        return True
 
     def _read_flag(self, token: str) -> None:
         meaning = self.look_up(vocabulary()["flags"], token)

@@ -29,6 +29,7 @@ from validate.time_to_train import read_runs, summary_lines
 HERE = Path(__file__).parent
 EXPLAINED = HERE / "explained.toml"
 LARGE_ERROR = 0.20
+GIB = 2**30
 LARGE_SCALE, STRONG_SCALING_GPUS = 1000, 64
 
 
@@ -42,14 +43,30 @@ def explanations() -> Sequence[Mapping[str, Any]]:
     return found
 
 
-def explanation_of(entry: Compared) -> str | None:
-    """What explains the error of an entry; None where nothing was written for it."""
+def explanation_of(entry: Compared, quantity: str | None = None) -> str | None:
+    """What explains the error of an entry, or of another `quantity` of its row; None where nothing was written."""
+    wanted = quantity or entry.quantity
     for each in explanations():
-        if each.get("quantity", entry.quantity) == entry.quantity and any(
-            fnmatchcase(entry.row.id, pattern) for pattern in each["ids"]
-        ):
+        of_row = any(fnmatchcase(entry.row.id, pattern) for pattern in each["ids"])
+        if of_row and each["quantity"] == wanted:
             return str(each["why"])
     return None
+
+
+def unfitting(entries: Sequence[Compared]) -> list[Compared]:
+    """The step times of quality A and B whose plan is predicted not to fit, though the run took place."""
+    times = counted(entries, "step_time_s")
+    return [e for e in times if e.prediction is not None and not e.prediction.fits]
+
+
+def unfitting_table(entries: Sequence[Compared]) -> list[str]:
+    rows = []
+    for entry in unfitting(entries):
+        assert entry.prediction is not None
+        used, capacity = entry.prediction.device_memory_bytes, entry.prediction.memory_capacity_bytes
+        sizes = (f"{size / GIB:.1f} GiB" for size in (used, capacity))
+        rows.append([entry.row.id, *sizes, explanation_of(entry, "fits") or "not explained"])
+    return table(["row", "predicted", "capacity", "why"], rows) if rows else ["None.", ""]
 
 
 def counted(entries: Sequence[Compared], quantity: str) -> list[Compared]:
@@ -251,6 +268,8 @@ def results(entries: Sequence[Compared]) -> str:
         "## Peak memory", "", "By the meter of each source: allocator, reserved, or device. One constant is fitted: "
         "the share that allocators of 2021-22 lose to fragmentation (BigScience's rows).", "",
         *error_table(memory, {"source": GROUPS["source"], "gpu": GROUPS["gpu"]}),
+        "## Runs that are predicted not to fit", "",
+        "They ran, so something of them is read or priced wrongly.", "", *unfitting_table(entries),
         "## Order of plans", "",
         "Sweeps at equal work: agreement of the order, what the predicted best costs over the measured best, and at "
         "which place of the predicted order the measured best stands.", "",

@@ -119,4 +119,6 @@ def _refused(table: Table, facts: Mapping[str, Any]) -> Iterator[Inexpressible]:
 
 
 def _runs(fixed: Fixed, fact: Any) -> bool:
+    if fixed.never:
+        return set(fixed.never).isdisjoint(as_text(fact).split())
     return fixed.free or as_text(fact) in [as_text(value) for value in fixed.values]

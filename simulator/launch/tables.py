@@ -87,7 +87,8 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """A key that the target has no setting for: the values that it runs with anyway (`free`: any), and why.
+    """A key that the target has no setting for: the values that it runs with anyway (`free`: any), and why; or those
+    that it never has (`never`), alone or in a list, of a key that it has a setting for.
 
     `when`: only where these conditions hold does the key matter.
     """
@@ -98,6 +99,7 @@ class Fixed:
     free: bool = False
     nearest: Any = MISSING
     when: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    never: tuple[str, ...] = ()
 
     @property
     def nearest_value(self) -> Any:
@@ -181,7 +183,8 @@ def _row(name: str, columns: Mapping[str, Any]) -> Row:
 
 def _fixed(name: str, columns: Mapping[str, Any]) -> Fixed:
     given = {"key": name, **columns}
-    given["values"] = tuple(given.pop("is"))
+    given["values"] = tuple(given.pop("is", ()))
+    given["never"] = tuple(given.pop("never", ()))
     given["when"] = _conditions(given)
     return Fixed(**given)
 

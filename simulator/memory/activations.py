@@ -10,6 +10,7 @@ import numpy as np
 
 from hardware.precisions import PRECISIONS
 from simulator.model.spec import Layer, Model
+from simulator.plans.rules_offload import WHOLE_LAYER
 from simulator.plans.spec import Plan
 from simulator.workload.derive import Workload
 from simulator.workload.ends import head_working_bytes
@@ -19,8 +20,10 @@ from simulator.workload.shape import Shape
 # A layer's input: the residual stream, or streams.
 LAYER_INPUT = ("residual_1", "mixer_streams")
 # What each of Megatron's offloadable modules keeps: its inputs, as fine-grained activation offloading moves them;
-# and the layer's own, as offloaded checkpoints of fully recomputed layers.
+# and the layer's own, as offloaded checkpoints of fully recomputed layers. Of a whole layer all leave, as Transformer
+# Engine's offloading of layers moves them (cpu_offloading_num_layers).
 OFFLOADED: dict[str, tuple[str, ...]] = {
+    WHOLE_LAYER: (),
     "layer_input": LAYER_INPUT,
     "attn_norm": ("residual_1",),
     "qkv_linear": ("qkv_input",),
@@ -77,8 +80,9 @@ def layer_kept(work: Work, plan: Plan, whole_layer_again: bool) -> Kept:
         modules = set(plan.recompute.chosen_modules)
         kept = [t for t in work.saved if modules.isdisjoint(t.modules)]
         again_bytes = total(t for t in work.saved if not modules.isdisjoint(t.modules))
+    leaving = offloaded_tensors(plan, work)
     away = [Tensor(t.name, t.bytes * plan.offload.activation_fraction, until_wgrad=t.until_wgrad)
-            for t in kept if t.name in offloaded_tensors(plan)]  # fmt: skip
+            for t in kept if t.name in leaving]  # fmt: skip
     return Kept(
         until_backward=total(kept) - total(away),
         until_wgrad=total(t for t in kept if t.until_wgrad) - total(t for t in away if t.until_wgrad),
@@ -90,7 +94,12 @@ def layer_kept(work: Work, plan: Plan, whole_layer_again: bool) -> Kept:
 def checkpoints_operators(plan: Plan, work: Work) -> bool:
     """torchtitan's selective recompute chooses operators of decoder layers, not modules; ends keep all they save."""
     chooses = plan.stack.selective_recompute == "operators" and plan.recompute.named_modules
-    return chooses and any(tensor.name in ("residual_1", "residual_2") for tensor in work.saved)
+    return chooses and is_decoder_layer(work)
+
+
+def is_decoder_layer(work: Work) -> bool:
+    """Whether the work is of a layer's, or a half of one, and not of the model's ends."""
+    return any(tensor.name in ("residual_1", "residual_2") for tensor in work.saved)
 
 
 def operator_checkpointed(work: Work, plan: Plan) -> list[Tensor]:
@@ -142,8 +151,10 @@ def routed_copies(op: Routing, plan: Plan) -> Number:
     return copies * (plan.expert_imbalance if plan.capacity_factor is None else plan.capacity_factor)
 
 
-def offloaded_tensors(plan: Plan) -> frozenset[str]:
-    """Names of the kept tensors that the plan's offloaded modules take as input."""
+def offloaded_tensors(plan: Plan, work: Work) -> frozenset[str]:
+    """Names of the work's kept tensors that the plan's offloaded modules take as input."""
+    if WHOLE_LAYER in plan.offload.modules and is_decoder_layer(work):
+        return frozenset(tensor.name for tensor in work.saved)
     return frozenset(name for module in plan.offload.modules for name in OFFLOADED[module])
 
 

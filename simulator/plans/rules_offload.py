@@ -7,7 +7,9 @@ from simulator.plans.case import Check, Fault, PlanCase
 from simulator.plans.choices import FSDP, SHARDINGS
 from simulator.schedules import SCHEDULES
 
+WHOLE_LAYER = "whole_layer"
 MODULES = (
+    WHOLE_LAYER,
     "layer_input",
     "core_attn",
     "attn_proj",
@@ -51,6 +53,13 @@ def offload_modules_exist(case: PlanCase) -> Fault | None:
     if absent and not case.facts.moe:
         return Fault("plan.offload.modules", named, f"{', '.join(absent)}: the model has no experts", "drop them")
     return None
+
+
+def whole_layers_leave_alone(case: PlanCase) -> Fault | None:
+    modules = case.plan.offload.modules
+    if WHOLE_LAYER not in modules or len(modules) == 1:
+        return None
+    return Fault("plan.offload.modules", modules, "whole_layer holds the others", "[whole_layer], or the others")
 
 
 def offload_has_whole_backwards(case: PlanCase) -> Fault | None:
@@ -115,7 +124,11 @@ def offload_without_effect(case: PlanCase) -> Fault | None:
         return Fault("plan.offload.modules", offload.modules, "does nothing: offload.activation is 0", "leave it out")
     if offload.optimizer_overlap and not offload.optimizer_fraction:
         return Fault("plan.offload.optimizer_overlap", True, "does nothing: offload.optimizer is 0", "false")
-    if offload.modules and recompute.whole_layers and {"layer_input", "attn_norm"}.isdisjoint(offload.modules):
+    if (
+        offload.modules
+        and recompute.whole_layers
+        and {WHOLE_LAYER, "layer_input", "attn_norm"}.isdisjoint(offload.modules)
+    ):
         why = "do nothing: full recompute keeps only the layer's input"
         return Fault("plan.offload.modules", offload.modules, why, "[layer_input], or another recompute")
     return None
@@ -125,6 +138,7 @@ UNIVERSAL: dict[str, Check] = {
     "offloaded_shares_are_fractions": offloaded_shares_are_fractions,
     "offload_is_complete": offload_is_complete,
     "offload_modules_exist": offload_modules_exist,
+    "whole_layers_leave_alone": whole_layers_leave_alone,
     "offload_has_whole_backwards": offload_has_whole_backwards,
     "gradients_leave_with_the_optimizer": gradients_leave_with_the_optimizer,
     "offloaded_params_are_shards": offloaded_params_are_shards,

@@ -82,7 +82,12 @@ def _stack(scenario: Scenario) -> Iterable[Premise]:
         yield Premise("stack", scenario.plan.stack.name, why, True)
 
 
+USUAL_FABRIC = "the plainest catalogue network with the node's ports that reaches as far; cluster.fabric names another"
+
+
 def _network(scenario: Scenario) -> Iterable[Premise]:
+    if not _given(scenario, "cluster", "fabric"):
+        yield Premise("fabric", scenario.cluster.fabric.name, USUAL_FABRIC, True)
     failed = asdict(scenario.cluster.failed)
     broken = ", ".join(f"{count} of its {part}" for part, count in failed.items() if count)
     if broken:

@@ -44,9 +44,10 @@ class ClusterKeys:
         Setting("The server: a catalogue name, a file, or an entry changed.", "hgx-h100", form=_part("nodes", "node")),
     )
     fabric: Any = setting(
-        MISSING,
+        None,
         Setting(
-            "The network between nodes: a catalogue name, a file, or an entry changed.",
+            "The network between nodes: a catalogue name, a file, or an entry changed; without it, the plainest of the "
+            "catalogue that fits the node's ports and reaches as far.",
             "ndr-rail-2tier",
             form=_part("fabrics", "fabric"),
         ),
@@ -80,7 +81,7 @@ class ClusterKeys:
 def read_cluster(section: Section) -> Cluster | None:
     """The cluster of the section; None where it lacks a part. Raises InputError for parts that do not go together."""
     keys, at = read_fields(ClusterKeys, section), section.place
-    if keys.node is None or keys.fabric is None or not isinstance(keys.gpus, int):
+    if keys.node is None or not isinstance(keys.gpus, int):
         _read_alone(keys, at)
         return None
     found = catalogue.cluster(

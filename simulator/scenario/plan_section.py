@@ -152,6 +152,7 @@ def _plan_facts(plan: Mapping[str, Any], gpus: int | None, model: Model | None) 
         gpus=gpus or math.prod(degrees.values()),
         experts=model is not None and any(isinstance(layer.ffn, MoE) for layer in model.layers),
         quantized=precision is not None and precision.quantized,
+        eight_bit=precision is not None and precision.quantized and precision.operand_bits == 8,
         fp8=precision is not None and precision.gathers_low,
         weights=precision.high if precision is not None else "bf16",
     )

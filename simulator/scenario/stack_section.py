@@ -126,7 +126,7 @@ def stack_schema() -> dict[str, Any]:
 @dataclass(frozen=True, slots=True)
 class PlanFacts:
     """What decides whether a release's plan setting applies: degrees as far as written, the model's experts, and the
-    precision, of which `weights` is the format of what is not quantised."""
+    precision, of which `weights` is the format of what is not quantised and `fp8` says that gathers move its bytes."""
 
     tp: int
     cp: int
@@ -135,6 +135,7 @@ class PlanFacts:
     gpus: int
     experts: bool
     quantized: bool
+    eight_bit: bool
     fp8: bool
     weights: str
 
@@ -169,7 +170,7 @@ NEEDS: dict[str, Callable[[PlanFacts], bool]] = {
     "dispatcher": lambda facts: facts.experts,
     "overlap.moe_ep": lambda facts: facts.experts and facts.pp > 1,
     "dispatch_fp8": lambda facts: facts.experts and facts.fp8,
-    "fp8_param_gather": lambda facts: facts.fp8,
+    "fp8_param_gather": lambda facts: facts.eight_bit,
     "activation_fp8_input_store": lambda facts: facts.quantized,
 }
 

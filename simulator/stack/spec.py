@@ -105,6 +105,9 @@ class Stack:
     low_precision_experts: Literal["plain", "padded"] = setting(
         "plain", Setting("Rows of experts as they come, or padded to the blocks of the scales.")
     )
+    gated_product: Literal["kept", "again"] = setting(
+        "kept", Setting("The output of a gated activation is kept for the weight gradient, or made again in backward.")
+    )
     expert_scores: Literal["fused", "eager"] = setting(
         "fused", Setting("Experts' outputs are scaled in a fused kernel, or in fp32 kernels of their own.")
     )

@@ -19,6 +19,8 @@ def activation(name: str, width: Number, rows: Number, gated: bool, shape: Shape
     """SwiGLU reads two and writes one, its backward reads three and writes two; GELU one fewer each."""
     element = shape.element_bytes
     forward, backward = (3, 5) if gated else (2, 3)
+    if makes_product_again(gated, shape):
+        backward += 1
     unfused = 1 if shape.plan.stack.fused_kernels else 2
     return Pass(
         name,
@@ -29,6 +31,20 @@ def activation(name: str, width: Number, rows: Number, gated: bool, shape: Shape
         unfused,
         modules,
     )
+
+
+def makes_product_again(gated: bool, shape: Shape) -> bool:
+    """Whether the backward of a gated activation writes its output once more, for the weight gradient after it."""
+    return gated and shape.plan.stack.gated_product == "again"
+
+
+def product_saved(
+    name: str, width: Number, rows: Number, gated: bool, shape: Shape, modules: Modules
+) -> tuple[Tensor, ...]:
+    """The input of the second linear, kept for its weight gradient unless backward makes it again."""
+    if makes_product_again(gated, shape):
+        return ()
+    return (Tensor(name, shape.input_bytes * width * rows, modules, until_wgrad=True),)
 
 
 def gate_saved(
@@ -70,7 +86,7 @@ def dense_work(ffn: DenseFFN, shape: Shape) -> Work:
     rows = shape.sharded_tokens
     saved = [
         Tensor("fc1_output", shape.activation_bytes * (2 if ffn.gated else 1) * ffn.width / t * shape.tokens, mlp),
-        Tensor("fc2_input", shape.input_bytes * ffn.width / t * shape.tokens, mlp, until_wgrad=True),
+        *product_saved("fc2_input", ffn.width / t, shape.tokens, ffn.gated, shape, mlp),
         *gate_saved("activated_gate", ffn.width / t, shape.tokens, ffn.gated, shape, mlp),
     ]
     if not shape.parallel_blocks:
@@ -272,7 +288,7 @@ def expert_saved(moe: MoE, width: int, rows: Number, shape: Shape) -> tuple[Tens
         Tensor("expert_fc1_output", shape.activation_bytes * (2 if moe.gated else 1) * expert_width * rows, ("moe",)),
         *limited,
         *(() if shape.plan.stack.fused_experts else gate),
-        Tensor("expert_fc2_input", shape.input_bytes * expert_width * rows, inside, until_wgrad=True),
+        *product_saved("expert_fc2_input", expert_width, rows, moe.gated, shape, inside),
     )
 
 
@@ -294,7 +310,7 @@ def shared_work(moe: MoE, shape: Shape) -> Work:
     width = moe.shared_width / t * shape.tokens
     saved = (
         Tensor("shared_fc1_output", shape.activation_bytes * (2 if moe.gated else 1) * width, modules),
-        Tensor("shared_fc2_input", shape.input_bytes * width, modules, until_wgrad=True),
+        *product_saved("shared_fc2_input", moe.shared_width / t, shape.tokens, moe.gated, shape, modules),
         *gate_saved("shared_activated_gate", moe.shared_width / t, shape.tokens, moe.gated, shape, modules),
     )
     return Work(operators, saved)

@@ -51,6 +51,14 @@ def hostile_scenario() -> Scenario:
     return replace(base, name=HOSTILE, question=HOSTILE, source=HOSTILE, model=model, written=written)
 
 
+@pytest.mark.parametrize(("modules", "told"), [("[core_attn, moe_act]", True), ("[whole_layer]", False)])
+@pytest.mark.parametrize("to", ["megatron", "bridge"])
+def test_values_that_a_target_lacks_are_named(to: str, modules: str, told: bool) -> None:
+    overrides = ("plan.offload.activation=100%", f"plan.offload.modules={modules}")
+    refused = {each.key: each for each in made(SCENARIOS / "tiny.yaml", to, "slurm", overrides).inexpressible}
+    assert ("plan.offload.modules" in refused) is not told
+
+
 # -- what reads them --------------------------------------------------------------------------------------------------
 
 

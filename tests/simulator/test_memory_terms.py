@@ -164,7 +164,10 @@ def test_a_layer_that_recomputes_modules_by_hand() -> None:
     assert layer_kept(WORK, selective, whole_layer_again=False) == Kept(140.0, 40.0, 68.0 + WIDEST, 0, 0.0)
     away = replace(selective, offload=Offload(0.5, ("core_attn",)))
     assert layer_kept(WORK, away, whole_layer_again=False) == Kept(120.0, 20.0, 68.0 + WIDEST + 40.0, 0, 20.0)
-    assert offloaded_tensors(away) == {"qkv"}
+    assert offloaded_tensors(away, WORK) == {"qkv"}
+    whole_layer = replace(selective, offload=Offload(0.25, ("whole_layer",)))
+    # A quarter of all that selective recomputation leaves; it lies there twice when it is back.
+    assert layer_kept(WORK, whole_layer, whole_layer_again=False) == Kept(105.0, 30.0, 68.0 + WIDEST + 70.0, 0, 35.0)
 
 
 def test_rows_that_arrive_from_other_ranks() -> None:

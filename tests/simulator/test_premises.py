@@ -42,6 +42,21 @@ def test_what_nobody_gives_is_assumed_with_its_source() -> None:
     assert by_topic["PUE"].text == "1.3 (air cooling)"
 
 
+def test_a_fabric_that_is_left_out_is_the_usual_one_and_named(tmp_path: Path) -> None:
+    scenario = tmp_path / "no-fabric.yaml"
+    text = (SCENARIOS / "qwen3-235b-256xh100.yaml").read_text()
+    assert text.count("  fabric: ndr-rail-2tier\n") == 1
+    scenario.write_text(text.replace("  fabric: ndr-rail-2tier\n", ""))
+    prediction = evaluate(load_scenario(scenario, [QUICK]))
+    named = evaluate(load_scenario(SCENARIOS / "qwen3-235b-256xh100.yaml", [QUICK]))
+    (premise,) = (each for each in prediction.assumed if each.topic == "fabric")
+    assert premise.text == prediction.scenario.cluster.fabric.name == "ndr-rail-2tier"
+    assert prediction.step_time_s == named.step_time_s
+    assert "fabric" not in {each.topic for each in (*named.stated, *named.assumed)}
+    with pytest.raises(InputError, match=r"cluster.fabric: is missing, and no catalogue fabric .* reaches 4096"):
+        load_scenario(scenario, ["cluster.node=dgx-v100", "cluster.gpus=4096", "plan.dp=auto"])
+
+
 @pytest.mark.parametrize(
     ("change", "topic", "words"),
     [

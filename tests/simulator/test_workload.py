@@ -161,6 +161,23 @@ def test_a_loss_on_16_bit_logits_moves_less_than_one_on_an_fp32_copy() -> None:
     assert (copied.forward_bytes, copied.backward_bytes) == (6 + 16 + 8, 8 + 6)
 
 
+@pytest.mark.parametrize("gated", [True, False])
+def test_a_product_made_again_is_not_kept_but_written_twice(gated: bool) -> None:
+    """2 f bytes per token less, as many more written in backward; without a gate the output is an activation's."""
+    model = dense(gated=gated)
+    kept, again = (
+        layer_work(model, shape_of(model, replace(PLAN, stack=stack_of(gated_product=word)), S))
+        for word in ("kept", "again")
+    )
+    written = [
+        next(op for op in work.operators if isinstance(op, Pass) and op.name == "activation") for work in (kept, again)
+    ]
+    saved = 2 * F * S if gated else 0
+    assert saved_bytes(kept) - saved_bytes(again) == saved
+    assert written[1].backward_bytes - written[0].backward_bytes == saved
+    assert written[1].forward_bytes == written[0].forward_bytes
+
+
 def test_fused_experts_still_quantise_what_arrives() -> None:
     """Tokens before the first product and gradients behind the second: read in 16 bit, written twice in 8 bit."""
     model = load("deepseek-v3")

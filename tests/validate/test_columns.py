@@ -64,6 +64,8 @@ def test_words_are_compared_without_case_hyphens_and_blanks() -> None:
         ("cuda_graph_scope=[full_iteration]", "stack.cuda_graphs", "full"),
         ("cuda_graph_scope=[]", "stack.cuda_graphs", "none"),
         ("recompute_modules=[mlp, act]", "recompute.modules", ["mlp", "moe_act"]),
+        ("activation offload [expert_fc1, moe_act]", "offload.modules", ["expert_fc1", "moe_act"]),
+        ("expert-FC1 activation offload", "offload.activation", 1.0),
     ],
 )
 def test_flags_met_in_published_files_are_understood(word: str, key: str, value: Any) -> None:

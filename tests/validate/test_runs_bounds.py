@@ -13,7 +13,17 @@ import validate
 from simulator.cost import constants
 from simulator.predict import confidence, residuals
 from validate.ranking import kendall_tau, ranking, rankings, share_within
-from validate.report_results import HERE, counted, coverage, explanation_of, figures, large_errors, left_out, results
+from validate.report_results import (
+    HERE,
+    counted,
+    coverage,
+    explanation_of,
+    figures,
+    large_errors,
+    left_out,
+    results,
+    unfitting,
+)
 from validate.rows import read_rows
 from validate.runs import Compared, compare_all, statistics
 
@@ -71,6 +81,10 @@ def test_plans_of_a_sweep_are_ordered(entries: list[Compared]) -> None:
     assert np.mean([each.tau for each in found]) >= BOUNDS["ranking"]["least_mean_tau"]
     assert share_within(found, 1) >= BOUNDS["ranking"]["least_share_first"]
     assert share_within(found, 3, more_than=3) >= BOUNDS["ranking"]["least_share_in_three"]
+
+
+def test_every_run_that_took_place_fits(entries: list[Compared]) -> None:
+    assert [e.row.id for e in unfitting(entries) if explanation_of(e, "fits") is None] == []
 
 
 def test_every_large_error_is_explained(entries: list[Compared]) -> None:
