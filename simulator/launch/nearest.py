@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
@@ -31,7 +32,7 @@ class Nearest:
     @property
     def overrides(self) -> list[str]:
         """The changes as `--set` takes them."""
-        return [f"{key}={_written(value)}" for key, value in self.changes.items()]
+        return [f"{key}={value_text(value)}" for key, value in self.changes.items()]
 
 
 def nearest(scenario: Scenario, stack: Stack, refuses: Refuses) -> Nearest | None:
@@ -148,11 +149,14 @@ def _unequal(prefix: str, before: Any, after: Any) -> list[tuple[str, Any]]:
     return found
 
 
-def _written(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """A value as `--set` takes it."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, tuple):
+    if isinstance(value, Mapping):
+        return json.dumps(value)
+    if isinstance(value, tuple | list):
         return "[" + ", ".join(str(item) for item in value) + "]"
     return str(value)

@@ -51,11 +51,35 @@ def explanation_document(found: Explanation, fitted: Mapping[str, Any] | None = 
         "memory": [_finite(plain(each)) for each in found.memory],
         "lost": plain(found.lost),
         "gap_s": found.gap_s,
+        "other_plan": _other_plan(found),
+        "rest_s": found.rest_s,
         "causes": [plain(each) for each in found.causes],
+        "together_fraction": found.together_fraction,
         "stacks": [plain(each) for each in found.stacks],
         "next": list(found.next),
         "notes": list(found.notes),
         "fitted": plain(fitted),
+    }
+
+
+def _other_plan(found: Explanation) -> dict[str, Any] | None:
+    """What the job ran otherwise, and how much of the gap that explains."""
+    other = found.other_plan
+    if other is None:
+        return None
+    effect_s = found.own_step_time_s - found.run.predicted_s
+    whole_s = found.run.measured_s - found.run.predicted_s
+    share = effect_s / whole_s if whole_s else 0.0
+    return {
+        "text": other.text,
+        "differences": [
+            {"key": each.key, "log": plain(each.log), "scenario": plain(each.scenario)} for each in other.differences
+        ],
+        "set": list(other.overrides),
+        "step_time_s": found.own_step_time_s if other.scenario is not None else None,
+        "effect_s": effect_s,
+        "explains_fraction": max(0.0, min(1.0, share)),
+        "why_not": other.why_not,
     }
 
 
@@ -79,6 +103,7 @@ def print_explanation(document: Mapping[str, Any]) -> None:
         console.print(f"drift: {100 * drift['change_fraction']:+.1f} % over {drift['hours']:.1f} h")
     for note in document["notes"]:
         console.print(Text(f"note: {note}", style="yellow"))
+    _print_other_plan(console, document)
     _print_figures(console, document)
     _print_memory(console, document)
     _print_trace(console, document)
@@ -89,6 +114,22 @@ def print_explanation(document: Mapping[str, Any]) -> None:
         for number, text in enumerate(document["next"], 1):
             console.print(Text(f"  {number}. {text}"))
     _print_fitted(console, document)
+
+
+def _print_other_plan(console: Console, document: Mapping[str, Any]) -> None:
+    """First cause: the job's own plan is not the scenario's."""
+    other = document["other_plan"]
+    if not other:
+        return
+    console.print(Text(other["text"], style="bold yellow"))
+    if other["set"]:
+        console.print(Text("  the scenario as the log ran: " + " ".join(f"--set {each}" for each in other["set"])))
+    if other["step_time_s"] is None:
+        console.print(Text(f"  it cannot be predicted so: {other['why_not']}"))
+        return
+    step_time, rest = format_seconds(other["step_time_s"]), signed(document["rest_s"], format_seconds)
+    share = f"{100 * other['explains_fraction']:.0f} %"
+    console.print(f"  predicted so: {step_time} a step, which explains {share} of the gap and leaves {rest}")
 
 
 def _table(*columns: str) -> Table:
@@ -167,7 +208,8 @@ def _print_lost(console: Console, document: Mapping[str, Any]) -> None:
 
 def _print_causes(console: Console, document: Mapping[str, Any]) -> None:
     if document["causes"]:
-        table = _table("could explain the gap", "now", "plausible to", "adds", "explains", "all of it at")
+        gap = "what the log's plan leaves" if document["other_plan"] else "the gap"
+        table = _table(f"could explain {gap}, each alone", "now", "plausible to", "adds", "explains", "all of it at")
         for row in document["causes"]:
             table.add_row(
                 f"{row['name']} ({row['scale']})",
@@ -179,6 +221,7 @@ def _print_causes(console: Console, document: Mapping[str, Any]) -> None:
             )
         console.print()
         console.print(table)
+        console.print(f"all of them at their limits together: {100 * document['together_fraction']:.0f} %")
     if document["stacks"]:
         table = _table("if the software were other", "adds", "explains")
         for row in document["stacks"][:6]:

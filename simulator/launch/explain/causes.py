@@ -93,6 +93,22 @@ def _cause(knob: Knob, scenario: Scenario, constants: Constants, measured_s: flo
     return Cause(knob.name, knob.scale, now, limit, most_s, share, whole, knob.look_at)
 
 
+def together_fraction(found: Sequence[Cause], scenario: Scenario, measured_s: float, predicted_s: float) -> float:
+    """The share of the gap that all causes at their limits explain together, at most 1; 0 without causes.
+
+    Less than the sum of theirs: one hides behind another.
+    """
+    if not found:
+        return 0.0
+    constants = constants_for(scenario.cluster.accelerator, scenario.plan)
+    limits = {each.name: each.limit for each in found}
+    for knob in KNOBS:
+        if knob.name in limits:
+            scenario, constants = knob.applied(scenario, constants, limits[knob.name])
+    share = (step_at(scenario, constants) - predicted_s) / (measured_s - predicted_s)
+    return max(0.0, min(1.0, share))
+
+
 def _solve(effect_s: Callable[[float], float], now: float, limit: float, gap_s: float) -> float:
     """The value between `now` and `limit` whose effect is the gap, by bisection: effects grow towards the limit."""
     near, far = now, limit

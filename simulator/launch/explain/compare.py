@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hardware.precisions import PRECISIONS, half_precision_peak
 from hardware.problems import InputError, Problem
-from simulator.launch.explain.causes import Cause, StackChange, causes, stack_changes
+from simulator.launch.explain.causes import Cause, StackChange, causes, stack_changes, together_fraction
 from simulator.launch.explain.kineto import TracedStep
 from simulator.launch.explain.lost import LostTime, lost_time
+from simulator.launch.explain.other_plan import OtherPlan, other_plan
 from simulator.launch.explain.records import Job, Log, Memory
 from simulator.launch.explain.steady import Drift, SteadySteps, Workpiece, steady_steps
 from simulator.launch.explain.work import as_logged, flops_ratio, work_notes, workpiece
 from simulator.plans.placement import coordinates
 from simulator.predict.prediction import Prediction, predict
-from simulator.predict.simulate import simulate
+from simulator.predict.simulate import simulate, simulate_step
 from simulator.scenario.schema import Scenario
 from simulator.scenario.site_section import SiteRun
 
@@ -68,6 +71,8 @@ class TraceFigure:
 class Explanation:
     """What a log says beside its prediction; `others` names the log's other jobs, `notes` what a reader must know.
 
+    `other_plan` is what the job ran otherwise than the scenario, `own_step_time_s` the step predicted for what it ran;
+    causes and stacks explain what that leaves of the gap, all causes together `together_fraction` of it.
     `run` is the job's steady step as a site correction takes it. `next` says what to look at, first things first.
     """
 
@@ -80,7 +85,10 @@ class Explanation:
     lost: LostTime
     figures: tuple[Figure, ...]
     memory: tuple[StageMemory, ...]
+    other_plan: OtherPlan | None
+    own_step_time_s: float
     causes: tuple[Cause, ...]
+    together_fraction: float
     stacks: tuple[StackChange, ...]
     trace: tuple[TraceFigure, ...]
     run: SiteRun
@@ -90,6 +98,11 @@ class Explanation:
     @property
     def gap_s(self) -> float:
         return self.steady.step_time_s - self.prediction.step_time_s
+
+    @property
+    def rest_s(self) -> float:
+        """The gap that the log's own plan leaves."""
+        return self.steady.step_time_s - self.own_step_time_s
 
     @property
     def drift(self) -> Drift | None:
@@ -111,9 +124,13 @@ def explain(scenario: Scenario, log: Log, trace: TracedStep | None = None, job: 
     prediction = predict(done)
     uncorrected_s = simulate(replace(scenario, site=None)).step.step_time_s if scenario.site else done.step.step_time_s
     measured_s = steady.step_time_s
-    apart = abs(measured_s / prediction.step_time_s - 1) > AGREES_FRACTION
-    found = causes(scenario, measured_s, uncorrected_s) if apart else ()
-    stacks = stack_changes(scenario, measured_s, uncorrected_s) if apart else ()
+    shown = figures(steady, work, prediction, flops_ratio(scenario, chosen))
+    check_possible(shown, scenario, log, chosen)
+    other = other_plan(scenario, chosen)
+    ran, ran_s = _as_ran(other, scenario, uncorrected_s)
+    apart = abs(measured_s / ran_s - 1) > AGREES_FRACTION
+    found = causes(ran, measured_s, ran_s) if apart else ()
+    stacks = stack_changes(ran, measured_s, ran_s) if apart else ()
     traced = trace_figures(trace, prediction) if trace else ()
     lost = lost_time(steady, chosen.pauses)
     return Explanation(
@@ -124,15 +141,56 @@ def explain(scenario: Scenario, log: Log, trace: TracedStep | None = None, job: 
         others=tuple(f"{number}: {each.name()}" for number, each in enumerate(log.jobs, 1) if each is not chosen),
         steady=steady,
         lost=lost,
-        figures=figures(steady, work, prediction, flops_ratio(scenario, chosen)),
+        figures=shown,
         memory=stage_memory(log.memory, scenario, prediction),
+        other_plan=other,
+        own_step_time_s=ran_s,
         causes=found,
+        together_fraction=together_fraction(found, ran, measured_s, ran_s),
         stacks=stacks,
         trace=traced,
         run=SiteRun(measured_s, uncorrected_s, scenario.name, scenario.cluster.gpus, steady.steps),
-        next=what_next(found, stacks, traced, steady, lost),
-        notes=(*work_notes(asked, scenario, chosen), *notes(log, scenario, steady)),
+        next=(*_compare_own(other), *what_next(found, stacks, traced, steady, lost)),
+        notes=(*work_notes(asked, scenario, chosen), *notes(log, scenario, steady), *_note_of_memory(other, log)),
     )
+
+
+def _as_ran(other: OtherPlan | None, scenario: Scenario, predicted_s: float) -> tuple[Scenario, float]:
+    """The scenario as the log ran it, as far as it can be predicted, and its step without a site correction."""
+    if other is None or other.scenario is None:
+        return scenario, predicted_s
+    ran = replace(other.scenario, site=None)
+    return ran, simulate_step(ran).step_time_s
+
+
+def check_possible(shown: Sequence[Figure], scenario: Scenario, log: Log, job: Job) -> None:
+    """Raises InputError where the log's step would compute more than the GPUs can."""
+    mfu = next(each.measured for each in shown if each.quantity == "mfu_fraction")
+    peaks = scenario.cluster.accelerator.peak_flops_per_s
+    usual = half_precision_peak(peaks)
+    most = max(peaks.get(PRECISIONS[scenario.plan.precision].format, usual), usual) / usual if usual else np.inf
+    if mfu <= most:
+        return
+    step_s = next(each.measured for each in shown if each.quantity == "step_time_s")
+    message = (
+        f"states steps ({job.name()}) of {step_s:.4g} s, an MFU of {100 * mfu:.0f} %, which the GPUs cannot reach "
+        f"({100 * most:.0f} %). Either the log's times are in other units, or it is the log of another model, batch, "
+        f"sequence length or number of GPUs: set those of the log (--set plan.global_batch_size=..., --set "
+        "run.seq_length=..., --set cluster.gpus=..., --set model=...)"
+    )
+    raise InputError([Problem(log.file, job.lines[0], "--log", message)])
+
+
+def _compare_own(other: OtherPlan | None) -> tuple[str, ...]:
+    """What to do first where the log ran another plan."""
+    if other is None:
+        return ()
+    sets = " ".join(f"--set {shlex.quote(each)}" for each in other.overrides)
+    return (f"another plan: compare the log with its own ({sets})" if sets else "another plan: find its scenario",)
+
+
+def _note_of_memory(other: OtherPlan | None, log: Log) -> tuple[str, ...]:
+    return ("memory is set against the scenario's plan, which the log did not run",) if other and log.memory else ()
 
 
 def chosen_job(log: Log, scenario: Scenario, number: int | None) -> Job:

@@ -11,9 +11,20 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
-from simulator.launch.explain.records import NOTHING_SAID, SAMPLES, SECONDS, TOKENS_PER_GPU, Memory, StepLine, WorkSaid
+from simulator.launch.explain.records import SAMPLES, SECONDS, TOKENS_PER_GPU, Memory, Said, StepLine, WorkSaid
+from simulator.launch.explain.stated import (
+    bridge_leaf,
+    megatron_groups,
+    mlperf_event,
+    printed,
+    titan_checkpointing,
+    titan_config,
+    titan_mesh,
+    titan_model,
+    titan_starts,
+)
 
 MIB, GB, GIB = 2.0**20, 1e9, 2.0**30
 _NUMBER = rb"([0-9][0-9.,]*(?:[eE][-+]?[0-9]+)?)"
@@ -29,29 +40,8 @@ _MEMORY = re.compile(rb"memory \((MB|GB)\)")
 _ALLOCATED = re.compile(rb"max[ -]allocated(?:-gigabytes)?:\s*" + _NUMBER)
 _RESERVED = re.compile(rb"max[ -]reserved(?:-gigabytes)?:\s*" + _NUMBER)
 _THEORY = re.compile(rb"(weight and optimizer|activation|total)=\s*" + _NUMBER + rb"\s*(MB|GB)")
-_MEGATRON_LENGTH = re.compile(rb" seq_length (?:\.)+ ?(\d+)")
-_MEGATRON_GPUS = re.compile(rb"using world size: (\d+)")
-_BRIDGE_LENGTH = re.compile(rb"^(?:.*: )?\s*seq_length: (\d+)\s*$")
-_TITAN_WORK = re.compile(rb"global batch size (\d+).*?, sequence length (\d+)")
-_DEEPSPEED_BATCH = re.compile(rb"train_batch_size \.+ (\d+)")
 _TOOK = re.compile(rb"in\s*" + _NUMBER + rb"\s*seconds")
 _TIMER_MS = re.compile(rb"\.+:\s*\(\s*" + _NUMBER + rb",\s*" + _NUMBER + rb"\)")
-
-
-class Said(NamedTuple):
-    """What one line says: a step, memory of a rank, a pause, what a step trains, or the framework's memory estimate.
-
-    A pause took `pause_s` (nan: not said), or it begins at `begins_s`, or ended at `ends_s`."""
-
-    rank: int | None = None
-    step: StepLine | None = None
-    memory: Memory | None = None
-    pause: str = ""
-    pause_s: float = float("nan")
-    begins_s: float = float("nan")
-    ends_s: float = float("nan")
-    theoretical_bytes: Mapping[str, float] | None = None
-    work: WorkSaid = NOTHING_SAID
 
 
 Reader = Callable[[bytes], Said | None]
@@ -183,32 +173,6 @@ def _evaluation(line: bytes) -> Said | None:
     return Said(rank_of(line), pause="evaluation")
 
 
-def _megatron_length(line: bytes) -> Said | None:
-    found = _MEGATRON_LENGTH.search(line)
-    return Said(work=WorkSaid(seq_length=int(found[1]))) if found else None
-
-
-def _megatron_gpus(line: bytes) -> Said:
-    found = _MEGATRON_GPUS.search(line)
-    return Said(work=WorkSaid(gpus=int(found[1]))) if found else Said()
-
-
-def _bridge_length(line: bytes) -> Said:
-    """A line of the printed configuration; other text that holds the words says nothing."""
-    found = _BRIDGE_LENGTH.search(line)
-    return Said(work=WorkSaid(seq_length=int(found[1]))) if found else Said()
-
-
-def _titan_work(line: bytes) -> Said:
-    found = _TITAN_WORK.search(line)
-    return Said(work=WorkSaid(int(found[1]), int(found[2]))) if found else Said()
-
-
-def _deepspeed_batch(line: bytes) -> Said:
-    found = _DEEPSPEED_BATCH.search(line)
-    return Said(work=WorkSaid(batch=int(found[1]))) if found else Said()
-
-
 def _mllog(line: bytes) -> Said | None:
     begin = line.find(b"{")
     try:
@@ -225,6 +189,8 @@ def _mllog_entry(entry: Mapping[str, Any]) -> Said:
         return Said(work=WorkSaid(batch=value))
     if key in MLLOG_LENGTHS and isinstance(value, int):
         return Said(work=WorkSaid(seq_length=value))
+    if settings := mlperf_event(key, value):
+        return Said(settings=settings)
     if key == "eval_start":
         return Said(pause="evaluation", begins_s=at_s)
     if key == "eval_stop":
@@ -265,11 +231,15 @@ READERS: tuple[tuple[bytes, Reader], ...] = (
     (b" tps:", _titan_step),
     (b" memory (", _memory),
     (b"Theoretical memory", _theory),
-    (b" seq_length ..", _megatron_length),
-    (b"using world size: ", _megatron_gpus),
-    (b" seq_length: ", _bridge_length),
-    (b", sequence length ", _titan_work),
-    (b"train_batch_size ..", _deepspeed_batch),
+    (b"using world size: ", megatron_groups),
+    (b" seq_length: ", bridge_leaf),
+    (b"_parallel_size: ", bridge_leaf),
+    (b" micro_batch_size: ", bridge_leaf),
+    (b", sequence length ", titan_starts),
+    (b" device mesh with ", titan_mesh),
+    (b"_parallel_degree", titan_config),
+    (b" total parameters", titan_model),
+    (b" activation checkpointing", titan_checkpointing),
     (b"saving checkpoint at iteration", _save),
     (b"Finished saving the checkpoint", _save),
     (b"save-checkpoint ..", _save_timer),
@@ -277,4 +247,5 @@ READERS: tuple[tuple[bytes, Reader], ...] = (
     (b"validate step:", _evaluation),
     (b"Checkpoint is about to be saved", _save),
     (b"is about to be saved!", _save),
+    (b" ..", printed),
 )

@@ -6,13 +6,25 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from hardware.problems import InputError, Problem
-from simulator.launch.explain.lines import READERS, Said
-from simulator.launch.explain.records import NOTHING_SAID, Attempt, Job, Log, Memory, Pause, StepLine, WorkSaid
+from simulator.launch.explain.lines import READERS
+from simulator.launch.explain.records import (
+    NOTHING_SAID,
+    Attempt,
+    Job,
+    Log,
+    Memory,
+    Pause,
+    Said,
+    Settings,
+    Stated,
+    StepLine,
+    WorkSaid,
+)
 
 BLOCK_BYTES = 1 << 20
 LONGEST_LINE = 1 << 16
@@ -38,6 +50,7 @@ class _Reading:
     batches: set[int] = field(default_factory=set)
     seq_lengths: set[int] = field(default_factory=set)
     gpus: set[int] = field(default_factory=set)
+    settings: dict[tuple[str, str], set[Any]] = field(default_factory=dict)
     # MLPerf's lines of steps have no batch of their own.
     mlperf_batch: int = 0
     evaluation_begins_s: float = float("nan")
@@ -139,6 +152,8 @@ def _read_line(line: bytes, count: int, reading: _Reading) -> None:
 def _take(said: Said, count: int, reading: _Reading) -> None:
     """Adds what a line says."""
     _take_work(said.work, reading)
+    for stated in said.settings:
+        _take_setting(stated, reading)
     if said.theoretical_bytes:
         reading.theoretical_bytes |= said.theoretical_bytes
     if said.memory is not None:
@@ -158,6 +173,20 @@ def _take_work(work: WorkSaid, reading: _Reading) -> None:
         reading.seq_lengths.add(work.seq_length)
     if work.gpus:
         reading.gpus.add(work.gpus)
+
+
+def _take_setting(stated: Stated, reading: _Reading) -> None:
+    """A second value is enough to know that the setting says nothing of one job."""
+    values = reading.settings.setdefault((stated.dialect, stated.name), set())
+    if len(values) < 2:
+        values.add(stated.value)
+
+
+def _settings_of_next(reading: _Reading) -> Settings:
+    """The settings of the attempt that begins, as far as one job has printed them since the last began."""
+    settings = {key: next(iter(values)) for key, values in reading.settings.items() if len(values) == 1}
+    reading.settings.clear()
+    return settings
 
 
 def _work_of_next(reading: _Reading) -> WorkSaid:
@@ -195,7 +224,8 @@ def _take_step(step: StepLine, rank: int | None, count: int, reading: _Reading) 
     attempts = reading.open.setdefault(key, [])
     attempt = _continued(attempts, step)
     if attempt is None:
-        attempt = Attempt(step.framework, step.total, step.states, _work_of_next(reading))
+        work, settings = _work_of_next(reading), _settings_of_next(reading)
+        attempt = Attempt(step.framework, step.total, step.states, work, settings)
         attempts.append(attempt)
         reading.attempts.append(attempt)
     elif attempt.last == step.number:
@@ -244,7 +274,13 @@ def _restarts(before: Attempt, after: Attempt) -> bool:
     resumed = after.number[0] <= before.last + MOST_GAPS * before.gap
     # A restart prints the same of its steps.
     alike = alike and (before.said == after.said or NOTHING_SAID in (before.said, after.said))
+    alike = alike and _agree(before.settings, after.settings)
     return alike and apart and resumed and _usual_batch(before) == _usual_batch(after)
+
+
+def _agree(one: Settings, other: Settings) -> bool:
+    """Whether no setting that both print has two values."""
+    return all(other[key] == value for key, value in one.items() if key in other)
 
 
 def _usual_batch(attempt: Attempt) -> int:
@@ -260,4 +296,5 @@ def _job(group: list[Attempt], pauses: list[Pause], alone: bool) -> Job:
         next((each.said.gpus for each in group if each.said.gpus), 0),
     )
     steps = tuple(each.steps() for each in group)
-    return Job(group[0].framework, group[0].total, group[0].states, steps, own, said)
+    settings = {key: value for each in reversed(group) for key, value in each.settings.items()}
+    return Job(group[0].framework, group[0].total, group[0].states, steps, own, said, settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,37 @@ class WorkSaid(NamedTuple):
 
 
 NOTHING_SAID = WorkSaid()
+
+
+class Stated(NamedTuple):
+    """One setting that a job prints of itself: whose words it is in (simulator.launch.importing.dialects), and its
+    value (a list of several is a tuple)."""
+
+    dialect: str
+    name: str
+    value: Any
+
+
+# What a job prints of its settings: value by dialect and name.
+Settings = Mapping[tuple[str, str], Any]
+
+
+class Said(NamedTuple):
+    """What one line says: a step, memory of a rank, a pause, what a step trains, the framework's memory estimate, or
+    settings of the job.
+
+    A pause took `pause_s` (nan: not said), or it begins at `begins_s`, or ended at `ends_s`."""
+
+    rank: int | None = None
+    step: StepLine | None = None
+    memory: Memory | None = None
+    pause: str = ""
+    pause_s: float = float("nan")
+    begins_s: float = float("nan")
+    ends_s: float = float("nan")
+    theoretical_bytes: Mapping[str, float] | None = None
+    work: WorkSaid = NOTHING_SAID
+    settings: tuple[Stated, ...] = ()
 
 
 class StepLine(NamedTuple):
@@ -87,6 +118,7 @@ class Attempt:
     total: int
     states: str
     said: WorkSaid = NOTHING_SAID
+    settings: Settings = field(default_factory=dict)
     number: array[int] = field(default_factory=lambda: array("q"))
     speed: array[float] = field(default_factory=lambda: array("d"))
     at_s: array[float] = field(default_factory=lambda: array("d"))
@@ -129,6 +161,7 @@ class Job:
     attempts: tuple[Steps, ...]
     pauses: tuple[Pause, ...] = ()
     said: WorkSaid = NOTHING_SAID
+    settings: Settings = field(default_factory=dict)
 
     @property
     def batch(self) -> int:

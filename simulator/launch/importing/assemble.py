@@ -105,7 +105,12 @@ def _fabric(imported: Imported, node: Entry, gpus: Found | None) -> Entry:
 
 def plan_defaults() -> dict[str, Any]:
     """The scenario's own values of plan keys, flat."""
-    written = as_written(Plan(1, 1, 1))
+    return flat_plan(Plan(1, 1, 1))
+
+
+def flat_plan(plan: Plan) -> dict[str, Any]:
+    """Values of a plan by dotted key, its stack apart."""
+    written = as_written(plan)
     written.pop("stack")
     flat: dict[str, Any] = {}
     for key, value in written.items():

@@ -15,7 +15,7 @@ from simulator.launch.importing.structured import structured_reading, toml_readi
 
 MOST_BYTES = 4 << 20
 # The arguments that Megatron-LM prints when a job starts: `  tensor_model_parallel_size ...................... 8`.
-_PRINTED = re.compile(r"^\s*(?:\[[^\]]*\]:?\s*|\d+:\s*)?([a-z][a-z0-9_]*) \.{2,} ?(.*?)\s*$")
+_PRINTED = re.compile(r"^\s*(?:\[[^\]]*\]:?\s*|\d+:\s*)*([a-z][a-z0-9_]*) \.{2,} ?(.*?)\s*$")
 _LEAST_PRINTED = 5
 KINDS = (
     "Megatron-LM arguments (a script, or as a job prints them), MLPerf config_*.sh, Megatron-Bridge overrides, "
@@ -79,9 +79,15 @@ def _without_placeholders(text: str) -> str:
 
 def _printed_arguments(name: str, text: str) -> Iterator[Statement]:
     for number, line in enumerate(text.splitlines(), 1):
-        found = _PRINTED.match(line)
+        found = printed_argument(line)
         if found:
-            yield Statement("--" + found[1].replace("_", "-"), _printed_value(found[2]), Origin(name, number))
+            yield Statement(*found, Origin(name, number))
+
+
+def printed_argument(line: str) -> tuple[str, str | list[str]] | None:
+    """Name and value of an argument that Megatron-LM prints as it starts; None for a line of another kind."""
+    found = _PRINTED.match(line)
+    return ("--" + found[1].replace("_", "-"), _printed_value(found[2])) if found else None
 
 
 def _printed_value(text: str) -> str | list[str]:
