@@ -165,6 +165,20 @@ def test_a_log_of_the_scenarios_own_launch_ran_no_other_plan(tmp_path: Path) -> 
     assert told == []
 
 
+def test_what_does_nothing_beside_the_others_is_no_other_plan(tmp_path: Path) -> None:
+    """Megatron prints every argument, those of features that are off too; Muon's sharding has a name of its own."""
+    off = {"fp8": None, "fp8_recipe": "delayed", "fine_grained_activation_offloading": False,
+           "activation_offload_fraction": 1.0, "optimizer_cpu_offload": False, "optimizer_offload_fraction": 1.0,
+           "use_megatron_fsdp": False, "data_parallel_sharding_strategy": "optim_grads_params", "bf16": True,
+           "context_parallel_size": 1, "cp_comm_type": ["p2p"], "use_precision_aware_optimizer": False,
+           "main_grads_dtype": "torch.float32", "exp_avg_dtype": "torch.float32", "exp_avg_sq_dtype": "torch.float32",
+           "use_distributed_optimizer": False, "use_layer_wise_distributed_optimizer": True,
+           "optimizer": "muon"}  # fmt: skip
+    text = "".join(as_printed(*each) for each in off.items())
+    scenario = tiny("plan.optimizer.kind=muon")
+    assert other_plan(scenario, job_of(tmp_path, text + STEPS)) is None
+
+
 def as_printed_all(words: list[str]) -> str:
     """Arguments as parsed and printed: names with underscores, several values as a list, a switch as True."""
     starts = [place for place, word in enumerate(words) if word.startswith("--")]

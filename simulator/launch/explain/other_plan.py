@@ -22,7 +22,7 @@ from simulator.launch.importing.models import by_words, model_of
 from simulator.launch.importing.statements import Keys, Origin, Statement
 from simulator.launch.model_facts import model_facts
 from simulator.launch.nearest import value_text
-from simulator.launch.tables import as_text, table
+from simulator.launch.tables import as_text, holds, table
 from simulator.model.catalogue import load
 from simulator.model.parameters import total_parameters
 from simulator.scenario.overrides import apply_overrides
@@ -206,9 +206,11 @@ def _of_plan(scenario: Scenario, job: Job) -> Iterator[Difference]:
         if len(keys.found) > 1 and _is_whole(job, dialect):
             found |= {key: keys.value(key, default) for key, default in plan_defaults().items()
                       if key in _settable(dialect) and key not in found}  # fmt: skip
+    facts = {**model_facts(scenario.model, scenario.run.seq_length)[0], **written, **found}
     ordered = sorted(found, key=lambda key: FIRST_KEYS.index(key) if key in FIRST_KEYS else len(FIRST_KEYS))
     for key in ordered:
-        if key in written and key not in NOT_COMPARED and not _agree(found[key], written[key]):
+        compared = key in written and key not in NOT_COMPARED and _matters(key, facts)
+        if compared and not _agree(found[key], written[key]):
             yield Difference(key, found[key], written[key], f"{key}={value_text(found[key])}")
 
 
@@ -218,6 +220,13 @@ def _is_whole(job: Job, dialect: str) -> bool:
 
 def _settable(dialect: str) -> frozenset[str]:
     return frozenset(row.key for row in table(dialects()[dialect].table).rows)
+
+
+def _matters(key: str, facts: Mapping[str, Any]) -> bool:
+    """Whether a key does anything beside the others, by the conditions of Megatron's settings for it."""
+    target = table(dialects()["megatron"].table)
+    rows = [row for row in target.rows if row.key == key and not row.import_only]
+    return not rows or any(holds(row.when, facts) for row in rows)
 
 
 def _agree(logged: Any, own: Any) -> bool:

@@ -66,10 +66,12 @@ MLPERF_KEYS = ("submission_benchmark", "gradient_accumulation_steps")
 
 @cache
 def megatron_names() -> frozenset[str]:
-    """Every argument of Megatron-LM that a scenario's key comes from."""
+    """Every argument of Megatron-LM that a scenario's key comes from, or that decides whether another acts."""
     about = dialects()["megatron"]
     rows = table(about.table).rows
-    return frozenset(name for row in rows for name in (row.name, *row.also)) | about.names.keys()
+    of_rows = frozenset(name for row in rows for name in (row.name, *row.also))
+    deciding = [text.partition(" ")[0] for text in (*about.implies, *about.only_with.values())]
+    return of_rows | about.names.keys() | frozenset(deciding)
 
 
 def printed(line: bytes) -> Said:

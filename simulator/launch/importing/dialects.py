@@ -22,7 +22,8 @@ class Dialect:
     "not " takes the opposite of the value; `values` are other words for the values of a table's name. `silent`: what is
     not written has the target's default; otherwise a recipe that is not at hand decides, and the scenario's own default
     is taken. `stack` (else the table's) runs it. `recipes` are the dialect's words for precisions.
-    `implies`: "name value" brings the switch that it stands for beside itself.
+    `implies`: "name value" brings the switch that it stands for beside itself. `only_with`: a name does nothing where
+    the one that it goes with is stated and off (or, "name value", has another value), as in a list of all arguments.
     """
 
     title: str
@@ -33,6 +34,7 @@ class Dialect:
     stack: str = ""
     recipes: Mapping[str, str] = field(default_factory=dict)
     implies: Mapping[str, str] = field(default_factory=dict)
+    only_with: Mapping[str, str] = field(default_factory=dict)
 
 
 @cache
@@ -50,14 +52,29 @@ def dialects() -> Mapping[str, Dialect]:
             stack=written.get("stack", ""),
             recipes=written.get("recipes", {}),
             implies=written.get("implies", {}),
+            only_with=written.get("only_with", {}),
         )
     return found
 
 
 def in_table_words(statements: Iterable[Statement], dialect: Dialect) -> list[Statement]:
-    """Statements under the names of the dialect's table, with what they imply; the others keep theirs."""
+    """Statements under the names of the dialect's table, with what they imply; the others keep theirs.
+
+    What does nothing beside the others is left out.
+    """
     translated = [_with_word(_renamed(each, dialect), dialect) for each in statements]
-    return [*translated, *_implied(translated, dialect)]
+    last = {each.name: each.value for each in translated}
+    acting = [each for each in translated if _acts(each.name, last, dialect)]
+    return [*acting, *_implied(acting, dialect)]
+
+
+def _acts(name: str, stated: Mapping[str, Any], dialect: Dialect) -> bool:
+    """Whether what a setting goes with is on, as far as it is stated."""
+    other, _, wanted = dialect.only_with.get(name, "").partition(" ")
+    if other not in stated:
+        return True
+    value = typed(stated[other])
+    return str(value) == wanted if wanted else value not in (None, False)
 
 
 def _implied(statements: Iterable[Statement], dialect: Dialect) -> Iterator[Statement]:
