@@ -100,7 +100,7 @@ def test_groups_that_are_no_shifts_of_each_other_are_laid_one_by_one() -> None:
 
 def test_oversubscription_makes_the_uplinks_the_bottleneck() -> None:
     node = catalogue.node("hgx-h100")
-    exchange = stream(4096, 1, 4096, "ring", "all_gather", 1e9), stream(512, 8, 4096, "pairwise", "all_to_all", 1e9)
+    exchange = stream(4096, 1, 4096, "ring", "all_gather", 1e9), stream(64, 64, 4096, "pairwise", "all_to_all", 1e9)
     full = network_use(catalogue.cluster(4096, node, "clos-400g-3tier"), exchange, 1.0)
     thin = network_use(catalogue.cluster(4096, node, "clos-400g-3tier-4to1"), exchange, 1.0)
     assert thin.bottleneck in ("leaf", "spine")
