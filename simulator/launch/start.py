@@ -6,7 +6,7 @@ their defaults or an example.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +27,8 @@ SEQ_LENGTH, TOKENS = 4096, "1T"
 # Judged: micro-batches of a replica per pipeline stage, which keep the bubble small.
 MICROBATCHES_PER_STAGE = 4
 MOST_TRIALS = 40
+# Ranks that experts are spread over; on fewer GPUs than the first all of them.
+EXPERT_DEGREES = (8, 16, 32, 64)
 # Judged: memory beyond what is predicted (other libraries, fragmentation, uneven experts), as a share of the GPU's.
 HEADROOM = 0.10
 # Weights and gradients in 16 bit.
@@ -80,11 +82,14 @@ def starting_plan(model: Model, name: str, cluster: Cluster, node: str, fabric: 
     """
     capacity = cluster.accelerator.memory_capacity_bytes
     least: tuple[float, dict[str, Any]] | None = None
+    refused: list[Problem] = []
     trials = 0
     candidates = list(_candidates(model, cluster))
     for written in [each for each in candidates if _may_fit(model, capacity, each)] or candidates:
-        scenario = _scenario(name, cluster, node, fabric, written, seq_length(model))
-        if scenario is None:
+        try:
+            scenario = _scenario(name, cluster, node, fabric, written, seq_length(model))
+        except InputError as error:
+            refused += error.problems
             continue
         trials += 1
         memory = max(rank.device_bytes for rank in simulate(scenario).memory)
@@ -95,9 +100,16 @@ def starting_plan(model: Model, name: str, cluster: Cluster, node: str, fabric: 
         if trials >= MOST_TRIALS:
             break
     if least is None:
-        message = f"no plan to start from is legal for {name} on {cluster.gpus} GPUs; take a multiple of 8 GPUs"
+        message = f"no plan to start from is legal for {name} on {cluster.gpus:,} GPUs: {_why_none(refused)}"
         raise InputError([Problem("command line", None, "--gpus", message)])
-    return least[1], _least(1 - least[0] / capacity, trials)
+    return least[1], _least(1 - least[0] / capacity, trials, cluster.gpus)
+
+
+def _why_none(refused: Sequence[Problem]) -> str:
+    """The first rule that a plan broke; without a plan, which counts the experts' ranks divide."""
+    if refused:
+        return f"{refused[0].key}: {refused[0].message}"
+    return f"{EXPERT_DEGREES[0]} expert ranks or more do not divide them; take a multiple of {EXPERT_DEGREES[0]} GPUs"
 
 
 def _first(free: float, trials: int) -> str:
@@ -107,13 +119,23 @@ def _first(free: float, trials: int) -> str:
     )
 
 
-def _least(free: float, trials: int) -> str:
+def _least(free: float, trials: int, gpus: int) -> str:
+    advice = f"{_divisible_words(gpus)}take more GPUs, or recompute more"
     if free < 0:
-        return f"none of {trials} tried fits in memory; this one needs least: take more GPUs, or recompute more"
+        return f"none of {trials} tried fits in memory; this one needs least: {advice}"
     return (
         f"none of {trials} tried leaves {100 * HEADROOM:.0f} % of memory free; this one leaves most, "
-        f"{100 * free:.0f} %, and may run out of it: take more GPUs, or recompute more"
+        f"{100 * free:.0f} %, and may run out of it: {advice}"
     )
+
+
+def _divisible_words(gpus: int) -> str:
+    """Advice where few expert ranks and stages divide the GPUs."""
+    most = EXPERT_DEGREES[-1]
+    if gpus < most or gpus % most == 0:
+        return ""
+    below = gpus // most * most
+    return f"few expert ranks and stages divide {gpus:,} GPUs, more divide {below:,} or {below + most:,}; or "
 
 
 def _may_fit(model: Model, capacity_bytes: float, written: Mapping[str, Any]) -> bool:
@@ -127,12 +149,15 @@ def _candidates(model: Model, cluster: Cluster) -> Iterator[dict[str, Any]]:
     last recomputation of whole layers."""
     gpus, domain = cluster.gpus, min(cluster.node.gpus, 8)
     experts = next((layer.ffn.experts for layer in model.layers if isinstance(layer.ffn, MoE)), 1)
+    degrees = [degree for degree in divisors(gpus) if degree < EXPERT_DEGREES[0]] if gpus < EXPERT_DEGREES[0] else [1]
+    least_ep = 1 if experts == 1 else min(gpus, EXPERT_DEGREES[0])
     shapes = [
         (tp, pp, ep)
         for tp in divisors(domain)
         for pp in (1, 2, 4, 8, 16, 32)
-        for ep in [each for each in (1, 8, 16, 32, 64) if each <= experts and experts % each == 0]
-        if gpus % (tp * pp) == 0 and (gpus // pp) % ep == 0 and (experts == 1 or ep > 1 or gpus == 1)
+        for ep in (*degrees, *EXPERT_DEGREES)
+        if experts % ep == 0 and ep >= least_ep
+        if gpus % (tp * pp) == 0 and (gpus // pp) % ep == 0
     ]
     ordered = sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape[0], shape[2]))
     for recompute in ({}, {"recompute": {"granularity": _whole_layers()}}):
@@ -161,7 +186,14 @@ def _written(model: Model, gpus: int, tp: int, pp: int, ep: int) -> dict[str, An
     layers = len(model.layers)
     if pp > 1 and layers % pp:
         written["layout"] = uneven_layout(layers, len(model.mtp), pp)
-    return {key: value for key, value in written.items() if value not in (1, False) or key.endswith("batch_size")}
+    return {key: value for key, value in written.items() if _says_something(key, value)}
+
+
+def _says_something(key: str, value: Any) -> bool:
+    """Whether a value is another than that of a key left out: a degree of 1, or false."""
+    if isinstance(value, bool):
+        return value
+    return value != 1 or key.endswith("batch_size")
 
 
 def uneven_layout(layers: int, mtp: int, pp: int) -> str:
@@ -173,18 +205,15 @@ def uneven_layout(layers: int, mtp: int, pp: int) -> str:
 
 def _scenario(
     name: str, cluster: Cluster, node: str, fabric: str, written: Mapping[str, Any], seq_length: int
-) -> Scenario | None:
-    """The scenario of a plan; None where the plan is not legal."""
+) -> Scenario:
+    """The scenario of a plan. Raises InputError where the plan is not legal."""
     data = {
         "model": name,
         "cluster": {"gpus": cluster.gpus, "node": node, "fabric": fabric},
         "plan": dict(written),
         "run": {"seq_length": seq_length, "tokens": TOKENS},
     }
-    try:
-        scenario = read_scenario(Document(data, Place("start")), "start")
-    except InputError:
-        return None
+    scenario = read_scenario(Document(data, Place("start")), "start")
     return replace(scenario, run=replace(scenario.run, policies=None))
 
 

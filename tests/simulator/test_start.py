@@ -64,12 +64,26 @@ def test_gpus_that_fill_no_server_and_unknown_names_are_refused() -> None:
     assert (done.returncode, "llama-3.1-8b" in done.stderr) == (2, True)
 
 
+def test_experts_on_ranks_that_do_not_divide_the_gpus_are_refused() -> None:
+    with pytest.raises(InputError, match="8 expert ranks or more do not divide them; take a multiple of 8 GPUs"):
+        starting_scenario("qwen3-30b-a3b", 6, "hgx-h200")
+
+
+def test_tensor_ranks_share_sequences_too(tmp_path: Path) -> None:
+    file = tmp_path / "start.yaml"
+    file.write_text(starting_scenario("llama-3.1-405b", 128, "hgx-h200"))
+    plan = load_scenario(file).plan
+    assert (plan.tp, plan.sequence_parallel) == (8, True)
+
+
 @pytest.mark.parametrize(
     ("model", "gpus", "node", "said"),
     [
         ("qwen3-8b", 2, "hgx-h100", "leaves 10 % of memory free; this one leaves most"),
         ("llama-3.1-70b", 8, "hgx-h200", "tried fits in memory; this one needs least"),
         ("gpt3-175b", 64, "dgx-a100-80", "leaves 10 % of memory or more free"),
+        ("kimi-k2", 1000, "hgx-h200", "few expert ranks and stages divide 1,000 GPUs, more divide 960 or 1,024"),
+        ("qwen3-30b-a3b", 4, "hgx-h200", "this one leaves most"),
     ],
 )
 def test_the_head_says_how_the_plan_was_chosen(model: str, gpus: int, node: str, said: str) -> None:
