@@ -9,12 +9,16 @@ from difflib import get_close_matches
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong in one input: the file, its line where known, the dotted key, and the remedy in words."""
+    """One thing wrong in one input: the file, its line where known, the dotted key, and the remedy in words.
+
+    `is_unreadable`: the key is not known or its value is none at all, whatever the other keys say.
+    """
 
     file: str
     line: int | None
     key: str
     message: str
+    is_unreadable: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
@@ -40,8 +44,8 @@ class Place:
     def under(self, key: object) -> Place:
         return Place(self.file, f"{self.key}.{key}" if self.key else str(key), self.lines)
 
-    def problem(self, message: str) -> Problem:
-        return Problem(self.file, self.line, self.key, message)
+    def problem(self, message: str, is_unreadable: bool = False) -> Problem:
+        return Problem(self.file, self.line, self.key, message, is_unreadable)
 
     @property
     def line(self) -> int | None:

@@ -38,6 +38,10 @@ class Section:
     def report(self, key: str, message: str) -> None:
         self.problems.append(self.place.under(key).problem(message))
 
+    def report_unreadable(self, key: str, message: str) -> None:
+        """Reports a key that is not known, or a value that is none of its kind whatever the other keys say."""
+        self.problems.append(self.place.under(key).problem(message, is_unreadable=True))
+
     def take(self, key: str, default: Any = _MISSING) -> Any:
         """The plain value of a key, or the default; a missing key without default is reported and gives None."""
         self.seen.add(key)
@@ -65,7 +69,7 @@ class Section:
         try:
             amount = units.parse(value, dimension, bare=False)
         except units.QuantityError as error:
-            self.report(key, str(error))
+            self.report_unreadable(key, str(error))
             return float("nan")
         if amount == 0 and not zero:
             self.report(key, f"must be above zero; write e.g. {units.EXAMPLES[dimension]}")
@@ -85,7 +89,7 @@ class Section:
         whole = int(value) if isinstance(value, float) and value.is_integer() else value
         if isinstance(whole, bool) or not isinstance(whole, int) or not 1 <= whole < MOST_COUNT:
             shown = str(value).lower() if isinstance(value, bool) else repr(value)
-            self.report(key, f"must be a whole number of at least 1, not {shown[:40]}")
+            self.report_unreadable(key, f"must be a whole number of at least 1, not {shown[:40]}")
             return None
         self._check_plausible(key, float(whole), "count")
         return whole
@@ -93,20 +97,20 @@ class Section:
     def text(self, key: str, default: Any = _MISSING) -> Any:
         value = self.take(key, default)
         if value is not None and value is not default and not isinstance(value, str):
-            self.report(key, f"must be text, not {_kind(value)}")
+            self.report_unreadable(key, f"must be text, not {_kind(value)}")
             return str(value)
         return value
 
     def choice(self, key: str, choices: Collection[str], default: Any = _MISSING) -> Any:
         value = self.text(key, default)
         if value is not None and value is not default and value not in choices:
-            self.report(key, one_of(value, choices))
+            self.report_unreadable(key, one_of(value, choices))
         return value
 
     def flag(self, key: str, default: Any = _MISSING) -> Any:
         value = self.take(key, default)
         if value is not None and not isinstance(value, bool):
-            self.report(key, f"must be true or false, not {value!r}")
+            self.report_unreadable(key, f"must be true or false, not {value!r}")
             return False
         return value
 
@@ -136,7 +140,7 @@ class Section:
         """Reports the keys that nothing asked for."""
         for key in self.data:
             if key not in self.seen:
-                self.report(str(key), one_of(key, self.seen) if self.seen else "is not known")
+                self.report_unreadable(str(key), one_of(key, self.seen) if self.seen else "is not known")
 
     def raise_problems(self) -> None:
         if self.problems:

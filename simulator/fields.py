@@ -128,7 +128,7 @@ def _read_words(section: Section, key: str) -> tuple[str, ...]:
     items = section.take(key)
     if isinstance(items, list) and all(isinstance(item, str) for item in items):
         return tuple(items)
-    section.report(key, f"must be a list of words, as [layernorm, moe_act], not {items!r}")
+    section.report_unreadable(key, f"must be a list of words, as [layernorm, moe_act], not {items!r}")
     return ()
 
 
@@ -138,7 +138,7 @@ def _read_numbers(section: Section, key: str, index: type, given: Setting | None
     found = {}
     for name in below.data:
         if index is int and not str(name).isdecimal():
-            below.report(str(name), f"must be a whole number that counts from 0, not {name!r}")
+            below.report_unreadable(str(name), f"must be a whole number that counts from 0, not {name!r}")
         else:
             value = below.quantity(name, "count")
             found[index(name)] = value if given is None else _within_range(value, given, below, str(name))
@@ -151,7 +151,7 @@ def _read_whole(section: Section, key: str) -> int:
     if value is None or not math.isfinite(value):
         return 0
     if value != int(value):
-        section.report(key, f"must be a whole number, not {value:g}")
+        section.report_unreadable(key, f"must be a whole number, not {value:g}")
     return int(value)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -90,8 +90,13 @@ def plan(
 
     kept, values = read_keep(keep or [])
     overrides = [*(set_ or []), *values]
-    whole = load_start(scenario, overrides)
-    freed = read_free(free or [], lambda override: load_start(scenario, [*overrides, override]).plan)
+    options = {value: f"--keep {value}" for value in values}
+    whole = load_start(scenario, overrides, options)
+
+    def plan_with(override: str, option: str) -> Plan:
+        return load_start(scenario, [*overrides, override], options | {override: option}).plan
+
+    freed = read_free(free or [], plan_with)
     loaded = searched_part(whole, phase)
     if out is not None:
         from simulator.report.folder import claim_folder
@@ -130,11 +135,19 @@ def plan(
     raise typer.Exit(0 if found.plans else 1)
 
 
-def load_start(path: Path, overrides: list[str]) -> Scenario:
-    """The scenario that a search starts from; its own plan may be left out or break rules."""
+def load_start(path: Path, overrides: list[str], options: Mapping[str, str]) -> Scenario:
+    """The scenario that a search starts from; its own plan may be left out or break rules.
+
+    `options`: those that brought overrides in, by override, where that is not --set. Raises InputError.
+    """
+    from hardware.problems import InputError
+    from simulator.scenario.overrides import laid_at
     from simulator.scenario.schema import load_scenario
 
-    return load_scenario(path, overrides, starts_search=True)
+    try:
+        return load_scenario(path, overrides, starts_search=True)
+    except InputError as error:
+        raise InputError(laid_at(error.problems, options)) from None
 
 
 def read_keep(options: list[str]) -> tuple[list[str], list[str]]:
@@ -143,11 +156,11 @@ def read_keep(options: list[str]) -> tuple[list[str], list[str]]:
     return keys, [option for option in options if "=" in option]
 
 
-def read_free(options: list[str], plan_with: Callable[[str], Plan]) -> dict[str, list[Any] | None]:
+def read_free(options: list[str], plan_with: Callable[[str, str], Plan]) -> dict[str, list[Any] | None]:
     """The keys that are freed, each with the values to try (None: the usual ones).
 
-    A value is read as the scenario's own would be: `plan_with` gives the plan with one setting changed, and raises
-    InputError where that cannot be read.
+    A value is read as the scenario's own would be: `plan_with` gives the plan with one setting changed by an option,
+    and raises InputError where that cannot be read.
     """
     from simulator.planner.candidates import KEYS, own_value
 
@@ -155,8 +168,11 @@ def read_free(options: list[str], plan_with: Callable[[str], Plan]) -> dict[str,
     for option in options:
         _, equals, text = option.partition("=")
         key = plan_key("--free", option)
-        known = equals and key in KEYS
-        found[key] = [own_value(plan_with(f"plan.{key}={word}"), key) for word in text.split(",")] if known else None
+        if not equals or key not in KEYS:
+            found[key] = None
+            continue
+        changed = [plan_with(f"plan.{key}={word}", f"--free {option}") for word in text.split(",")]
+        found[key] = [own_value(each, key) for each in changed]
     return found
 
 

@@ -89,6 +89,7 @@ def _column(entry: Entry, predicted: _Predicted | None, reference: _Predicted | 
         name=entry.name,
         inputs=_inputs(resolved(entry.scenario)),
         unfit=unfit(predicted.prediction),
+        warnings=predicted.prediction.warnings,
         figures=figures(predicted.prediction),
         difference=None if is_first or reference is None else _difference(reference, predicted),
     )

@@ -62,13 +62,15 @@ class Difference:
 class Column:
     """One scenario: its figures, and their difference from the first column that has any.
 
-    `refused`: every reason why it cannot be (it then has no figures); `unfit`: why the answer to it is no.
+    `refused`: every reason why it cannot be (it then has no figures); `unfit`: why the answer to it is no; `warnings`:
+    those of its evaluation.
     """
 
     name: str
     inputs: Mapping[str, Any]
     refused: tuple[str, ...] = ()
     unfit: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     figures: Figures | None = None
     difference: Difference | None = None
 
@@ -95,6 +97,7 @@ class Comparison:
                     "name": column.name,
                     "refused": list(column.refused),
                     "unfit": list(column.unfit),
+                    "warnings": list(column.warnings),
                     "figures": plain(column.figures),
                     "difference": plain(column.difference),
                 }

@@ -11,7 +11,7 @@ from pathlib import Path
 from hardware.documents import read_document
 from hardware.problems import InputError, Problem
 from simulator.planner.compare import Entry
-from simulator.scenario.overrides import apply_overrides
+from simulator.scenario.overrides import apply_overrides, laid_at
 from simulator.scenario.schema import load_scenario
 
 MOST_COLUMNS = 64
@@ -27,7 +27,8 @@ def entries(
 
     Several `files`, each with the `common` overrides; or one file: with the common overrides alone and with each of
     `others` on top ("plan.pp=8" or "plan.pp=8,plan.ep=32"), or with every combination of the values that `over` lists
-    ("plan.pp=4,8,16"). Raises InputError where these do not go together, or no entry can be read.
+    ("plan.pp=4,8,16"). Raises InputError where these do not go together, where `others` or `over` hold a key or value
+    that is none at all, and where no entry can be read.
     """
     if len(files) > 1 and (others or over):
         raise InputError([Problem("compare", None, "", "--with and --over change one scenario; name one file")])
@@ -44,6 +45,9 @@ def entries(
     made = [_entry(file, file.stem, common) for file in files] if not rows else []
     option = "--over" if over else "--with"
     made += [_told_by(option, changes, _entry(files[0], name, [*common, *changes])) for name, changes in rows]
+    unreadable = [problem for entry in made[-len(rows) :] for problem in entry.problems if problem.is_unreadable]
+    if rows and unreadable:
+        raise InputError(dict.fromkeys(unreadable))
     if all(entry.scenario is None for entry in made):
         raise InputError(dict.fromkeys(problem for entry in made for problem in entry.problems))
     return made
@@ -51,9 +55,8 @@ def entries(
 
 def _told_by(option: str, changes: Sequence[str], entry: Entry) -> Entry:
     """The entry with its problems laid at the option that brought the overrides in, not at --set."""
-    origins = {f"--set {change}": f"{option} {change}" for change in changes}
-    problems = tuple(replace(each, file=origins.get(each.file, each.file)) for each in entry.problems)
-    return replace(entry, problems=problems)
+    options = {change: f"{option} {change}" for change in changes}
+    return replace(entry, problems=laid_at(entry.problems, options))
 
 
 def _entry(file: Path, name: str, overrides: Sequence[str]) -> Entry:

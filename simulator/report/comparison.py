@@ -137,6 +137,7 @@ def _signed(value: float, written: Written) -> str:
 
 
 def _notes(document: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    yield from _warnings(document["columns"])
     for column in document["columns"]:
         yield from ((column["name"], f"refused: {reason}") for reason in column["refused"])
         yield from ((column["name"], reason) for reason in column["unfit"])
@@ -146,3 +147,11 @@ def _notes(document: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
             spread = " ".join(interval.split())
             why = f"training takes {spread} longer, an interval that holds zero"
             yield column["name"], f"cannot be told apart from {document['reference']}: {why}"
+
+
+def _warnings(columns: Sequence[Mapping[str, Any]]) -> Iterable[tuple[str, str]]:
+    """Every warning once, with the columns that it is of."""
+    evaluated = [column for column in columns if column["figures"]]
+    for warning in dict.fromkeys(warning for column in evaluated for warning in column["warnings"]):
+        names = [column["name"] for column in evaluated if warning in column["warnings"]]
+        yield "Warning", warning if len(names) == len(evaluated) else f"{', '.join(names)}: {warning}"

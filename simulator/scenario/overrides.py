@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hardware.documents import parse_document
@@ -33,15 +34,21 @@ def attributed(problem: Problem, overrides: Sequence[str]) -> Problem:
     for override in reversed(overrides):
         key = override.partition("=")[0].strip()
         if problem.key == key or problem.key.startswith(f"{key}."):
-            return Problem(f"--set {override}", None, problem.key, problem.message)
+            return replace(problem, file=f"--set {override}", line=None)
     return problem
+
+
+def laid_at(problems: Iterable[Problem], options: Mapping[str, str]) -> tuple[Problem, ...]:
+    """Problems with overrides laid at the options that brought them in (by override), not at --set."""
+    origins = {f"--set {override}": option for override, option in options.items()}
+    return tuple(replace(each, file=origins.get(each.file, each.file)) for each in problems)
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     key, file = key.strip(), f"--set {override}"
     if not equals or not all(key.split(".")):
-        raise InputError([Problem(file, None, key, "needs the form section.key=value, as in plan.tp=2")])
+        raise InputError([Problem(file, None, key, "needs the form section.key=value, as in plan.tp=2", True)])
     write_key(data, key, _value(text, file, key), file)
 
 
@@ -71,4 +78,4 @@ def _value(text: str, file: str, key: str) -> Any:
     try:
         return parse_document(text, file).data
     except InputError as error:
-        raise InputError([Problem(file, None, key, problem.message) for problem in error.problems]) from None
+        raise InputError([Problem(file, None, key, problem.message, True) for problem in error.problems]) from None

@@ -106,6 +106,18 @@ def test_combinations_of_values_make_columns_and_refused_ones_say_why(tmp_path: 
     ]
 
 
+def test_warnings_are_those_of_each_evaluation(tmp_path: Path) -> None:
+    overrides = ["cluster.fabric=ndr-rail-2tier"]
+    arguments = [str(TINY), "--with", ",".join(overrides)]
+    columns = json.loads(traincast("compare", *arguments, "--json").stdout)["columns"]
+    alone = [evaluate(load_scenario(TINY, changes)).warnings for changes in ([], overrides)]
+    assert [tuple(column["warnings"]) for column in columns] == alone
+    assert alone[0] != alone[1]
+    printed = " ".join(traincast("compare", *arguments).stdout.split())
+    for warning in {*alone[0], *alone[1]}:
+        assert printed.count(warning) == 1
+
+
 def test_a_column_that_does_not_fit_is_shown_with_its_figures() -> None:
     done = traincast("compare", str(TINY), "--with", "plan.micro_batch_size=16,run.seq_length=131072")
     assert done.returncode == 0
@@ -121,6 +133,10 @@ def test_a_column_that_does_not_fit_is_shown_with_its_figures() -> None:
         ([str(TINY), str(KIMI), "--with", "plan.pp=1"], "name one file"),
         ([str(TINY), "--over", "plan.pp"], "needs the form"),
         ([str(TINY), "--over", "plan.pp=3", "--over", "plan.ep=3"], "plan.pp"),
+        ([str(TINY), "--with", "plan.tp=abc"], "--with plan.tp=abc: plan.tp: must be a whole number"),
+        ([str(TINY), "--over", "plan.tp=1,abc"], "--over plan.tp=abc: plan.tp: must be a whole number"),
+        ([str(TINY), "--with", "plan.tpp=2"], "--with plan.tpp=2: plan.tpp: 'tpp' is not known"),
+        ([str(TINY), "--with", "run.tokens=many"], "--with run.tokens=many: run.tokens"),
         ([str(TINY), "--over", f"plan.pp={','.join(map(str, range(1, 70)))}"], "at most 64"),
         (["none.yaml", "neither.yaml"], "there is no such file"),
     ],
