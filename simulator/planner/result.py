@@ -97,10 +97,11 @@ class Gain:
 
 @dataclass(frozen=True, slots=True)
 class PlanSearch:
-    """The outcome of a search. `legal` plans were covered: `played`, or excluded by a proven bound; `fitting` fit in
-    memory. `start`: the scenario's own plan, where it is legal. `nearest`: where none fits, the one with the smallest
-    memory, and `remedies` what would make it fit. `complete` False: the search was interrupted. `priced`: of so many
-    of the fastest the whole run was evaluated, from which other objectives than time choose."""
+    """The outcome of a search. `legal` plans were covered: `played`, or excluded by a proven bound; `fitting` leave
+    `headroom_fraction` of the memory free. `start`: the scenario's own plan, where it is legal. `nearest`: where none
+    fits, the one with the smallest memory, and `remedies` what would make it fit. `complete` False: the search was
+    interrupted. `priced`: of so many of the fastest the whole run was evaluated, from which other objectives than time
+    choose."""
 
     plans: tuple[RankedPlan, ...]
     front: tuple[FrontPoint, ...]

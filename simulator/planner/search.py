@@ -78,7 +78,8 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class ChunkResult:
-    """What a chunk came to. `least`: its plan with the smallest memory, where none fits."""
+    """What a chunk came to. `fitting`: plans that leave the memory asked for; `least`: where none does, that with the
+    smallest memory."""
 
     number: int
     legal: int
@@ -124,10 +125,11 @@ def search_chunk(chunk: Chunk) -> ChunkResult:
         keeps_own=[keeps_own(space, plans, key) for key in chunk.asked.keys(space)],
         limits=chunk.limits,
     )
-    if not contests.members[0].any():
-        return ChunkResult(chunk.number, len(plans), int(fits.sum()), 0, (), least_memory(setting, known))
+    fitting = int(contests.members[0].sum())
+    if not fitting:
+        return ChunkResult(chunk.number, len(plans), 0, 0, (), least_memory(setting, known))
     played = play_best_first(setting, known, contests)
-    return ChunkResult(chunk.number, len(plans), int(fits.sum()), played, winners(setting, known, contests))
+    return ChunkResult(chunk.number, len(plans), fitting, played, winners(setting, known, contests))
 
 
 def keeps_own(space: Space, plans: Columns, key: str) -> np.ndarray:

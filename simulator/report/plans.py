@@ -91,9 +91,10 @@ def search_report(scenario: Scenario, found: PlanSearch) -> Group:
 def covered(found: PlanSearch) -> Text:
     rate = found.legal / found.seconds if found.seconds > 0 else 0.0
     others = "the others are proven slower" if found.complete else "the others were not reached"
+    played = f", {found.played:,} were played, {others}" if found.fitting else ""
     text = (
         f"{found.legal:,} legal plans covered in {format_seconds(found.seconds)} ({rate:,.0f}/s): "
-        f"{found.fitting:,} fit in memory, {found.played:,} were played, {others}"
+        f"{found.fitting:,} {fitting_words(found.headroom_fraction)}{played}"
     )
     if found.objective != "time":
         text += (
@@ -103,6 +104,11 @@ def covered(found: PlanSearch) -> Text:
     interrupted = "; interrupted, so these are the best so far" if found.plans and not found.complete else ""
     searched = ", ".join(f"{key} ({count})" for key, count in found.searched.items())
     return Text(f"{text}{interrupted}\nSearched: {searched}, layout (up to 4 splits of the layers)\n")
+
+
+def fitting_words(headroom_fraction: float) -> str:
+    """What plans do that count as fitting."""
+    return f"leave {100 * headroom_fraction:.3g} % of memory free" if headroom_fraction else "fit in memory"
 
 
 def plans_table(found: PlanSearch) -> Table:
@@ -210,7 +216,7 @@ def nothing_fits(scenario: Scenario, found: PlanSearch, nearest: RankedPlan) -> 
     capacity = scenario.cluster.accelerator.memory_capacity_bytes
     needed, wanted = nearest.device_memory_bytes, (1 - found.headroom_fraction) * capacity
     lines = [
-        "No plan fits in memory.",
+        f"No plan can {fitting_words(found.headroom_fraction)}.",
         f"Nearest: {plan_line(nearest.plan)}: {format_bytes(needed)} of {format_bytes(wanted)}, "
         f"{format_bytes(needed - wanted)} too much.",
         "It would fit with any of:",

@@ -130,6 +130,24 @@ def test_nothing_that_fits_is_exit_code_1() -> None:
     assert document["remedies"]
 
 
+def test_plans_fit_that_leave_the_memory_asked_for() -> None:
+    arguments = ("plan", TINY, *KEEP, "--keep", "plan.recompute", "--top", "1000")
+    whole = json.loads(traincast(*arguments, "--json").stdout)
+    used = sorted(row["device_memory_bytes"] for row in whole["plans"])
+    assert whole["legal"] == whole["fitting"]
+    capacity = used[0] + next(
+        row["memory_free_bytes"] for row in whole["plans"] if row["device_memory_bytes"] == used[0]
+    )
+    middle = used[len(used) // 2]
+    part = json.loads(traincast(*arguments, "--headroom", f"{1 - middle / capacity:.9f}", "--json").stdout)
+    assert 0 < part["fitting"] < whole["fitting"]
+    assert all(row["device_memory_bytes"] <= middle * (1 + 1e-6) for row in part["plans"])
+    none = traincast(*arguments, "--headroom", "99%")
+    assert none.returncode == 1
+    assert f"{whole['legal']:,} legal plans covered" in none.stdout
+    assert "0 leave 99 % of memory free\n" in none.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -138,7 +156,9 @@ def test_nothing_that_fits_is_exit_code_1() -> None:
         (["--free", "plan.layout"], "follows from the other keys"),
         (["--free", "plan.precision=foo"], "'foo' is not known; choose from bf16"),
         (["--free", "plan.optimizer=foo,muon"], "plan.optimizer.kind: 'foo' is not known"),
-        (["--free", "plan.ep=abc"], "must be a whole number"),
+        (["--free", "plan.ep=2,abc"], "--free plan.ep=2,abc: plan.ep: must be a whole number of at least 1, not 'abc'"),
+        (["--keep", "plan.ep=abc"], "--keep plan.ep=abc: plan.ep: must be a whole number of at least 1, not 'abc'"),
+        (["--set", "plan.ep=abc"], "--set plan.ep=abc: plan.ep: must be a whole number of at least 1, not 'abc'"),
         (["--headroom", "much"], "write a share of the memory"),
         (["--keep", "plan.schedule", "--keep", "plan.pp", "--free", "plan.vpp=7"], "no plan is legal"),
     ],
