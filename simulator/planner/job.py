@@ -16,6 +16,7 @@ from simulator.run.montecarlo import outcomes, saving_of
 from simulator.run.result import RunResult
 from simulator.run.specs import RunSpec
 from simulator.run.summary import summarise
+from simulator.run.uncertainty import Uncertainty
 from simulator.scenario.resolved import resolved
 from simulator.scenario.schema import read_scenario
 from simulator.scenario.spec import Scenario
@@ -86,10 +87,15 @@ def play_job(scenario: Scenario) -> Job:
 
 def job_of(simulated: Simulated) -> Job:
     """The whole run of a simulated step. Raises InputError for policies that the job cannot have."""
+    return run_job(simulated, run_spec_of(simulated))
+
+
+def run_spec_of(simulated: Simulated) -> RunSpec:
+    """What the whole run of a simulated step is played from. Raises InputError for policies that it cannot have."""
     spec = whole_run_spec(simulated)
     if spec is None:
         raise ValueError("the scenario has no run policies; read it from a file")
-    return run_job(simulated, spec)
+    return spec
 
 
 def run_job(simulated: Simulated, spec: RunSpec) -> Job:
@@ -98,6 +104,15 @@ def run_job(simulated: Simulated, spec: RunSpec) -> Job:
     outcome = outcomes(spec, saving)
     finish_s = np.broadcast_to(outcome.finish_s, (len(outcome.finish_s),))
     return Job(simulated, spec, summarise(spec, saving, outcome), finish_s)
+
+
+def with_step(job: Job, simulated: Simulated, uncertainty: Uncertainty | None = None) -> Job:
+    """The job with another step in the place of its own, over the same tokens; the step may be off by `uncertainty`
+    (None: by its own)."""
+    spec = run_spec_of(simulated)
+    pairs = zip(spec.segments, job.spec.segments, strict=True)
+    segments = tuple(replace(each, tokens=own.tokens) for each, own in pairs)
+    return run_job(simulated, replace(spec, segments=segments, uncertainty=uncertainty or spec.uncertainty))
 
 
 def with_tokens(job: Job, factor: float) -> Job:

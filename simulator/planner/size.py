@@ -17,9 +17,12 @@ from hardware.problems import InputError, Place, Problem, one_of
 from simulator.fields import as_written
 from simulator.planner.job import Job, purchase, with_sized_spares
 from simulator.planner.resized import node_name, why_fabric
+from simulator.planner.size_by_budget import Purse, most_affordable
+from simulator.planner.size_by_date import fewest_in_time
 from simulator.planner.size_hinges import assumptions, parts
-from simulator.planner.size_search import Tries
+from simulator.planner.size_of_given import turned_round
 from simulator.planner.sizing import Option, Purchase, Question, Sizing
+from simulator.planner.tried import Choice, TriedJobs, no_job, tried_jobs
 from simulator.predict.evidence import step_interval_s
 from simulator.scenario.spec import Scenario
 
@@ -115,24 +118,35 @@ def _price(option: Option, question: Question) -> tuple[bool, float, float]:
 
 def _answer(scenario: Scenario, node: str, question: Question) -> tuple[Option, Job | None]:
     """The option for one node, and its job."""
-    tries = Tries(scenario, node, question)
     try:
-        job, smaller, limits = tries.turned_round() if question.gpus is not None else tries.smallest()
-        bought = purchase(job) if job is not None else None
+        choice = _choice(tried_jobs(scenario, node), question)
+        bought = purchase(choice.job) if choice.job is not None else None
     except InputError as error:
-        job, smaller, bought, limits = None, None, None, "; ".join(map(str, error.problems))
+        choice, bought = no_job("; ".join(map(str, error.problems))), None
+    job, smaller = choice.job, choice.smaller
     server = scenario.cluster.node if node == node_name(scenario) else catalogue.node(node, Place("size"))
     option = Option(
         node=node,
         accelerator=server.accelerator.name,
         fabric=job.scenario.cluster.fabric.name if job else None,
-        limits=limits,
+        limits=choice.limits,
         fabric_reason=why_fabric(scenario.cluster, job.scenario.cluster) if job else "",
         purchase=summary(job, question) if job else None,
         smaller=summary(smaller, question) if smaller else None,
         scenario=bought,
     )
     return option, job
+
+
+def _choice(tried: TriedJobs, question: Question) -> Choice:
+    """All of the GPUs that there are, else the fewest by the date, else the most that the budget pays for."""
+    if question.gpus is not None:
+        return turned_round(tried, question, question.gpus)
+    if not tried.counts:
+        return no_job("no number of whole nodes shares the global batch evenly")
+    if question.finish_within_s is not None:
+        return fewest_in_time(tried, question, question.finish_within_s)
+    return most_affordable(tried, Purse(question.budget_usd or 0.0, question.confidence))
 
 
 def summary(job: Job, question: Question) -> Purchase:

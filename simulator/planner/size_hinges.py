@@ -12,7 +12,7 @@ from hardware.specs import Accelerator, Cluster
 from hardware.units import format_rate
 from simulator.cost.constants import CORRECTED, constants_for
 from simulator.model.spec import MoE
-from simulator.planner.job import Job, job_of, run_job
+from simulator.planner.job import Job, run_job, with_step
 from simulator.planner.sizing import Assumption, Part
 from simulator.predict.confidence import STANDARD_DEVIATIONS
 from simulator.predict.simulate import Simulated, simulate, simulate_step
@@ -56,8 +56,8 @@ def _part(name: str, change: str, other: Job, job: Job, confidence: float, price
 
 def _with(job: Job, cluster: Cluster) -> Job:
     """The job on another cluster; its step may be off as much as before, so that only the part makes a difference."""
-    other = job_of(simulate(replace(job.scenario, cluster=cluster)))
-    return run_job(other.simulated, replace(other.spec, uncertainty=job.spec.uncertainty))
+    simulated = simulate(replace(job.scenario, cluster=cluster))
+    return with_step(job, simulated, job.spec.uncertainty)
 
 
 def _faster_nics(cluster: Cluster) -> Cluster:
@@ -206,7 +206,7 @@ def _priced(spec: RunSpec, factor: float) -> RunSpec:
 
 def _at_rates(job: Job, factor: float) -> Job:
     """All kernels so many times as fast."""
-    return job_of(_simulated_at_rates(job.simulated, factor))
+    return with_step(job, _simulated_at_rates(job.simulated, factor))
 
 
 def _simulated_at_rates(done: Simulated, factor: float) -> Simulated:
@@ -224,4 +224,4 @@ _RATES = tuple(name for name in CORRECTED if name != "grouped_rate")
 
 def _imbalanced(job: Job, imbalance: float) -> Job:
     plan = replace(job.scenario.plan, expert_imbalance=imbalance)
-    return job_of(simulate(replace(job.scenario, plan=plan)))
+    return with_step(job, simulate(replace(job.scenario, plan=plan)))

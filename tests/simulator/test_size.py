@@ -97,6 +97,23 @@ def test_turned_round_the_tokens_fill_the_time() -> None:
     assert found.scenario.run.tokens == found.purchase.tokens
 
 
+def test_turned_round_it_says_why_gpus_are_left_over() -> None:
+    """Thirty GPUs are three servers of eight and six more; 64 sequences are not shared by 24 replicas of one GPU."""
+    found = size(load_scenario(TINY, LONG), finish_within_s=3 * DAY_S, gpus=30)
+    assert found.answer is not None
+    assert found.answer.purchase is not None
+    assert (found.answer.purchase.gpus, found.answer.purchase.job_gpus) == (24, 16)
+    assert "6 of the 30 GPUs fill no node of 8" in found.answer.limits
+    assert "the next job larger than 16 that shares the batch of 64 evenly has 32 GPUs" in found.answer.limits
+    # Its parts and assumptions are of all its tokens, not of the scenario's own.
+    ends_s = found.answer.purchase.at_confidence_s
+    for each in found.assumptions:
+        assert 0.4 * ends_s < each.finish_s[0] <= each.finish_s[1] < 2 * ends_s, each.assumption
+    assert all(abs(part.saved_s) < 0.5 * ends_s for part in found.parts)
+    faster_s, slower_s = next(each.finish_s for each in found.assumptions if each.assumption == "kernel rates")
+    assert faster_s < ends_s < slower_s
+
+
 def test_a_budget_alone_buys_the_fastest_run_that_it_pays_for() -> None:
     """Without spares a larger job is sooner done and dearer."""
     scenario = load_scenario(TINY, [*LONG, "run.spares={hot: 0}"])
