@@ -34,7 +34,7 @@ def import_launch(files: Files, out: OutFile = None, set_: Given = None) -> None
 
     if out is not None and out.exists():
         raise InputError([Problem(str(out), None, "--out", "exists; name a new file, or remove it")])
-    found = imported(files, set_ or [])
+    found = imported(files, set_ or [], out.parent if out is not None else None)
     if out is None:
         sys.stdout.write(found.text)
     else:

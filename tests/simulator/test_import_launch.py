@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -255,6 +257,65 @@ def test_deepspeeds_json_leaves_model_and_length_to_fill_in(tmp_path: Path) -> N
     assert (plan.offload.optimizer_fraction, plan.precision) == (1.0, "bf16")
 
 
+@pytest.mark.parametrize(
+    ("settings", "gpus", "batch", "micro"),
+    [
+        (
+            {"train_batch_size": 512, "train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 8},
+            None,
+            512,
+            4,
+        ),
+        ({"train_batch_size": 512, "gradient_accumulation_steps": 8}, 16, 512, 4),
+        ({"train_batch_size": 512}, 16, 512, 32),
+        ({"train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 8}, 16, 512, 4),
+        ({"train_micro_batch_size_per_gpu": 4}, 16, 64, 4),
+    ],
+)
+def test_deepspeeds_batch_follows_from_what_is_given(
+    tmp_path: Path, settings: dict[str, int], gpus: int | None, batch: int, micro: int
+) -> None:
+    """A step is micro-batch x accumulation x ranks: 4 x 8 x 16."""
+    given = ("cluster.node=hgx-h100", "cluster.fabric=ndr-rail-2tier", "run.seq_length=4096", "model=llama-3-8b")
+    given += (f"cluster.gpus={gpus}",) if gpus else ()
+    read = scenario(tmp_path, {"ds.json": json.dumps({**settings, "zero_optimization": {"stage": 1}})}, *given)
+    assert (read.cluster.gpus, read.plan.global_batch_size, read.plan.micro_batch_size) == (16, batch, micro)
+
+
+def test_deepspeeds_contradictions_and_autos_are_told(tmp_path: Path) -> None:
+    settings = {"train_batch_size": 500, "train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 8}
+    found = imported(tmp_path, {"ds.json": json.dumps(settings)}, "cluster.gpus=16")
+    assert any("500 sequences a step are not 4 x 8 accumulations x 16 ranks" in note for note in found.notes)
+    found = imported(tmp_path, {"ds.json": json.dumps({**settings, "train_batch_size": "auto"})}, "cluster.gpus=16")
+    assert any("auto is worked out by the training script" in note for note in found.notes)
+    assert "global_batch_size: 512" in found.text
+
+
+def test_every_setting_that_no_key_comes_from_is_named(tmp_path: Path) -> None:
+    """Of every file; a script's own variables are none, an MLPerf configuration's are."""
+    ds = '{"train_batch_size": 8, "gradient_clipping": 1.0, "optimizer": {"type": "AdamW", "params": {"lr": 1e-4}}}'
+    (note,) = (note for note in imported(tmp_path, {"ds.json": ds}).notes if "no key" in note)
+    assert note == "ds.json: no key of a scenario comes from gradient_clipping, optimizer.params.lr"
+    notes = imported(tmp_path, {"config_H100.sh": LLAMA_405B.replace("config_common", "absent")}).notes
+    assert any("no key of a scenario comes from WALLTIME" in note for note in notes)
+    assert not any("TENSOR_MODEL_PARALLEL" in note for note in notes)
+    toml = '[model]\nname = "llama3"\n[parallelism]\ntensor_parallel_degree = 2\n[metrics]\nlog_freq = 10\n'
+    assert any("metrics.log_freq" in note for note in imported(tmp_path, {"job.toml": toml}).notes)
+
+
+MIXTRAL = """\
+python pretrain_gpt.py --disable-bias-linear --seq-length 4096 --max-position-embeddings 32768 --num-layers 32 \\
+  --hidden-size 4096 --ffn-hidden-size 14336 --num-attention-heads 32 --normalization RMSNorm --swiglu \\
+  --position-embedding-type rope --untie-embeddings-and-output-weights --group-query-attention --num-query-groups 8 \\
+  --num-experts 8 --moe-router-topk 2 --moe-token-dispatcher-type alltoall --expert-model-parallel-size 8 --bf16
+"""
+
+
+def test_experts_as_wide_as_the_stated_feed_forward_are_the_catalogues(tmp_path: Path) -> None:
+    """Mixtral-8x7B by --ffn-hidden-size alone, and no vocabulary."""
+    assert "model: mixtral-8x7b " in imported(tmp_path, {"run.sh": MIXTRAL}).text
+
+
 def test_primus_yaml_and_its_placeholders(tmp_path: Path) -> None:
     read = scenario(tmp_path, {"exp.yaml": PRIMUS}, "cluster.gpus=8", "cluster.node=mi300x")
     assert (read.model.name, read.plan.tp, read.plan.micro_batch_size) == ("llama-3.1-8b", 2, 2)
@@ -287,6 +348,44 @@ def test_a_scenario_runs_on_the_server_and_switches_that_were_read(tmp_path: Pat
     assert (cluster.node.gpus, cluster.node.scale_up.domain_gpus, cluster.gpus) == (4, 4, 16)
     assert [tier.reach_gpus for tier in cluster.fabric.tiers] == [16, 32]
     assert "topology.conf" in (tmp_path / "imported.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"topo.txt": "MATRIX", "run.sbatch": "SBATCH"}, "has 8 GPUs a node, topo.txt has 4, which are taken"),
+        ({"topo.txt": "MATRIX", "run.sh": "#SBATCH --gpus=6\n"}, "the job's 6 GPUs are no whole servers of 4"),
+        ({"topology.conf": "SwitchName=leaf1 Nodes=n[1-4]\n", "run.sbatch": "SBATCH"},
+         "the job's 128 GPUs are 16 servers, topology.conf has 4"),
+        ({"topo.txt": "MATRIX", "run.sh": "#SBATCH --constraint=a100\nexport NCCL_IB_HCA=mlx5_0,mlx5_1,mlx5_2\n"},
+         "NCCL_IB_HCA names 3 NICs"),
+        ({"topo.txt": "MATRIX", "run.sh": "#SBATCH --constraint=a100\n"}, "the launch names dgx-a100-80"),
+    ],
+)  # fmt: skip
+def test_machines_that_contradict_the_launch_are_marked(tmp_path: Path, files: dict[str, str], told: str) -> None:
+    """On the line that it concerns, and as a note."""
+    texts = {"MATRIX": MATRIX, "SBATCH": SBATCH}
+    command = "\npython pretrain_gpt.py --tensor-model-parallel-size 1 --bf16\n"
+    found = imported(tmp_path, {name: texts.get(text, text + command) for name, text in files.items()})
+    (marked,) = (line for line in found.text.splitlines() if "CONTRADICTION" in line and not line.startswith("#"))
+    assert told in marked
+    assert any(told in note for note in found.notes)
+
+
+def test_a_sibling_that_the_launch_names_is_taken_for_what_the_file_cannot_tell(tmp_path: Path) -> None:
+    """H200 and H100 have the same links."""
+    files = {"topo.txt": MATRIX, "run.sbatch": SBATCH.replace("h100", "h200").replace("node=8", "node=4")}
+    found = imported(tmp_path, files)
+    assert "base: hgx-h200" in found.text
+    assert "CONTRADICTION" not in found.text
+
+
+def test_fewer_cards_than_gpus_share_their_bandwidth(tmp_path: Path) -> None:
+    """One card of 50 GB/s for four GPUs is 12.5 GB/s each."""
+    files = {"topo.txt": MATRIX, "job.log": PRINTED}
+    assert "1 network cards for 4 GPUs, whose share each has" in imported(tmp_path, files).text
+    read = scenario(tmp_path, files, "cluster.fabric=ndr-rail-2tier")
+    assert read.cluster.node.nic.bandwidth_bytes_per_s == 12.5e9
 
 
 def test_slurms_blocks_within_one_scale_up_domain_are_no_switches(tmp_path: Path) -> None:
@@ -350,6 +449,19 @@ def test_layers_with_experts_by_megatrons_expression(written: object, pattern: l
 
 
 # -- the verb -------------------------------------------------------------------------------------------------------
+
+
+def test_a_hugging_face_path_is_read_from_where_the_scenario_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given from the current folder, written from that of --out."""
+    for name in ("hf", "out"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "hf" / "config.json").write_text('{"architectures": ["LlamaForCausalLM"], "vocab_size": 1}')
+    (tmp_path / "ds.json").write_text(DEEPSPEED)
+    monkeypatch.chdir(tmp_path)
+    found = import_launch([Path("ds.json"), Path("hf/config.json")], (), Path("out"))
+    assert f"huggingface: {os.path.join('..', 'hf', 'config.json')}" in found.text
 
 
 def test_the_verb_writes_a_file_once_and_lists_what_to_fill_in(tmp_path: Path) -> None:

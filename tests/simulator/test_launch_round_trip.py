@@ -19,11 +19,11 @@ from simulator.launch import Launch, launch
 from simulator.launch.facts import plan_facts
 from simulator.launch.importing.importer import import_launch
 from simulator.launch.tables import Table
-from simulator.model.catalogue import names
+from simulator.model.catalogue import load, names
 from simulator.plans.layout import stages
 from simulator.plans.spec import Plan
 from simulator.scenario.schema import Scenario, load_scenario
-from tests.simulator.launch_draws import FORECAST, SCENARIOS, acting, drawn
+from tests.simulator.launch_draws import FORECAST, SCENARIOS, acting, base, drawn
 from tests.simulator.test_launch_rules import broken_rules
 
 DRAWN, DRAWN_SLOWLY = 40, 500
@@ -133,6 +133,25 @@ def check_drawn(name: str, expected: int, folder: Path) -> None:
 @pytest.mark.parametrize("name", WAYS)
 def test_drawn_plans_come_back(name: str, tmp_path: Path) -> None:
     check_drawn(name, DRAWN, tmp_path)
+
+
+def test_every_catalogue_model_comes_back_from_megatrons_arguments(tmp_path: Path) -> None:
+    """By its name, or that of an equal: Llama 3 and 3.1 differ in no size."""
+    others = {}
+    for name in names():
+        plan = Plan(dp=8, micro_batch_size=1, global_batch_size=8, stack=base().plan.stack)
+        made = launch(
+            replace(base(), model=load(name), plan=plan), "megatron", "torchrun", forecast=FORECAST, partial=True
+        )
+        if any(each.key.startswith("model") for each in made.inexpressible):
+            continue
+        (tmp_path / "arguments.sh").write_text(made.files["arguments.sh"])
+        text = import_launch([tmp_path / "arguments.sh"]).text
+        found = next(line.split("#")[0].split()[1] for line in text.splitlines() if line.startswith("model:"))
+        if found != name:
+            others[name] = found
+    assert others == {"llama-3.1-8b": "llama-3-8b", "llama-3.1-70b": "llama-3-70b"}
+    assert all(load(one).layers == load(other).layers for one, other in others.items())
 
 
 @pytest.mark.slow

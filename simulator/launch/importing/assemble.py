@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from hardware import catalogue
@@ -13,9 +13,10 @@ from simulator.launch.importing.clusters import (
     Switches,
     fabric_section,
     node_section,
+    same_server,
     usual_fabric_name,
 )
-from simulator.launch.importing.statements import Found, Keys
+from simulator.launch.importing.statements import GIVEN, Found, Keys
 from simulator.launch.importing.written import Entry
 from simulator.plans.spec import Plan
 from simulator.stack import Stack, release
@@ -36,10 +37,17 @@ class Imported:
     stack: str
     stack_about: str
     source: str
+    contradictions: Mapping[str, str]
 
 
 def entries(imported: Imported) -> Iterator[Entry]:
-    """Every line of the scenario."""
+    """Every line of the scenario; what contradicts it stands beside it."""
+    for entry in _entries(imported):
+        against = imported.contradictions.get(entry.key)
+        yield replace(entry, about=f"{against}; {entry.about}") if against else entry
+
+
+def _entries(imported: Imported) -> Iterator[Entry]:
     yield Entry("question", "How long does a step of this launch take?")
     yield Entry("source", imported.source)
     yield _model(imported.model)
@@ -73,14 +81,29 @@ def _cluster(imported: Imported) -> Iterator[Entry]:
 
 
 def _node(imported: Imported) -> Entry:
-    server = imported.server
+    server, named = imported.server, imported.node
+    if named is not None and named.comment == GIVEN:
+        return Entry("cluster.node", named.value, named.about)
+    if server is not None and server.base and named is not None and same_server(server.base, str(named.value)):
+        # Siblings look alike to the file, and the launch tells which it is.
+        section = node_section(replace(server, base=str(named.value)))
+        about = f"{named.about}; {server.file} has its {server.told_by}{_of_cards(server)}"
+        return Entry("cluster.node", section["base"] if len(section) == 1 else section, about)
     if server is not None and server.base:
-        about = f"{server.file}: {server.told_by}, as {server.base} (CHECK: siblings look alike)"
+        about = f"{server.file}: {server.told_by}, as {server.base} (CHECK: siblings look alike){_of_cards(server)}"
         section = node_section(server)
         return Entry("cluster.node", section["base"] if len(section) == 1 else section, about)
     if imported.node is not None:
         return Entry("cluster.node", imported.node.value, imported.node.about)
     return Entry("cluster.node", None, "the server, as hgx-h100 ('traincast hardware' lists them)", missing=True)
+
+
+def _of_cards(server: Server) -> str:
+    """What a file without speeds says of network cards, where they are not one for each GPU."""
+    if server.nic_bytes_per_s or server.nics in (0, server.gpus):
+        return ""
+    told = f"; {server.nics} network cards for {server.gpus} GPUs, "
+    return told + ("whose share each has" if server.nics < server.gpus else "of which one serves each (CHECK)")
 
 
 def _fabric(imported: Imported, node: Entry, gpus: Found | None) -> Entry:

@@ -25,7 +25,9 @@ MACHINES = Path(__file__).parent / "machines.toml"
 @dataclass(frozen=True, slots=True)
 class Server:
     """What a file says of one server: GPUs, scale-up bandwidth per GPU and direction, NIC bandwidth per GPU (0: none
-    found). `base`: the catalogue's node that is like it, with how that was told (empty: unknown)."""
+    found), network cards (0: none found).
+
+    `base`: the catalogue's node that is like it, with how that was told (empty: unknown)."""
 
     file: str
     gpus: int
@@ -34,6 +36,7 @@ class Server:
     nic_bytes_per_s: float
     base: str
     told_by: str
+    nics: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,8 @@ def read_server(path: Path, text: str) -> Server:
         # The matrix counts links and has no speeds: those of the machine that has so many.
         up = catalogue.node(base).scale_up.bandwidth_bytes_per_s
     switched = bool((network.node_kind == NODE_KINDS.index("scale_up_switch")).any())
-    return Server(path.name, network.gpus, up, switched, _nic_per_gpu(network), base, told_by)
+    nics = int((network.node_kind == NODE_KINDS.index("nic")).sum())
+    return Server(path.name, network.gpus, up, switched, _nic_per_gpu(network), base, told_by, nics)
 
 
 def _per_gpu(network: Network, name: str) -> float:
@@ -116,9 +120,24 @@ def node_section(server: Server) -> dict[str, Any]:
         scale_up["bandwidth"] = format_rate(server.scale_up_bytes_per_s)
     if scale_up:
         section["scale_up"] = scale_up
-    if server.nic_bytes_per_s and _differs(server.nic_bytes_per_s, known.nic.bandwidth_bytes_per_s):
-        section["nic"] = {"bandwidth": format_rate(server.nic_bytes_per_s)}
+    nic = server.nic_bytes_per_s or _shared_nic(server, known)
+    if _differs(nic, known.nic.bandwidth_bytes_per_s):
+        section["nic"] = {"bandwidth": format_rate(nic)}
     return section
+
+
+def _shared_nic(server: Server, known: Node) -> float:
+    """A GPU's share of the catalogue's cards, of which a file without speeds counts fewer than GPUs."""
+    share = min(1.0, server.nics / server.gpus) if server.nics else 1.0
+    return known.nic.bandwidth_bytes_per_s * share
+
+
+def same_server(one: str, other: str) -> bool:
+    """Whether two nodes of the catalogue cannot be told apart by GPUs and scale-up links: siblings."""
+    first, second = catalogue.node(one), catalogue.node(other)
+    up, also_up = first.scale_up, second.scale_up
+    same_links = not _differs(up.bandwidth_bytes_per_s, also_up.bandwidth_bytes_per_s)
+    return first.gpus == second.gpus and up.domain_gpus == also_up.domain_gpus and same_links
 
 
 def _differs(one: float, other: float) -> bool:

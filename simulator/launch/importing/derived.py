@@ -28,6 +28,13 @@ WORD_NAMES = (
 )
 
 
+# What of an MLPerf configuration is read by rules.
+MLPERF_SETTINGS = (
+    *("MINIBS", "FP4", "FP8", "FP8_RECIPE", "CUDA_GRAPH_SCOPE", "FULL_CUDA_GRAPH", "MCORE_CUDA_GRAPH", "MODEL_SIZE"),
+    "NVTE_CUTEDSL_FUSED_GROUPED_MLP",
+)
+
+
 def last(statements: Iterable[Statement], name: str) -> Statement | None:
     """The last statement of a name that has a value."""
     return next((each for each in reversed(list(statements)) if each.name == name and each.value is not None), None)
@@ -210,9 +217,38 @@ def _megatron(keys: Keys, statements: Sequence[Statement]) -> None:
         keys.add("plan.recompute.modules", ["core_attn"], (), "not given: Megatron-LM's default")
 
 
+def _deepspeed(keys: Keys, statements: Sequence[Statement]) -> None:
+    """A step is micro-batch x accumulation x ranks: what is not given follows from the others, as DeepSpeed has it."""
+    for key in BATCH_KEYS:
+        if keys.value(key) == "auto":
+            keys.notes.append(f"{keys.found[key].about}: auto is worked out by the training script; {key} is left out")
+            del keys.found[key]
+    whole, micro, steps = (keys.value(key) for key in BATCH_KEYS)
+    if whole and micro and steps and "cluster.gpus" not in keys.found and whole % (micro * steps) == 0:
+        ranks = whole // (micro * steps) * (keys.value("plan.tp", 1) or 1)
+        keys.add("cluster.gpus", ranks, keys.origins(*BATCH_KEYS), f"{whole} / ({micro} x {steps}) ranks")
+    dp = replicas(keys)
+    if not dp:
+        return
+    if whole and micro and steps and whole != micro * steps * dp:
+        keys.notes.append(
+            f"{keys.found[BATCH_KEYS[0]].about}: CONTRADICTION: {whole} sequences a step are not {micro} x {steps} "
+            f"accumulations x {dp} ranks; {whole} are taken"
+        )
+    if whole and not micro and whole % ((steps or 1) * dp) == 0:
+        told = f"{whole} / ({steps or 1} accumulations x {dp} ranks)"
+        keys.add(BATCH_KEYS[1], whole // ((steps or 1) * dp), keys.origins(BATCH_KEYS[0], BATCH_KEYS[2]), told)
+    if micro and not whole:
+        told = f"{micro} x {steps or 1} accumulations x {dp} ranks"
+        keys.add(BATCH_KEYS[0], micro * (steps or 1) * dp, keys.origins(BATCH_KEYS[1], BATCH_KEYS[2]), told)
+
+
+BATCH_KEYS = ("plan.global_batch_size", "plan.micro_batch_size", "plan.microbatches")
+
 OF_DIALECT: Mapping[str, tuple[Callable[[Keys, Sequence[Statement]], None], ...]] = {
     "mlperf": (_mlperf,),
     "torchtitan": (torchtitan,),
     "megatron": (_megatron,),
+    "deepspeed": (_deepspeed,),
 }
 RULES = (virtual_stages, _accumulation, _gradient_format, _shard_group, _without_tensor_parallelism, _expert_width)

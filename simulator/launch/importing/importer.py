@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +13,21 @@ from hardware.problems import InputError, Problem
 from simulator.launch.importing.assemble import Imported, entries, plan_defaults
 from simulator.launch.importing.backwards import add_defaults, read_back
 from simulator.launch.importing.clusters import Server, Switches, read_server, read_switches
-from simulator.launch.importing.derived import add_gpus, derive, node_of
+from simulator.launch.importing.contradictions import NICS, contradictions
+from simulator.launch.importing.derived import (
+    GPUS,
+    MLPERF_SETTINGS,
+    NODES,
+    PER_NODE,
+    WORD_NAMES,
+    add_gpus,
+    derive,
+    node_of,
+)
 from simulator.launch.importing.dialects import DATA, dialects, in_table_words
 from simulator.launch.importing.files import file_text, is_cluster_file, names_in, read_launch_file, unknown_file
 from simulator.launch.importing.models import model_of
-from simulator.launch.importing.statements import Found, Keys, Origin, Reading, Statement, typed
+from simulator.launch.importing.statements import GIVEN, Found, Keys, Origin, Reading, Statement, typed
 from simulator.launch.importing.written import scenario_text
 from simulator.launch.tables import table
 from simulator.model.catalogue import load
@@ -36,8 +47,10 @@ class ImportedScenario:
     notes: tuple[str, ...]
 
 
-def import_launch(paths: Sequence[Path], given: Sequence[str] = ()) -> ImportedScenario:
+def import_launch(paths: Sequence[Path], given: Sequence[str] = (), folder: Path | None = None) -> ImportedScenario:
     """The scenario that launch files describe; `given` (`key=value`) fills in what they do not tell.
+
+    `folder`: where the scenario will lie, for the paths that it holds (None: the current one).
 
     Raises InputError for files that cannot be read, say nothing, or use the words of several frameworks.
     """
@@ -54,13 +67,15 @@ def import_launch(paths: Sequence[Path], given: Sequence[str] = ()) -> ImportedS
         keys.add("cluster.gpus", server.gpus * hosts, (), f"{hosts} x {server.gpus}")
     add_gpus(keys, statements, dialect, str(node.value) if node else server.base if server else None)
     derive(keys, statements, dialect)
-    model = keys.found.get("model") or model_of(keys, words, str(configs[0]) if configs else None)
+    model = keys.found.get("model") or model_of(keys, words, _from_folder(configs[0], folder) if configs else None)
     if dialect == "mlperf":
         model = _benchmark(keys, statements, words, model)
     about = dialects().get(dialect)
     stack = _stack(keys, dialect)
     told = f"assumed: {about.title}, release not told" if about else "assumed: no framework is told"
-    imported = Imported(keys, model, node, server, switches, stack, told, _source(paths))
+    against = contradictions(keys, statements, server, switches, node)
+    keys.notes += against.values()
+    imported = Imported(keys, model, node, server, switches, stack, told, _source(paths), against)
     lines = list(entries(imported))
     notes = [*(note for reading in readings for note in reading.notes), *keys.notes]
     head = [
@@ -70,6 +85,11 @@ def import_launch(paths: Sequence[Path], given: Sequence[str] = ()) -> ImportedS
     ]
     missing = tuple(line.key for line in lines if line.missing and not line.optional)
     return ImportedScenario(scenario_text(lines, head), missing, tuple(dict.fromkeys(notes)))
+
+
+def _from_folder(path: Path, folder: Path | None) -> str:
+    """A path as a file of that folder names it; absolute ones stay."""
+    return str(path) if folder is None or path.is_absolute() else os.path.relpath(path, folder)
 
 
 def _stack(keys: Keys, dialect: str) -> str:
@@ -144,8 +164,9 @@ def _read_layout(keys: Keys, layouts: Sequence[Reading], dialect: str) -> None:
     about = dialects()[dialect]
     target = table(about.table)
     statements = [_plain_name(each, dialect) for reading in layouts for each in reading.statements]
-    known = read_back(target, in_table_words(statements, about), keys)
-    _tell_of_unread(keys, statements, known)
+    known = read_back(target, in_table_words(statements, about), keys) | about.names.keys()
+    # Variables of a script are its own; those of an MLPerf configuration are its settings.
+    _tell_of_unread(keys, statements, known, named_variables=dialect == "mlperf")
     if about.silent:
         defaults = plan_defaults()
         if "model.hidden" in keys.found:
@@ -155,15 +176,22 @@ def _read_layout(keys: Keys, layouts: Sequence[Reading], dialect: str) -> None:
 
 # Arguments of torchrun, srun and sbatch, which say on what machines a job runs.
 STARTERS = ("--nproc", "--nnodes", "--node", "--rdzv", "--master", "--ntasks", "--gpus", "--gres")
+# A job that prints every argument has hundreds that nobody set: so many are named.
+MOST_NAMED = 60
 
 
-def _tell_of_unread(keys: Keys, statements: Sequence[Statement], known: frozenset[str]) -> None:
-    """Notes arguments that no scenario key says, by name: what a typing error would turn into is seen there."""
-    arguments = [each for each in statements if each.name.startswith("--") and not each.name.startswith(STARTERS)]
-    unread = [each for each in arguments if each.name not in known and each.name not in MODEL_NAMES]
-    if unread:
-        names = ", ".join(dict.fromkeys(each.name for each in unread))
-        keys.notes.append(f"{unread[0].origin.file}: no key of a scenario comes from {names}")
+def _tell_of_unread(keys: Keys, statements: Sequence[Statement], known: frozenset[str], named_variables: bool) -> None:
+    """Notes settings that no scenario key says, by name: what a typing error would turn into is seen there."""
+    unread: dict[str, dict[str, None]] = {}
+    for each in statements:
+        if not each.name or each.name in known or each.name in READ_ELSEWHERE or each.name.startswith(STARTERS):
+            continue
+        if not each.name.isupper() or named_variables:
+            unread.setdefault(each.origin.file, {})[each.name] = None
+    for file, names in unread.items():
+        told = list(names)[:MOST_NAMED]
+        more = f" and {len(names) - len(told)} more" if len(names) > len(told) else ""
+        keys.notes.append(f"{file}: no key of a scenario comes from {', '.join(told)}{more}")
 
 
 def _plain_name(statement: Statement, dialect: str) -> Statement:
@@ -188,6 +216,10 @@ MODEL_NAMES = (
 )
 
 
+# Names that rules read beside a dialect's table.
+READ_ELSEWHERE = frozenset((*MODEL_NAMES, *GPUS, *NODES, *PER_NODE, *WORD_NAMES, *MLPERF_SETTINGS, NICS))
+
+
 def _stated_words(statements: Sequence[Statement]) -> list[str]:
     """Model names that the launch states; a family and its size stand together."""
     told = [str(each.value).lower() for each in statements if each.name in MODEL_NAMES and isinstance(each.value, str)]
@@ -200,7 +232,7 @@ def _give(keys: Keys, text: str) -> None:
     if not equals or not key.strip():
         message = "needs the form section.key=value, as in cluster.fabric=ndr-rail-2tier"
         raise InputError([Problem(f"--set {text}", None, key, message)])
-    keys.found[key.strip()] = Found(parse_document(value, f"--set {text}").data, (), "given by --set")
+    keys.found[key.strip()] = Found(parse_document(value, f"--set {text}").data, (), GIVEN)
 
 
 def _benchmark(keys: Keys, statements: Sequence[Statement], words: Sequence[str], model: Found | None) -> Found | None:

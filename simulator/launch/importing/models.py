@@ -41,7 +41,7 @@ def model_of(keys: Keys, words: Sequence[str], config: str | None) -> Found | No
     if config is not None:
         return Found({"huggingface": config})
     if keys.value("model.hidden") is not None and keys.value("model.layers") is not None:
-        return _by_sizes(keys)
+        return _by_sizes(keys, words)
     named = by_words(words)
     if named is not None:
         return _changed(named, keys, f"named by {_quoted(words, named)}")
@@ -104,8 +104,9 @@ def layout_counts(keys: Keys) -> tuple[int, int] | None:
 # -- by sizes -------------------------------------------------------------------------------------------------------
 
 
-def _by_sizes(keys: Keys) -> Found:
-    """The catalogue model with the sizes that were found; the model written out where none has them."""
+def _by_sizes(keys: Keys, words: Sequence[str]) -> Found:
+    """The catalogue model with the sizes that were found, the nearest in depth and vocabulary of several, named by
+    `words` of equals; the model written out where none has them."""
     origins = keys.origins("model.hidden", "model.layers", "model.mixer.heads", "model.moe.experts")
     stated = {key: found.value for key, found in keys.found.items()
               if key.startswith("model.") and key not in NOT_COMPARED and found.value is not None}  # fmt: skip
@@ -113,17 +114,29 @@ def _by_sizes(keys: Keys) -> Found:
         stated.pop("model.mixer.qk_norm", None)  # latent attention norms its low-rank inputs by itself
     if not keys.value("model.moe.experts"):
         stated = {key: value for key, value in stated.items() if not key.startswith("model.moe.")}
-    for name in names():
-        facts = catalogue_facts(name)
-        if facts is None or not all(_same(facts.get(key), value) for key, value in stated.items()):
-            continue
-        if not _same_experts(load(name), keys):
-            continue
-        return _with_other_depth(name, keys, origins)
+    fitting = [name for name in names() if _has_sizes(name, stated) and _same_experts(load(name), keys)]
+    if fitting:
+        named = by_words(words)
+        nearest = min(fitting, key=lambda name: (len(_other_depth(name, keys)), name != named))
+        return _with_other_depth(nearest, fitting, keys, origins)
     written = written_out(keys)
     if written is None:
         return Found(None, origins, "some sizes of the model are not told")
     return Found(written, origins, "no catalogue model has these sizes")
+
+
+def _has_sizes(name: str, stated: Mapping[str, Any]) -> bool:
+    """Whether a catalogue model has the sizes that are stated. Experts without a width of their own have the dense one,
+    which says nothing else of a model without dense feed-forwards."""
+    facts = catalogue_facts(name)
+    if facts is None:
+        return False
+    own = dict(stated)
+    if "model.moe.experts" in own and "model.dense.width" not in facts:
+        width = own.pop("model.dense.width", None)
+        if width is not None:
+            own.setdefault("model.moe.width", width)
+    return all(_same(facts.get(key), value) for key, value in own.items())
 
 
 def _same(fact: Any, value: Any) -> bool:
@@ -137,8 +150,16 @@ def _same_experts(model: Model, keys: Keys) -> bool:
     return any(isinstance(layer.ffn, MoE) for layer in model.layers) == bool(keys.value("model.moe.experts"))
 
 
-def _with_other_depth(name: str, keys: Keys, origins: tuple[Any, ...]) -> Found:
-    """The catalogue model with the launch's depth, modules and vocabulary, where these differ."""
+def _with_other_depth(name: str, fitting: Sequence[str], keys: Keys, origins: tuple[Any, ...]) -> Found:
+    """The catalogue model with the launch's depth, modules and vocabulary, where these differ; equals are named."""
+    other = _other_depth(name, keys)
+    equals = [each for each in fitting if each != name and not other and not _other_depth(each, keys)]
+    comment = f"its sizes; {', '.join(equals)} has the same" if equals else "its sizes"
+    return Found({"base": name, **other} if other else name, origins, comment)
+
+
+def _other_depth(name: str, keys: Keys) -> dict[str, Any]:
+    """Where the launch's depth, prediction modules and vocabulary are not the catalogue model's."""
     model = load(name)
     other: dict[str, Any] = {}
     layers, mtp, vocab = (keys.value(f"model.{key}") for key in ("layers", "mtp", "vocab"))
@@ -148,8 +169,7 @@ def _with_other_depth(name: str, keys: Keys, origins: tuple[Any, ...]) -> Found:
         other["mtp"] = mtp
     if isinstance(vocab, int) and vocab != model.vocab:
         other["vocab"] = vocab
-    comment = "its sizes"
-    return Found({"base": name, **other} if other else name, origins, comment)
+    return other
 
 
 def written_out(keys: Keys) -> dict[str, Any] | None:

@@ -43,6 +43,10 @@ class Reading:
     names: tuple[str, ...] = ()
 
 
+# What a value that the user gives beside the files is known by.
+GIVEN = "given by --set"
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """A scenario key's value and what it was taken from; `comment` says how where that is not plain."""
