@@ -51,8 +51,8 @@ def launch(
 
     Exit code 0 when the files were written, 1 when the target cannot be told all of the plan and nothing was (what, and
     the nearest plan that it can, are printed), 2 when the scenario cannot be read or the folder exists. --partial
-    A run of several phases gives a folder for each, to be started one after another. --partial
     writes what can be said and exits with 0; a warning on stderr names each key that is left out, as README.md does.
+    A run of several phases gives a folder for each, to be started one after another.
     """
     from simulator.launch import launch as launched
     from simulator.launch.folder import check_free, write_folder

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hardware.problems import InputError, Problem, one_of
+from hardware.documents import Document
+from hardware.problems import InputError, Place, Problem, one_of
 from hardware.units import format_bytes, format_seconds
 from simulator.launch.answer import Answer, answer, nearest_plan
 from simulator.launch.environment import Variable, cluster_facts, environment
@@ -16,7 +18,7 @@ from simulator.launch.folder import write_folder
 from simulator.launch.forecast import Forecast, forecast_of
 from simulator.launch.job import Job, job_of
 from simulator.launch.manifest import manifest
-from simulator.launch.nearest import Nearest
+from simulator.launch.nearest import Nearest, differences
 from simulator.launch.phases import of_phase
 from simulator.launch.placement_text import placement_lines
 from simulator.launch.schedulers import SCHEDULERS, Work
@@ -26,10 +28,12 @@ from simulator.launch.text import render
 from simulator.launch.told import Told
 from simulator.plain import plain
 from simulator.plans.allocation import allocated
-from simulator.predict.prediction import evaluate
+from simulator.predict.prediction import evaluate, predict
 from simulator.predict.simulate import simulate
 from simulator.scenario.resolved import scenario_yaml
-from simulator.scenario.schema import Scenario
+from simulator.scenario.schema import Scenario, read_scenario
+from simulator.scenario.spec import check_scenario
+from simulator.scenario.stack_section import ASSUMED
 from simulator.stack import Stack, release
 
 
@@ -38,8 +42,8 @@ class Launch:
     """The files of a launch by name; none where the target cannot be told everything and no partial launch was asked.
 
     `inexpressible` lists what it cannot be told, `nearest` the plan that it can (None: none near), which takes
-    `nearest_step_time_s` a step (None: not evaluated). `scenario` is what was predicted, on the target's stack where
-    the file names none. `notes` are things to mind.
+    `nearest_step_time_s` a step and fits in memory (None: not evaluated). `scenario` is what was predicted, on the
+    target's stack where the file names none. `notes` are things to mind.
     """
 
     scenario: Scenario
@@ -86,11 +90,13 @@ def launch(
     evaluated). `phase`: of a run of several, by name. Raises InputError for a target, release or scheduler that is not
     offered, and for a phase that the run does not have.
     """
+    check_scenario(scenario, "launch")
     target, table = _target(to, scenario)
     if on not in SCHEDULERS:
         raise InputError([Problem("--on", None, "", one_of(on, SCHEDULERS))])
+    asked, scenario = scenario, _on_stack(scenario, table)
     scenario, stretch = of_phase(scenario, phase) if phase is not None else (scenario, None)
-    scenario = _on_stack(scenario, table)
+    asked = of_phase(asked, phase)[0] if phase is not None else asked
     scenario = replace(scenario, cluster=allocated(scenario.plan, scenario.cluster))
     evaluates = forecast is None
     warnings: tuple[str, ...] = ()
@@ -99,10 +105,13 @@ def launch(
         forecast, warnings = forecast_of(prediction), prediction.warnings
     said = answer(target, table, scenario, forecast, stretch)
     near = nearest_plan(target, table, scenario, forecast) if said.inexpressible else None
-    near_s = _step_time_s(scenario, near) if near is not None and evaluates else None
+    near_s, near_fits = _evaluated(scenario, near) if near is not None and evaluates else (None, True)
+    # What the advice changes is counted from the file, which may name no stack.
+    near = replace(near, changes=differences(asked.plan, near.plan)) if near is not None and near_fits else None
     job = job_of(scenario, forecast)
     of_run = (stretch.note,) if stretch is not None else ()
-    notes = (*of_run, *warnings, *_notes(scenario, job, forecast), *_notes_of_settings(said))
+    unfit = () if near_fits else (NEAREST_UNFIT,)
+    notes = (*of_run, *unfit, *warnings, *_notes(scenario, job, forecast), *_notes_of_settings(said))
     made = Launch(scenario, table, {}, said.inexpressible, near, near_s, notes, forecast)
     if said.inexpressible and not partial:
         return made
@@ -126,20 +135,50 @@ def _target(to: str, scenario: Scenario) -> tuple[Target, Table]:
 
 
 def _on_stack(scenario: Scenario, table: Table) -> Scenario:
-    """The scenario on the target's stack, where its file names none; behaviours that it changes stay changed."""
-    if scenario.stack_choice != "default":
+    """The scenario on the target's stack with what that brings, where its file names none.
+
+    Behaviours that it changes stay changed, and nobody chose the release still: its interval is as wide as without.
+    """
+    if scenario.stack_choice != "default" or scenario.plan.stack.name == table.stack:
         return scenario
+    loaded = _loaded_on(scenario, {})
+    if loaded is not None and loaded.plan == scenario.plan:
+        moved = _loaded_on(scenario, {"base": table.stack, ASSUMED: scenario.stack_choice})
+        if moved is not None:
+            return replace(scenario, plan=moved.plan, phase_plans=moved.phase_plans, written=moved.written,
+                           stack_settings=moved.stack_settings)  # fmt: skip
+    return _with_stack(scenario, table)
+
+
+def _loaded_on(scenario: Scenario, stack: Mapping[str, Any]) -> Scenario | None:
+    """The scenario as its file would be read with these keys of plan.stack; None where it cannot be."""
+    data = deepcopy(dict(scenario.written))
+    own = data["plan"].get("stack")
+    if stack:
+        data["plan"]["stack"] = {**(own if isinstance(own, Mapping) else {}), **stack}
+    try:
+        return read_scenario(Document(data, Place(scenario.file)), scenario.name)
+    except InputError:
+        return None
+
+
+def _with_stack(scenario: Scenario, table: Table) -> Scenario:
+    """The scenario's very plan on the target's stack, where its file does not read so."""
     own = scenario.plan.stack
     usual = release(own.name).stack
     values = {each.name: (getattr(own, each.name), getattr(usual, each.name)) for each in fields(Stack)}
     changed = {name: mine for name, (mine, theirs) in values.items() if mine != theirs}
     stack = replace(release(table.stack).stack, **changed)
-    return replace(scenario, plan=replace(scenario.plan, stack=stack), stack_choice="named")
+    return replace(scenario, plan=replace(scenario.plan, stack=stack))
 
 
-def _step_time_s(scenario: Scenario, near: Nearest) -> float:
-    """What a step of the nearest plan would take."""
-    return simulate(replace(scenario, plan=near.plan)).step.step_time_s
+NEAREST_UNFIT = "The nearest plan that this target can be told does not fit in memory, so none is proposed."
+
+
+def _evaluated(scenario: Scenario, near: Nearest) -> tuple[float, bool]:
+    """What a step of the nearest plan would take, and whether it fits in memory."""
+    prediction = predict(simulate(replace(scenario, plan=near.plan, phase_plans={})))
+    return prediction.step_time_s, prediction.fits
 
 
 def _notes(scenario: Scenario, job: Job, forecast: Forecast) -> list[str]:

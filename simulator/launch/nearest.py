@@ -49,7 +49,7 @@ def nearest(scenario: Scenario, stack: Stack, refuses: Refuses) -> Nearest | Non
         if changes is None:
             return None
         if not changes:
-            return Nearest(plan, _differences(scenario.plan, plan))
+            return Nearest(plan, differences(scenario.plan, plan))
         for key, value in changes.items():
             plan = with_value(plan, key, value)
         plan = _scheduled(plan)
@@ -122,7 +122,7 @@ def _default(key: str) -> Any:
     return MISSING if is_dataclass(default) else default
 
 
-def _differences(before: Plan, after: Plan) -> dict[str, Any]:
+def differences(before: Plan, after: Plan) -> dict[str, Any]:
     """Dotted keys whose values differ; another stack as a whole by its name."""
     if before.stack.name == after.stack.name:
         return dict(_unequal("plan", before, after))

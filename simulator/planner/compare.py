@@ -16,7 +16,7 @@ from simulator.predict.prediction import Prediction, predict
 from simulator.predict.simulate import simulate
 from simulator.scenario.legal import validated
 from simulator.scenario.resolved import resolved
-from simulator.scenario.spec import Scenario
+from simulator.scenario.spec import Scenario, check_scenario
 
 # Of a scenario file, what says nothing of the question's inputs.
 WORDS = ("name", "question", "source", "published")
@@ -67,6 +67,8 @@ def _named(entries: Sequence[Scenario | Entry]) -> list[Entry]:
     named: list[Entry] = []
     counts: Counter[str] = Counter()
     for each in entries:
+        if not isinstance(each, Entry):
+            check_scenario(each, "compare")
         entry = each if isinstance(each, Entry) else Entry(each.name, each)
         counts[entry.name] += 1
         number = counts[entry.name]

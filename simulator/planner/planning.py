@@ -18,7 +18,7 @@ from simulator.planner.search import Asked, Chunk, ChunkResult, chunks_of, searc
 from simulator.planner.space import Space, space_of
 from simulator.planner.tally import Tally
 from simulator.scenario.phases import phase_scenario, phases_of
-from simulator.scenario.spec import Scenario
+from simulator.scenario.spec import Scenario, check_scenario
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,7 @@ def plan(
     phase, and a space without a legal plan.
     """
     begun = time.monotonic()
+    check_scenario(scenario, "plan")
     check_objective(objective)
     if scenario.distillation is not None:
         why = "a teacher beside the model is not searched; compare plans instead (traincast compare --over)"

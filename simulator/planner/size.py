@@ -24,7 +24,7 @@ from simulator.planner.size_of_given import turned_round
 from simulator.planner.sizing import Option, Purchase, Question, Sizing
 from simulator.planner.tried import Choice, TriedJobs, no_job, tried_jobs
 from simulator.predict.evidence import step_interval_s
-from simulator.scenario.spec import Scenario
+from simulator.scenario.spec import Scenario, check_scenario
 
 Progress = Callable[[int, int], None]  # (nodes done, nodes in all)
 
@@ -46,6 +46,7 @@ def size(
     the tokens that can be trained by the date within the budget. `hinges`: also what more of each part would change and
     how far the answer hangs on assumptions. Raises InputError for a question that cannot be.
     """
+    check_scenario(scenario, "size")
     own = node_name(scenario)
     asked = tuple(node if node == own else catalogue.catalogue_name("nodes", node) for node in nodes)
     question = Question(confidence, finish_within_s, budget_usd, gpus, asked or (own,))

@@ -27,7 +27,7 @@ from simulator.run.result import RunResult
 from simulator.run.specs import Segment
 from simulator.scenario.legal import validated
 from simulator.scenario.phases import Phase, runs_as_written
-from simulator.scenario.spec import Scenario
+from simulator.scenario.spec import Scenario, check_scenario
 from simulator.workload.shape import padded_vocab
 
 FLOPS_CONVENTION = "megatron"
@@ -127,6 +127,7 @@ def evaluate(scenario: Scenario) -> Prediction:
     Raises InputError with every rule that the scenario breaks, as reading it from a file does. `predict(simulate(...))`
     is the same without that check, for runs of the real world that break the rules of today's frameworks.
     """
+    check_scenario(scenario, "evaluate")
     return predict(simulate(validated(scenario)))
 
 

@@ -22,6 +22,7 @@ from simulator.run.read import RunPolicies
 from simulator.run.result import RunResult
 from simulator.run.specs import RunSpec
 from simulator.scenario.spec import Scenario
+from simulator.stack import DEFAULT
 
 YEAR_S = 365.25 * 86400
 AUTO_SPARES = "the count with which the run takes the fewest GPU-hours, theirs included (run.spares.hot)"
@@ -74,7 +75,9 @@ def _is_given(source: str) -> bool:
 
 def _stack(scenario: Scenario) -> Iterable[Premise]:
     if scenario.stack_choice == "default":
-        why = "the default, the newest release of Megatron-Core; plan.stack (or plan.stack.base) names another"
+        default = "the default, the newest release of Megatron-Core"
+        taken = default if scenario.plan.stack.name == DEFAULT else "that of the launch, as none is named"
+        why = f"{taken}; plan.stack (or plan.stack.base) names another"
         yield Premise("stack", scenario.plan.stack.name, why, True)
     elif scenario.stack_choice == "newest of framework":
         framework = scenario.plan.stack.framework

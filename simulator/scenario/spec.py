@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, replace
+from os import PathLike
 from typing import Any, Literal
 
 from hardware.specs import Cluster
@@ -96,3 +97,15 @@ class Scenario:
     warnings: tuple[str, ...] = ()
     stack_choice: Choice = field(default="named", compare=False)
     stack_settings: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+def check_scenario(given: object, verb: str) -> None:
+    """Raises TypeError where a verb gets anything but a scenario, as a file's path, and says how to load it."""
+    if isinstance(given, Scenario):
+        return
+    if isinstance(given, str | PathLike):
+        path = str(given)
+        message = f"takes a Scenario, not the path {path!r}. Write {verb}(load_scenario({path!r}))"
+    else:
+        message = f"takes a Scenario, as load_scenario(path) gives it, not {type(given).__name__}"
+    raise TypeError(f"{verb} {message}")

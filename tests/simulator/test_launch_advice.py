@@ -1,0 +1,94 @@
+"""What a launch says beside its files: one prediction with evaluate's, plans that fit, a document with a schema."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from simulator import compare, evaluate, plan, size
+from simulator.launch import launch
+from simulator.launch.targets import TARGETS
+from simulator.predict.prediction import predict
+from simulator.predict.simulate import simulate
+from simulator.report.document import document_schema
+from simulator.scenario.schema import Scenario, load_scenario
+from tests.command import ROOT, traincast
+from tests.simulator.launch_draws import FORECAST, SCENARIOS
+
+TINY = SCENARIOS / "tiny.yaml"
+DENSE = SCENARIOS / "qwen3-235b-256xh100.yaml"
+
+
+def without_run(scenario: Scenario) -> Scenario:
+    return replace(scenario, run=replace(scenario.run, policies=None))
+
+
+def test_a_launch_predicts_the_interval_that_evaluate_does() -> None:
+    """tiny names no stack: nobody chose its release, and a launch on it does not either."""
+    scenario = without_run(load_scenario(TINY))
+    made = launch(scenario, "megatron", "torchrun")
+    assert made.forecast.step_time_interval_s == predict(simulate(scenario)).step_time_interval_s
+    narrower = launch(without_run(load_scenario(TINY, ["plan.stack=megatron-core-0.19"])), "megatron", "torchrun")
+    (low, high), (named_low, named_high) = (each.forecast.step_time_interval_s for each in (made, narrower))
+    assert high - low > named_high - named_low
+
+
+def test_the_scenario_of_a_launch_evaluates_to_what_the_launch_says(tmp_path: Path) -> None:
+    """On another stack than the default too."""
+    scenario = without_run(load_scenario(DENSE, ["model=llama-3-8b", "plan={tp: 1, micro_batch_size: 1, "
+                                                 "global_batch_size: 512, sharding: full}"]))  # fmt: skip
+    made = launch(scenario, "deepspeed", "torchrun", partial=True)
+    (tmp_path / "scenario.yaml").write_text(made.files["scenario.yaml"])
+    again = predict(simulate(without_run(load_scenario(tmp_path / "scenario.yaml"))))
+    assert again.step_time_s == pytest.approx(made.forecast.step_time_s)
+    assert again.step_time_interval_s == pytest.approx(made.forecast.step_time_interval_s)
+
+
+@pytest.mark.parametrize(("plan", "stage"), [("", 3), (", sharding: optimizer", 1)])
+def test_deepspeed_shards_as_its_release_does_unless_the_plan_says(plan: str, stage: int) -> None:
+    """A scenario that names no stack takes what DeepSpeed brings: ZeRO-3."""
+    written = f"plan={{micro_batch_size: 1, global_batch_size: 256{plan}}}"
+    made = launch(load_scenario(DENSE, ["model=llama-3-8b", written]), "deepspeed", "torchrun", forecast=FORECAST)
+    assert json.loads(made.files["ds_config.json"])["zero_optimization"]["stage"] == stage
+
+
+@pytest.mark.parametrize("to", TARGETS)
+@pytest.mark.parametrize("name", ["bert-large-64xv100", "deepseek-v3-2048xh800", "qwen3-235b-256xh100", "tiny"])
+def test_a_plan_that_a_launch_advises_is_legal_fits_and_takes_what_it_says(name: str, to: str) -> None:
+    path = SCENARIOS / f"{name}.yaml"
+    made = launch(without_run(load_scenario(path)), to, "torchrun")
+    if made.nearest is None:
+        assert made.nearest_step_time_s is None or made.complete or any("does not fit" in each for each in made.notes)
+        return
+    near = predict(simulate(without_run(load_scenario(path, made.nearest.overrides))))
+    assert near.fits
+    assert made.nearest_step_time_s == pytest.approx(near.step_time_s)
+
+
+def test_the_document_of_a_launch_keeps_its_schema(tmp_path: Path) -> None:
+    """Of one launch, and of a run's phases."""
+    schema = document_schema("launch")
+    done = traincast("launch", str(TINY), "--to", "torchtitan", "--out", str(tmp_path / "one"), "--json")
+    assert done.returncode == 1
+    jsonschema.validate(json.loads(done.stdout), schema)
+    phases = "run.phases=[{name: short, tokens: 1e8, seq_length: 2048}, {name: long, seq_length: 4096}]"
+    arguments = ("launch", str(TINY), "--to", "megatron", "--out", str(tmp_path / "two"), "--set", phases, "--json")
+    done = traincast(*arguments)
+    document = json.loads(done.stdout)
+    jsonschema.validate(document, schema)
+    assert len(document["phases"]) == 2
+    assert traincast("schema", "launch").returncode == 0
+
+
+@pytest.mark.parametrize("verb", [evaluate, plan, size, launch, lambda path: compare([path])])
+def test_a_path_where_a_scenario_belongs_gets_a_clear_error(verb: Any) -> None:
+    path = str(ROOT / "scenarios" / "tiny.yaml")
+    with pytest.raises(TypeError, match=r"takes a Scenario, not the path .*Write \w+\(load_scenario"):
+        verb(path)
+    with pytest.raises(TypeError, match="takes a Scenario, as load_scenario"):
+        verb({"model": "x"})
