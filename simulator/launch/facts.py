@@ -11,6 +11,7 @@ from hardware.precisions import FORMATS
 from simulator.fields import as_written
 from simulator.launch.express import Inexpressible
 from simulator.launch.forecast import STORAGE, Forecast
+from simulator.launch.hybrid import pattern
 from simulator.launch.model_facts import model_facts
 from simulator.launch.phases import Stretch, step_count
 from simulator.model.spec import Model, MoE
@@ -42,6 +43,8 @@ def scenario_facts(scenario: Scenario, forecast: Forecast, stretch: Stretch | No
         **run_facts(scenario.run, scenario.plan, forecast),
         **_phase_facts(stretch),
     }
+    if "model.hybrid" in values:
+        values["model.hybrid"] = pattern(scenario.model, scenario.plan)
     return Facts(values, (*problems, *_phases(scenario.run)))
 
 

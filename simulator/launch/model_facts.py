@@ -8,7 +8,8 @@ from itertools import groupby
 from typing import Any
 
 from simulator.launch.express import Inexpressible
-from simulator.model.spec import Attention, DenseFFN, LatentAttention, Layer, Model, MoE
+from simulator.launch.hybrid import is_hybrid, pattern, unknown_blocks
+from simulator.model.spec import Attention, DenseFFN, LatentAttention, Layer, Mamba2, Model, MoE
 
 _OF_MODEL = (
     "hidden",
@@ -37,15 +38,30 @@ def model_facts(model: Model, seq_length: int) -> tuple[dict[str, Any], tuple[In
     facts["model.mtp"] = len(model.mtp)
     facts["model.learned_positions"] = model.positions > 0
     facts["model.position_limit"] = max(model.positions, seq_length)
-    facts |= _mixer_facts(model.layers, problems)
-    facts |= _ffn_facts(model.layers, problems)
+    hybrid = is_hybrid(model)
+    facts |= _hybrid_facts(model, problems) if hybrid else {}
+    facts |= _mixer_facts(model.layers, problems, hybrid)
+    facts |= _ffn_facts(model.layers, problems, hybrid)
     facts |= _shared_facts(model, problems)
     return facts, tuple(problems)
 
 
-def _mixer_facts(layers: Sequence[Layer], problems: list[Inexpressible]) -> dict[str, Any]:
-    """Keys of the one mixer that all layers have, windows apart."""
+def _hybrid_facts(model: Model, problems: list[Inexpressible]) -> dict[str, Any]:
+    """The pattern of a model with Mamba layers, and the sizes of the one kind that these have."""
+    kinds = list(dict.fromkeys(layer.mixer for layer in model.layers if isinstance(layer.mixer, Mamba2)))
+    unknown = unknown_blocks(model)
+    if unknown or len(kinds) > 1:
+        told = ", ".join(unknown) or "Mamba layers of several sizes"
+        problems.append(Inexpressible("model", told, "a hybrid has Mamba 2, attention, dense and expert blocks alone"))
+        return {}
+    return {"model.hybrid": pattern(model), **_fields("model.mamba", kinds[0])}
+
+
+def _mixer_facts(layers: Sequence[Layer], problems: list[Inexpressible], hybrid: bool) -> dict[str, Any]:
+    """Keys of the one mixer that all layers have, windows apart; of a hybrid that of its attention."""
     mixers = [layer.mixer for layer in layers]
+    if hybrid:
+        mixers = [mixer for mixer in mixers if mixer is not None and not isinstance(mixer, Mamba2)]
     plain = [mixer for mixer in mixers if isinstance(mixer, Attention | LatentAttention)]
     alike = {replace(mixer, window=None) for mixer in plain}
     if len(alike) != 1 or len(plain) < len(mixers):
@@ -98,16 +114,16 @@ def _odd_latent(mixer: Attention | LatentAttention) -> Iterable[Inexpressible]:
             yield Inexpressible(f"model.mixer.{name}", getattr(mixer, name), "not offered with latent attention")
 
 
-def _ffn_facts(layers: Sequence[Layer], problems: list[Inexpressible]) -> dict[str, Any]:
+def _ffn_facts(layers: Sequence[Layer], problems: list[Inexpressible], hybrid: bool) -> dict[str, Any]:
     """Keys of the one dense and the one expert feed-forward, and which layers have experts."""
     ffns = [layer.ffn for layer in layers]
     dense = sorted({ffn for ffn in ffns if isinstance(ffn, DenseFFN)}, key=lambda ffn: ffn.width)
     moe = list(dict.fromkeys(ffn for ffn in ffns if isinstance(ffn, MoE)))
-    if len(dense) > 1 or len(moe) > 1 or None in ffns:
+    if len(dense) > 1 or len(moe) > 1 or (None in ffns and not hybrid):
         problems.append(Inexpressible("model", "feed-forwards", "every layer needs one, of one size for each kind"))
     facts = {**_fields("model.dense", dense[0])} if dense else {}
     facts |= _fields("model.moe", moe[0]) if moe else {}
-    if moe:
+    if moe and not hybrid:
         facts["model.moe_layers"] = 1 if not dense else run_lengths([int(isinstance(ffn, MoE)) for ffn in ffns])
     return facts
 

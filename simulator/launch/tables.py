@@ -37,18 +37,23 @@ STATED_BY = {
     "model.position_limit": "run.seq_length",
     "model.learned_positions": "model.positions",
     "model.moe_layers": "model.layers",
+    "model.hybrid": "model.layers",
     "model.gated": "model.ffn.gated",
     "model.bias": "model.ffn.bias",
     "model.mixer.grouped": "model.mixer.kv_heads",
     "model.mixer.window_pair": "model.mixer.window",
     "model.mixer.window_pattern": "model.layers",
 }
+# Mamba layers beside attention, each of which a scenario has as model.mixer.
+_MAMBA = "model.mamba."
 # Feed-forwards by kind, which a scenario has as model.ffn.
 _FFNS = ("model.dense.", "model.moe.")
 
 
 def stated_key(key: str) -> str:
     """The key of the scenario that decides a table's key."""
+    if key.startswith(_MAMBA):
+        return "model.mixer." + key.removeprefix(_MAMBA)
     for prefix in _FFNS:
         if key.startswith(prefix):
             return "model.ffn." + key.removeprefix(prefix)

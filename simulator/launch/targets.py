@@ -50,7 +50,8 @@ class Target:
 
 def _megatron_files(told: Told) -> dict[str, str]:
     arguments = render("arguments.sh.j2", title=told.table.title, settings=told.expressed.settings)
-    train = render("train_megatron.sh.j2", job=told.job, fault_tolerant=told.fault_tolerant)
+    script = "pretrain_hybrid.py" if "model.hybrid" in told.facts else "pretrain_gpt.py"
+    train = render("train_megatron.sh.j2", job=told.job, fault_tolerant=told.fault_tolerant, script=script)
     return {"arguments.sh": arguments, "train.sh": train}
 
 

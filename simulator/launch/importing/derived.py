@@ -10,6 +10,7 @@ from hardware.precisions import PRECISIONS
 from simulator.launch.importing.clusters import machines
 from simulator.launch.importing.dialects import dialects
 from simulator.launch.importing.follows import NAMED_MODULES, names_modules, replicas, virtual_stages
+from simulator.launch.importing.hybrids import hybrid_keys
 from simulator.launch.importing.statements import Found, Keys, Origin, Statement, typed
 from simulator.launch.importing.titan import torchtitan
 
@@ -251,4 +252,12 @@ OF_DIALECT: Mapping[str, tuple[Callable[[Keys, Sequence[Statement]], None], ...]
     "megatron": (_megatron,),
     "deepspeed": (_deepspeed,),
 }
-RULES = (virtual_stages, _accumulation, _gradient_format, _shard_group, _without_tensor_parallelism, _expert_width)
+RULES = (
+    hybrid_keys,
+    virtual_stages,
+    _accumulation,
+    _gradient_format,
+    _shard_group,
+    _without_tensor_parallelism,
+    _expert_width,
+)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from simulator.launch.hybrid import ATTENTION, DENSE, EXPERTS, MAMBA
+from simulator.launch.importing.hybrids import hybrid_model, mamba
 from simulator.launch.importing.statements import Found, Keys
 from simulator.launch.model_facts import model_facts
 from simulator.launch.tables import as_text, table
@@ -178,6 +180,8 @@ def written_out(keys: Keys) -> dict[str, Any] | None:
     if not all(isinstance(value, int) and value > 0 for value in (hidden, layers, heads)):
         return None
     mixer = _mixer(keys, hidden, heads)
+    if keys.value("model.hybrid") is not None:
+        return _written_hybrid(keys, hidden, mixer)
     pattern = (
         layer_pattern(keys.value("model.moe_layers", 1), layers) if keys.value("model.moe.experts") else [0] * layers
     )
@@ -200,6 +204,19 @@ def written_out(keys: Keys) -> dict[str, Any] | None:
         if keys.value(f"model.{name}"):
             model[name] = keys.value(f"model.{name}")
     return model
+
+
+def _written_hybrid(keys: Keys, hidden: int, attention: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A model with Mamba layers in the scenario's own form, by its pattern of blocks."""
+    dense = _dense(keys, hidden)
+    experts = _experts(keys) if keys.value("model.moe.experts") else None
+    parts = {MAMBA: mamba(keys), ATTENTION: attention, DENSE: dense, EXPERTS: experts}
+    model, vocab = hybrid_model(str(keys.value("model.hybrid")), parts), keys.value("model.vocab")
+    if model is None or not isinstance(vocab, int):
+        return None
+    written: dict[str, Any] = {"hidden": hidden, "vocab": vocab, **model}
+    named = {name: keys.value(f"model.{name}") for name in ("tied_embeddings", "norm", "mtp_shared")}
+    return written | {name: value for name, value in named.items() if value}
 
 
 def _mixer(keys: Keys, hidden: int, heads: int) -> dict[str, Any] | None:
