@@ -56,7 +56,7 @@ def hardware(
 ) -> None:
     """The hardware known by name, one part with sources, or a network: of a cluster (`show h100-10240`), a JSON or
     GraphML graph, NCCL's topology XML, or the matrix of `nvidia-smi topo -m`."""
-    from hardware.problems import known_name
+    from hardware.problems import InputError, Problem, known_name
     from simulator.report import catalogues as report
 
     if name == "show":
@@ -69,6 +69,8 @@ def hardware(
 
         network = _network_of_file(name) if is_file else _network_of_cluster(name, fabric)
         print_json(network.to_dict()) if as_json else print_network(network)
+    elif fabric is not None:
+        raise InputError([Problem("--fabric", None, "", _why_no_fabric(name, fabric))])
     elif name is None:
         listing = report.hardware_document()
         print_json(listing) if as_json else report.print_hardware(listing)
@@ -76,6 +78,13 @@ def hardware(
         check_known("hardware", name, report.part_names())
         parts = report.part_document(name)
         print_json({"parts": parts}) if as_json else report.print_parts(parts)
+
+
+def _why_no_fabric(name: str | None, fabric: str) -> str:
+    """Why a fabric changes nothing of a part, or of the list of all."""
+    if name is None:
+        return f"is of a cluster, as in 'hardware h100-1024 --fabric {fabric}'; the list of all parts has none"
+    return f"is of a cluster, as in 'hardware {name}-1024 --fabric {fabric}'; {name} is a part and has none"
 
 
 def _network_of_cluster(name: str, fabric: str | None) -> NetworkSummary:

@@ -61,7 +61,6 @@ def over_sizes(
     from hardware.collectives import ALGORITHMS, OPERATIONS, PROTOCOLS, strided_group
     from hardware.collectives.size_table import size_table, sizes_between
     from hardware.problems import InputError, Problem
-    from hardware.units import QuantityError, parse
     from simulator.report.network import collective_document, print_collective
 
     check_known("operation", operation, OPERATIONS)
@@ -69,11 +68,16 @@ def over_sizes(
         if name is not None:
             check_known(kind, name, known)
     machine = named_cluster(cluster, fabric)
+    smallest, largest = size_option("--min", low), size_option("--max", high)
+    if smallest > largest:
+        raise InputError([Problem("--min", None, "", f"{low} is above --max {high}; give the smaller of both")])
+    if not factor > 1:
+        raise InputError([Problem("--factor", None, "", f"{factor:g} leads to no larger size; give more than 1, as 2")])
     try:
-        sizes = sizes_between(parse(low, "bytes"), parse(high, "bytes"), factor)
+        sizes = sizes_between(smallest, largest, factor)
         group = strided_group(machine, gpus, stride)
         rows = size_table(operation, machine, gpus, sizes, algorithm, protocol, group)
-    except (QuantityError, ValueError) as error:
+    except ValueError as error:
         raise InputError([Problem("command line", None, "", str(error))]) from None
     document = collective_document(operation, machine, gpus, rows)
     print_json(document) if as_json else print_collective(document)
@@ -123,10 +127,24 @@ def gradients(
     print_json(document) if as_json else print_gradients(document)
 
 
+def size_option(option: str, text: str) -> float:
+    """Bytes that an option says, above zero. Raises InputError that names the option."""
+    from hardware.problems import InputError, Problem
+    from hardware.units import QuantityError, parse
+
+    try:
+        size_bytes = parse(text, "bytes")
+    except QuantityError as error:
+        raise InputError([Problem(option, None, "", str(error))]) from None
+    if not size_bytes > 0:
+        raise InputError([Problem(option, None, "", f"{text} is no size; give one above 0, as 8 or 1MiB")])
+    return size_bytes
+
+
 def named_cluster(text: str, fabric: str | None = None) -> Cluster:
     """The cluster of a scenario file, or NODE-GPUS on the named fabric or the smallest that fits the node's ports."""
     from hardware import catalogue
-    from hardware.problems import InputError, Problem
+    from hardware.problems import InputError, Place, Problem
 
     if text.endswith((".yaml", ".yml", ".json")) or Path(text).is_file():
         from simulator.scenario.schema import load_scenario
@@ -136,5 +154,6 @@ def named_cluster(text: str, fabric: str | None = None) -> Cluster:
     if not name or not count.isdigit() or int(count) < 1:
         message = f"{text!r} is neither a scenario file nor NODE-GPUS as in h100-10240"
         raise InputError([Problem("--cluster", None, "", message)])
-    node = catalogue.node(name)
-    return catalogue.cluster(int(count), node, fabric or catalogue.usual_fabric(node, int(count)).name)
+    node = catalogue.node(name, Place("--cluster"))
+    network = catalogue.fabric(fabric, Place("--fabric")) if fabric else catalogue.usual_fabric(node, int(count))
+    return catalogue.cluster(int(count), node, network, at=Place("--cluster"))

@@ -58,7 +58,14 @@ def starting_scenario(model: str, gpus: int, node: str, fabric: str | None = Non
         "plan": written,
         "run": {"seq_length": seq_length(chosen), "tokens": TOKENS},
     }
-    return "\n".join([*_head(about), *_body(sections)]) + "\n"
+    return "\n".join([*_head(about), *_body(sections, _following(sections))]) + "\n"
+
+
+def _following(sections: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of the plan that are left out and follow from others: what they are for this plan."""
+    data = {key: value for key, value in sections.items() if key != "question"}
+    plan = read_scenario(Document(data, Place("start")), "start").plan
+    return {"dp": plan.dp, "schedule": plan.schedule}
 
 
 def seq_length(model: Model) -> int:
@@ -68,7 +75,7 @@ def seq_length(model: Model) -> int:
 
 def _head(about: str) -> Iterator[str]:
     yield "# A scenario to start from, made by `traincast init`. Keys in front of which a # stands are left out: what"
-    yield "# they show is the default, or an example. `traincast evaluate FILE` predicts it."
+    yield "# they show is the default, what follows from others, or an example. `traincast evaluate FILE` predicts it."
     yield from _comment(f"The plan: {about}.", "")
 
 
@@ -220,23 +227,26 @@ def _scenario(
 # -- the file -------------------------------------------------------------------------------------------------------
 
 
-def _body(sections: Mapping[str, Any]) -> Iterator[str]:
-    """Every section of the schema, those given with their values."""
+def _body(sections: Mapping[str, Any], following: Mapping[str, Any]) -> Iterator[str]:
+    """Every section of the schema, those given with their values; `following`: values of plan keys that follow."""
     for name, schema in scenario_schema()["properties"].items():
         yield ""
         value = sections.get(name)
         if isinstance(value, Mapping) and "properties" in schema:
             yield from _comment(schema.get("description", ""), "")
             yield f"{name}:"
-            yield from _keys(schema, value, INDENT, live=True)
+            yield from _keys(schema, value, INDENT, live=True, following=following if name == "plan" else {})
         else:
             yield from _key(name, schema, value, "", live=value is not None)
 
 
-def _keys(schema: Mapping[str, Any], given: Mapping[str, Any], indent: str, live: bool) -> Iterator[str]:
+def _keys(
+    schema: Mapping[str, Any], given: Mapping[str, Any], indent: str, live: bool, following: Mapping[str, Any]
+) -> Iterator[str]:
     """Every key of a section: given ones with their values, the others as comments."""
     for name, inner in schema["properties"].items():
-        yield from _key(name, inner, given.get(name), indent, live and name in given)
+        value = given.get(name, following.get(name))
+        yield from _key(name, inner, value, indent, live and name in given)
 
 
 def _key(name: str, schema: Mapping[str, Any], value: Any, indent: str, live: bool) -> Iterator[str]:
@@ -247,7 +257,7 @@ def _key(name: str, schema: Mapping[str, Any], value: Any, indent: str, live: bo
     if mapping is not None and "examples" not in schema and not isinstance(value, str):
         yield f"{indent}{mark}{name}:"
         inner = value if isinstance(value, Mapping) else {}
-        for line in _keys(mapping, inner, indent + INDENT, live):
+        for line in _keys(mapping, inner, indent + INDENT, live, {}):
             yield line if live or line.lstrip().startswith("#") else f"{indent}# {line.strip()}"
         return
     shown = value if value is not None else _shown(schema)

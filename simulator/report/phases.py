@@ -13,7 +13,7 @@ from rich.text import Text
 from hardware.units import format_bytes, format_count, format_fraction, format_seconds
 from simulator.report.beyond import step_seconds
 
-COLUMNS = ("phase", "tokens", "in", "step", "tokens/s", "MFU", "peak memory")
+COLUMNS = ("phase", "tokens", "in", "step", "tokens/s", "MFU", "allocated")
 
 
 def of_phase(document: Mapping[str, Any]) -> str:
@@ -52,7 +52,7 @@ def _words(phase: Mapping[str, Any], document: Mapping[str, Any]) -> str:
     batch = f"{phase['global_batch_size']:,} sequences of {phase['seq_length']:,}"
     used, capacity = phase["device_memory_bytes"], document["memory_capacity_bytes"]
     fits = "fits" if phase["fits"] else "does not fit"
-    memory = f"{fits}: {format_bytes(used)} of {format_bytes(capacity)}"
+    memory = f"{fits}: {format_bytes(used)} of {format_bytes(capacity)} with what is outside the allocator"
     return "; ".join([batch, memory, *changed_keys(phase["plan_changes"])])
 
 

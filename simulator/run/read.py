@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
@@ -288,6 +289,10 @@ def _read_phases(top: Section, tokens: object) -> tuple[RunPhase, ...]:
     phases = tuple(read_fields(RunPhase, section) for section in top.sections("phases"))
     if len(top.problems) > before:
         return ()
+    repeated = [name for name, count in Counter(phase.name for phase in phases).items() if count > 1]
+    if repeated:
+        told = ", ".join(repeated)
+        top.report("phases", f"have {told} more than once: reports and launches know a phase by its name")
     if sum(phase.tokens is None for phase in phases) != 1:
         top.report("phases", "need exactly one without tokens: it takes what the others leave")
     given = sum(phase.tokens or 0.0 for phase in phases)
@@ -296,7 +301,12 @@ def _read_phases(top: Section, tokens: object) -> tuple[RunPhase, ...]:
     except units.QuantityError:
         return phases  # whoever reads the tokens reports them
     if given >= in_all:
-        top.report("phases", f"hold {given:.4g} tokens, the run has {tokens}: nothing is left for the main phase")
+        main = next((phase.name for phase in phases if phase.tokens is None), "the main one")
+        held = units.format_count(given)
+        top.report(
+            "phases", f"hold {held} tokens of the run's {tokens}: nothing is left for phase {main}, which gives none"
+        )
+        return ()
     return phases
 
 
