@@ -69,8 +69,8 @@ class OptimizerRecord:
         return main_bytes + self.moments * moment_bytes
 
     def update_bytes(
-        self, gradient_bytes: float, state_bytes: float, parameter_bytes: float, main_bytes: float = 0.0
-    ) -> float:
+        self, gradient_bytes: float, state_bytes: float, parameter_bytes: Number, main_bytes: float = 0.0
+    ) -> Number:
         """Bytes that the update of one parameter reads and writes: its gradient read, its state (of which `main_bytes`
         are the main weight) read and written, the new parameter written, and what the optimizer passes again."""
         elementwise = gradient_bytes + 2 * state_bytes + parameter_bytes

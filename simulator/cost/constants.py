@@ -28,8 +28,9 @@ class Constants:
     """What multiplies or adds to the costs of one accelerator under one plan; the defaults change nothing.
 
     Rates divide seconds: of products in 16 bit or more and in fewer (`gemm_rate`, `low_gemm_rate`: sustained over
-    short-benchmark clock under the power limit; `grouped_rate` on top for experts), of attention, of memory-bound
-    kernels, of tensor- and context-parallel collectives, of expert exchanges, of data-parallel gathers and reductions.
+    short-benchmark clock under the power limit; `grouped_rate` on top for experts, `low_grouped_rate` on top of that in
+    fewer bits), of attention, of memory-bound kernels, of tensor- and context-parallel collectives, of expert
+    exchanges, of data-parallel gathers and reductions.
     `host_s_per_kernel` is what the host spends to launch one kernel, `expert_launches` the launches per local expert
     and direction where no grouped kernel does it all. `lost_beside_dp` is how long computing stands still, in effect,
     for every second of collectives that fully sharded parameters and gradients run beside it. `rank_noise` is the
@@ -40,6 +41,7 @@ class Constants:
     gemm_rate: float = 1.0
     low_gemm_rate: float = 1.0
     grouped_rate: float = 1.0
+    low_grouped_rate: float = 1.0
     attention_rate: float = 1.0
     streaming_rate: float = 1.0
     tp_rate: float = 1.0
@@ -52,8 +54,14 @@ class Constants:
 
 
 # The family of kernels whose shipped curves a rate corrects.
-CORRECTED = {"gemm_rate": "gemm", "low_gemm_rate": "gemm", "grouped_rate": "grouped_gemm",
-             "attention_rate": "attention", "streaming_rate": "streaming"}  # fmt: skip
+CORRECTED = {
+    "gemm_rate": "gemm",
+    "low_gemm_rate": "gemm",
+    "grouped_rate": "grouped_gemm",
+    "low_grouped_rate": "grouped_gemm",
+    "attention_rate": "attention",
+    "streaming_rate": "streaming",
+}
 # The rates that follow the clock of the multiprocessors.
 CLOCKED = ("gemm_rate", "low_gemm_rate", "attention_rate")
 NEUTRAL = Constants()
@@ -136,4 +144,6 @@ def constants_for(accelerator: Accelerator, plan: Plan) -> Constants:
 def product_rate(constants: Constants, precision: str, grouped: bool) -> float:
     """What divides the seconds of a product in `precision`."""
     rate = constants.low_gemm_rate if PRECISIONS[precision].quantized else constants.gemm_rate
-    return rate * constants.grouped_rate if grouped else rate
+    if not grouped:
+        return rate
+    return rate * constants.grouped_rate * (constants.low_grouped_rate if PRECISIONS[precision].quantized else 1.0)

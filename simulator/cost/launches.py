@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hardware.precisions import PRECISIONS
 from simulator.cost.price import Priced, Prices
 from simulator.workload.operators import CoreAttention, Matmul, Number, Operator, Routing, Scan, Work
 
@@ -47,8 +48,9 @@ def launches(work: Work, computing: Priced, repeated: Priced, prices: Prices) ->
     launched = [(op, cost) for op, cost in computing if not captured(op)]
     again = sum(cost.forward_kernels for op, cost in repeated if not captured(op))
     experts: Number = 0
+    low = PRECISIONS[plan.precision].quantized  # experts that such a plan leaves in 16 bit have no casts of their own
     for op, _ in computing:
-        if isinstance(op, Matmul) and op.name.startswith("expert_"):
+        if isinstance(op, Matmul) and op.name.startswith("expert_") and not (low and not op.quantized):
             experts = np.maximum(experts, op.groups)
     grouped = plan.stack.fused_experts or plan.stack.cuda_graphs == "full"
     one_by_one = 0.0 if grouped else prices.constants.expert_launches * experts

@@ -15,7 +15,7 @@ from simulator.cost.blocks import NO_COST, BlockCost, block_cost
 from simulator.cost.layers import Beside, LayerCost, forward, input_gradient, pair, weight_gradient
 from simulator.cost.price import Prices
 from simulator.cost.seconds import NO_TIME, Seconds
-from simulator.model.spec import FFN, Layer, Mixer
+from simulator.model.spec import Half, Layer
 from simulator.plans.spec import Plan
 from simulator.workload.derive import Workload
 from simulator.workload.operators import Number
@@ -66,17 +66,18 @@ def stage_costs(workload: Workload, prices: Prices, moved_s: Sequence[Number] = 
     moved_s = moved_s or (0.0,) * len(workload.stages)
 
     @cache
-    def mixer(part: Mixer, again: bool) -> BlockCost:
-        return block_cost(workload.mixers[part], prices, again)
+    def mixer(half: Half, again: bool) -> BlockCost:
+        return block_cost(workload.mixers[half], prices, again)
 
     @cache
-    def ffn(part: FFN, again: bool) -> BlockCost:
-        return block_cost(workload.ffns[part], prices, again)
+    def ffn(half: Half, again: bool) -> BlockCost:
+        return block_cost(workload.ffns[half], prices, again)
 
     @cache
     def layer(spec: Layer, again: bool) -> LayerCost:
-        mixer_cost = mixer(spec.mixer, again) if spec.mixer else NO_COST
-        return LayerCost(mixer_cost, ffn(spec.ffn, again) if spec.ffn else NO_COST)
+        first, second = spec.halves
+        mixer_cost = mixer(first, again) if first else NO_COST
+        return LayerCost(mixer_cost, ffn(second, again) if second else NO_COST)
 
     @cache
     def end(name: str) -> LayerCost:

@@ -30,7 +30,7 @@ from simulator.schedules import SCHEDULES
 from simulator.workload.derive import Workload
 from simulator.workload.operators import Exchange, Number, Routing, Work
 from simulator.workload.shape import Shape
-from simulator.workload.states import StageParameters, gradient_reductions, parameter_bytes, travels_by_layer
+from simulator.workload.states import StageParameters, gradient_reductions, stage_widths, travels_by_layer
 
 # Which ranks reduce what: dense and expert parameters over their own groups.
 SHARERS = {"dense": "dp_cp", "expert": "edp"}
@@ -159,13 +159,15 @@ def update_traffic(
     gathered = parts_of(gathered_layers(held, plan), plan, sharing, whole)
     reduced = parts_of(held.trained_layers, plan, sharing, whole)
     found: list[Traffic] = []
+    widths = stage_widths(held, plan)
     for all_values, all_grads in zip(gathered, reduced, strict=True):
-        for (name, group), count, trained in zip(sharing.items(), all_values, all_grads, strict=True):
+        moved = zip(sharing.items(), all_values, widths, all_grads, strict=True)
+        for (name, group), count, width, trained in moved:
             shards = sharded_over(group, plan) if sharding.shards_optimizer else group
             split = shards is not group
             kind = f"{name}-shards" if split else name
             grads = travelling_bytes(trained * FORMATS[plan.optimizer.grad_reduce].bytes, group, plan, cluster)
-            values = count * parameter_bytes(plan)
+            values = count * width
             if reduces_whole(plan):
                 found.append(collective_traffic("dp", name, "all_reduce", grads, reductions, group, cluster))
             else:

@@ -25,6 +25,7 @@ from simulator.workload.states import (
     replica_ranks,
     shard_count,
     stage_matrices,
+    stage_widths,
     travels_by_layer,
     update_bytes,
 )
@@ -43,10 +44,18 @@ def optimizer_s(parameters: StageParameters, plan: Plan, groups: Mapping[str, Gr
     """
     grad = FORMATS[plan.optimizer.grads].bytes
     on_gpu = 1 - plan.offload.optimizer_fraction
-    touched = 3 * grad + on_gpu * update_bytes(plan)
     shard = shard_of(parameters.trained, plan, groups)
+    touched = 3 * grad + on_gpu * update_bytes(plan, mean_width(parameters, plan))
     zeroed = sum(parameters.trained) * grad
     return streaming_s(cluster.accelerator, shard * touched + zeroed, "optimizer") + host_update_s(shard, plan, cluster)
+
+
+def mean_width(stage: StageParameters, plan: Plan) -> Number:
+    """Bytes of a weight of a stage, dense and experts' together, in the mean."""
+    if not stage.in_16_bit:
+        return parameter_bytes(plan)
+    dense, expert = stage_widths(stage, plan)
+    return (dense * stage.dense + expert * stage.expert) / (stage.dense + stage.expert)
 
 
 def matrix_products_s(
@@ -101,8 +110,10 @@ def gather_and_reduce(
     gathered = parts_of(gathered_layers(held, plan), plan, groups, whole)
     reduced = parts_of(held.trained_layers, plan, groups, whole)
     gathers_s, reduces_s = {}, {}
+    widths = stage_widths(held, plan)
     for part in set(gathered):
-        inside_s = sum(gather_s(count, group, plan, cluster) for count, group in by_group(part, groups))
+        sizes = zip(by_group(part, groups), widths, strict=True)
+        inside_s = sum(gather_s(count * width, group, plan, cluster) for (count, group), width in sizes)
         gathers_s[part] = float(inside_s + fetch_s(shard_of(part, plan, groups), plan, cluster))
     for part in set(reduced):
         inside_s = sum(reduce_s(count, group, plan, cluster) for count, group in by_group(part, groups))
@@ -194,11 +205,11 @@ def buckets_of_size(layers: Sequence[tuple[Number, Number]], parameters: float) 
     return found
 
 
-def gather_s(count: Number, group: Group, plan: Plan, cluster: Cluster) -> Number:
+def gather_s(size_bytes: Number, group: Group, plan: Plan, cluster: Cluster) -> Number:
     """All-gather of updated parameters; none where the optimizer is not sharded."""
     if not SHARDINGS[plan.sharding].shards_optimizer:
         return 0.0
-    return collective_s("all_gather", count * parameter_bytes(plan), sharded_over(group, plan), cluster).seconds
+    return collective_s("all_gather", size_bytes, sharded_over(group, plan), cluster).seconds
 
 
 def reduce_s(count: Number, group: Group, plan: Plan, cluster: Cluster) -> Number:

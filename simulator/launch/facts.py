@@ -20,6 +20,7 @@ from simulator.plans.case import PlanCase
 from simulator.plans.case import model_facts as rule_facts
 from simulator.plans.choices import SHARDINGS
 from simulator.plans.layout import format_layout, stages
+from simulator.plans.quantized import keeps_16_bit_parts, with_16_bit_layers
 from simulator.plans.rules_pipeline import layers_fit_ranks
 from simulator.plans.spec import Plan
 from simulator.run.read import RunPolicies
@@ -63,6 +64,8 @@ def plan_facts(model: Model, plan: Plan, seq_length: int) -> dict[str, Any]:
     facts["plan.microbatches"] = plan.microbatches
     facts["plan.local_batch_size"] = plan.global_batch_size // plan.dp if plan.pp > 1 else plan.micro_batch_size
     facts["plan.optimizer_instances"] = plan.dp * plan.cp // plan.shard_group if plan.shard_group else 1
+    facts["plan.bf16_ends"] = plan.quantized.bf16_layers_at_start + plan.quantized.bf16_layers_at_end > 0
+    facts["plan.filter_fqns"] = filtered_modules(model, plan)
     facts["plan.precision_aware_optimizer"] = is_precision_aware(plan)
     facts |= _shards(plan)
     facts |= _compiled(model, plan)
@@ -100,6 +103,19 @@ def is_precision_aware(plan: Plan) -> bool:
         return False
     kept = [optimizer.moments] + ([optimizer.main_params] if optimizer.main_params else [])
     return plan.offload.optimizer_fraction > 0 or any(not FORMATS[name].full_width for name in kept)
+
+
+# Parts of a layer as torchtitan's decoders call their modules.
+TITAN_MODULES = {"attention": "attention", "mlp": "feed_forward"}
+
+
+def filtered_modules(model: Model, plan: Plan) -> tuple[str, ...]:
+    """Names in torchtitan's modules whose linears stay in 16 bit; a filter takes every module with it in its name."""
+    if not keeps_16_bit_parts(plan):
+        return ()
+    parts = [name for part, name in TITAN_MODULES.items() if not getattr(plan.quantized, part)]
+    marked = with_16_bit_layers(model, plan)
+    return (*parts, *(f"layers.{index}." for index, layer in enumerate(marked.layers) if layer.in_16_bit))
 
 
 def _shards(plan: Plan) -> dict[str, int]:

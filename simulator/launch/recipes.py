@@ -26,7 +26,9 @@ _NAMES = re.compile(r"(torch|AttnBackend)\.\w+")
 # Settings of torchtitan's table that the recipe writes itself: classes, and arguments of the model's registry.
 _OF_REGISTRY = ("moe_comm_backend", "num_mtp_layers")
 _CONVERTERS = {
-    "Float8LinearConverter": 'Float8LinearConverter.Config(recipe_name="rowwise", model_compile_enabled={compiled})',
+    "Float8LinearConverter": (
+        'Float8LinearConverter.Config(recipe_name="rowwise", {filters}model_compile_enabled={compiled})'
+    ),
     "MXFP8LinearConverter": "MXFP8LinearConverter.Config(model_compile_enabled={compiled})",
     "NVFP4LinearConverter": 'NVFP4LinearConverter.Config(fqns=["layers"], model_compile_enabled={compiled})',
 }
@@ -131,7 +133,9 @@ def _converter(told: Told) -> str | None:
     """The constructor of the converter that casts linears down; None in 16 bit."""
     chosen = told.value("converters")
     compiled = "model" in told.value("compile.components", ())
-    return _CONVERTERS[chosen].format(compiled=compiled) if chosen else None
+    left = told.value("filter_fqns", ())
+    filters = f"filter_fqns={python_literal(list(left))}, " if left else ""
+    return _CONVERTERS[chosen].format(compiled=compiled, filters=filters) if chosen else None
 
 
 def in_python(setting: Setting) -> str:

@@ -22,6 +22,8 @@ _SECTIONS = ("settings", "fixed", "not_settings", "fill_in", "models")
 STATED_BY = {
     "plan.precision_aware_optimizer": "plan.optimizer.moments",
     "plan.optimizer_instances": "plan.shard_group",
+    "plan.bf16_ends": "plan.quantized",
+    "plan.filter_fqns": "plan.quantized",
     "plan.microbatches": "plan.global_batch_size",
     "plan.local_batch_size": "plan.global_batch_size",
     "plan.shards": "plan.sharding",

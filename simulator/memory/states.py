@@ -27,6 +27,7 @@ from simulator.workload.states import (
     replica_ranks,
     shard_count,
     shares_states,
+    wider_bytes,
 )
 
 # Elements that DeepSpeed reduces at a time (reduce_bucket_size of its configuration, which nobody sets).
@@ -41,7 +42,7 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, Number
     counts = resident_counts(held, plan)
     factors: Number = sum(factor_bytes(stage, plan) for stage in held)
     found = {
-        "weights": counts.weights * parameter_bytes(plan),
+        "weights": counts.weights * parameter_bytes(plan) + wide_weights(held, plan) * wider_bytes(plan),
         "gradients": counts.gradients * FORMATS[plan.optimizer.grads].bytes,
         "optimizer": counts.states * optimizer_bytes(plan) + factors * (1 - plan.offload.optimizer_fraction),
     }
@@ -58,7 +59,8 @@ def state_bytes(held: Sequence[StageParameters], plan: Plan) -> dict[str, Number
         found["gradient buckets"] = gradient_bucket_bytes(held, plan)
     if caches_quantized_weights(plan):
         # Row- and column-wise copies, kept over the step's micro-batches so that each weight is cast once.
-        found["quantized weights"] = 2 * counts.weights * PRECISIONS[plan.precision].operand_bytes
+        copied = counts.weights - wide_weights(held, plan)
+        found["quantized weights"] = 2 * copied * PRECISIONS[plan.precision].operand_bytes
     if gathers_layers(plan) or under_pipeline:
         beside_loss = frees_logits_before_layers(plan)
         gathered = gathered_beside_loss_bytes(held[0], plan) if beside_loss else gathered_bytes(held, plan)
@@ -121,6 +123,12 @@ def resident_weights(held: Sequence[StageParameters], plan: Plan) -> Number:
     return sharded_parameters(held, plan) - masters
 
 
+def wide_weights(held: Sequence[StageParameters], plan: Plan) -> Number:
+    """Of the weights that one rank holds on the GPU, those of linears that a plan below 16 bit leaves in 16 bit."""
+    wide = [stage.wide for stage in held if stage.in_16_bit]
+    return resident_weights(wide, plan) if wide else 0.0
+
+
 def keeps_autograd_gradients(plan: Plan) -> bool:
     """Whether autograd's 16-bit gradients stay beside the fp32 ones that BF16_Optimizer adds them to."""
     widened = FORMATS[plan.optimizer.grads].full_width and not PRECISIONS[plan.precision].full_width
@@ -176,8 +184,16 @@ def gathered_bytes(held: Sequence[StageParameters], plan: Plan) -> Number:
     if plan.stack.gathered_unit == "module":
         return 2 * parameter_bytes(plan) * largest([stage.largest_matrix for stage in held])
     reduced = FORMATS[plan.optimizer.grad_reduce].bytes
-    layers = [pair for stage in held for pair in zip(stage.layers, stage.trained_layers, strict=True)]
-    return largest([2 * parameter_bytes(plan) * sum(weights) + reduced * sum(trained) for weights, trained in layers])
+    weights = [size for stage in held for size in layer_bytes(stage, plan)]
+    trained = [sum(pair) for stage in held for pair in stage.trained_layers]
+    return largest([2 * size + reduced * count for size, count in zip(weights, trained, strict=True)])
+
+
+def layer_bytes(stage: StageParameters, plan: Plan) -> list[Number]:
+    """Bytes of every layer's weights as forwards read them, ends included."""
+    wide = stage.in_16_bit or ((0.0, 0.0),) * len(stage.layers)
+    narrow, wider = parameter_bytes(plan), wider_bytes(plan)
+    return [narrow * sum(pair) + wider * sum(left) for pair, left in zip(stage.layers, wide, strict=True)]
 
 
 def gradient_bucket_bytes(held: Sequence[StageParameters], plan: Plan) -> Number:
@@ -204,7 +220,7 @@ def gathered_beside_loss_bytes(stage: StageParameters, plan: Plan) -> Number:
     sizes = [dense + expert for dense, expert in stage.layers]
     element = max(2.0, parameter_bytes(plan))
     head = (sizes[0] + sizes[-1] if plan.stack.joint_ends else sizes[-1]) * element
-    layer = largest(sizes[1:-1]) * parameter_bytes(plan)
+    layer = largest(layer_bytes(stage, plan)[1:-1])
     return head + largest([head, sizes[0] * element, layer]) + layer
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "Attention",
     "CompressedAttention",
     "DenseFFN",
+    "Half",
     "Indexer",
     "LatentAttention",
     "Layer",
@@ -49,11 +50,29 @@ MIXERS: dict[str, type[Mixer]] = {**ATTENTIONS, **RECURRENT}
 
 
 @dataclass(frozen=True, slots=True)
+class Half:
+    """A mixer or an ffn as a layer computes it: `in_16_bit` whatever the plan's precision is."""
+
+    part: Mixer | FFN
+    in_16_bit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Layer:
-    """One block; hybrids write a layer with only a mixer or only an ffn."""
+    """One block; hybrids write a layer with only a mixer or only an ffn.
+
+    `in_16_bit`: its linears compute in 16 bit where the plan's precision is lower; a plan marks its layers so.
+    """
 
     mixer: Mixer | None
     ffn: FFN | None
+    in_16_bit: bool = False
+
+    @property
+    def halves(self) -> tuple[Half | None, Half | None]:
+        """The mixer's and the ffn's half, None where the layer has none."""
+        mixer = None if self.mixer is None else Half(self.mixer, self.in_16_bit)
+        return mixer, None if self.ffn is None else Half(self.ffn, self.in_16_bit)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,10 @@ from simulator.planner.reads import NUMBERED, Batches, PlanView, Unbound, one_by
 from simulator.planner.trees import scattered, taken
 from simulator.plans.allocation import gpus_per_domain, with_domains
 from simulator.plans.choices import GRANULARITIES
+from simulator.plans.quantized import with_16_bit_layers
 from simulator.plans.spec import Plan, Recompute
 from simulator.scenario.spec import Scenario
-from simulator.workload.derive import ENDS, end_work, ffn_half, mixer_half
+from simulator.workload.derive import ENDS, distinct_halves, end_work, ffn_half, mixer_half
 from simulator.workload.operators import NOTHING, Work
 from simulator.workload.shape import Shape, shape_of
 
@@ -89,7 +90,8 @@ class Setting:
 
     @property
     def model(self) -> Model:
-        return self.scenario.model
+        """The model, its layers marked as the plan's precision asks."""
+        return with_16_bit_layers(self.scenario.model, self.base)
 
     def domain(self, plan: Any) -> int:
         """GPUs of a domain that a plan takes."""
@@ -159,8 +161,7 @@ def shapes_of(setting: Setting, plans: Columns) -> Shapes:
 def _shapes(setting: Setting, columns: Columns, index: Ints, outside: frozenset[str]) -> Shapes:
     model = setting.model
     distinct = dict.fromkeys([*model.layers, *model.mtp])
-    mixers = dict.fromkeys(layer.mixer for layer in distinct if layer.mixer)
-    ffns = dict.fromkeys(layer.ffn for layer in distinct if layer.ffn)
+    mixers, ffns = distinct_halves(model)
     names = [name for name in ENDS if name != "mtp" or model.mtp]
     whole = any(recompute.whole_layers for recompute in columns.values.get("recompute", (setting.base.recompute,)))
     again = (False, True) if whole else (False,)
@@ -234,8 +235,9 @@ def kept_of_layer(setting: Setting, columns: Columns, layer: Layer, again: bool,
 
     def weigh(view: PlanView, rows: Ints) -> Kept:
         shape = setting.shape(view)
-        mixer = mixer_half(layer.mixer, shape) if layer.mixer else NOTHING
-        ffn = ffn_half(layer.ffn, shape) if layer.ffn else NOTHING
+        first, second = layer.halves
+        mixer = mixer_half(first, shape) if first else NOTHING
+        ffn = ffn_half(second, shape) if second else NOTHING
         whole = GRANULARITIES[view.recompute.granularity].whole_layers
         return layer_kept(mixer + ffn, view, whole and again)  # type: ignore[arg-type]
 

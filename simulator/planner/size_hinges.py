@@ -218,8 +218,8 @@ def _simulated_at_rates(done: Simulated, factor: float) -> Simulated:
     return replace(done, step=step, phases=phases)
 
 
-# Those on the grouped rate are counted once: it comes on top of the products'.
-_RATES = tuple(name for name in CORRECTED if name != "grouped_rate")
+# Those on the grouped rates are counted once: they come on top of the products'.
+_RATES = tuple(name for name in CORRECTED if name not in ("grouped_rate", "low_grouped_rate"))
 
 
 def _imbalanced(job: Job, imbalance: float) -> Job:

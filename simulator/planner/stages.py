@@ -133,8 +133,9 @@ class StageCosts:
         key = (layer, again)
         if key not in self.layers:
             shapes = self.shapes
-            mixer = taken(shapes.mixers[layer.mixer, again], self.rows) if layer.mixer else NO_COST
-            ffn = taken(shapes.ffns[layer.ffn, again], self.rows) if layer.ffn else NO_COST
+            first, second = layer.halves
+            mixer = taken(shapes.mixers[first, again], self.rows) if first else NO_COST
+            ffn = taken(shapes.ffns[second, again], self.rows) if second else NO_COST
             self.layers[key] = LayerCost(mixer, ffn)
         return self.layers[key]
 

@@ -19,6 +19,7 @@ from simulator.plans import (
     rules_gradients,
     rules_offload,
     rules_pipeline,
+    rules_precision,
     rules_stack,
 )
 from simulator.plans.case import Check, Fault, ModelFacts, PlanCase, divisors, model_facts, near, written
@@ -28,17 +29,25 @@ UNIVERSAL: dict[str, Check] = (
     rules_degrees.UNIVERSAL
     | rules_pipeline.UNIVERSAL
     | rules_features.UNIVERSAL
+    | rules_precision.UNIVERSAL
     | rules_offload.UNIVERSAL
     | rules_gradients.UNIVERSAL
     | rules_stack.UNIVERSAL
     | adapters.UNIVERSAL
 )
 MEGATRON: dict[str, Check] = (
-    rules_degrees.MEGATRON | rules_pipeline.MEGATRON | rules_features.MEGATRON | rules_offload.MEGATRON
+    rules_degrees.MEGATRON
+    | rules_pipeline.MEGATRON
+    | rules_features.MEGATRON
+    | rules_precision.MEGATRON
+    | rules_offload.MEGATRON
 )
 RELEASE: dict[str, Check] = rules_stack.RELEASE
 WITHOUT_EFFECT: dict[str, Check] = (
-    rules_features.WITHOUT_EFFECT | rules_offload.WITHOUT_EFFECT | rules_stack.WITHOUT_EFFECT
+    rules_features.WITHOUT_EFFECT
+    | rules_precision.WITHOUT_EFFECT
+    | rules_offload.WITHOUT_EFFECT
+    | rules_stack.WITHOUT_EFFECT
 )
 # Counts come first and alone: the other rules divide by them.
 FIRST: dict[str, Check] = {"counts_are_positive": rules_degrees.counts_are_positive}

@@ -6,7 +6,7 @@ from hardware.collectives import DISPATCHERS
 from hardware.precisions import FORMATS, PRECISIONS
 from simulator.model.spec import Attention, CompressedAttention, LatentAttention
 from simulator.optimizers import OPTIMIZERS
-from simulator.plans.case import Check, Fault, PlanCase, near_multiple
+from simulator.plans.case import Check, Fault, PlanCase
 from simulator.plans.choices import CONTEXT_EXCHANGES, SHARDINGS
 from simulator.schedules import SCHEDULES
 from simulator.stack import newest
@@ -56,21 +56,6 @@ def router_groups_divide(case: PlanCase) -> Fault | None:
     return None
 
 
-def low_precision_is_aligned(case: PlanCase) -> Fault | None:
-    plan = case.plan
-    block = PRECISIONS[plan.precision].alignment
-    if block is None:
-        return None
-    sides = [("hidden size", case.facts.hidden)]
-    sides += [(f"feed-forward width over tp = {plan.tp}", ffn.width // plan.tp) for ffn in case.facts.dense]
-    sides += [(f"expert width over etp = {plan.etp}", moe.width // plan.etp) for moe in case.facts.moe]
-    for what, size in sides:
-        if size % block:
-            why = f"{what} is {size}, not a multiple of {block}"
-            return Fault("plan.precision", plan.precision, why, f"{near_multiple(size, block)}, or another precision")
-    return None
-
-
 def experts_with_tensor_need_sequence_parallel(case: PlanCase) -> Fault | None:
     plan = case.plan
     if not case.facts.moe or plan.tp == 1 or plan.sequence_parallel:
@@ -91,22 +76,6 @@ def gather_overlap_needs_reduce_overlap(case: PlanCase) -> Fault | None:
     if not SHARDINGS[plan.sharding].shards_optimizer or not plan.overlap.param_gather or plan.overlap.grad_reduce:
         return None
     return Fault("plan.overlap.param_gather", True, "needs overlap.grad_reduce", "both true or both false")
-
-
-def low_precision_gather_is_possible(case: PlanCase) -> Fault | None:
-    plan = case.plan
-    if not plan.fp8_param_gather:
-        return None
-    precision = PRECISIONS[plan.precision]
-    if not precision.quantized:
-        why = f"precision {plan.precision} has no such weights"
-        quantized = ", ".join(name for name, each in PRECISIONS.items() if each.quantized)
-        return Fault("plan.fp8_param_gather", True, why, f"a precision of {quantized}, or false")
-    if not SHARDINGS[plan.sharding].shards_optimizer and precision.low_weights_need_sharding:
-        return Fault(
-            "plan.fp8_param_gather", True, "nothing is gathered: sharding is none", "sharding optimizer, or false"
-        )
-    return None
 
 
 def expert_overlap_is_possible(case: PlanCase) -> Fault | None:
@@ -413,13 +382,11 @@ UNIVERSAL: dict[str, Check] = {
     "loss_chunks_hold_tokens": loss_chunks_hold_tokens,
     "router_groups_divide": router_groups_divide,
     "sharded_weights_run_unpaired": sharded_weights_run_unpaired,
-    "low_precision_is_aligned": low_precision_is_aligned,
 }
 MEGATRON: dict[str, Check] = {
     "experts_with_tensor_need_sequence_parallel": experts_with_tensor_need_sequence_parallel,
     "tensor_overlap_needs_sequence_parallel": tensor_overlap_needs_sequence_parallel,
     "gather_overlap_needs_reduce_overlap": gather_overlap_needs_reduce_overlap,
-    "low_precision_gather_is_possible": low_precision_gather_is_possible,
     "expert_overlap_is_possible": expert_overlap_is_possible,
     "delayed_weight_gradients_need_expert_overlap": delayed_weight_gradients_need_expert_overlap,
     "shared_overlap_has_dispatcher": shared_overlap_has_dispatcher,

@@ -15,6 +15,7 @@ from simulator import schedules
 from simulator.fields import CHOICES, METADATA, Setting, setting
 from simulator.optimizers import OPTIMIZERS
 from simulator.plans.choices import CONTEXT_EXCHANGES, GRANULARITIES, SHARDINGS
+from simulator.plans.quantized import ALL_LINEARS, Quantized
 from simulator.stack import Stack, default_stack
 
 # Instead of a layout string: the split is computed from what layers, embedding, MTP and head cost and hold.
@@ -197,7 +198,8 @@ class Plan:
     expert data parallelism is tp cp dp / (ep etp). `layout` is a Megatron pipeline layout string; a file may say auto.
     `expert_imbalance` is the hottest rank's share of routed tokens over the mean (1.0: balanced).
     `rank_order` names the axes of the rank line, fastest first, as Megatron's order string does.
-    `fp8_param_gather` keeps the weights themselves in FP8; `activation_fp8_input_store` saves activation-function
+    `quantized`: which linears compute in `precision` where that is below 16 bit. `fp8_param_gather` keeps the weights
+    themselves in FP8; `activation_fp8_input_store` saves activation-function
     inputs in FP8. `sharding` "full" is ZeRO-3 / FSDP; `shard_group` limits it to so many ranks (HSDP; None: all
     of dp x cp).
     """
@@ -235,7 +237,8 @@ class Plan:
         None, Setting("Ranks that share one copy of what is sharded (HSDP); without it, all of dp x cp.")
     )
     optimizer: Optimizer = Optimizer()
-    precision: str = choice(precisions.OFFERED, "bf16", "What products compute in.")
+    precision: str = choice(precisions.OFFERED, "bf16", "What products compute in, all or those that it names.")
+    quantized: Quantized = ALL_LINEARS
     fp8_param_gather: bool = setting(False, Setting("Weights are kept and gathered in 8 bit."))
     activation_fp8_input_store: bool = setting(False, Setting("Inputs of activation functions are kept in 8 bit."))
     recompute: Recompute = Recompute()

@@ -17,7 +17,7 @@ from simulator.outer_loop.local_sgd import LocalSgd, simulate_local_sgd
 from simulator.outer_loop.parameter_server import ParameterServer, ServerResult, simulate_server
 from simulator.predict.step import Around, Step
 from simulator.scenario.spec import Scenario
-from simulator.workload.states import parameter_bytes
+from simulator.workload.states import model_width
 
 SEED = 0
 INPUT_BATCHES = 2000
@@ -127,7 +127,7 @@ def _served(scenario: Scenario, step: Step, given: ParameterServer) -> Step:
         given,
         workers=plan.dp,
         step_s=alone_s,
-        parameter_bytes=parameters * parameter_bytes(plan),
+        parameter_bytes=parameters * model_width(scenario.model, plan),
         gradient_bytes=parameters * FORMATS[plan.optimizer.grad_reduce].bytes,
         worker_bytes_per_s=scenario.cluster.node.nic.bandwidth_bytes_per_s * plan.gpus / plan.dp,
         slow={number: factor for number, factor in given.slow.items() if number < plan.dp},

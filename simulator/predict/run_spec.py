@@ -18,7 +18,7 @@ from simulator.run.read import RunPolicies
 from simulator.run.specs import RunSpec, Segment
 from simulator.run.uncertainty import step_uncertainty
 from simulator.scenario.spec import Scenario
-from simulator.workload.states import adapter_parameters, optimizer_bytes, parameter_bytes
+from simulator.workload.states import adapter_parameters, model_width, optimizer_bytes
 
 NODES_PLAYED = 10_000_000  # over all runs: some 15 s
 FEWEST_RUNS = 10
@@ -166,7 +166,7 @@ def state_bytes(scenario: Scenario) -> float:
     count: float = parameter_count(scenario.model)
     if scenario.plan.adapters is not None:
         count = adapter_parameters(scenario.model, scenario.plan)
-    return count * (parameter_bytes(scenario.plan) + optimizer_bytes(scenario.plan))
+    return count * (model_width(scenario.model, scenario.plan) + optimizer_bytes(scenario.plan))
 
 
 def host_copy_bytes(scenario: Scenario) -> float:

@@ -12,13 +12,13 @@ from simulator.cost.step_times import SlotTimes, slot_times
 from simulator.memory import RankMemory
 from simulator.memory.activations import layer_kept
 from simulator.memory.peak import ScheduleSlot, most_in_flight
+from simulator.memory.states import layer_bytes
 from simulator.plans.layout import stages_of_ranks
 from simulator.scenario.distillation_section import Distillation
 from simulator.scenario.spec import Scenario
 from simulator.scenario.teacher_plan import teacher_plan
 from simulator.workload.derive import Workload, workload_of
 from simulator.workload.shape import padded_vocab
-from simulator.workload.states import parameter_bytes
 
 LOGIT_BYTES = 2  # bf16, as the head's product leaves them
 INDEX_BYTES = 4  # of a kept logit's token
@@ -71,7 +71,7 @@ def _owners(
 ) -> dict[str, float]:
     """Bytes of the teacher on one rank by owner; nothing of a forward outlives its layer but the logits."""
     parameters = [teacher.parameters[stage] for stage in dict.fromkeys(stages)]
-    weights = sum(stage.dense + stage.expert for stage in parameters) * parameter_bytes(teacher.plan)
+    weights = sum(sum(layer_bytes(stage, teacher.plan)) for stage in parameters)
     layers = {teacher.model.layers[index] for stage in stages for index in teacher.stages[stage].layers}
     halves = [teacher.halves(layer) for layer in layers]
     running = [layer_kept(mixer + ffn, teacher.plan, False) for mixer, ffn in halves]

@@ -21,6 +21,7 @@ from hardware.units import (
     format_seconds,
 )
 from simulator.plans.choices import GRANULARITIES, SHARDINGS
+from simulator.plans.quantized import PARTS
 from simulator.report.alternatives import alternatives_table
 from simulator.report.beyond import beyond, step_seconds
 from simulator.report.job_rows import job_rows
@@ -144,6 +145,21 @@ def _word(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+ENDS = (("first", "bf16_layers_at_start"), ("last", "bf16_layers_at_end"))
+
+
+def _left_in_16_bit(quantized: Mapping[str, Any]) -> str:
+    """Which linears a plan below 16 bit leaves in 16 bit, or quantises beyond the usual."""
+    left = [part.replace("_", " ") for part in PARTS if part != "head" and not quantized[part]]
+    left += [f"the {word} {_layers(quantized[key])}" for word, key in ENDS if quantized[key]]
+    text = f" (16 bit in {', '.join(left)})" if left else ""
+    return text + (" and in the head" if quantized["head"] else "")
+
+
+def _layers(count: int) -> str:
+    return "layer" if count == 1 else f"{count} layers"
+
+
 def _layout(plan: Mapping[str, Any]) -> Iterable[str]:
     """The plan in the field's short words, defaults left out."""
     for degree in ("tp", "cp", "ep", "etp", "pp", "vpp"):
@@ -156,7 +172,7 @@ def _layout(plan: Mapping[str, Any]) -> Iterable[str]:
         yield plan["schedule"]
     if plan["layout"]:
         yield f"layout {plan['layout']}"
-    yield plan["precision"]
+    yield plan["precision"] + _left_in_16_bit(plan["quantized"])
     yield SHARDINGS[plan["sharding"]].label + (f" over {plan['shard_group']}" if plan["shard_group"] else "")
     yield plan["optimizer"]["kind"]
     if plan["ep"] > 1:

@@ -148,6 +148,8 @@ def _changed(key: str, before: Any, value: Any) -> Any:
         return value
     if key == "stack" and isinstance(before, str):
         return {"base": before, **value} if "base" not in value and "framework" not in value else value
+    if key == "precision" and isinstance(before, str):
+        return {"base": before, **value}
     if not isinstance(before, Mapping) or RESTATED.get(key) in value:
         return value
     return {**before, **value}

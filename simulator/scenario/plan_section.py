@@ -19,6 +19,7 @@ from simulator.model.spec import Model, MoE
 from simulator.plans.case import near
 from simulator.plans.choices import GRANULARITIES
 from simulator.plans.spec import Plan
+from simulator.scenario.precision_section import write_out_precision
 from simulator.scenario.stack_section import (
     ChosenStack,
     PlanFacts,
@@ -28,7 +29,7 @@ from simulator.scenario.stack_section import (
     with_settings,
 )
 from simulator.schedules import default_schedule
-from simulator.stack import Stack, default_stack
+from simulator.stack import DEFAULT, Stack, default_stack, release
 
 MOST_GPUS = 10_000_000
 
@@ -100,6 +101,9 @@ def read_plan(
         section.seen.add("framework")
         section.report("framework", misplaced_framework(section.data["framework"]))
     stack = chosen.stack if chosen else default_stack()
+    plain_fp8 = chosen.release.plain_fp8 if chosen else release(DEFAULT).plain_fp8
+    if write_out_precision(section, model, plain_fp8):
+        settings["precision"] = plain_fp8
     if chosen:
         if section.data.get("precision") == UNSPECIFIED_FP8:
             section.data = {**section.data, "precision": chosen.release.plain_fp8}

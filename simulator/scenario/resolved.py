@@ -8,8 +8,10 @@ from typing import Any
 
 import yaml
 
+from hardware.precisions import PRECISIONS
 from hardware.profile import profile_folder
 from simulator.fields import as_written
+from simulator.scenario.precision_section import written_precision
 from simulator.scenario.schema import Scenario
 from simulator.scenario.site_section import site_file
 from simulator.scenario.stack_section import written_stack
@@ -36,7 +38,11 @@ def resolved(scenario: Scenario) -> dict[str, Any]:
     if "spread" in data:
         data["spread"] = _anchored(data["spread"], folder)
     data["run"] = _anchored(data["run"], folder)
-    data["plan"] = {**as_written(scenario.plan), "stack": written_stack(scenario.plan.stack, scenario.stack_choice)}
+    plan = as_written(scenario.plan)
+    if PRECISIONS[scenario.plan.precision].quantized:
+        plan["precision"] = written_precision(scenario.plan)
+    del plan["quantized"]
+    data["plan"] = {**plan, "stack": written_stack(scenario.plan.stack, scenario.stack_choice)}
     return {"name": data.pop("name"), **data}
 
 

@@ -42,6 +42,7 @@ from simulator.scenario.plan_section import (
     spare_gpus_within,
     without_spares,
 )
+from simulator.scenario.precision_section import precision_schema
 from simulator.scenario.short_forms import with_short_forms, with_whole_numbers, written_out
 from simulator.scenario.site_section import Site, read_site_key
 from simulator.scenario.spec import Published, Run, Scenario
@@ -315,13 +316,15 @@ def scenario_schema() -> dict[str, Any]:
         "distillation": object_schema(DistillationKeys),
         **surroundings_schema(),
     }
+    properties = with_short_forms(properties)
+    plan["properties"]["precision"] = precision_schema(plan["properties"]["precision"])
     phase = properties["run"]["properties"]["phases"]["items"]["properties"]
     phase["plan"] = {**phase["plan"], "properties": plan["properties"]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "traincast scenario",
         "type": "object",
-        "properties": with_short_forms(properties),
+        "properties": properties,
         "required": ["model", "cluster", "plan", "run"],
         "additionalProperties": False,
     }

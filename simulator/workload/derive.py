@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from simulator.model.spec import FFN, Layer, Mixer, Model
+from simulator.model.spec import Half, Layer, Model
 from simulator.plans.layout import StageLayers, stages
+from simulator.plans.quantized import with_16_bit_layers
 from simulator.plans.spec import Plan
 from simulator.workload.adapters import frozen, with_adapters
 from simulator.workload.ends import embedding_work, head_work, mtp_glue_work
@@ -31,15 +32,15 @@ class Workload:
     """The work of one micro-batch on one rank of every virtual stage.
 
     `stages` says which layers and ends each holds, `parameters` how many parameters; `mixers`, `ffns` and `ends` hold
-    the operators and saved tensors of each distinct part.
+    the operators and saved tensors of each distinct part. The model's layers are marked as the plan's precision asks.
     """
 
     model: Model
     shape: Shape
     stages: tuple[StageLayers, ...]
     parameters: tuple[StageParameters, ...]
-    mixers: Mapping[Mixer, Work]
-    ffns: Mapping[FFN, Work]
+    mixers: Mapping[Half, Work]
+    ffns: Mapping[Half, Work]
     ends: Mapping[str, Work]
 
     @property
@@ -48,9 +49,8 @@ class Workload:
 
     def halves(self, layer: Layer) -> tuple[Work, Work]:
         """The mixer's and the ffn's work of a layer; nothing where it has none."""
-        mixer = self.mixers[layer.mixer] if layer.mixer else NOTHING
-        ffn = self.ffns[layer.ffn] if layer.ffn else NOTHING
-        return mixer, ffn
+        mixer, ffn = layer.halves
+        return self.mixers[mixer] if mixer else NOTHING, self.ffns[ffn] if ffn else NOTHING
 
     def parts(self, stage: StageLayers, layer: Callable[[Layer, bool], Part], end: Callable[[str], Part]) -> list[Part]:
         """What a stage does, in order: embedding, decoder layers, MTP modules (each with its own head), head.
@@ -75,11 +75,10 @@ class Workload:
 
 def workload_of(model: Model, plan: Plan, seq_length: int) -> Workload:
     """The workload of a plan on sequences of `seq_length` tokens. Raises ValueError for layers that fit no stage."""
+    model = with_16_bit_layers(model, plan)
     shape = shape_of(model, plan, seq_length)
     held = stages(model, plan)
-    distinct = dict.fromkeys([*model.layers, *model.mtp])
-    mixers = dict.fromkeys(layer.mixer for layer in distinct if layer.mixer)
-    ffns = dict.fromkeys(layer.ffn for layer in distinct if layer.ffn)
+    mixers, ffns = distinct_halves(model)
     names = [name for name in ENDS if name != "mtp" or model.mtp]
     return Workload(
         model=model,
@@ -92,14 +91,25 @@ def workload_of(model: Model, plan: Plan, seq_length: int) -> Workload:
     )
 
 
-def mixer_half(mixer: Mixer, shape: Shape) -> Work:
+def distinct_halves(model: Model) -> tuple[list[Half], list[Half]]:
+    """The distinct mixers' and ffns' halves of a model's layers, multi-token prediction's too."""
+    halves = [layer.halves for layer in dict.fromkeys([*model.layers, *model.mtp])]
+    mixers = dict.fromkeys(mixer for mixer, _ in halves if mixer)
+    ffns = dict.fromkeys(ffn for _, ffn in halves if ffn)
+    return list(mixers), list(ffns)
+
+
+def mixer_half(half: Half, shape: Shape) -> Work:
     """The mixer's half of a layer, with its adapters."""
-    return with_adapters(mixer_work(mixer, shape), mixer, shape)
+    mixer: Any = half.part
+    work = mixer_work(mixer, shape.of_half(half).of_part("attention"))
+    return with_adapters(work, mixer, shape)
 
 
-def ffn_half(ffn: FFN, shape: Shape) -> Work:
+def ffn_half(half: Half, shape: Shape) -> Work:
     """The feed-forward's half of a layer, with its adapters."""
-    return with_adapters(ffn_work(ffn, shape), ffn, shape)
+    ffn: Any = half.part
+    return with_adapters(ffn_work(ffn, shape.of_half(half)), ffn, shape)
 
 
 def end_work(name: str, model: Model, shape: Shape) -> Work:

@@ -7,7 +7,7 @@ import numpy as np
 from simulator.model.spec import Model
 from simulator.stack import losses
 from simulator.stack.losses import loss_of
-from simulator.workload.linears import column_input, norm, row_output
+from simulator.workload.linears import casts, column_input, norm, row_output
 from simulator.workload.operators import Exchange, Matmul, Modules, Number, Operator, Pass, Tensor, Work
 from simulator.workload.shape import Shape, padded_vocab
 from simulator.workload.states import accumulation_bytes
@@ -52,18 +52,21 @@ def loss_pass(logits: Number, shape: Shape) -> Pass:
 
 
 def head_work(model: Model, shape: Shape) -> Work:
-    """Final norm, output projection over the padded vocabulary in 16 bit, vocabulary-parallel cross-entropy.
+    """Final norm, output projection over the padded vocabulary, vocabulary-parallel cross-entropy.
 
-    A loss in chunks multiplies as often, and keeps no logits.
+    The projection is in 16 bit unless the plan quantises the head. A loss in chunks multiplies as often, and keeps no
+    logits.
     """
     element, h, plan = shape.element_bytes, shape.hidden, shape.plan
+    linear = shape.of_part("head")
     columns = padded_vocab(model.vocab, plan) / plan.tp
     logits = shape.tokens * columns
-    chunks = plan.loss.chunks
-    head = Matmul("head", shape.tokens / chunks, columns, h, chunks, quantized=False, modules=CHUNKED, column=True)
+    chunks, low = plan.loss.chunks, linear.quantized
+    head = Matmul("head", shape.tokens / chunks, columns, h, chunks, quantized=low, modules=CHUNKED, column=True)
     operators: tuple[Operator, ...] = (
         norm("final_norm", h, shape.sharded_tokens, shape),
-        column_input("head_input", h, shape),
+        column_input("head_input", h, linear if low else shape),
+        *casts(head, linear, role="column"),
         head,
         # Maximum, predicted logit and sum of exponentials, one fp32 value per token each.
         Exchange("loss_reduction", "tp", "all_reduce", None, forward_bytes=3 * 4.0 * shape.tokens, modules=CHUNKED),
@@ -71,7 +74,7 @@ def head_work(model: Model, shape: Shape) -> Work:
     )
     saved = [
         Tensor("final_norm_input", element * h * shape.sharded_tokens),
-        Tensor("head_input", element * h * shape.sharded_tokens, until_wgrad=True),
+        Tensor("head_input", (linear.input_bytes if low else element) * h * shape.sharded_tokens, until_wgrad=True),
     ]
     if chunks == 1:
         saved.append(Tensor("logits", logit_bytes(shape)[0] * logits))
@@ -122,6 +125,7 @@ def logit_bytes(shape: Shape) -> tuple[float, float]:
 
 def mtp_glue_work(model: Model, shape: Shape) -> Work:
     """Joins hidden state and next token's embedding: two norms, concatenation, a 2h x h projection."""
+    shape = shape.of_part("mtp")
     element, h = shape.element_bytes, shape.hidden
     rows = shape.sharded_tokens
     return Work(

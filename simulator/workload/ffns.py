@@ -61,6 +61,7 @@ def gate_saved(
 
 
 def dense_work(ffn: DenseFFN, shape: Shape) -> Work:
+    shape = shape.of_part("mlp")
     element, t, h = shape.element_bytes, shape.plan.tp, shape.hidden
     mlp: Modules = ("mlp",)
     fc1, fc2 = (matmul(linear, shape, mlp) for linear in linears(ffn, h))
@@ -108,6 +109,7 @@ def routed_rows(moe: MoE, shape: Shape) -> Number:
 
 def moe_work(moe: MoE, shape: Shape) -> Work:
     """Router, dispatch, grouped experts (widths over etp), combine; shared experts split over tp beside them."""
+    whole, shape = shape, shape.of_part("experts")
     element, h = shape.element_bytes, shape.hidden
     inside: Modules = ("moe",)
     tokens, rows = shape.sharded_tokens, routed_rows(moe, shape)
@@ -130,7 +132,7 @@ def moe_work(moe: MoE, shape: Shape) -> Work:
         *expert_saved(moe, width, rows, shape),
     ]
     if moe.shared_width:
-        shared = shared_work(moe, shape)
+        shared = shared_work(moe, whole.of_part("shared_experts"))
         operators += [*shared.operators, addition("shared_sum", h, tokens, shape, modules=inside)]
         saved += shared.saved
     return Work(tuple(operators), tuple(saved))
@@ -151,9 +153,10 @@ def expert_operators(moe: MoE, width: int, rows: Number, shape: Shape) -> list[O
     plan, element = shape.plan, shape.element_bytes
     inside: Modules = ("moe",)
     fc1, fc2 = expert_matmuls(moe, width, rows, shape)
-    low = shape.input_bytes if plan.dispatch_fp8 else element
-    routing = (shape.sharded_tokens, width, moe.top_k, moe.experts, moe.groups, moe.group_top_k, plan.dispatch_fp8)
-    fp8_in = plan.dispatch_fp8 and shape.quantized
+    fp8 = plan.dispatch_fp8 and shape.low  # experts in 16 bit get their tokens in 16 bit
+    low = shape.input_bytes if fp8 else element
+    routing = (shape.sharded_tokens, width, moe.top_k, moe.experts, moe.groups, moe.group_top_k, fp8)
+    fp8_in = fp8 and shape.quantized
     passes = DISPATCHERS[plan.dispatcher].permute_passes
     out_bytes, home_bytes = (passes * 2 * size * width * rows for size in (low if fp8_in else element, element))
     products = expert_products(moe, fc1, fc2, rows, shape)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hardware.precisions import PRECISIONS
-from simulator.model.spec import Model, MoE
+from simulator.model.spec import Half, Model, MoE
 from simulator.plans.spec import Plan
 from simulator.workload.operators import Number
 
@@ -18,7 +18,8 @@ class Shape:
     tensor-parallel rank holds between the linears (all of them without sequence parallelism). `parallel_blocks`:
     the ffn reads what the mixer reads (see Model); `streams`: residual streams (see Model.hyper_connections). `rotary`:
     positions rotate queries and keys, as in models that have no table of them. `block_norms`, `layer_embedding`: see
-    Model. `experts`: some layer has routed experts.
+    Model. `experts`: some layer has routed experts. `low`: the linears at hand compute in the plan's precision, not in
+    16 bit.
     """
 
     hidden: int
@@ -34,6 +35,16 @@ class Shape:
     block_norms: str = "single"
     layer_embedding: int = 0
     experts: bool = False
+    low: bool = True
+
+    def of_half(self, half: Half) -> Shape:
+        """The shape as a half of a layer sees it."""
+        return replace(self, low=False) if half.in_16_bit else self
+
+    def of_part(self, part: str) -> Shape:
+        """The shape as a part of `Quantized` sees it."""
+        low = self.low and getattr(self.plan.quantized, part)
+        return self if low == self.low else replace(self, low=low)
 
     @property
     def element_bytes(self) -> float:
@@ -42,6 +53,8 @@ class Shape:
     @property
     def input_bytes(self) -> float:
         """Bytes per element of a linear's saved input."""
+        if not self.low:
+            return self.element_bytes
         return PRECISIONS[self.plan.precision].operand_bytes
 
     @property
@@ -60,7 +73,8 @@ class Shape:
 
     @property
     def quantized(self) -> bool:
-        return PRECISIONS[self.plan.precision].quantized
+        """Whether the linears at hand compute in fewer than 16 bit."""
+        return self.low and PRECISIONS[self.plan.precision].quantized
 
 
 def shape_of(model: Model, plan: Plan, seq_length: int) -> Shape:

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from hardware.precisions import FORMATS, PRECISIONS
-from simulator.model.components import layer_linears, norm_size
+from simulator.model.components import layer_linears, linears, norm_size
 from simulator.model.parameters import (
     Split,
     embedding_parameters,
     head_parameters,
     layer_parameters,
     linear_parameters,
+    model_parameters,
     mtp_modules,
     mtp_parameters,
 )
@@ -23,6 +24,7 @@ from simulator.model.spec import Layer, Model
 from simulator.optimizers import OPTIMIZERS
 from simulator.plans.choices import SHARDINGS
 from simulator.plans.layout import StageLayers
+from simulator.plans.quantized import keeps_16_bit_parts, part_of, with_16_bit_layers
 from simulator.plans.spec import Plan
 from simulator.schedules import SCHEDULES
 from simulator.workload.adapters import adapter_linears
@@ -37,7 +39,8 @@ class StageParameters:
     `layers`: the same, layer by layer (embedding first, head last), as fully sharded plans gather them.
     `largest_matrix`: parameters of the largest module of a decoder layer. `adapters`: those that are trained beside
     frozen weights, among the others and layer by layer (None: all are trained). `factors`: rows and columns of the
-    matrices, dense and experts', for optimizers that keep moments of these.
+    matrices, dense and experts', for optimizers that keep moments of these. `in_16_bit`: layer by layer, those of
+    linears that a plan below 16 bit leaves in 16 bit (empty: none).
     """
 
     dense: Number
@@ -46,6 +49,7 @@ class StageParameters:
     largest_matrix: Number = 0.0
     adapters: tuple[tuple[Number, Number], ...] | None = None
     factors: tuple[Number, Number] = (0.0, 0.0)
+    in_16_bit: tuple[tuple[Number, Number], ...] = ()
 
     @property
     def trained_layers(self) -> tuple[tuple[Number, Number], ...]:
@@ -58,6 +62,12 @@ class StageParameters:
         if self.adapters is None:
             return self.dense, self.expert
         return sum(dense for dense, _ in self.adapters), sum(expert for _, expert in self.adapters)
+
+    @property
+    def wide(self) -> StageParameters:
+        """The linears that stay in 16 bit, as a stage of their own."""
+        dense, expert = (sum(pair[kind] for pair in self.in_16_bit) for kind in (0, 1))
+        return StageParameters(dense, expert, self.in_16_bit)
 
 
 def local(split: Split, plan: Plan) -> tuple[Number, Number]:
@@ -72,21 +82,44 @@ def stage_parameters(model: Model, plan: Plan, stages: Sequence[StageLayers]) ->
     matrices = {layer: largest_matrix(model, layer, plan) for layer in set(model.layers)}
     adapters = {layer: layer_adapters(model, layer, plan) for layer in set(model.layers) | set(model.mtp)}
     known = {layer: layer_parameters(model, layer).all for layer in set(model.layers)}
+    wide = {layer: linears_in_16_bit(model, layer, plan) for layer in set(model.layers) | set(model.mtp)}
     result = []
     for stage in stages:
-        held: list[tuple[Split, Split]] = []
+        held: list[tuple[Split, Split, Split]] = []
+        own = [model.layers[index] for index in stage.layers]
+        modules = mtp_modules(model)[: stage.mtp]
         if stage.embedding or has_embedding_copy(model, plan, stage):
-            held.append((embedding, Split()))
-        held += [(known[layer], adapters[layer]) for layer in (model.layers[index] for index in stage.layers)]
-        held += [(mtp_parameters(model, each).all, adapters[each]) for each in mtp_modules(model)[: stage.mtp]]
+            held.append((embedding, Split(), Split()))
+        held += [(known[layer], adapters[layer], wide[layer]) for layer in own]
+        held += [(mtp_parameters(model, each).all, adapters[each], wide[each]) for each in modules]
         if stage.head:
-            held.append((head + Split(replicated=norm_size(model)), Split()))
-        layers = tuple(local(weights + beside, plan) for weights, beside in held)
-        trained = None if plan.adapters is None else tuple(local(beside, plan) for _, beside in held)
-        dense, expert = sum(d for d, _ in layers), sum(e for _, e in layers)
-        largest = max((matrices[model.layers[index]] for index in stage.layers), default=0.0)
-        result.append(StageParameters(dense, expert, layers, largest, trained, factor_counts(model, plan, stage)))
+            held.append((head + Split(replicated=norm_size(model)), Split(), Split()))
+        layers = tuple(local(weights + beside, plan) for weights, beside, _ in held)
+        result.append(
+            StageParameters(
+                dense=sum(d for d, _ in layers),
+                expert=sum(e for _, e in layers),
+                layers=layers,
+                largest_matrix=max((matrices[layer] for layer in own), default=0.0),
+                adapters=None if plan.adapters is None else tuple(local(beside, plan) for _, beside, _ in held),
+                factors=factor_counts(model, plan, stage),
+                in_16_bit=tuple(local(left, plan) for _, _, left in held) if keeps_16_bit_parts(plan) else (),
+            )
+        )
     return tuple(result)
+
+
+def linears_in_16_bit(model: Model, layer: Layer, plan: Plan) -> Split:
+    """Parameters of a layer's linears that a plan below 16 bit leaves in 16 bit."""
+    found = Split()
+    if not keeps_16_bit_parts(plan):
+        return found
+    for component in (layer.mixer, layer.ffn):
+        for linear in linears(component, model.hidden):
+            part = part_of(component, linear) if component is not None else None
+            if part is not None and (layer.in_16_bit or not getattr(plan.quantized, part)):
+                found = found + linear_parameters(linear)
+    return found
 
 
 def layer_adapters(model: Model, layer: Layer, plan: Plan) -> Split:
@@ -123,6 +156,41 @@ def parameter_bytes(plan: Plan) -> float:
     return PRECISIONS[plan.precision].weight_bytes(kept_low=plan.fp8_param_gather)
 
 
+def wider_bytes(plan: Plan) -> float:
+    """Bytes by which a weight that stays in 16 bit is wider than one in the plan's format."""
+    return PRECISIONS[plan.precision].output_bytes - parameter_bytes(plan)
+
+
+def stage_widths(stage: StageParameters, plan: Plan) -> tuple[Number, Number]:
+    """Bytes of a dense and of an expert parameter of a stage, in the mean, as forwards read and gathers move them."""
+    narrow = parameter_bytes(plan)
+    if not stage.in_16_bit:
+        return narrow, narrow
+    wide = stage.wide
+    return (
+        narrow + wider_bytes(plan) * share_of(wide.dense, stage.dense),
+        narrow + wider_bytes(plan) * share_of(wide.expert, stage.expert),
+    )
+
+
+def model_width(model: Model, plan: Plan) -> float:
+    """Bytes of a parameter of the whole model in the mean, as forwards read it."""
+    narrow = parameter_bytes(plan)
+    if not keeps_16_bit_parts(plan):
+        return narrow
+    marked = with_16_bit_layers(model, plan)
+    layers = (*marked.layers, *mtp_modules(marked))
+    wide = sum(linears_in_16_bit(marked, layer, plan).total for layer in layers)
+    counted = model_parameters(model)
+    whole = counted.main.total + sum(module.total for module in counted.mtp)
+    return narrow + wider_bytes(plan) * wide / whole
+
+
+def share_of(part: Number, whole: Number) -> Number:
+    """A part over its whole; nothing of nothing."""
+    return part / np.maximum(1.0, whole)
+
+
 def main_params_bytes(plan: Plan) -> float:
     """Bytes per parameter of the copy that the optimizer updates; none where the weights are 32 bit themselves
     (Megatron-Core's FP32Optimizer, torch.optim)."""
@@ -145,13 +213,15 @@ def offloaded_gradient_fraction(plan: Plan) -> float:
     return offload.optimizer_fraction if plan.stack.offloaded_gradients == "follow" else 0.0
 
 
-def update_bytes(plan: Plan) -> float:
-    """Bytes per parameter that the optimizer's elementwise update reads and writes."""
+def update_bytes(plan: Plan, weight_bytes: Number | None = None) -> Number:
+    """Bytes per parameter that the optimizer's elementwise update reads and writes; a weight is `weight_bytes` wide
+    (None: as the plan's precision has it)."""
     optimizer = plan.optimizer
     gradient_bytes = FORMATS[optimizer.grads].bytes
     main_bytes = main_params_bytes(plan)
     record, state = OPTIMIZERS[optimizer.kind], optimizer_bytes(plan)
-    return record.update_bytes(gradient_bytes, state, parameter_bytes(plan), main_bytes)
+    width = parameter_bytes(plan) if weight_bytes is None else weight_bytes
+    return record.update_bytes(gradient_bytes, state, width, main_bytes)
 
 
 def factor_bytes(stage: StageParameters, plan: Plan) -> Number:

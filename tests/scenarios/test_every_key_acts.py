@@ -57,6 +57,8 @@ WHOLE = ("plan.recompute.granularity=full",)
 CHOSEN = ("plan.recompute.granularity=selective", "plan.recompute.modules=[core_attn]")
 OFFLOADED = ("plan.offload.activation=0.5", "plan.offload.modules=[core_attn]")
 
+EIGHT_BITS, EIGHT_LAYERS = ("plan.precision=fp8-tensorwise",), "examples/low-precision-share"
+WIDE_BATCH = (*EIGHT_BITS, "plan.micro_batch_size=8", "run.seq_length=4096")
 ON_HOST = ("plan.offload.optimizer=1", "plan.sharding=full", "plan.stack=deepspeed-0.19", *ALONE)
 
 # Eight servers, of which one breaks every three hours and is away for days.
@@ -146,6 +148,14 @@ ROWS = (
     Acts("plan.optimizer.grads", "bf16", "memory", -1, (*ALONE, ELSEWHERE)),
     Acts("plan.optimizer.grad_reduce", "bf16", "step", -1, ("plan.sharding=full", *ALONE, ELSEWHERE)),
     Acts("plan.precision", "fp32", "step", 1),
+    Acts("plan.quantized.attention", "false", "step", 1, EIGHT_BITS, EIGHT_LAYERS),
+    Acts("plan.quantized.mlp", "false", "step", 1, EIGHT_BITS, EIGHT_LAYERS),
+    Acts("plan.quantized.experts", "false", "memory", 1, WIDE_BATCH),
+    Acts("plan.quantized.shared_experts", "false", "memory", 1, WIDE_BATCH),
+    Acts("plan.quantized.mtp", "false", "step", 1, (), "deepseek-v3-2048xh800"),
+    Acts("plan.quantized.head", "true", "step", -1, EIGHT_BITS, EIGHT_LAYERS),
+    Acts("plan.quantized.bf16_layers_at_start", "2", "step", 1, EIGHT_BITS, EIGHT_LAYERS),
+    Acts("plan.quantized.bf16_layers_at_end", "2", "step", 1, EIGHT_BITS, EIGHT_LAYERS),
     Acts("plan.fp8_param_gather", "true", "memory", -1, ("plan.precision=fp8-tensorwise",)),
     Acts("plan.activation_fp8_input_store", "true", "memory", -1),
     Acts("plan.recompute.granularity", "full", "memory", -1),

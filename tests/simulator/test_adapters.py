@@ -15,7 +15,7 @@ from simulator.cost.updates import gather_and_reduce
 from simulator.memory.activations import layer_kept
 from simulator.memory.states import state_bytes
 from simulator.model.catalogue import load
-from simulator.model.spec import Attention, DenseFFN, Layer, Model, MoE
+from simulator.model.spec import Attention, DenseFFN, Half, Layer, Model, MoE
 from simulator.plans.spec import Adapters, Plan
 from simulator.predict.prediction import evaluate
 from simulator.predict.run_spec import state_bytes as checkpoint_bytes
@@ -90,16 +90,15 @@ def test_tensor_parallelism_splits_one_side() -> None:
 
 def test_inputs_that_only_frozen_weights_would_need_are_not_kept() -> None:
     """w1 and w3 have no adapter: their input is dropped; the adapters keep 2 + 1 + 1 tensors of 16 columns."""
-    whole, lora = (workload_of(LLAMA, plan, SEQ) for plan in (WHOLE, LORA))
-    before, after = (
-        layer_kept(each.mixers[ATTENTION] + each.ffns[DENSE], each.plan, False).until_backward for each in (whole, lora)
-    )
+    both = [workload_of(LLAMA, plan, SEQ) for plan in (WHOLE, LORA)]
+    works = [each.mixers[Half(ATTENTION)] + each.ffns[Half(DENSE)] for each in both]
+    before, after = (layer_kept(work, each.plan, False).until_backward for work, each in zip(works, both, strict=True))
     assert before - after == 2 * SEQ * 4096 - 2 * SEQ * (2 + 1 + 1) * 16
-    assert [t.name for t in lora.ends["head"].saved] == ["final_norm_input", "logits"]
+    assert [t.name for t in both[1].ends["head"].saved] == ["final_norm_input", "logits"]
 
 
 def test_products_of_adapters() -> None:
-    mixer = workload_of(LLAMA, LORA, SEQ).mixers[ATTENTION]
+    mixer = workload_of(LLAMA, LORA, SEQ).mixers[Half(ATTENTION)]
     products = {op.name: (op.m, op.n, op.k, op.frozen) for op in mixer.operators if isinstance(op, Matmul)}
     assert products == {
         "qkv": (SEQ, 4096 + 2 * 1024, 4096, True),

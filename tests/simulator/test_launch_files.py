@@ -231,7 +231,7 @@ def test_every_key_of_a_plan_is_spoken_of(name: str) -> None:
     scenario = load_scenario(SCENARIOS / "kimi-k2-10240xh100.yaml")
     facts = plan_facts(scenario.model, scenario.plan, scenario.run.seq_length)
     derived = {"plan.microbatches", "plan.local_batch_size", "plan.optimizer_instances", "plan.stage_modules"}
-    derived |= {"plan.precision_aware_optimizer", "plan.shards", "plan.replicas"}
+    derived |= {"plan.precision_aware_optimizer", "plan.shards", "plan.replicas", "plan.bf16_ends", "plan.filter_fqns"}
     own = {key for key in facts if not key.startswith(("plan.stack.", "plan.compile."))} - derived
     assert own - table(name).keys == set()
 

@@ -125,6 +125,19 @@ def _shard_group(keys: Keys, statements: Sequence[Statement]) -> None:
         keys.add("plan.shard_group", shards, keys.origins("plan.optimizer_instances"), f"{instances} instances")
 
 
+def _bf16_ends(keys: Keys, statements: Sequence[Statement]) -> None:
+    """Layers at the ends stay in 16 bit where the switch is on: one at each end unless their numbers are given."""
+    ends = ("plan.quantized.bf16_layers_at_start", "plan.quantized.bf16_layers_at_end")
+    if keys.value("plan.bf16_ends") is True:
+        for key in ends:
+            if key not in keys.found:
+                keys.add(key, 1, keys.origins("plan.bf16_ends"), "not given: Megatron-Core's default")
+    elif "plan.bf16_ends" in keys.found or not keys.value("plan.filter_fqns"):
+        for key in ends:
+            keys.found.pop(key, None)
+    keys.found.pop("plan.bf16_ends", None)
+
+
 def _without_tensor_parallelism(keys: Keys, statements: Sequence[Statement]) -> None:
     """Sequence parallelism and its overlap do nothing without tensor parallelism, whatever is written."""
     if keys.value("plan.tp", 1) in (1, None):
@@ -258,6 +271,7 @@ RULES = (
     _accumulation,
     _gradient_format,
     _shard_group,
+    _bf16_ends,
     _without_tensor_parallelism,
     _expert_width,
 )

@@ -94,6 +94,10 @@ def _value(path: str, node: ast.expr, file: _File) -> Iterator[Statement]:
     if isinstance(node, ast.List) and node.elts and all(isinstance(item, ast.Call) for item in node.elts):
         called = [_called(item) for item in node.elts if isinstance(item, ast.Call)]
         yield Statement(path, called, Origin(name, node.lineno))
+        for item in node.elts:
+            for keyword in item.keywords if isinstance(item, ast.Call) else ():
+                if keyword.arg:
+                    yield from _value(f"{path}.{keyword.arg}", keyword.value, file)
         return
     try:
         value: Any = ast.literal_eval(node)

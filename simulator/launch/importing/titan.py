@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from math import ceil
 
+from simulator.launch.facts import TITAN_MODULES
 from simulator.launch.importing.follows import names_modules, replicas, virtual_stages
 from simulator.launch.importing.statements import Keys, Statement
 from simulator.plans.choices import SHARDINGS
@@ -12,6 +14,9 @@ from simulator.schedules import SCHEDULES
 
 # As published torchtitan runs are predicted (validate/columns.toml).
 TITAN_SELECTIVE = ["layernorm", "mlp"]
+# A layer as a filter names it, and modules that compute in 16 bit whatever a filter says.
+_LAYER = re.compile(r"layers\.(\d+)\.?")
+HIGH_ANYWAY = ("output", "lm_head", "router", "router.gate", "gate")
 # Stages of a rank under schedules with several, unless modules or layers per stage say otherwise.
 STAGES_PER_RANK = 2
 
@@ -22,6 +27,7 @@ def torchtitan(keys: Keys, statements: Sequence[Statement]) -> None:
     _tokens(keys)
     _batches(keys)
     _stages(keys)
+    _filters(keys)
     if keys.value("plan.tp", 1) not in (1, None) and "plan.sequence_parallel" not in keys.found:
         keys.add("plan.sequence_parallel", True, (), "not given: torchtitan's default")
     if names_modules(keys):
@@ -119,6 +125,27 @@ def _stages(keys: Keys) -> None:
         keys.add("plan.vpp", max(1, ceil((layers + 2) / chosen) // pp), keys.origins("plan.layers_per_chunk"))
     elif schedule is not None and schedule.interleaves:
         keys.add("plan.vpp", STAGES_PER_RANK, keys.origins("plan.schedule"), "not given: torchtitan's default")
+
+
+def _filters(keys: Keys) -> None:
+    """Modules that a Float8 converter passes over: parts by their names there, and whole layers at both ends."""
+    names, origins = keys.value("plan.filter_fqns"), keys.origins("plan.filter_fqns")
+    if not isinstance(names, list | tuple):
+        return
+    keys.found.pop("plan.filter_fqns")
+    for part, module in TITAN_MODULES.items():
+        if module in names:
+            keys.add(f"plan.quantized.{part}", False, origins, f"{module} is filtered out")
+    left = {int(found.group(1)) for name in names if (found := _LAYER.fullmatch(str(name)))}
+    start = next(index for index in range(len(left) + 1) if index not in left)
+    if start:
+        keys.add("plan.quantized.bf16_layers_at_start", start, origins, "layers are filtered out")
+    if len(left) > start:
+        keys.add("plan.quantized.bf16_layers_at_end", len(left) - start, origins, "layers are filtered out")
+    known = (*TITAN_MODULES.values(), *HIGH_ANYWAY)
+    unread = [str(name) for name in names if name not in known and not _LAYER.fullmatch(str(name))]
+    if unread:
+        keys.notes.append(f"filter_fqns: {', '.join(unread)} has no counterpart; these linears are predicted quantised")
 
 
 def _stage_modules(keys: Keys) -> bool:
