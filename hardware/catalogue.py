@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from hardware.documents import Document, read_document
+from hardware.own_parts import peaks_of_multiprocessors, report_unbelieved
 from hardware.precisions import FORMATS, REFERENCE
 from hardware.problems import InputError, Place, Problem, known_name, one_of
 from hardware.sections import Section
@@ -195,8 +196,10 @@ def _entry(kind: Kind, what: object, at: Place) -> Section:
     below = _entry(kind, base, section.place.under("base"))
     changes = {key: value for key, value in section.data.items() if key != "base"}
     changes.setdefault("name", f"{below.data['name']}{CHANGED}")
-    if kind == "accelerators" and ROOT not in below.data and _is_shipped(kind, below.place):
-        changes[ROOT] = Path(below.place.file).stem
+    if kind == "accelerators":
+        changes |= peaks_of_multiprocessors(below.data, changes)
+        if ROOT not in below.data and _is_shipped(kind, below.place):
+            changes[ROOT] = Path(below.place.file).stem
     return Section(_merge(below.data, changes), section.place, of_machine=True)
 
 
@@ -291,13 +294,15 @@ def _read_accelerator(section: Section) -> Accelerator:
         peaks.report(REFERENCE, "is missing: give the dense peak of at least one number format")
     tdp_w = section.quantity("tdp", "w")
     idle_w = section.quantity("idle", "w", zero=True)
+    sm_count = section.count("sm_count")
+    report_unbelieved(section, {"tdp": tdp_w, "idle": idle_w, "sm_count": sm_count})
     found = Accelerator(
         name=name,
         generation=_read_generation(section),
         peak_flops_per_s=peak,
         memory_capacity_bytes=section.quantity("memory_capacity", "bytes"),
         memory_bandwidth_bytes_per_s=section.quantity("memory_bandwidth", "bytes_per_s"),
-        sm_count=section.count("sm_count"),
+        sm_count=sm_count,
         tdp_w=tdp_w,
         idle_w=idle_w,
         host_bandwidth_bytes_per_s=section.quantity("host_bandwidth", "bytes_per_s"),

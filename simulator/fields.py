@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 
 from hardware.problems import one_of
 from hardware.sections import Section
-from hardware.units import EXAMPLES, UNITS, format_rate, format_seconds
+from hardware.units import EXAMPLES, UNITS, format_rate, format_seconds, parse
 
 T = TypeVar("T")
 NOTHING: Mapping[str, Any] = types.MappingProxyType({})
@@ -40,7 +40,8 @@ class Setting:
     `example` is what a file may hold. `key` and `dimension` (of hardware.units) stand where they do not follow from
     the field's name. Numbers lie from `least` (of a quantity None: above zero) to `most`, or `below` a bound. `auto` is
     the word that leaves the choice to the program: it gives None, and so does a missing key. `form` reads what is
-    written in a form of its own. `required` keys must stand in the file though the field has a default.
+    written in a form of its own. `required` keys must stand in the file though the field has a default. Values outside
+    `believed`, least and most as a file writes them, are slips of the pen that nothing real has.
     """
 
     description: str
@@ -53,6 +54,7 @@ class Setting:
     auto: str | None = None
     form: Form | None = None
     required: bool = False
+    believed: tuple[str, str] | None = None
 
 
 def setting(default: Any, setting: Setting) -> Any:
@@ -103,7 +105,9 @@ def _read_field(spec: Field[Any], hint: Any, section: Section) -> Any:
     if given is not None and given.form is not None:
         return given.form.read(section, key)
     value = _read_value(spec, hint, section, key)
-    return _within_range(value, given, section, key) if given is not None else value
+    if given is None:
+        return value
+    return _within_range(_as_believed(value, spec, given, section, key), given, section, key)
 
 
 def _read_value(spec: Field[Any], hint: Any, section: Section, key: str) -> Any:
@@ -165,6 +169,18 @@ def _within_range(value: Any, given: Setting, section: Section, key: str) -> Any
     section.report(key, problem)
     bounds = [bound for bound in (given.least, given.most, given.below) if bound is not None]
     return type(value)(min(bounds, key=lambda bound: abs(value - bound)))
+
+
+def _as_believed(value: Any, spec: Field[Any], given: Setting, section: Section, key: str) -> Any:
+    """The value, or the nearest that is believed, where that is another, which is reported."""
+    if given.believed is None or not isinstance(value, int | float) or math.isnan(value):
+        return value
+    dimension = dimension_of_field(spec)
+    least, most = (parse(bound, dimension, bare=False) for bound in given.believed)
+    if least <= value <= most:
+        return value
+    section.report(key, f"{section.data[key]!s} is not believed; {' to '.join(given.believed)} is. Write such a value")
+    return min(max(value, least), most)
 
 
 def _out_of_range(value: float, given: Setting) -> str | None:
@@ -370,7 +386,8 @@ def _described_property(hint: Any, spec: Field[Any], given: Setting) -> dict[str
     default = given.auto or _written_default(spec, dimension)
     if default is not None and not is_required(spec):
         made["default"] = default
-    made["description"] = given.description
+    believed = f" Believed: {' to '.join(given.believed)}." if given.believed else ""
+    made["description"] = given.description + believed
     if given.example is not None:
         made["examples"] = [given.example]
     return made

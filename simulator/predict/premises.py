@@ -73,6 +73,22 @@ def _is_given(source: str) -> bool:
     return source.startswith(GIVEN)
 
 
+def _of_base(scenario: Scenario, key: str) -> str:
+    """Words for a figure that an accelerator of the user's own takes from the shipped part that it changes; none where
+    it writes its own, or is a shipped part."""
+    part = scenario.cluster.accelerator
+    if part.data_sheet is None or _writes(scenario.written.get("cluster"), key):
+        return ""
+    return f" (of its base {part.origin.name if part.origin else part.generation})"
+
+
+def _writes(section: Any, key: str) -> bool:
+    """Whether a mapping, or one below it, writes the key."""
+    if not isinstance(section, Mapping):
+        return False
+    return key in section or any(_writes(below, key) for below in section.values())
+
+
 def _stack(scenario: Scenario) -> Iterable[Premise]:
     if scenario.stack_choice == "default":
         default = "the default, the newest release of Megatron-Core"
@@ -128,7 +144,8 @@ def _price(scenario: Scenario, policies: RunPolicies, spec: RunSpec) -> Iterable
     if prices.gpu_hour_usd is not None:
         is_own = given is not None and given.gpu_hour_usd is not None
         source = "given: run.prices.gpu_hour" if is_own else part.sources.get("price", "the accelerator's entry")
-        yield Premise("rent", f"{prices.gpu_hour_usd:g} USD per GPU-hour", source, not _is_given(source))
+        inherited = "" if is_own else _of_base(scenario, "price")
+        yield Premise("rent", f"{prices.gpu_hour_usd:g} USD per GPU-hour{inherited}", source, not _is_given(source))
 
 
 def _failures(scenario: Scenario, spec: RunSpec) -> Premise:
@@ -151,9 +168,10 @@ def _made_for(model: FailureModel, scenario: Scenario) -> str:
     here = scenario.cluster.accelerator.generation.lower()
     if not model.generation:
         return ", accelerators not known"
+    inherited = _of_base(scenario, "generation")
     if model.generation.lower() == here:
-        return f", observed on this generation ({here})"
-    return f", observed on {model.generation}, not on {here}: its rates are carried over"
+        return f", observed on this generation ({here}){inherited}"
+    return f", observed on {model.generation}, not on {here}{inherited}: its rates are carried over"
 
 
 def _how_sure(model: FailureModel) -> str:
@@ -232,7 +250,11 @@ def _power(scenario: Scenario) -> Iterable[Premise]:
     cluster = scenario.cluster
     part, factor, network = cluster.accelerator, pue(cluster), network_power_w(cluster)
     yield Premise(
-        "GPU power", f"{format_power(part.power_w)} computing, {format_power(part.idle_w)} idle", POWER_SOURCE, True
+        "GPU power",
+        f"{format_power(part.power_w)} computing{_of_base(scenario, 'tdp')}, "
+        f"{format_power(part.idle_w)} idle{_of_base(scenario, 'idle')}",
+        POWER_SOURCE,
+        True,
     )
     server_w = cluster.node.overhead_power_w / cluster.node.gpus
     source = cluster.node.sources.get("overhead_power", "the node's entry")

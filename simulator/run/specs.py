@@ -179,7 +179,10 @@ class RunPrices:
             least=0,
         ),
     )
-    life_s: float = setting(4 * 365.25 * 86400.0, Setting("Over which the capital is written off; assumed.", "4 years"))
+    life_s: float = setting(
+        4 * 365.25 * 86400.0,
+        Setting("Over which the capital is written off; assumed.", "4 years", believed=("90 d", "30 years")),
+    )
     utilisation_fraction: float = setting(
         1.0,
         Setting(
@@ -191,7 +194,13 @@ class RunPrices:
         ),
     )
     electricity_usd_per_kwh: float = setting(
-        0.0, Setting("Price of electricity at the meter, for owned machines.", "80 USD/MWh", least=0)
+        0.0,
+        Setting(
+            "Price of electricity at the meter, for owned machines.",
+            "80 USD/MWh",
+            least=0,
+            believed=("0 USD/kWh", "2 USD/kWh"),
+        ),
     )
     water_usd_per_m3: float = setting(
         0.0,
@@ -216,7 +225,9 @@ class RunPrices:
     storage_usd_per_hour: float = setting(
         0.0, Setting("Price of the shared storage on top, as a whole.", "40 USD/h", least=0)
     )
-    carbon_kg_per_kwh: float | None = setting(None, Setting("CO2 of the grid's electricity.", "380 g/kWh", least=0))
+    carbon_kg_per_kwh: float | None = setting(
+        None, Setting("CO2 of the grid's electricity.", "380 g/kWh", least=0, believed=("0 kg/kWh", "2 kg/kWh"))
+    )
     pay_unused_slots: bool = setting(
         True,
         Setting(

@@ -62,7 +62,9 @@ class ClusterKeys:
     pue: float | None = setting(
         None,
         Setting(
-            "Total over IT power; without it, that of the servers' cooling (air 1.3, liquid 1.1, immersion 1.05).", 1.2
+            "Total over IT power; without it, that of the servers' cooling (air 1.3, liquid 1.1, immersion 1.05).",
+            1.2,
+            believed=("1", "3"),
         ),
     )
     water_l_per_kwh: float | None = setting(

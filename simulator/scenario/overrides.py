@@ -10,7 +10,7 @@ from hardware.documents import parse_document
 from hardware.problems import InputError, Problem
 
 # Sections that may be the name of an entry; a key set below one changes that entry.
-NAMED_ENTRIES = (["cluster", "node"], ["cluster", "fabric"], ["plan", "stack"], ["plan", "precision"])
+NAMED_ENTRIES = (["model"], ["cluster", "node"], ["cluster", "fabric"], ["plan", "stack"], ["plan", "precision"])
 
 
 def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> None:

@@ -79,7 +79,27 @@ def translated(data: Mapping[str, Any], place: Place, own: Mapping[str, Collecti
             if key in known or ("." in path and plain(key) not in words()):
                 continue
             _translate(str(key), mapping[key], path, own, place, result)
+    _translate_model(data.get("model"), place, result)
     return result
+
+
+@cache
+def model_words() -> Mapping[str, str]:
+    """The scenario's key of every word for a size of a model."""
+    table = tomllib.loads(TABLE.read_text(encoding="utf-8"))["model"]
+    return {word: key for key, names in table.items() for word in names}
+
+
+def _translate_model(model: Any, place: Place, result: Translated) -> None:
+    """Words for sizes in a catalogue model with changes; a model written out is read by its own rules."""
+    if not isinstance(model, Mapping) or "base" not in model:
+        return
+    for path, mapping in (("model", model), ("model.ffn", model.get("ffn")), ("model.mixer", model.get("mixer"))):
+        for key, value in mapping.items() if isinstance(mapping, Mapping) else ():
+            target = model_words().get(plain(key))
+            if target is not None and target != f"{path}.{key}":
+                problem = place.under(f"{path}.{key}").problem(f"is another word here; write {_shown(target, value)}")
+                _replace(target, value, str(key), path, result, problem)
 
 
 def _copied(data: Any) -> Any:

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from hardware import catalogue
+from hardware.kernels import gemm_s
 from hardware.problems import InputError, Place
 from hardware.specs import Accelerator, Fabric, Node
 
@@ -400,3 +401,24 @@ def test_one_domain_needs_no_fabric() -> None:
 def test_measured_hardware_can_be_expressed(node: str, gpus_per_node: int, fabric: str, gpus: int) -> None:
     cluster = catalogue.cluster(gpus, node, fabric)
     assert cluster.nodes == math.ceil(gpus / gpus_per_node)
+
+
+def test_a_part_with_fewer_multiprocessors_computes_less() -> None:
+    """66 of an H100's 132: half of its 989.4 TFLOP/s in 16 bit, unless the part writes a peak of its own."""
+    whole = catalogue.accelerator("h100")
+    half = catalogue.accelerator({"base": "h100", "sm_count": 66})
+    assert half.peak_flops_per_s == pytest.approx({name: peak / 2 for name, peak in whole.peak_flops_per_s.items()})
+    own = catalogue.accelerator({"base": "h100", "sm_count": 66, "peak": {"bf16": "900 TFLOP/s"}})
+    assert own.peak_flops_per_s["bf16"] == 900e12
+    times = [float(gemm_s(part, "bf16", 4096, 4096, 4096)) for part in (half, whole)]
+    assert times[0] > 1.8 * times[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"tdp": "20 kW"}, "20000 W is not believed"), ({"sm_count": 1}, "1 is not believed"),
+     ({"idle": "2 kW", "tdp": "3 kW"}, "2000 W is not believed")],
+)  # fmt: skip
+def test_figures_that_no_accelerator_has_are_refused(change: dict[str, object], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        catalogue.accelerator({"base": "h100", **change})

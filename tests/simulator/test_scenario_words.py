@@ -10,9 +10,11 @@ import jsonschema
 import pytest
 
 from hardware.problems import InputError
+from simulator.model.spec import MoE
 from simulator.scenario.schema import Scenario, load_scenario, own_keys, scenario_schema
 from simulator.scenario.words import COUNTED, words
 
+SCENARIOS = Path(__file__).parents[2] / "scenarios"
 GOOD = """\
 model: llama-3.1-8b
 cluster: {gpus: 16, node: hgx-h100, fabric: ndr-rail-2tier}
@@ -181,3 +183,32 @@ def test_the_schema_for_editors_takes_the_short_forms() -> None:
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(wrong, scenario_schema())
     assert "tp" in own_keys()["plan"]
+
+
+@pytest.mark.parametrize(
+    ("written", "right"),
+    [
+        ("num_layers: 30", "layers: 30 under model"),
+        ("mtp_num_layers: 0", "mtp: 0 under model"),
+        ("num_nextn_predict_layers: 2", "mtp: 2 under model"),
+        ("num_experts: 128", "ffn: {experts: 128} under model"),
+        ("ffn: {num_experts_per_tok: 4}", "ffn: {top_k: 4} under model"),
+        ("vocab_size: 32000", "vocab: 32000 under model"),
+        ("max_position_embeddings: 8192", "seq_length: 8192 under run"),
+    ],
+)
+def test_words_for_sizes_of_a_changed_model_are_told_what_to_write(written: str, right: str) -> None:
+    path = SCENARIOS / "deepseek-v3-2048xh800.yaml"
+    with pytest.raises(InputError) as error:
+        load_scenario(path, [f"model={{base: deepseek-v3, {written}}}", "plan.layout=auto"])
+    assert f"is another word here; write {right}" in str(error.value)
+
+
+def test_a_catalogue_model_takes_changes_one_by_one() -> None:
+    """61 layers and a prediction module of DeepSeek-V3, 256 experts of which 8 are chosen."""
+    path = SCENARIOS / "deepseek-v3-2048xh800.yaml"
+    changes = ["model.layers=30", "model.mtp=0", "model.ffn.experts=128", "model.ffn.top_k=4", "model.vocab=32000"]
+    model = load_scenario(path, [*changes, "run.seq_length=8192", "plan.layout=auto"]).model
+    (moe,) = {layer.ffn for layer in model.layers if isinstance(layer.ffn, MoE)}
+    assert (len(model.layers), len(model.mtp), model.vocab) == (30, 0, 32000)
+    assert (moe.experts, moe.top_k) == (128, 4)
