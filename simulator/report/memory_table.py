@@ -16,8 +16,12 @@ from rich.text import Text
 from hardware.units import format_bytes
 
 GIB = 2**30
-# Owners of memory, by their first word, that are too long for a column.
+TABLE_WIDTH = 98  # of a terminal's line, after the indent
+LAYERS_WIDTH, GAUGE_WIDTH = 8, 6
+# Owners of memory, whole or by their first word, that are too long for a column; of one name they share it.
 SHORT = {
+    "forward of the teacher": "teacher",
+    "soft labels": "teacher",
     "gradients": "grads",
     "optimizer": "optim",
     "activations": "activ",
@@ -37,17 +41,18 @@ def memory_table(document: Mapping[str, Any], blocks: bool, phase: str) -> Rende
         _verdict(on_device),
         f": {format_bytes(used)} of {format_bytes(capacity)} on the fullest GPU, {spare}{phase}",
     )
-    owners = [owner for owner in dict.fromkeys(o for s in document["stages"] for o in _held(s))
-              if any(_held(stage).get(owner) for stage in document["stages"])]  # fmt: skip
+    owners = [owner for owner in dict.fromkeys(o for s in document["stages"] for o in _columns(s))
+              if any(_columns(stage).get(owner) for stage in document["stages"])]  # fmt: skip
+    gauges = _width(owners) <= TABLE_WIDTH
     table = Table(box=SIMPLE_HEAD if blocks else None, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("GiB on", no_wrap=True)
     table.add_column("layers", min_width=6, max_width=14, overflow="fold")
     for owner in owners:
-        table.add_column(SHORT.get(owner.split()[0], owner.split()[0]), justify="right", no_wrap=True)
-    table.add_column("used", justify="right")
-    table.add_column("of capacity", no_wrap=True)
+        table.add_column(owner, justify="right", no_wrap=True)
+    table.add_column("used", justify="right", no_wrap=True)
+    table.add_column("of capacity" if gauges else "full", no_wrap=True, justify="left" if gauges else "right")
     for stages in _alike(document["stages"]):
-        table.add_row(*_memory_row(stages, owners, capacity, blocks))
+        table.add_row(*_memory_row(stages, owners, capacity, _gauge_width(gauges), blocks))
     return Group("", head, Padding(table, (0, 0, 0, 2)), *_host_memory(document["host_memory"]))
 
 
@@ -70,16 +75,16 @@ def _host_memory(host: Mapping[str, Any]) -> Iterable[RenderableType]:
 
 
 def _memory_row(
-    stages: list[Mapping[str, Any]], owners: list[str], capacity: float, blocks: bool
+    stages: list[Mapping[str, Any]], owners: list[str], capacity: float, width: int, blocks: bool
 ) -> Iterable[RenderableType]:
     first, last, used = stages[0], stages[-1], stages[0]["device_memory_bytes"]
     yield str(first["rank"]) + (f"-{last['rank']}" if last is not first else "")
     yield _layers(first["layers"])
     for owner in owners:
-        held = _held(first).get(owner, 0)
+        held = _columns(first).get(owner, 0)
         yield _gib(held) if held else "-"
     yield _gib(used)
-    yield _gauge(used / capacity, blocks)
+    yield _gauge(used / capacity, blocks, width)
 
 
 def _gib(held: float) -> str:
@@ -89,6 +94,25 @@ def _gib(held: float) -> str:
 def _held(stage: Mapping[str, Any]) -> dict[str, float]:
     """Memory by owner; what the device shows beyond the allocator in one."""
     return {**stage["memory_bytes"], "outside": sum(stage["outside_allocator_bytes"].values())}
+
+
+def _columns(stage: Mapping[str, Any]) -> dict[str, float]:
+    """Memory by column: owners of one short name together."""
+    found: dict[str, float] = {}
+    for owner, size in _held(stage).items():
+        name = SHORT.get(owner) or SHORT.get(owner.split()[0], owner.split()[0])
+        found[name] = found.get(name, 0.0) + size
+    return found
+
+
+def _width(owners: list[str]) -> int:
+    """Characters of a table with gauges, each column with its gap."""
+    headers = ["GiB on", "x" * LAYERS_WIDTH, *owners, "used", "of capacity"]
+    return sum(max(len(header), 5) + 2 for header in headers)
+
+
+def _gauge_width(gauges: bool) -> int:
+    return GAUGE_WIDTH if gauges else 0
 
 
 def _layers(chunks: list[str]) -> str:
@@ -104,7 +128,7 @@ def _alike(stages: list[Mapping[str, Any]]) -> Iterable[list[Mapping[str, Any]]]
         yield list(group)
 
 
-def _gauge(used: float, blocks: bool, width: int = 6) -> Text:
+def _gauge(used: float, blocks: bool, width: int) -> Text:
     full, empty = ("█", "░") if blocks else ("#", ".")
     filled = min(round(used * width), width)
     style = "red" if used > 1 else "yellow" if used > 0.9 else "green"

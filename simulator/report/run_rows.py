@@ -29,10 +29,9 @@ def _spread(quantiles: Mapping[str, float | None], written: Callable[[float], st
 
 
 def _end(run: Mapping[str, Any]) -> Iterator[Row]:
-    yield (
-        "Whole run",
-        f"{_spread(run['finish_s'], format_seconds)} with failures, and errors of step time and failure rate",
-    )
+    breaks = run["mean_time_between_interruptions_s"] is not None
+    known = "with failures, and errors of step time and failure rate" if breaks else "with errors of step time"
+    yield "Whole run", f"{_spread(run['finish_s'], format_seconds)} {known}"
     goodput = _spread(run["goodput_quantiles"], format_fraction)
     first_order = format_fraction(run["first_order_goodput_fraction"])
     mean = format_fraction(run["goodput_fraction"])

@@ -16,7 +16,7 @@ from simulator.run.checkpoints import Saving
 from simulator.run.evaluation import with_evaluation
 from simulator.run.fault_source import fault_source, log_ends_s
 from simulator.run.faults import mean_time_between_s
-from simulator.run.outcome import Outcome, RunEvent, joined
+from simulator.run.outcome import Outcome, RunEvent, joined, with_hopeless
 from simulator.run.result import RunResult
 from simulator.run.specs import RunSpec
 from simulator.run.summary import summarise
@@ -48,7 +48,8 @@ def outcomes(spec: RunSpec, saving: Saving, progress: Progress | None = None) ->
     if spec.fault_log and spec.uncertainty.is_none:
         replay = play_runs(np.arange(1))
         if replay.elapsed_s[0] <= log_ends_s(spec):
-            return with_evaluation(replay, spec.evaluation_fraction)  # the log leaves nothing to chance
+            # The log leaves nothing to chance.
+            return with_hopeless(spec, with_evaluation(replay, spec.evaluation_fraction))
     batches = _batches(spec)
     parts: dict[int, Outcome] = {}
     done = 0
@@ -58,7 +59,7 @@ def outcomes(spec: RunSpec, saving: Saving, progress: Progress | None = None) ->
         if progress is not None:
             progress(done, spec.simulation.runs)
     together = joined([parts[number] for number in range(len(batches))])
-    return with_evaluation(together, spec.evaluation_fraction)
+    return with_hopeless(spec, with_evaluation(together, spec.evaluation_fraction))
 
 
 def _batches(spec: RunSpec) -> list[Ints]:

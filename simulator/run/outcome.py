@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -54,6 +54,19 @@ def is_hopeless(spec: RunSpec, faults: Ints | int, now_s: Floats | float, work_s
     is_early = np.less(faults, SETTLED_FAULTS) & np.less(now_s, spec.work_s / give_up)
     hopeless: Bools = ~is_early & np.less(work_s, np.multiply(give_up, now_s))
     return hopeless
+
+
+def with_hopeless(spec: RunSpec, outcome: Outcome) -> Outcome:
+    """The outcome with those runs given up that do little beside saving and evaluating, whatever breaks.
+
+    Their pace is no matter of luck: a share of their time at work, by `give_up_fraction`.
+    """
+    pauses_s = outcome.lost_s.get("evaluation", 0.0) + outcome.lost_s["checkpoint"]
+    at_work_s = outcome.work_s + pauses_s
+    hopeless = np.less(outcome.work_s, spec.simulation.give_up_fraction * at_work_s)
+    if not hopeless.any():
+        return outcome
+    return replace(outcome, finish_s=np.where(hopeless, np.inf, outcome.finish_s))
 
 
 def joined(parts: Sequence[Outcome]) -> Outcome:

@@ -24,8 +24,11 @@ class Quantiles:
 
 
 def quantiles(values: Floats) -> Quantiles:
-    """10th, 50th and 90th percentile, each a value that occurred (so that an endless run stays endless)."""
-    p10, p50, p90 = np.quantile(values, (0.1, 0.5, 0.9), method="inverted_cdf")
+    """10th, 50th and 90th percentile, each a value that occurred or the mean of two neighbours of which either would do
+    (so that an endless run stays endless)."""
+    lower = np.quantile(values, (0.1, 0.5, 0.9), method="inverted_cdf")
+    upper = -np.quantile(-np.asarray(values), (0.9, 0.5, 0.1), method="inverted_cdf")
+    p10, p50, p90 = (lower + upper) / 2
     return Quantiles(float(p10), float(p50), float(p90))
 
 

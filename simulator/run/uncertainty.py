@@ -1,7 +1,8 @@
 """What a run does not know beside chance: how far its step time and its failure rate are off, one factor each a run.
 
 Both are drawn along with the seeds, from a sequence that fills the unit square evenly (Roberts' R2: multiples of 1 / g
-and 1 / g^2, g^3 = g + 1), so that a few hundred runs already have the quantiles of the laws.
+and 1 / g^2, g^3 = g + 1), so that a few hundred runs already have the quantiles of the laws. Runs come in pairs whose
+steps are off by mirrored quantiles, so that half of them are slower and half faster: the median is the prediction.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def _normal(seed: int, runs: Ints) -> tuple[Floats, Floats]:
     """Two standard normal values for each run, from the sequence that the seed starts."""
     start = np.random.default_rng([seed, STREAM]).random(2)
     stride = np.array([1 / PLASTIC, 1 / PLASTIC**2])
-    points = (start + np.outer(np.asarray(runs) + 1, stride)) % 1.0
+    pairs, is_mirrored = np.divmod(np.asarray(runs), 2)
+    points = (start + np.stack([pairs + 1, np.asarray(runs) + 1], axis=1) * stride) % 1.0
+    points[:, 0] = np.where(is_mirrored, 1 - points[:, 0], points[:, 0])
     inverse = NormalDist().inv_cdf
     inside = np.clip(points, 1e-12, 1 - 1e-12)
     step, rate = (np.array([inverse(float(point)) for point in column]) for column in inside.T)

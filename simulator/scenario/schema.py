@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from hardware.documents import Document, read_document
 from hardware.problems import InputError, Place, Problem, known_name, one_of
@@ -32,7 +32,7 @@ from simulator.scenario.cluster_section import ClusterKeys, read_cluster
 from simulator.scenario.distillation_section import MODEL, Distillation, DistillationKeys, read_distillation
 from simulator.scenario.jobs import lists_jobs, unfit_job
 from simulator.scenario.legal import broken_rules, problems
-from simulator.scenario.outer_sections import NOTHING_AROUND, read_surroundings, surroundings_schema
+from simulator.scenario.outer_sections import NOTHING_AROUND, Surroundings, read_surroundings, surroundings_schema
 from simulator.scenario.overrides import apply_overrides, attributed
 from simulator.scenario.phases import read_phase_plans
 from simulator.scenario.plan_section import (
@@ -47,8 +47,9 @@ from simulator.scenario.short_forms import with_short_forms, with_whole_numbers,
 from simulator.scenario.site_section import Site, read_site_key
 from simulator.scenario.spec import Published, Run, Scenario
 from simulator.scenario.spread_section import fitted, read_spread, spread_schema
-from simulator.scenario.stack_section import stack_schema
+from simulator.scenario.stack_section import ChosenStack, stack_schema
 from simulator.scenario.words import translated
+from simulator.step.spread import Spread
 
 __all__ = ["Published", "Run", "Scenario", "load_scenario", "read_scenario", "scenario_schema"]
 T = TypeVar("T")
@@ -92,18 +93,51 @@ def read_scenario(document: Document, name: str, starts_search: bool = False) ->
     document = replace(document, data=with_whole_numbers(known.data))
     top = Section(document.data, document.place)
     top.problems += known.problems
-    title, question = top.text("name", name), top.text("question", "")
-    source = top.text("source", None)
+    parts = _read_parts(top)
+    top.done()
+    if not parts.are_whole:
+        if not starts_search:
+            _report_rules_of(parts, top)
+        top.raise_problems()
+        raise AssertionError("a section is missing though no problem was found")
+    return _with_layouts(_made_of(parts, name, document), top, starts_search)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The sections of a scenario as far as they could be read (None where not), whatever is wrong with the others."""
+
+    title: str | None
+    question: str
+    source: str | None
+    model: Model | None
+    cluster: Cluster | None
+    plan: Plan | None
+    run: Run | None
+    chosen: ChosenStack | None
+    settings: dict[str, Any]
+    phase_plans: dict[int, Plan]
+    published: Published | None
+    spread: Spread | None
+    around: Surroundings | None
+    site: Site | None
+    distillation: Distillation | None
+    jobs: dict[str, Scenario] | None
+
+    @property
+    def are_whole(self) -> bool:
+        return None not in (self.model, self.cluster, self.plan, self.run)
+
+
+def _read_parts(top: Section) -> _Parts:
+    """Every section; problems are added to `top`."""
+    title, question, source = top.text("name", None), top.text("question", ""), top.text("source", None)
     model = _whole(top, lambda: _read_model(top.take("model"), top.place.under("model")))
     cluster = _whole(top, lambda: read_cluster(top.section("cluster")))
     spare_gpus = spare_gpus_within(top.data, cluster.node.gpus) if cluster else 0
     if cluster and spare_gpus:
         cluster = without_spares(cluster, spare_gpus, top)
-    site: Site | None = None
-    if "hardware" in top.data:
-        measured = top.section("hardware")
-        site = _whole(top, lambda: read_site_key(measured))
-        cluster = _whole(top, lambda: _with_profile(cluster, measured))
+    cluster, site = _read_hardware(top, cluster)
     chosen = _whole(top, lambda: read_plan_stack(top))
     settings: dict[str, Any] = {}
     machines = machines_of(top, cluster, spare_gpus)
@@ -113,52 +147,88 @@ def read_scenario(document: Document, name: str, starts_search: bool = False) ->
     phase_plans: dict[int, Plan] = {}
     if plan is not None and policies is not None:
         phase_plans = read_phase_plans(top, policies, machines, model, plan)
-    published = _whole(top, lambda: _read_published(top.section("published"))) if "published" in top.data else None
-    spread = _whole(top, lambda: read_spread(top.section("spread"))) if "spread" in top.data else None
-    around = _whole(top, lambda: read_surroundings(top))
-    distillation: Distillation | None = None
-    if "distillation" in top.data:
-        distillation = _whole(top, lambda: read_distillation(top.section("distillation"), _read_model))
-    jobs = _whole(top, lambda: _read_job_scenarios(top.place.under("run.jobs"), policies, cluster))
-    top.done()
-    if model is None or cluster is None or plan is None or run is None:
-        has_gpus = not any(each.key in ("cluster", "cluster.gpus") for each in top.problems)
-        if model is not None and plan is not None and run is not None and has_gpus and not starts_search:
-            _, broken = broken_rules(model, with_even_layout(model, plan), plan.gpus, run.seq_length, settings)
-            top.problems += [top.place.under(key).problem(message) for key, message in broken]
-        top.raise_problems()
-        raise AssertionError("a section is missing though no problem was found")
-    scenario = Scenario(
-        name=title,
+    return _Parts(
+        title=title,
         question=question,
+        source=source,
         model=model,
         cluster=cluster,
         plan=plan,
         run=run,
-        source=source,
-        published=published,
-        around=around or NOTHING_AROUND,
-        spread=spread,
+        chosen=chosen,
+        settings=settings,
         phase_plans=phase_plans,
+        published=_optional(top, "published", _read_published),
+        spread=_optional(top, "spread", read_spread),
+        around=_whole(top, lambda: read_surroundings(top)),
         site=site,
-        distillation=distillation,
-        job_scenarios=jobs or {},
+        distillation=_optional(top, "distillation", lambda section: read_distillation(section, _read_model)),
+        jobs=_whole(top, lambda: _read_job_scenarios(top.place.under("run.jobs"), policies, cluster)),
+    )
+
+
+def _optional(top: Section, key: str, read: Callable[[Section], T]) -> T | None:
+    """A section that may be left out."""
+    return _whole(top, lambda: read(top.section(key))) if key in top.data else None
+
+
+def _read_hardware(top: Section, cluster: Cluster | None) -> tuple[Cluster | None, Site | None]:
+    """The cluster priced by the profile that was measured on it, and what was measured of its site."""
+    if "hardware" not in top.data:
+        return cluster, None
+    measured = top.section("hardware")
+    site = _whole(top, lambda: read_site_key(measured))
+    return _whole(top, lambda: _with_profile(cluster, measured)), site
+
+
+def _report_rules_of(parts: _Parts, top: Section) -> None:
+    """Adds the rules that a plan breaks beside a section that could not be read."""
+    model, plan, run = parts.model, parts.plan, parts.run
+    has_gpus = not any(each.key in ("cluster", "cluster.gpus") for each in top.problems)
+    if model is None or plan is None or run is None or not has_gpus:
+        return
+    _, broken = broken_rules(model, with_even_layout(model, plan), plan.gpus, run.seq_length, parts.settings)
+    top.problems += [top.place.under(key).problem(message) for key, message in broken]
+
+
+def _made_of(parts: _Parts, name: str, document: Document) -> Scenario:
+    """The scenario of parts that are whole."""
+    model, cluster, plan, run = (cast("Any", part) for part in (parts.model, parts.cluster, parts.plan, parts.run))
+    return Scenario(
+        name=parts.title or name,
+        question=parts.question,
+        model=model,
+        cluster=cluster,
+        plan=plan,
+        run=run,
+        source=parts.source,
+        published=parts.published,
+        around=parts.around or NOTHING_AROUND,
+        spread=parts.spread,
+        phase_plans=parts.phase_plans,
+        site=parts.site,
+        distillation=parts.distillation,
+        job_scenarios=parts.jobs or {},
         file=document.place.file,
         written=document.data,
-        stack_choice=chosen.choice if chosen else "default",
-        stack_settings=settings,
+        stack_choice=parts.chosen.choice if parts.chosen else "default",
+        stack_settings=parts.settings,
     )
+
+
+def _with_layouts(scenario: Scenario, top: Section, starts_search: bool) -> Scenario:
+    """The scenario with its layers on stages and what does nothing in it. Raises InputError with every problem."""
     even, faults = with_even_layouts(scenario)
     if not starts_search:
         top.problems += [top.place.under(key).problem(message) for key, message in faults]
         top.problems += problems(even, top.place)
     top.raise_problems()
     scenario, remarks = (even, ()) if starts_search else with_best_layouts(even, scenario)
-    plan = scenario.plan
-    idle = without_effect(model, plan, gpus=cluster.gpus, seq_length=run.seq_length)
+    model, plan, seq_length = scenario.model, scenario.plan, scenario.run.seq_length
+    idle = without_effect(model, plan, gpus=scenario.cluster.gpus, seq_length=seq_length)
     return replace(
         scenario,
-        spread=fitted(spread, model, plan, run.seq_length) if spread else None,
+        spread=fitted(scenario.spread, model, plan, seq_length) if scenario.spread else None,
         warnings=(*remarks, *(f"{violation.key} {violation.message}" for violation in idle)),
     )
 

@@ -327,7 +327,9 @@ def test_the_editor_schema_lists_what_the_reader_takes() -> None:
     plan = schema["properties"]["plan"]["properties"]
     assert schema["required"] == ["model", "cluster", "plan", "run"]
     assert "dp" not in schema["properties"]["plan"]["required"]
-    assert plan["precision"]["enum"][:3] == ["fp32", "fp16", "bf16"]
+    name, mapping = plan["precision"]["anyOf"]
+    assert name["enum"][:3] == ["fp32", "fp16", "bf16"]
+    assert set(mapping["properties"]) >= {"base", "attention", "mlp", "experts", "head", "share"}
     described = {"description": "Tensor-parallel ranks, which share every matrix."}
     assert plan["tp"] == {"type": "integer", "minimum": 1, "default": 1, **described}
     modules = plan["recompute"]["properties"]["modules"]
