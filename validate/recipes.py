@@ -13,6 +13,7 @@ from typing import Any
 
 from simulator.planner.candidates import KEYS, own_value
 from simulator.planner.executors import Executor, Processes
+from simulator.planner.options import SearchOptions
 from simulator.planner.planning import plan as search
 from simulator.planner.result import RankedPlan, is_tied, plain_value
 from simulator.planner.space import SPLIT_KEYS
@@ -76,7 +77,7 @@ def recipe_of(chosen: Chosen, executor: Executor | None = None) -> Recipe:
     plan breaks a rule or no plan fits."""
     row = chosen.row
     scenario = step_only(scenario_of(row)[0])
-    found = search(scenario, keep=chosen.keep, top=1, only_best=True, executor=executor)
+    found = search(scenario, SearchOptions(keep=chosen.keep, top=1, only_best=True), executor=executor)
     if found.start is None or not found.plans:
         raise ValueError(f"{row.id}: {'the published plan breaks a rule' if found.plans else 'no plan fits'}")
     own, best = found.start, found.plans[0]

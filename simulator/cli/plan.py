@@ -47,7 +47,7 @@ Free = Annotated[
 ]
 Top = Annotated[int, typer.Option("--top", min=1, max=1000, help="Plans to show.")]
 Goal = Annotated[Objective, typer.Option("--objective", help="What the best plan has least of.")]
-Headroom = Annotated[str, typer.Option("--headroom", help="Share of the GPU's memory that stays free, as 6%.")]
+Headroom = Annotated[str, typer.Option("--headroom", help="Share of the GPU's memory that stays free.")]
 PhaseName = Annotated[
     str | None,
     typer.Option("--phase", metavar="NAME", help="Search the plan of this phase of the run, instead of the own plan."),
@@ -72,7 +72,7 @@ def plan(
     free: Free = None,
     top: Top = 10,
     objective: Goal = Objective.time,
-    headroom: Headroom = "0%",
+    headroom: Headroom = "6%",
     phase: PhaseName = None,
     executor: Place = Where.processes,
     workers: Workers = None,
@@ -84,19 +84,21 @@ def plan(
 
     Exit code 0 when a plan fits, 1 when none does, 2 when the scenario or an option cannot be read.
     """
+    from simulator.planner.options import SearchOptions
     from simulator.planner.planning import plan as search_plans
     from simulator.planner.planning import searched_part
     from simulator.report.plans import plan_files, print_phases, print_search, print_start, progress_words
 
     kept, values = read_keep(keep or [])
     overrides = [*(set_ or []), *values]
-    options = {value: f"--keep {value}" for value in values}
-    whole = load_start(scenario, overrides, options)
+    origins = {value: f"--keep {value}" for value in values}
+    whole = load_start(scenario, overrides, origins)
 
     def plan_with(override: str, option: str) -> Plan:
-        return load_start(scenario, [*overrides, override], options | {override: option}).plan
+        return load_start(scenario, [*overrides, override], origins | {override: option}).plan
 
     freed = read_free(free or [], plan_with)
+    options = SearchOptions(kept, freed, top, objective.value, read_headroom(headroom))
     loaded = searched_part(whole, phase)
     if out is not None:
         from simulator.report.folder import claim_folder
@@ -113,15 +115,7 @@ def plan(
                 line(progress.share_done, progress_words(progress))
 
         found = search_plans(
-            loaded,
-            keep=kept,
-            free=freed,
-            top=top,
-            objective=objective.value,
-            headroom_fraction=read_headroom(headroom),
-            executor=executor_of(executor, workers, address),
-            folder=out,
-            progress=told,
+            loaded, options, executor=executor_of(executor, workers, address), folder=out, progress=told
         )
     if out is not None:
         from simulator.report.folder import write_results

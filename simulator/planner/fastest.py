@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from hardware.problems import Place
+from simulator.memory.report import RESERVE_FRACTION
 from simulator.planner.candidates import SEARCHED
 from simulator.planner.layouts import split_by_cost
 from simulator.planner.resized import NoPlan, on_cluster
@@ -32,7 +33,8 @@ def best_plan(scenario: Scenario, gpus: int, node: str) -> Scenario:
 
 def fastest_plan(scenario: Scenario) -> Plan:
     """The fastest legal plan that fits. Raises NoPlan."""
-    space, asked, tally = degrees_space(scenario), Asked(top=LOOKED_AT, only_best=True), Tally()
+    asked = Asked(top=LOOKED_AT, headroom_fraction=RESERVE_FRACTION, only_best=True)
+    space, tally = degrees_space(scenario), Tally()
     judge = space.judge()
     for chunk in chunks_of(space, judge, asked):
         tally.add(search_chunk(replace(chunk, limits=tally.limits(asked, len(chunk.limits)))))
@@ -59,14 +61,20 @@ def with_faster_split(scenario: Scenario, best: Played) -> Plan:
     if split is None:
         return best.plan
     done = simulate(replace(scenario, plan=split))
-    fits = done.device_bytes <= done.scenario.cluster.accelerator.memory_capacity_bytes
+    fits = done.device_bytes <= usable_bytes(scenario)
     return split if fits and done.step.step_time_s < best.step_time_s else best.plan
+
+
+def usable_bytes(scenario: Scenario) -> float:
+    """The GPU's memory without the reserve."""
+    return (1 - RESERVE_FRACTION) * scenario.cluster.accelerator.memory_capacity_bytes
 
 
 def why_none(scenario: Scenario, least: list[Played], rejected: Mapping[str, int]) -> str:
     """What stands in the way of every plan: memory, or the rules that rejected most."""
     if least:
-        excess = min(each.device_bytes for each in least) - scenario.cluster.accelerator.memory_capacity_bytes
-        return f"memory: the smallest plan needs {excess / 2**30:.1f} GiB more than a GPU has"
+        excess = min(each.device_bytes for each in least) - usable_bytes(scenario)
+        reserve = f"{100 * RESERVE_FRACTION:g} % of its memory in reserve"
+        return f"memory: the smallest plan needs {excess / 2**30:.1f} GiB more than a GPU has with {reserve}"
     rules = sorted(rejected, key=lambda rule: -rejected[rule])[:3]
     return f"no plan is legal: rejected by {', '.join(rules)}" if rules else "no division of the GPUs is legal"

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import inf
 
-from hardware.problems import InputError, Place, Problem
+from hardware.problems import Place
 from simulator.planner.candidates import own_value
 from simulator.planner.contests import HEADROOMS
+from simulator.planner.floors import least_value
 from simulator.planner.layouts import split_by_cost
+from simulator.planner.options import SearchOptions
 from simulator.planner.remedies import remedies
-from simulator.planner.result import FrontPoint, Gain, PlanSearch, RankedPlan, behind, is_tied, ranked_plan
+from simulator.planner.result import FrontPoint, Gain, PlanSearch, RankedPlan, behind, is_tied, ranked_plan, value_of
 from simulator.planner.search import Asked, Played
 from simulator.planner.shared_error import error_shares
 from simulator.planner.space import Space
@@ -22,30 +24,20 @@ from simulator.predict.simulate import simulate
 from simulator.scenario.legal import problems
 from simulator.scenario.spec import Scenario
 
-# What is minimised. Of all but time the fastest plans are looked at, so many for each that is shown.
-OBJECTIVES = ("time", "cost", "energy", "finish")
-LOOKED_AT = 3
 # By how much a step that is played with others may differ from the same step played alone.
 ROUNDING = 1e-9
 # The best plans of which a split by cost is tried too.
 MOST_SPLITS = 5
 
 
-def check_objective(objective: str) -> None:
-    if objective not in OBJECTIVES:
-        raise InputError([Problem("--objective", None, "", f"is {objective!r}; choose from {', '.join(OBJECTIVES)}")])
-
-
-def outcome(
-    space: Space, asked: Asked, tally: Tally, objective: str, top: int, seconds: float, complete: bool
-) -> PlanSearch:
+def outcome(space: Space, options: SearchOptions, tally: Tally, seconds: float, complete: bool) -> PlanSearch:
     """The result of a search, its best plans evaluated in full."""
-    scenario = space.scenario
+    scenario, asked = space.scenario, options.asked
     candidates = [evaluated(scenario, each.plan) for each in tally.winners(0, asked.top)]
     splits = [evaluated(scenario, split) for split in splits_by_cost(scenario, candidates)]
-    enough = (1 - asked.headroom_fraction) * scenario.cluster.accelerator.memory_capacity_bytes
+    enough = (1 - options.headroom_fraction) * scenario.cluster.accelerator.memory_capacity_bytes
     fitting = [each for each in (*candidates, *splits) if each.fits and each.device_memory_bytes <= enough]
-    plans = ranking(fitting, objective)[:top]
+    plans = ranking(fitting, options.objective)[: options.top]
     nearest = None
     if not plans and (tally.least or candidates):
         near = min(tally.least, key=lambda each: each.device_bytes).plan if tally.least else candidates[0].plan
@@ -58,15 +50,26 @@ def outcome(
         fitting=tally.fitting,
         played=tally.played,
         seconds=seconds,
-        objective=objective,
-        headroom_fraction=asked.headroom_fraction,
+        objective=options.objective,
+        headroom_fraction=options.headroom_fraction,
         searched={key: len(values) for key, values in space.candidates.items() if len(values) > 1},
         start=start_of(space),
         nearest=nearest,
-        remedies=remedies(scenario, nearest.plan, asked.headroom_fraction) if nearest else (),
+        remedies=remedies(scenario, nearest.plan, options.headroom_fraction) if nearest else (),
         complete=complete,
         priced=len(candidates) + len(splits),
+        others_least=others_least(scenario, options, candidates) if complete else None,
     )
+
+
+def others_least(scenario: Scenario, options: SearchOptions, candidates: Sequence[RankedPlan]) -> float | None:
+    """What no plan that was not evaluated stays below in the objective: its step is not below the slowest candidate's.
+
+    None for time, by which the candidates were chosen, and where all plans that fit are candidates."""
+    if options.objective == "time" or len(candidates) < options.asked.top:
+        return None
+    done = simulate(replace(scenario, plan=candidates[0].plan, warnings=()))
+    return least_value(options.objective, done, max(each.step_time_s for each in candidates))
 
 
 def splits_by_cost(scenario: Scenario, best: Sequence[RankedPlan]) -> list[Plan]:
@@ -122,14 +125,6 @@ def ranking(plans: Sequence[RankedPlan], objective: str) -> tuple[RankedPlan, ..
         )
         for rank, each in enumerate(ordered, start=1)
     )
-
-
-def value_of(ranked: RankedPlan, objective: str) -> float:
-    """What an objective minimises; where a scenario does not say what it costs, the step time."""
-    if objective == "finish" and ranked.finish_s is not None:
-        return ranked.finish_s["p50"]
-    known = {"cost": ranked.cost_usd, "energy": ranked.energy_j, "finish": ranked.training_time_s}.get(objective)
-    return ranked.step_time_s if known is None else known
 
 
 def front(tally: Tally) -> tuple[FrontPoint, ...]:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
-from typing import Any
 
 from hardware.problems import InputError, Problem, one_of
 from simulator.planner.executors import Executor, Serial
-from simulator.planner.outcome import LOOKED_AT, check_objective, outcome, own_limits
+from simulator.planner.options import SearchOptions
+from simulator.planner.outcome import outcome, own_limits
 from simulator.planner.result import PlanSearch
 from simulator.planner.resume import ChunkFiles
 from simulator.planner.search import Asked, Chunk, ChunkResult, chunks_of, search_chunk
@@ -19,6 +19,8 @@ from simulator.planner.space import Space, space_of
 from simulator.planner.tally import Tally
 from simulator.scenario.phases import phase_scenario, phases_of
 from simulator.scenario.spec import Scenario, check_scenario
+
+DEFAULT = SearchOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,36 +51,24 @@ class Progress:
 
 def plan(
     scenario: Scenario,
+    options: SearchOptions = DEFAULT,
     *,
-    keep: Sequence[str] = (),
-    free: Mapping[str, Sequence[Any] | None] | None = None,
-    top: int = 10,
-    objective: str = "time",
-    headroom_fraction: float = 0.0,
-    only_best: bool = False,
-    phase: str | None = None,
     executor: Executor | None = None,
     folder: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> PlanSearch:
     """Search every legal plan around the scenario's own and rank the best.
 
-    `keep`: keys that stay as they are; `free`: further keys, with the values to try (None: the usual ones).
-    `headroom_fraction`: share of the GPU's memory that stays free. `only_best`: without the front of time against
-    memory and what each key brought, which takes less time. `phase`: the phase of the run whose plan is searched
-    (None: the scenario's own plan). `folder`: where chunks that are done are kept, so that a search that was killed
-    goes on. An interrupt gives the best so far. Raises InputError for keys that cannot be kept or freed, an unknown
-    phase, and a space without a legal plan.
+    `folder`: where chunks that are done are kept, so that a search that was killed goes on. An interrupt gives the best
+    so far. Raises InputError for keys that cannot be kept or freed, an unknown phase, and a space without a legal plan.
     """
     begun = time.monotonic()
     check_scenario(scenario, "plan")
-    check_objective(objective)
     if scenario.distillation is not None:
         why = "a teacher beside the model is not searched; compare plans instead (traincast compare --over)"
         raise InputError([Problem("plan", None, "distillation", why)])
-    space = space_of(searched_part(scenario, phase), keep, free)
-    asked = Asked(top if objective == "time" else LOOKED_AT * top, headroom_fraction, only_best)
-    judge = space.judge()
+    space = space_of(searched_part(scenario, options.phase), options.keep, options.free)
+    asked, judge = options.asked, space.judge()
     chunks = chunks_of(space, judge, asked)
     tally = Tally(known=own_limits(space, asked))
     complete = True
@@ -99,7 +89,7 @@ def plan(
         complete = False
     if not tally.legal and complete:
         raise InputError([no_legal_plan(space, judge.rejected)])
-    return outcome(space, asked, tally, objective, top, time.monotonic() - begun, complete)
+    return outcome(space, options, tally, time.monotonic() - begun, complete)
 
 
 def searched_part(scenario: Scenario, phase: str | None) -> Scenario:

@@ -101,7 +101,8 @@ class PlanSearch:
     `headroom_fraction` of the memory free. `start`: the scenario's own plan, where it is legal. `nearest`: where none
     fits, the one with the smallest memory, and `remedies` what would make it fit. `complete` False: the search was
     interrupted. `priced`: of so many of the fastest the whole run was evaluated, from which other objectives than time
-    choose."""
+    choose; `others_least`: what no other plan stays below at its predicted step, in the objective's own unit (None: by
+    time, and where there are no others)."""
 
     plans: tuple[RankedPlan, ...]
     front: tuple[FrontPoint, ...]
@@ -118,6 +119,15 @@ class PlanSearch:
     remedies: tuple[str, ...]
     complete: bool = True
     priced: int = 0
+    others_least: float | None = None
+
+    @property
+    def is_proven_best(self) -> bool:
+        """Whether no plan can be better than the first by the objective: all were played, excluded or evaluated."""
+        if not self.plans or not self.complete:
+            return False
+        value = value_of(self.plans[0], self.objective)
+        return self.others_least is None or value <= self.others_least
 
     def to_dict(self) -> dict[str, Any]:
         """The document of `traincast plan --json`."""
@@ -129,6 +139,8 @@ class PlanSearch:
             "seconds": self.seconds,
             "complete": self.complete,
             "priced": self.priced,
+            "others_least": self.others_least,
+            "is_proven_best": self.is_proven_best,
             "objective": self.objective,
             "headroom_fraction": self.headroom_fraction,
             "searched": dict(self.searched),
@@ -236,6 +248,14 @@ def ranked_plan(prediction: Prediction, errors: ErrorShares) -> RankedPlan:
         breakdown_s=prediction.breakdown_s,
         errors=errors,
     )
+
+
+def value_of(ranked: RankedPlan, objective: str) -> float:
+    """What an objective minimises; where a scenario does not say what it costs, the step time."""
+    if objective == "finish" and ranked.finish_s is not None:
+        return ranked.finish_s["p50"]
+    known = {"cost": ranked.cost_usd, "energy": ranked.energy_j, "finish": ranked.training_time_s}.get(objective)
+    return ranked.step_time_s if known is None else known
 
 
 def is_tied(best: RankedPlan, other: RankedPlan) -> bool:

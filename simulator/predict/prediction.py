@@ -12,6 +12,7 @@ from hardware.wiring import mismatches
 from simulator.cost.inventory import beyond_profile
 from simulator.cost.traffic import step_streams
 from simulator.memory.host import HostMemory, host_memory
+from simulator.memory.report import RESERVE_FRACTION
 from simulator.model.flops import flops_per_token
 from simulator.model.parameters import active_parameters, total_parameters
 from simulator.plans.spec import Plan
@@ -307,8 +308,9 @@ def warnings(done: Simulated) -> tuple[str, ...]:
         *mismatches(scenario.cluster.node, scenario.cluster.fabric),
         *unmeasured_warnings(scenario),
     ]
-    if 0.94 * capacity < fullest <= capacity:
-        found.append(f"memory fits with less than 6 % to spare ({fullest / 2**30:.1f} of {capacity / 2**30:.1f} GiB)")
+    if (1 - RESERVE_FRACTION) * capacity < fullest <= capacity:
+        spare = f"less than {100 * RESERVE_FRACTION:g} % to spare"
+        found.append(f"memory fits with {spare} ({fullest / 2**30:.1f} of {capacity / 2**30:.1f} GiB)")
     if scenario.distillation is not None:
         found.append(
             "MFU, model FLOPs and network use are the student's alone; the teacher is in the step and in memory"

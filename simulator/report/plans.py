@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from math import isfinite
 
@@ -11,17 +12,19 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hardware.units import format_bytes, format_fraction, format_seconds
+from hardware.units import format_bytes, format_energy, format_fraction, format_seconds, format_usd
 from simulator.planner.candidates import FREED, own_value
 from simulator.planner.outcome import played_start
 from simulator.planner.planning import Progress
-from simulator.planner.result import PlanSearch, RankedPlan, plain_value, plan_line
+from simulator.planner.result import PlanSearch, RankedPlan, plain_value, plan_line, value_of
 from simulator.report.folder import json_text
 from simulator.scenario.phases import phases_of
 from simulator.scenario.resolved import scenario_yaml
 from simulator.scenario.spec import Scenario
 
 WIDTH = 100
+# How what is minimised is written.
+VALUES: dict[str, Callable[[float], str]] = {"cost": format_usd, "energy": format_energy, "finish": format_seconds}
 # Seconds below which a difference of two plans' causes is not worth a word, as a share of the step.
 WORTH_TELLING = 0.002
 
@@ -96,14 +99,22 @@ def covered(found: PlanSearch) -> Text:
         f"{found.legal:,} legal plans covered in {format_seconds(found.seconds)} ({rate:,.0f}/s): "
         f"{found.fitting:,} {fitting_words(found.headroom_fraction)}{played}"
     )
-    if found.objective != "time":
-        text += (
-            f". Chosen by {found.objective} among the {found.priced} fastest that leave the memory asked for; "
-            "slower plans were not priced"
-        )
+    if found.objective != "time" and found.plans:
+        text += f". Chosen by {found.objective} among the {found.priced} fastest that fit; {others_words(found)}"
     interrupted = "; interrupted, so these are the best so far" if found.plans and not found.complete else ""
     searched = ", ".join(f"{key} ({count})" for key, count in found.searched.items())
     return Text(f"{text}{interrupted}\nSearched: {searched}, layout (up to 4 splits of the layers)\n")
+
+
+def others_words(found: PlanSearch) -> str:
+    """What plans that were not evaluated can come to by the objective, beside the best."""
+    if found.is_proven_best:
+        return "no other can be better, even without a failure"
+    if found.others_least is None:
+        return "others were not looked at"
+    least = VALUES[found.objective](found.others_least)
+    best = VALUES[found.objective](value_of(found.plans[0], found.objective))
+    return f"any other comes to {least} or more, without a failure; this one to {best}"
 
 
 def fitting_words(headroom_fraction: float) -> str:

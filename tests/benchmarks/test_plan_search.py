@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from simulator.planner.executors import Processes
+from simulator.planner.options import SearchOptions
 from simulator.planner.planning import plan as search
 from simulator.planner.search import Asked, chunks_of, search_chunk
 from simulator.planner.shapes import Setting, shapes_of, with_surroundings
@@ -79,7 +80,7 @@ def test_work_grows_more_slowly_than_plans_and_than_gpus() -> None:
 
 def test_deepseeks_own_plan_is_close_to_the_best_of_15_million() -> None:
     """Every schedule is legal on its own stack: the largest space of the shipped scenarios. Takes minutes."""
-    found = search(load_scenario(DEEPSEEK), top=1, only_best=True, executor=Processes(2))
+    found = search(load_scenario(DEEPSEEK), SearchOptions(top=1, only_best=True), executor=Processes(2))
     assert found.legal > 15_000_000
     assert found.start is not None
     assert found.start.step_time_s <= 1.05 * found.plans[0].step_time_s

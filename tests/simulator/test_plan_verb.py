@@ -14,6 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
+from hardware.units import format_usd
 from simulator.cli.common import progress_line
 from simulator.planner.planning import Progress
 from simulator.report.document import document_schema
@@ -174,3 +175,13 @@ def test_a_folder_of_others_is_refused(tmp_path: Path) -> None:
     done = traincast("plan", TINY, *KEEP, "--out", str(tmp_path))
     assert done.returncode == 2
     assert [file.name for file in tmp_path.iterdir()] == ["theirs.txt"]
+
+
+def test_another_objective_says_what_plans_that_were_not_evaluated_come_to() -> None:
+    arguments = ("plan", TINY, *KEEP, "--keep", "plan.recompute", "--top", "1", "--objective", "cost")
+    found = json.loads(traincast(*arguments, "--json").stdout)
+    jsonschema.validate(found, document_schema("plan"))
+    assert 0 < found["others_least"] < found["plans"][0]["cost_usd"]
+    assert not found["is_proven_best"]
+    told = " ".join(traincast(*arguments).stdout.split())
+    assert f"any other comes to {format_usd(found['others_least'])} or more, without a failure; this one to" in told

@@ -21,6 +21,7 @@ from simulator.planner.executors import Processes
 from simulator.planner.frames import plan_from
 from simulator.planner.layouts import split_by_cost
 from simulator.planner.legality import OF_SEARCH
+from simulator.planner.options import SearchOptions
 from simulator.planner.outcome import own_limits
 from simulator.planner.planning import plan as search
 from simulator.planner.play import played_s
@@ -156,7 +157,7 @@ def test_the_best_are_those_of_playing_all() -> None:
     space = space_of(base, keep, free)
     plans = [plan_of(base.plan, part.row(row)) for part in legal_plans(space) for row in range(len(part))]
     times = sorted(simulate(replace(base, plan=plan)).step.step_time_s for plan in random.Random(4).sample(plans, 120))
-    found = search(base, keep=keep, free=free, top=10)
+    found = search(base, SearchOptions(keep=keep, free=free, top=10))
     assert found.legal == len(plans)
     assert found.played < found.legal
     assert found.plans[0].step_time_s <= times[0]
@@ -179,7 +180,7 @@ def check_the_best_of_playing_all(base: Scenario, keep: list[str], least: int) -
         done = simulate(replace(base, plan=plan))
         if done.device_bytes <= capacity:
             times[plan] = done.step.step_time_s
-    found = search(base, keep=keep, top=10)
+    found = search(base, SearchOptions(keep=keep, top=10))
     assert (found.legal, found.fitting) == (len(rows), len(times))
     assert found.played < len(times)
     fastest = sorted(times.values())[:10]
@@ -236,7 +237,12 @@ def test_progress_is_told_before_the_first_chunk_and_after_each() -> None:
     base, keep, free = small_space()
     keep.remove("cp")
     counts, told = Counts(), []
-    found = search(base, keep=keep, free=free, executor=counts, progress=lambda each: told.append((counts.begun, each)))
+    found = search(
+        base,
+        SearchOptions(keep=keep, free=free),
+        executor=counts,
+        progress=lambda each: told.append((counts.begun, each)),
+    )
     assert [begun for begun, _ in told] == list(range(counts.begun + 1))
     assert told[0][1].done == 0
     assert told[0][1].left_s == inf
@@ -288,12 +294,12 @@ def test_chunks_hold_every_combination_once() -> None:
 def test_a_killed_search_goes_on_and_finds_the_same(tmp_path: Path) -> None:
     base, keep, free = small_space()
     keep.remove("cp")
-    whole = search(base, keep=keep, free=free)
+    whole = search(base, SearchOptions(keep=keep, free=free))
     first, second = StopsAfter(1), StopsAfter(-1)
-    part = search(base, keep=keep, free=free, executor=first, folder=tmp_path)
+    part = search(base, SearchOptions(keep=keep, free=free), executor=first, folder=tmp_path)
     assert not part.complete
     assert 0 < part.legal < whole.legal
-    again = search(base, keep=keep, free=free, executor=second, folder=tmp_path)
+    again = search(base, SearchOptions(keep=keep, free=free), executor=second, folder=tmp_path)
     assert again.complete
     assert (
         second.searched == len(chunks_of(space_of(base, keep, free), space_of(base, keep, free).judge(), Asked())) - 1
@@ -304,17 +310,19 @@ def test_a_killed_search_goes_on_and_finds_the_same(tmp_path: Path) -> None:
 
 def test_files_of_another_search_are_not_read(tmp_path: Path) -> None:
     base, keep, free = small_space()
-    search(base, keep=keep, free=free, folder=tmp_path, top=3)
+    search(base, SearchOptions(keep=keep, free=free, top=3), folder=tmp_path)
     other = StopsAfter(0)
-    found = search(base, keep=keep, free={"micro_batch_size": [4]}, folder=tmp_path, top=3, executor=other)
+    found = search(
+        base, SearchOptions(keep=keep, free={"micro_batch_size": [4]}, top=3), folder=tmp_path, executor=other
+    )
     assert found.legal == 0
 
 
 def test_processes_find_the_same() -> None:
     base, keep, free = small_space()
     keep.remove("cp")
-    serial = search(base, keep=keep, free=free, top=5)
-    spread = search(base, keep=keep, free=free, top=5, executor=Processes(2))
+    serial = search(base, SearchOptions(keep=keep, free=free, top=5))
+    spread = search(base, SearchOptions(keep=keep, free=free, top=5), executor=Processes(2))
     assert [each.plan for each in spread.plans] == [each.plan for each in serial.plans]
     assert (spread.legal, spread.fitting) == (serial.legal, serial.fitting)
     assert spread.front == serial.front
@@ -334,7 +342,7 @@ def test_limits_known_before_leave_out_only_what_cannot_win() -> None:
 
 def test_gains_front_and_ties_add_up() -> None:
     base, keep, free = small_space()
-    found = search(base, keep=keep, free=free, top=4)
+    found = search(base, SearchOptions(keep=keep, free=free, top=4))
     best = found.plans[0]
     assert all(gain.gain_s == pytest.approx(gain.kept_step_time_s - best.step_time_s) for gain in found.gains)
     assert all(gain.gain_s >= 0 for gain in found.gains)
@@ -352,7 +360,9 @@ def test_gains_front_and_ties_add_up() -> None:
 
 def test_a_plan_too_large_has_a_nearest_miss_and_remedies() -> None:
     base = scenario("kimi-k2-10240xh100", "cluster.gpus=64", "plan.global_batch_size=64")
-    found = search(base, keep=["recompute", "dispatcher", "cp", "micro_batch_size", "overlap.shared_experts"])
+    found = search(
+        base, SearchOptions(keep=["recompute", "dispatcher", "cp", "micro_batch_size", "overlap.shared_experts"])
+    )
     assert not found.plans
     assert found.fitting == 0
     assert found.nearest is not None
@@ -363,10 +373,10 @@ def test_a_plan_too_large_has_a_nearest_miss_and_remedies() -> None:
 def test_headroom_is_left_free() -> None:
     base, keep, free = small_space()
     capacity = base.cluster.accelerator.memory_capacity_bytes
-    tight = search(base, keep=keep, free=free, top=1)
+    tight = search(base, SearchOptions(keep=keep, free=free, top=1))
     share = 1 - tight.plans[0].device_memory_bytes / capacity
     wanted = share + 0.01
-    found = search(base, keep=keep, free=free, top=3, headroom_fraction=wanted)
+    found = search(base, SearchOptions(keep=keep, free=free, top=3, headroom_fraction=wanted))
     assert found.plans
     assert all(each.memory_free_bytes >= wanted * capacity for each in found.plans)
     assert found.plans[0].step_time_s > tight.plans[0].step_time_s
@@ -383,7 +393,7 @@ def test_headroom_is_left_free() -> None:
 )
 def test_nonsense_is_told(keep: list[str], free: dict[str, Any] | None, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        search(scenario("tiny"), keep=keep, free=free)
+        search(scenario("tiny"), SearchOptions(keep=keep, free=free))
 
 
 def test_lanes_split_where_plans_disagree() -> None:
@@ -429,10 +439,12 @@ def test_plans_that_the_hosts_memory_does_not_hold_are_not_among_the_best() -> N
     away = Offload(optimizer_fraction=1.0)
     for memory, offloaded in (("1 TB", True), ("10 GB", False)):
         base = scenario("tiny", f"cluster.node={{base: hgx-h100, host_memory: {memory}}}")
-        found = search(base, keep=keep, free={"offload": [away] if offloaded else [Offload(), away]}, top=3)
+        found = search(
+            base, SearchOptions(keep=keep, free={"offload": [away] if offloaded else [Offload(), away]}, top=3)
+        )
         assert len(found.plans) == 3
         assert all(each.fits and (each.plan.offload == away) is offloaded for each in found.plans)
-    none = search(base, keep=keep, free={"offload": [away]}, top=3)
+    none = search(base, SearchOptions(keep=keep, free={"offload": [away]}, top=3))
     assert not none.plans
 
 
@@ -440,22 +452,27 @@ def test_a_phases_plan_is_searched_by_its_name() -> None:
     phases = "run.phases=[{name: main}, {name: long, tokens: 1e8, seq_length: 8192, global_batch_size: 16}]"
     base = scenario("tiny", phases)
     keep = [key for key in KEYS_SEARCHED if key not in ("cp", "micro_batch_size")]
-    own, long = (search(base, keep=keep, phase=name) for name in (None, "long"))
+    own, long = (search(base, SearchOptions(keep=keep, phase=name)) for name in (None, "long"))
     assert own.start is not None
     assert long.start is not None
     assert own.start.plan.global_batch_size == 64
     assert long.start.plan.global_batch_size == 16
     by_hand = scenario("tiny", "run.seq_length=8192", "plan.global_batch_size=16", "run.tokens=1e8")
-    assert long.plans[0].step_time_s == pytest.approx(search(by_hand, keep=keep).plans[0].step_time_s, rel=1e-12)
+    assert long.plans[0].step_time_s == pytest.approx(
+        search(by_hand, SearchOptions(keep=keep)).plans[0].step_time_s, rel=1e-12
+    )
     with pytest.raises(InputError, match="did you mean"):
-        search(base, phase="lang")
+        search(base, SearchOptions(phase="lang"))
     with pytest.raises(InputError, match="no phases"):
-        search(scenario("tiny"), phase="long")
+        search(scenario("tiny"), SearchOptions(phase="long"))
 
 
 def test_the_best_alone_is_the_best_of_all_that_is_asked() -> None:
     base, keep, free = small_space()
-    whole, alone = search(base, keep=keep, free=free, top=1), search(base, keep=keep, free=free, top=1, only_best=True)
+    whole, alone = (
+        search(base, SearchOptions(keep=keep, free=free, top=1)),
+        search(base, SearchOptions(keep=keep, free=free, top=1, only_best=True)),
+    )
     assert alone.plans[0].plan == whole.plans[0].plan
     assert alone.played <= whole.played
     assert not alone.front
@@ -478,7 +495,7 @@ def test_layers_are_also_split_by_what_they_cost() -> None:
     base = load_scenario(SCENARIOS / "tiny.yaml", overrides)
     keep = [key for key in KEYS_SEARCHED if key not in ("schedule", "vpp")]
     even = replace(base.plan, layout=None)
-    found = search(replace(base, plan=even), keep=[*keep, "schedule", "vpp"])
+    found = search(replace(base, plan=even), SearchOptions(keep=[*keep, "schedule", "vpp"]))
     split = split_by_cost(base, even)
     assert split is not None
     assert split.layout == base.plan.layout

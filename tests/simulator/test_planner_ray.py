@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from simulator.planner.executors import Ray, Serial
+from simulator.planner.options import SearchOptions
 from simulator.planner.planning import plan as search
 from simulator.scenario.schema import load_scenario
 
@@ -28,7 +29,7 @@ def cluster() -> Iterator[str]:
 
 def test_ray_finds_the_same(cluster: str) -> None:
     base = load_scenario(TINY)
-    serial, spread = (search(base, keep=KEEP, top=5, executor=each) for each in (Serial(), Ray(cluster)))
+    serial, spread = (search(base, SearchOptions(keep=KEEP, top=5), executor=each) for each in (Serial(), Ray(cluster)))
     assert [each.plan for each in spread.plans] == [each.plan for each in serial.plans]
     assert (spread.legal, spread.fitting) == (serial.legal, serial.fitting)
 

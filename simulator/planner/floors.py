@@ -1,0 +1,67 @@
+"""What the run of any plan of a scenario is not below, given the least that its step takes: money, energy and time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from simulator.predict.confidence import step_time_interval_s
+from simulator.predict.power import gpu_power_w
+from simulator.predict.prediction import model_flops_per_s_per_gpu
+from simulator.predict.run_spec import whole_run_spec
+from simulator.predict.simulate import Simulated
+from simulator.run.arrays import Floats
+from simulator.run.money import cost_usd, energy_j
+from simulator.run.quantiles import quantiles
+from simulator.run.specs import Power, RunSpec
+from simulator.run.uncertainty import step_factors, step_uncertainty
+from simulator.scenario.spec import Scenario
+
+WORST_EVIDENCE, BEST_EVIDENCE = 1.0, 0.0  # share of a step that rests on assumptions
+
+
+def least_value(objective: str, done: Simulated, step_time_s: float) -> float | None:
+    """What no run of a plan of `done`'s scenario with a step of `step_time_s` or more stays below, of runs that end.
+
+    Runs are taken without failures, saves, evaluations and unused GPUs, their steps as far off the prediction as those
+    of the same number are. GPUs compute the model's FLOPs at the highest peak of the part and wait the rest of the
+    step, which draws least. None where the scenario does not say what is minimised.
+    """
+    spec = whole_run_spec(done)
+    if spec is None:
+        return None
+    steps = sum(segment.steps for segment in spec.segments)
+    finish_s = steps * step_time_s * least_factors(done.scenario, spec)
+    if objective == "finish":
+        return quantiles(finish_s).p50
+    mean_s = float(finish_s.mean())
+    power = None if spec.power is None else least_power(done, spec.power, step_time_s)
+    energy = None if power is None else energy_j({"work": mean_s}, spec.job_gpus, spec.gpus, power)
+    if objective == "energy":
+        return energy
+    return None if spec.prices is None else cost_usd(mean_s, energy, spec.gpus, spec.prices, power)
+
+
+def least_factors(scenario: Scenario, spec: RunSpec) -> Floats:
+    """By how much the step of each run is at least longer than predicted, whatever the plan.
+
+    Of two plans of a scenario the one that rests more on assumptions has the wider interval: the lowest end is that of
+    a plan of assumptions alone, the least high end that of one without.
+    """
+    low_s = step_time_interval_s(scenario, 1.0, WORST_EVIDENCE)[0]
+    high_s = step_time_interval_s(scenario, 1.0, BEST_EVIDENCE)[1]
+    widest = step_uncertainty(1.0, (low_s, high_s), spec.uncertainty.rate_sigma)
+    return step_factors(widest, spec.simulation.seed, np.arange(spec.simulation.runs))
+
+
+def least_power(done: Simulated, power: Power, step_time_s: float) -> Power:
+    """The power of a job whose step takes so long and does no more than the model's arithmetic."""
+    part = done.scenario.cluster.accelerator
+    flops = model_flops_per_s_per_gpu(done) * done.step.step_time_s
+    computing = min(1.0, flops / max(part.peak_flops_per_s.values()) / step_time_s)
+    watts = {
+        "compute": computing * gpu_power_w(part, "compute"),
+        "waiting": (1 - computing) * gpu_power_w(part, "waiting"),
+    }
+    return replace(power, busy_w=sum(watts.values()) + power.server_w + power.fabric_w, step_w=watts)
