@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,9 +14,9 @@ from simulator.cli.common import AsJson, Overrides, ScenarioFile, print_json, pr
 
 if TYPE_CHECKING:
     from simulator.planner.executors import Executor
+    from simulator.planner.options import SearchOptions
     from simulator.planner.planning import Progress
     from simulator.planner.result import PlanSearch
-    from simulator.plans.spec import Plan
     from simulator.scenario.schema import Scenario
 
 
@@ -84,21 +84,15 @@ def plan(
 
     Exit code 0 when a plan fits, 1 when none does, 2 when the scenario or an option cannot be read.
     """
-    from simulator.planner.options import SearchOptions
-    from simulator.planner.planning import plan as search_plans
+    from simulator.cli.plan_options import asked_of, read_headroom
     from simulator.planner.planning import searched_part
-    from simulator.report.plans import plan_files, print_phases, print_search, print_start, progress_words
+    from simulator.report.plans import print_phases, print_search, print_start
 
-    kept, values = read_keep(keep or [])
-    overrides = [*(set_ or []), *values]
-    origins = {value: f"--keep {value}" for value in values}
-    whole = load_start(scenario, overrides, origins)
-
-    def plan_with(override: str, option: str) -> Plan:
-        return load_start(scenario, [*overrides, override], origins | {override: option}).plan
-
-    freed = read_free(free or [], plan_with)
-    options = SearchOptions(kept, freed, top, objective.value, read_headroom(headroom))
+    asked = asked_of(scenario, set_ or [], keep or [], free or [])
+    options = replace(
+        asked.options, top=top, objective=objective.value, headroom_fraction=read_headroom(headroom), phase=phase
+    )
+    whole = asked.scenario
     loaded = searched_part(whole, phase)
     if out is not None:
         from simulator.report.folder import claim_folder
@@ -108,20 +102,9 @@ def plan(
         if phase is None:
             print_phases(whole)
         print_start(loaded)
-    with progress_line("making plans") as line:
-
-        def told(progress: Progress) -> None:
-            if line is not None:
-                line(progress.share_done, progress_words(progress))
-
-        found = search_plans(
-            loaded, options, executor=executor_of(executor, workers, address), folder=out, progress=told
-        )
+    found = shown_search(loaded, options, executor_of(executor, workers, address), out)
     if out is not None:
-        from simulator.report.folder import write_results
-
-        write_results(out, plan_files(whole if phase is None else loaded, found))
-        write_parquet(out, found)
+        leave_files(out, whole if phase is None else loaded, found)
     if as_json:
         print_json(found.to_dict())
     else:
@@ -129,70 +112,27 @@ def plan(
     raise typer.Exit(0 if found.plans else 1)
 
 
-def load_start(path: Path, overrides: list[str], options: Mapping[str, str]) -> Scenario:
-    """The scenario that a search starts from; its own plan may be left out or break rules.
+def shown_search(scenario: Scenario, options: SearchOptions, executor: Executor, folder: Path | None) -> PlanSearch:
+    """The search, with a line that tells how far it is."""
+    from simulator.planner.planning import plan as search
+    from simulator.report.plans import progress_words
 
-    `options`: those that brought overrides in, by override, where that is not --set. Raises InputError.
-    """
-    from hardware.problems import InputError
-    from simulator.scenario.overrides import laid_at
-    from simulator.scenario.schema import load_scenario
+    with progress_line("making plans") as line:
 
-    try:
-        return load_scenario(path, overrides, starts_search=True)
-    except InputError as error:
-        raise InputError(laid_at(error.problems, options)) from None
+        def told(progress: Progress) -> None:
+            if line is not None:
+                line(progress.share_done, progress_words(progress))
 
-
-def read_keep(options: list[str]) -> tuple[list[str], list[str]]:
-    """The keys that are kept, and the values that are set first."""
-    keys = [plan_key("--keep", option) for option in options]
-    return keys, [option for option in options if "=" in option]
+        return search(scenario, options, executor=executor, folder=folder, progress=told)
 
 
-def read_free(options: list[str], plan_with: Callable[[str, str], Plan]) -> dict[str, list[Any] | None]:
-    """The keys that are freed, each with the values to try (None: the usual ones).
+def leave_files(folder: Path, scenario: Scenario, found: PlanSearch) -> None:
+    """What a search leaves in a folder."""
+    from simulator.report.folder import write_results
+    from simulator.report.plans import plan_files
 
-    A value is read as the scenario's own would be: `plan_with` gives the plan with one setting changed by an option,
-    and raises InputError where that cannot be read.
-    """
-    from simulator.planner.candidates import KEYS, own_value
-
-    found: dict[str, list[Any] | None] = {}
-    for option in options:
-        _, equals, text = option.partition("=")
-        key = plan_key("--free", option)
-        if not equals or key not in KEYS:
-            found[key] = None
-            continue
-        changed = [plan_with(f"plan.{key}={word}", f"--free {option}") for word in text.split(",")]
-        found[key] = [own_value(each, key) for each in changed]
-    return found
-
-
-def plan_key(option: str, text: str) -> str:
-    """The key of the plan that an option names. Raises InputError where it names no such key."""
-    from hardware.problems import InputError, Problem
-
-    key = text.partition("=")[0].strip()
-    if not key.startswith("plan."):
-        message = "must name a key of the plan, as plan.tp"
-        raise InputError([Problem(f"{option} {text}", None, "", message)])
-    own = key.removeprefix("plan.")
-    return own if own.startswith("overlap.") else own.partition(".")[0]  # recomputation, for one, is kept as a whole
-
-
-def read_headroom(text: str) -> float:
-    """A share of the memory, as 6% or 0.06. Raises InputError for anything else."""
-    from hardware.problems import InputError, Problem
-
-    try:
-        number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number < 1:
-        raise InputError([Problem("--headroom", None, "", f"is {text!r}; write a share of the memory, as 6%")])
-    return number
+    write_results(folder, plan_files(scenario, found))
+    write_parquet(folder, found)
 
 
 def executor_of(where: Where, workers: int | None, address: str | None) -> Executor:
