@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from simulator.planner.compare import compare
     from simulator.planner.planning import plan
+    from simulator.planner.search import SearchOptions
     from simulator.planner.size import size
     from simulator.predict.prediction import Prediction, evaluate
     from simulator.scenario.schema import Scenario, load_scenario
 
-__all__ = ["Prediction", "Scenario", "compare", "evaluate", "load_scenario", "plan", "size"]
+__all__ = ["Prediction", "Scenario", "SearchOptions", "compare", "evaluate", "load_scenario", "plan", "size"]
 _HOMES = {
     "Prediction": "simulator.predict.prediction",
     "compare": "simulator.planner.compare",
     "evaluate": "simulator.predict.prediction",
     "Scenario": "simulator.scenario.schema",
     "load_scenario": "simulator.scenario.schema",
+    "SearchOptions": "simulator.planner.search",
     "plan": "simulator.planner.planning",
     "size": "simulator.planner.size",
 }
