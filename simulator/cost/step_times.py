@@ -35,7 +35,7 @@ from simulator.schedules import SCHEDULES
 from simulator.workload.derive import Workload
 from simulator.workload.operators import Number
 from simulator.workload.shape import Shape, padded_vocab
-from simulator.workload.states import travels_by_layer
+from simulator.workload.states import has_embedding_copy, travels_by_layer
 
 # Speed that expert communication keeps beside compute: DeepSeek's H800 profile spends 80 ms on what takes 52 ms alone
 # (deepseek-ai/profile-data). Its 33 ms of handshakes wait for compute: see layers.HANDOVER_FRACTION.
@@ -322,7 +322,8 @@ def update_times(workload: Workload, cluster: Cluster, constants: Constants | No
     moved, updates = [moves[stage] for stage in alike], [seconds[stage] for stage in alike]
     held = [sorted(set(ranks)) for ranks in stages_of_ranks(plan)]
     barrier_s = collective_s("all_reduce", 4.0, strided_group(cluster, cluster.gpus), cluster).seconds
-    if model.tied_embeddings and plan.pp > 1 and plan.adapters is None:
+    # Copies of the embedding stay equal: _allreduce_word_embedding_grads (megatron/core/distributed).
+    if any(has_embedding_copy(model, plan, stage) for stage in workload.stages) and plan.adapters is None:
         table = padded_vocab(model.vocab, plan) * model.hidden / plan.tp * FORMATS[plan.optimizer.grads].bytes
         ends = strided_group(cluster, 2, cluster.gpus // plan.pp * (plan.pp - 1))
         barrier_s += collective_s("all_reduce", table, ends, cluster).seconds

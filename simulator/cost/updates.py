@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import ceil
 
+import numpy as np
+
 from hardware.collectives import Group, collective_s
 from hardware.collectives.compression import compressed_all_reduce, compressed_reduce_scatter
 from hardware.collectives.group import across_shards, leading_shard
@@ -127,9 +129,10 @@ def gathered_layers(held: StageParameters, plan: Plan) -> tuple[tuple[Number, Nu
 
 
 def by_group(part: tuple[Number, Number], groups: Mapping[str, Group]) -> tuple[tuple[Number, Group], ...]:
-    """Dense and expert parameters, each with the ranks that share them."""
+    """Dense and expert parameters, each with the ranks that share them; what the part has none of is left out."""
     dense, expert = part
-    return (dense, groups["dense"]), (expert, groups["expert"])
+    kinds = ((dense, groups["dense"]), (expert, groups["expert"]))
+    return tuple((count, group) for count, group in kinds if np.any(count))
 
 
 def shard_of(part: tuple[Number, Number], plan: Plan, groups: Mapping[str, Group]) -> Number:
@@ -182,7 +185,7 @@ def buckets(
     """Layers gathered into buckets of Megatron's size, in forward order, or by layer what travels every micro-batch."""
     if plan.gradients.bucket_bytes is not None:
         return buckets_of_size(layers, plan.gradients.bucket_bytes / FORMATS[plan.optimizer.grad_reduce].bytes)
-    usual = max(BUCKET_PARAMETERS, 1e6 * float(groups["dense"].ranks))
+    usual = plan.stack.bucket_parameters or max(BUCKET_PARAMETERS, 1e6 * float(groups["dense"].ranks))
     limit = 0.0 if travels_by_layer(plan) else usual
     found: list[tuple[Number, Number]] = []
     for dense, expert in layers:

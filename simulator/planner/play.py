@@ -50,6 +50,7 @@ class Pattern:
     reduce_overlap: bool
     gather_every_microbatch: bool
     reduce_every_microbatch: bool
+    gather_as_reached: bool
     paired: bool
     p2p: P2p
 
@@ -122,6 +123,7 @@ def stage_times(times: np.ndarray, stage_count: int, ranks: int, pattern: Patter
             reduce_overlap=pattern.reduce_overlap,
             gather_every_microbatch=pattern.gather_every_microbatch,
             reduce_every_microbatch=pattern.reduce_every_microbatch,
+            gather_as_reached=pattern.gather_as_reached,
             grad_norm_s=float(norm[0]),
             optimizer_s=tuple(optimizers.tolist()),
         ),
@@ -172,6 +174,7 @@ def pattern_of(plan: Plan, order: Order, updates: UpdateTimes) -> Pattern:
         reduce_overlap=plan.overlap.grad_reduce,
         gather_every_microbatch=SHARDINGS[plan.sharding].shards_weights,
         reduce_every_microbatch=reduces_every_microbatch(plan),
+        gather_as_reached=plan.stack.parameter_gathers == "as_reached",
         paired=SCHEDULES[order.name].pairs,
         p2p=SCHEDULES[plan.schedule].p2p_mode(plan.overlap.p2p),
     )

@@ -132,6 +132,7 @@ def simulate_step(scenario: Scenario, workload: Workload | None = None, constant
             reduce_overlap=plan.overlap.grad_reduce,
             gather_every_microbatch=SHARDINGS[plan.sharding].shards_weights,
             reduce_every_microbatch=reduces_every_microbatch(plan),
+            gather_as_reached=plan.stack.parameter_gathers == "as_reached",
             grad_norm_s=updates.barrier_s,
             optimizer_s=updates.optimizer_s,
         ),

@@ -69,6 +69,11 @@ class Stack:
     shards after "every_microbatch", or adds whole ones up and reduces them after the "last_microbatch".
     `gradient_buckets`: until then those of one "layer" are whole, or buffers are "allocated" for them (DeepSpeed).
 
+    `bucket_parameters`: how many a bucket of gradients holds at least (0: as Megatron-Core chooses, the larger of 40
+    million and a million per rank). `parameter_gathers`: a sharded optimizer's parameters are gathered beside a
+    step's first forwards, by all stages from the beginning of the step ("ahead"; Megatron's align_param_gather), or by
+    each once the first micro-batch has reached it ("as_reached").
+
     Pipelines: `pipeline_engine`: buffers are "allocated" per send, or held by "torch" (torch.distributed.pipelining) or
     "deepspeed". `pipeline_sends`: every rank sends its "share" of a stage's output and tensor ranks gather it again, or
     sends it "whole".
@@ -176,6 +181,12 @@ class Stack:
     gradient_buckets: Literal["layer", "allocated"] = setting(
         "layer",
         Setting("Gradients on their way to ZeRO-2's reduction: a layer at a time, or two buckets held for the run."),
+    )
+    parameter_gathers: Literal["ahead", "as_reached"] = setting(
+        "ahead", Setting("Stages gather updated parameters from the step's beginning, or each once reached.")
+    )
+    bucket_parameters: float = setting(
+        0.0, Setting("Parameters of a gradient bucket; 0: the larger of 40 million and a million per rank.", 1.34e8)
     )
     joint_ends: bool = setting(False, Setting("Whether embedding and head form one FSDP2 group."))
     optimizer_step: Literal["in_place", "flat_copies"] = setting(

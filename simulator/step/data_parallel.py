@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simulator.step.flat_slots import FlatSlots
+from simulator.step.flat_slots import Bools, FlatSlots
 from simulator.step.graph import KIND, STREAM, Ints, Links, Tasks
 from simulator.step.times import SLOT_CAUSES, DataParallel
 
@@ -89,8 +89,9 @@ def data_parallel_tasks(
     slot = np.concatenate([gather_slot, reduce_slot])
     gathers, reduces = np.arange(len(gather_slot)), np.arange(len(gather_slot), len(slot))
     # A rank's dp stream: what task i + 1 gathers, then what task i reduces, then what task i + 2 gathers; a gather
-    # that blocks is asked for only after the task before it, whose gradients then go first.
-    gather_place = 2 * used_by - (0 if data.gathers_block else 2)
+    # that is asked for only after the task before it lets that task's gradients go first.
+    late = _asked_for_late(buckets.gathers, data)
+    gather_place = 2 * used_by - 2 * ~late
     turn = np.concatenate([gather_place, 2 * filled_by + 1])
     durations = [second for group in (buckets.gathers, buckets.reduces) for _, row in group for second in row]
     tasks = Tasks(
@@ -103,26 +104,36 @@ def data_parallel_tasks(
         cause_fraction=np.zeros((len(slot), len(SLOT_CAUSES))),
     )
     links: Links = [(gathers, used_by, True, False), (filled_by, reduces, False, True)]
-    if data.gathers_block:
-        links.append(_after_the_task_before(gathers, used_by, begin[slots.rank[gather_slot]], 1))
+    if late.any():
+        starts = begin[slots.rank[gather_slot[late]]]
+        links.append(_after_the_task_before(gathers[late], used_by[late], starts, 1))
     elif data.gather_every_microbatch:
         # Memory for gathered parameters is for the layer in use and the next one only.
-        links.append(_after_the_task_before(gathers, used_by, begin[slots.rank[gather_slot]], 2))
+        starts = begin[slots.rank[gather_slot]]
+        links.append(_after_the_task_before(gathers, used_by, starts, 2))
     if data.reduces_block:
         followed = np.flatnonzero(filled_by < end[slots.rank[reduce_slot]])
         links.append((reduces[followed], filled_by[followed] + 1, True, False))
     blocking = Blocking(np.full(len(slots), -1), np.full(len(slots), -1))
-    if data.gathers_block:
-        blocking.gather[gather_slot] = gathers
+    blocking.gather[gather_slot[late]] = gathers[late]
     if data.reduces_block:
         blocking.reduce[reduce_slot] = reduces
     return tasks, links, blocking
 
 
+def _asked_for_late(gathers: Buckets, data: DataParallel) -> Bools:
+    """Which gathers [gathers] wait until their slot is reached: all that block, or a stage's first; the others follow
+    it while the stage runs."""
+    if data.gathers_block:
+        return np.ones(len(gathers), dtype=bool)
+    asked = data.gather_as_reached and data.gather_overlap and not data.gather_every_microbatch
+    return np.array([asked and index == 0 for _, row in gathers for index in range(len(row))], dtype=bool)
+
+
 def _after_the_task_before(gathers: Ints, used_by: Ints, begin: Ints, distance: int) -> tuple[Ints, Ints, bool, bool]:
     """Gathers that wait for the compute task `distance` before the one that uses them, where their rank has one."""
-    late = np.flatnonzero(used_by - distance >= begin)
-    return used_by[late] - distance, gathers[late], False, True
+    waiting = np.flatnonzero(used_by - distance >= begin)
+    return used_by[waiting] - distance, gathers[waiting], False, True
 
 
 def _users(slots: FlatSlots, stage: Ints, every: bool, last: bool) -> list[tuple[int, int]]:

@@ -33,6 +33,8 @@ class DataParallel:
     bucketing on later stages and chunks).
     `gather_every_microbatch`: parameters are gathered again before each forward and backward (ZeRO-3 / FSDP), at most
     one bucket ahead of its use; `reduce_every_microbatch`: gradients are reduced after each backward (ZeRO-2 too).
+    `gather_as_reached`: a stage asks for its parameters when the step's first forward has reached it, so that its first
+    gather is exposed; otherwise it gathers from the start of the step.
     Without `gather_overlap` / `reduce_overlap` the whole of it stands before the first / after the last slot, or
     before and after every slot where it belongs to every micro-batch.
     `optimizer_s` is per pipeline rank; `grad_norm_s` the all-reduce that every rank waits for before it.
@@ -44,6 +46,7 @@ class DataParallel:
     reduce_overlap: bool = True
     gather_every_microbatch: bool = False
     reduce_every_microbatch: bool = False
+    gather_as_reached: bool = False
     grad_norm_s: float = 0.0
     optimizer_s: tuple[float, ...] = ()
 

@@ -107,6 +107,40 @@ def test_buckets_close_at_forty_million_parameters_or_a_million_a_rank() -> None
     assert buckets(layers, PLAN, many) == layers
 
 
+def test_a_release_may_set_its_own_buckets() -> None:
+    """Layers of 30 + 9 and 1 million fill a bucket of 35 million after the second layer."""
+    layers = [(30e6, 0.0), (5e6, 4e6), (1e6, 0.0)]
+    own = replace(PLAN, sharding="optimizer", stack=stack_of(bucket_parameters=35e6))
+    groups = {"dense": Group(64.0, 8.0), "expert": Group(64.0, 8.0)}
+    assert buckets(layers, own, groups) == [(35e6, 4e6), (1e6, 0.0)]
+
+
+def test_a_model_without_experts_waits_for_no_expert_group() -> None:
+    """Not even the latency of an empty collective over the ranks that would share experts."""
+    plan = replace(PLAN, sharding="optimizer")
+    groups = shard_groups(plan, GPUS)
+    dense = StageParameters(9e8, 0.0, ((9e8, 0.0),))
+    gathers, reduces = gather_and_reduce(dense, plan, groups, GPUS, whole=True)
+    assert gathers == (collected_s("all_gather", 2 * 9e8, groups["dense"]),)
+    assert reduces == (collected_s("reduce_scatter", 4 * 9e8, groups["dense"]),)
+
+
+def test_prediction_modules_away_from_the_embedding_sum_its_gradient_up() -> None:
+    """The last stage's copy of a 32,000 x 1,024 table in fp32, all-reduced with the first stage's; DualPipe holds both
+    stages on the same ranks."""
+    plan = Plan(dp=32, pp=2, micro_batch_size=1, global_batch_size=256, sharding="optimizer", schedule="1f1b")
+    predicting = replace(EXPERTS, layers=EXPERTS.layers * 4, mtp=EXPERTS.layers)
+    plain = replace(predicting, mtp=())
+
+    def barrier_s(model: Model, chosen: Plan) -> float:
+        return update_times(workload_of(model, chosen, 1024), GPUS, NEUTRAL).barrier_s
+
+    table_s = collected_s("all_reduce", 32000 * 1024 * 4.0, strided_group(GPUS, 2, 32))
+    assert barrier_s(predicting, plan) - barrier_s(plain, plan) == pytest.approx(table_s)
+    both_ends = replace(plan, schedule="dualpipe")
+    assert barrier_s(predicting, both_ends) == barrier_s(plain, both_ends)
+
+
 def test_hybrid_sharding_reduces_on_two_levels() -> None:
     """1e9 gradients of 4 bytes: scattered over 16 ranks on two servers, and a sixteenth of them summed up over the
     4 groups, one rank of each; the second level of 8 ranks to a group has 8."""

@@ -117,6 +117,25 @@ def test_parameter_buckets_hide_behind_the_first_forward() -> None:
     assert step_s(DataParallel(gather_s=((0.25,) * 4,), gather_overlap=False)) == pytest.approx(7.0)
 
 
+def test_parameters_gathered_as_stages_are_reached_stand_in_the_first_micro_batchs_way() -> None:
+    """Two stages of 1 + 2 s and two micro-batches take 9 s. Gathered from the start, only the first stage's 0.5 s are
+    exposed: the second's run beside its wait. Asked for when the first micro-batch comes, both are."""
+    ahead = DataParallel(gather_s=((0.5,),) * 2)
+    assert step_s(ahead, pp=2) == pytest.approx(9.0 + 0.5)
+    assert step_s(replace(ahead, gather_as_reached=True), pp=2) == pytest.approx(9.0 + 2 * 0.5)
+
+
+def test_later_buckets_of_a_reached_stage_hide_behind_its_forward() -> None:
+    """Forward (1 s) in 4 pieces of 0.25 s: of 4 buckets of 0.25 s only the first is waited for, on each of two stages.
+    A single stage is reached at once; without overlap nothing is asked for late."""
+    late = DataParallel(gather_s=((0.25,) * 4,) * 2, gather_as_reached=True)
+    assert step_s(late, pp=2) == pytest.approx(9.0 + 2 * 0.25)
+    alone = replace(late, gather_s=late.gather_s[:1])
+    assert step_s(alone) == step_s(replace(alone, gather_as_reached=False))
+    blunt = replace(late, gather_overlap=False)
+    assert step_s(blunt, pp=2) == step_s(replace(blunt, gather_as_reached=False), pp=2)
+
+
 def test_gradient_reduction_of_later_stages_hides_in_the_drain() -> None:
     """1F1B of 4 stages: rank r ends r (I + W) before rank 0, so up to 2 r s of its reduction cost nothing."""
     base = step_s(DataParallel(), pp=4, m=8)
