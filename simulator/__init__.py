@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from simulator.planner.compare import compare
     from simulator.planner.planning import plan
-    from simulator.planner.search import SearchOptions
+    from simulator.planner.options import SearchOptions
     from simulator.planner.size import size
     from simulator.predict.prediction import Prediction, evaluate
     from simulator.scenario.schema import Scenario, load_scenario
@@ -19,7 +19,7 @@ _HOMES = {
     "evaluate": "simulator.predict.prediction",
     "Scenario": "simulator.scenario.schema",
     "load_scenario": "simulator.scenario.schema",
-    "SearchOptions": "simulator.planner.search",
+    "SearchOptions": "simulator.planner.options",
     "plan": "simulator.planner.planning",
     "size": "simulator.planner.size",
 }
