@@ -61,13 +61,24 @@ MACHINES = {
 PORTS = {
     "EFA v1": (6.25e9, "efa_v1", 9e-6),
     "EFA v2": (50e9, "efa", 6.5e-6),
+    "EFA v3": (50e9, "efa", 6.5e-6),
     "RoCE": (25e9, "roce", 5.6e-6),
     "xGMI": (50e9, "roce", 3.6e-6),
     "GPUDirect-TCPXO": (25e9, "tcpxo", 11e-6),
     "GPUDirect-TCPX": (12.5e9, "tcpx", 5.6e-6),
     "CX7": (50e9, "infiniband", 2.8e-6),
+    "CX8": (100e9, "infiniband", 2.8e-6),
+    "InfiniBand": (50e9, "infiniband", 2.8e-6),
+    "HDR": (25e9, "infiniband", 2.8e-6),
+    "NDR": (50e9, "infiniband", 2.8e-6),
+    "XDR": (100e9, "infiniband", 2.8e-6),
     "NVLink": (50e9, "infiniband", 2.8e-6),
 }
+
+
+# Ports of a server as a fabric states them: "32x100G/node", "3200G/node"; and of one GPU: "400G".
+PORTS_OF_A_NODE = re.compile(r"(?:(\d+)x)?(\d+) ?G(?:b/s|bps)?/node")
+PORT_OF_A_GPU = re.compile(r"\b(\d+) ?G(?:b/s|bps)?\b(?!/)")
 
 
 def port_of(fabric: str) -> tuple[float, str, float]:
@@ -78,11 +89,30 @@ def port_of(fabric: str) -> tuple[float, str, float]:
     raise ValueError(f"fabric {fabric!r}: known are those that start with {', '.join(PORTS)}")
 
 
-def links_of_row(gpu: str, fabric: str) -> Links:
-    """Links of a measured machine. ValueError names a part or a fabric that is not known."""
-    if gpu not in MACHINES:
-        raise ValueError(f"gpu {gpu!r}: known are {', '.join(MACHINES)}")
-    machine, (bandwidth, technology, latency_s) = MACHINES[gpu], port_of(fabric)
+def stated_port_bytes_per_s(fabric: str, gpus_per_node: float) -> float | None:
+    """A GPU's share of the ports that a fabric states in Gb/s; None where it states none."""
+    node = PORTS_OF_A_NODE.search(fabric)
+    if node:
+        return int(node[1] or 1) * int(node[2]) * 1e9 / 8 / gpus_per_node
+    gpu = PORT_OF_A_GPU.search(fabric)
+    return int(gpu[1]) * 1e9 / 8 if gpu else None
+
+
+def part_of(gpu: str) -> str:
+    """The known part that a file calls `gpu`: its name in any case, or the part of it before the form or the memory,
+    as in "H20" or "GB200 NVL72". ValueError lists those that are known."""
+    wanted = "-".join(str(gpu).upper().replace("_", "-").split())
+    for name in (wanted, *(name for name in MACHINES if name.startswith(f"{wanted}-"))):
+        if name in MACHINES:
+            return name
+    raise ValueError(f"gpu {gpu!r}: known are {', '.join(MACHINES)}")
+
+
+def links_of_row(gpu: str, fabric: str, gpus_per_node: float = 8.0, places: float = 2.0) -> Links:
+    """Links of a measured machine. ValueError names a part, or a fabric between `places`, that is not known."""
+    machine = MACHINES[part_of(gpu)]
+    bandwidth, technology, latency_s = PORTS["NVLink"] if places == 1 else port_of(fabric)
+    bandwidth = stated_port_bytes_per_s(str(fabric), gpus_per_node) or bandwidth
     return Links(
         generation=machine.generation,
         cpu_vendor=machine.cpu_vendor,
@@ -124,16 +154,42 @@ def _reason(row: Mapping[Hashable, Any]) -> str:
     if not between_experts and row["operation"] not in OPERATIONS:
         return f"operation {row['op']} is not modelled"
     try:
-        links_of_row(row["gpu"], row["fabric"])
+        part_of(row["gpu"])
     except ValueError as reason:
         return str(reason)
-    if not (row["n_gpus"] > 0 and row["n_nodes"] > 0):
-        return "has no number of GPUs and nodes"
+    uneven = _uneven(row["n_gpus"], row["n_nodes"])
+    if uneven:
+        return uneven
+    try:
+        _links(row)
+    except ValueError as reason:
+        return str(reason)
     if between_experts:
-        if _exchange(row) is None:
+        known = _exchange(row)
+        if known is None:
             return "tokens, hidden size and top-k are not in the notes"
+        if not _routes(*known):
+            return "the notes state a routing that no model has: counts of at least 1, and top-k below the experts"
         return "" if row["measured_s"] > 0 or row["algbw_GBps"] > 0 else "has no time and no bandwidth"
-    return "" if row["size_bytes"] > 0 and row["measured_s"] > 0 else "has no size or no time"
+    measured = 1 <= row["size_bytes"] < np.inf and 0 < row["measured_s"] < np.inf
+    return "" if measured else "has no size or no time"
+
+
+def _uneven(gpus: float, nodes: float) -> str:
+    """Why so many GPUs cannot lie on so many nodes; empty where they can."""
+    if not (0 < gpus < np.inf and 0 < nodes < np.inf):
+        return "has no number of GPUs and nodes"
+    if gpus < 2:
+        return "one GPU exchanges nothing"
+    if gpus % nodes or nodes % 1:
+        return f"{gpus:g} GPUs do not lie evenly on {nodes:g} nodes"
+    return ""
+
+
+def _links(row: Mapping[Hashable, Any]) -> Links:
+    """Links of a row's machine, whose network counts only where its GPUs lie in several places."""
+    group = group_of_row(row)
+    return links_of_row(row["gpu"], row["fabric"], row["n_gpus"] / row["n_nodes"], float(group.domains))
 
 
 def _exchange(row: Mapping[Hashable, Any]) -> tuple[ExpertExchange, int] | None:
@@ -150,6 +206,12 @@ def _exchange(row: Mapping[Hashable, Any]) -> tuple[ExpertExchange, int] | None:
     return None
 
 
+def _routes(exchange: ExpertExchange, sms: int) -> bool:
+    """Whether counts that notes state make a routing."""
+    counts = (exchange.tokens, exchange.hidden, exchange.topk, sms)
+    return bool(min(counts) >= 1 and exchange.topk < exchange.experts)
+
+
 def _exchange_seconds(row: Mapping[Hashable, Any]) -> float:
     """The measured time, or the bytes that DeepEP's logical bandwidth counts, over that bandwidth: copies to distinct
     GPUs in a node, to distinct nodes across, the rank's own included."""
@@ -164,13 +226,13 @@ def _exchange_seconds(row: Mapping[Hashable, Any]) -> float:
 
 def group_of_row(row: Mapping[Hashable, Any]) -> Group:
     """The communicator of a row; servers of one scale-up domain (NVL72) count as one place."""
-    domain = MACHINES[row["gpu"]].domain_gpus if row["gpu"] in MACHINES else 0
+    domain = MACHINES[part_of(row["gpu"])].domain_gpus
     places = min(row["n_nodes"], np.ceil(row["n_gpus"] / domain)) if domain else row["n_nodes"]
     return Group(float(row["n_gpus"]), row["n_gpus"] / places)
 
 
 def _prediction(row: Mapping[Hashable, Any], machine: Links | None) -> tuple[float, float, str, str]:
-    links = machine or links_of_row(row["gpu"], row["fabric"])
+    links = machine or _links(row)
     group = group_of_row(row)
     if row["operation"] in OPERATIONS:
         time = collective_s(row["operation"], row["size_bytes"], group, links)
@@ -195,7 +257,7 @@ def predict(table: pd.DataFrame, machine: Links | None = None) -> pd.DataFrame:
     out[["predicted_s", "bound_s", "chosen", "chosen_protocol"]] = found if found else np.empty((0, 4))
     out = out.astype({"predicted_s": float, "bound_s": float, "measured_s": float})
     out["error_fraction"] = out["predicted_s"] / out["measured_s"] - 1
-    out["generation"] = [machine.generation if machine else MACHINES[gpu].generation for gpu in out["gpu"]]
+    out["generation"] = [machine.generation if machine else MACHINES[part_of(gpu)].generation for gpu in out["gpu"]]
     out["where"] = np.where(out["n_nodes"] > 1, "across nodes", "in a node")
     return out
 
@@ -223,7 +285,7 @@ def collectives_document(path: str | Path = PUBLISHED) -> dict[str, Any]:
             "status": "unsupported" if row["reason"] else "ok",
             "reason": row["reason"] or None,
             "quantity": f"{row['operation']}_time_s",
-            "n_gpus": None if pd.isna(row["n_gpus"]) else int(row["n_gpus"]),
+            "n_gpus": int(row["n_gpus"]) if np.isfinite(row["n_gpus"]) else None,
             "size_bytes": None if pd.isna(row["size_bytes"]) else float(row["size_bytes"]),
             "measured": None if pd.isna(row["measured_s"]) else float(row["measured_s"]),
             **_found(predicted, i),
