@@ -14,7 +14,7 @@ LAST = ("fc2_cast", "fc2", "mlp_output", "mlp_residual")
 
 def recomputed_modules(plan: Plan, whole_layer: bool) -> frozenset[str] | None:
     """Modules computed again before backward; None: all of the layer."""
-    if plan.recompute.whole_layers and whole_layer:
+    if plan.reruns_layers and whole_layer:
         return None
     logits = CHUNKED if plan.recomputes_logits else ()
     return frozenset((*plan.recompute.chosen_modules, *logits))

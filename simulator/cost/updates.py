@@ -160,7 +160,7 @@ def with_lists(
     _reduce_scatter_gradient). With full recomputation a parameter is gathered three times a step where the engine
     counts two: forward, recomputation and backward are further apart than max_reuse_distance (1e9 parameters) allows.
     """
-    size, again = parameter_bytes(plan), 3 / 2 if plan.recompute.whole_layers else 1.0
+    size, again = parameter_bytes(plan), 3 / 2 if plan.reruns_layers else 1.0
     held = [size * (dense + expert) for dense, expert in layers]
     copied = [float(calls + streaming_s(cluster.accelerator, 3 * size_bytes, "copy")) for size_bytes in held]
     gathers, reduces = moved

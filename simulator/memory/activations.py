@@ -180,7 +180,7 @@ def end_kept(name: str, work: Work, model: Model, shape: Shape) -> Kept:
 def stage_kept(workload: Workload) -> tuple[Kept, ...]:
     """`Kept` of one micro-batch on every virtual stage."""
     plan = workload.plan
-    full = plan.recompute.whole_layers
+    full = plan.reruns_layers
 
     @cache
     def layer(spec: Layer, again: bool) -> Kept:

@@ -24,7 +24,6 @@ from simulator.planner.columns import CODE, Columns, Ints
 from simulator.planner.reads import NUMBERED, Batches, PlanView, Unbound, one_by_one, together
 from simulator.planner.trees import scattered, taken
 from simulator.plans.allocation import gpus_per_domain, with_domains
-from simulator.plans.choices import GRANULARITIES
 from simulator.plans.quantized import with_16_bit_layers
 from simulator.plans.spec import Plan, Recompute
 from simulator.scenario.spec import Scenario
@@ -238,8 +237,7 @@ def kept_of_layer(setting: Setting, columns: Columns, layer: Layer, again: bool,
         first, second = layer.halves
         mixer = mixer_half(first, shape) if first else NOTHING
         ffn = ffn_half(second, shape) if second else NOTHING
-        whole = GRANULARITIES[view.recompute.granularity].whole_layers
-        return layer_kept(mixer + ffn, view, whole and again)  # type: ignore[arg-type]
+        return layer_kept(mixer + ffn, view, view.reruns_layers and again)  # type: ignore[arg-type]
 
     found: Kept = dense(together(setting.base, columns, weigh, unbound=outside), len(columns))
     return replace(found, layers=1)

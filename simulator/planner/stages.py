@@ -129,7 +129,7 @@ class StageCosts:
         return paired_stages(self.stage(ahead), self.stage(back), self.view, beside)  # type: ignore[arg-type]
 
     def layer(self, layer: Layer, again: bool) -> LayerCost:
-        again = again and self.view.recompute.whole_layers
+        again = again and self.view.reruns_layers
         key = (layer, again)
         if key not in self.layers:
             shapes = self.shapes
@@ -156,7 +156,7 @@ def kept_of(setting: Setting, shapes: Shapes, stage: StageLayers) -> Kept:
 
     def run(view: PlanView, rows: Ints) -> Kept:
         def layer(spec: Layer, again: bool) -> Kept:
-            return shapes.kept_layers[spec, again and view.recompute.whole_layers]
+            return shapes.kept_layers[spec, again and view.reruns_layers]
 
         total = sum(workload_like(setting, view).parts(stage, layer, shapes.kept_ends.__getitem__), Kept())
         return taken(total, rows)  # type: ignore[no-any-return]

@@ -14,6 +14,8 @@ from simulator.stack import Stack, names, release
 from simulator.stack.effects import overruled
 from simulator.stack.releases import LIMITS
 
+_PADDED_TO = next(each.default for each in fields(Plan) if each.name == "vocab_divisible_by")
+
 
 @dataclass(frozen=True, slots=True)
 class Limit:
@@ -75,6 +77,24 @@ def modules_beside_chosen_operators(case: PlanCase) -> Fault | None:
     return Fault("plan.recompute.modules", plan.recompute.modules, why, "leave it out")
 
 
+def layers_that_do_not_run_again(case: PlanCase) -> Fault | None:
+    """Some engines leave full recomputation out though it is asked for."""
+    recompute, stack = case.plan.recompute, case.plan.stack
+    if not recompute.whole_layers or case.plan.reruns_layers:
+        return None
+    why = f"does nothing: stack {stack.name} leaves it out (full_recompute)"
+    return Fault("plan.recompute.granularity", recompute.granularity, why, "plan.stack.full_recompute obeyed, or none")
+
+
+def padding_without_effect(case: PlanCase) -> Fault | None:
+    """A vocabulary that is taken as it is has no multiple."""
+    plan = case.plan
+    if plan.stack.vocabulary == "padded" or plan.vocab_divisible_by == _PADDED_TO:
+        return None
+    why = f"does nothing: stack {plan.stack.name} pads no vocabulary"
+    return Fault("plan.vocab_divisible_by", plan.vocab_divisible_by, why, "leave it out")
+
+
 def behaviours_without_effect(case: PlanCase) -> Fault | None:
     """Behaviours changed by the scenario that another behaviour of the stack overrules."""
     stack = case.plan.stack
@@ -93,6 +113,8 @@ def behaviours_without_effect(case: PlanCase) -> Fault | None:
 UNIVERSAL: dict[str, Check] = {"flash_build_exists": flash_build_exists}
 RELEASE: dict[str, Check] = {f"release_can_{name}": partial(release_can, name) for name in LIMITS}
 WITHOUT_EFFECT: dict[str, Check] = {
+    "layers_that_do_not_run_again": layers_that_do_not_run_again,
+    "padding_without_effect": padding_without_effect,
     "modules_beside_chosen_operators": modules_beside_chosen_operators,
     "behaviours_without_effect": behaviours_without_effect,
 }

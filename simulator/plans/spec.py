@@ -263,6 +263,11 @@ class Plan:
         return self.loss.chunks > 1 and self.stack.chunked_loss == "recomputed"
 
     @property
+    def reruns_layers(self) -> bool:
+        """Whether whole layers run again before their backward: full recomputation, in software that obeys it."""
+        return self.recompute.whole_layers and self.stack.full_recompute == "obeyed"
+
+    @property
     def microbatches(self) -> int:
         """Micro-batches per data-parallel replica and step."""
         return self.global_batch_size // (self.micro_batch_size * self.dp)

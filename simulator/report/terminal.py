@@ -193,7 +193,8 @@ def _layout(plan: Mapping[str, Any]) -> Iterable[str]:
     recompute = plan["recompute"]
     granularity = GRANULARITIES[recompute["granularity"]]
     if granularity.whole_layers:
-        yield "full recompute"
+        left_out = plan["stack"]["full_recompute"] == "left_out"
+        yield "full recompute, which the software leaves out" if left_out else "full recompute"
     elif granularity.named_modules:
         chooses_operators = plan["stack"]["selective_recompute"] == "operators"
         yield "selective recompute" if chooses_operators else f"recompute {'+'.join(recompute['modules'])}"

@@ -39,6 +39,9 @@ class Stack:
     `cuda_graphs`: "router" holds the experts' router and preprocessing, "partial" attention too, "full" the whole
     iteration.
 
+    Vocabulary: `vocabulary` is "padded" to a multiple of `plan.vocab_divisible_by` x tp, or "as_is": each tensor rank
+    holds a whole number of its rows, and products of an odd number of columns are slow.
+
     Loss: `fused_loss`: cross-entropy works on 16-bit logits (Transformer Engine's kernels, torch.compile in torchtitan,
     flash-attention's xentropy with FSDP); otherwise as `own_loss` says (simulator.stack.losses). A fused loss needs
     fused kernels; `fused_loss_alone`: of models "with_experts" the loss is compiled though the model runs eagerly.
@@ -46,7 +49,8 @@ class Stack:
     gradients are made at once ("with_forward"). `head_backward`: the loss's tensors live "with_logits" or are freed
     before the projection's backward ("after_loss").
 
-    Recomputation: `selective_recompute` chooses "modules" or single "operators". `early_stop`: PyTorch's checkpoints
+    Recomputation: `full_recompute`: asked for, it is "obeyed", or "left_out" by an engine that was not told of it.
+    `selective_recompute` chooses "modules" or single "operators". `early_stop`: PyTorch's checkpoints
     (2.1 and later) recompute no further than backward needs. `column_inputs`: a column-parallel linear keeps its
     "sharded" input and gathers again, or keeps it "gathered".
 
@@ -138,6 +142,9 @@ class Stack:
     cuda_graphs: Literal["none", "router", "partial", "full"] = setting(
         "none", Setting("What CUDA graphs hold: nothing, the experts' router, attention too, or the whole iteration.")
     )
+    vocabulary: Literal["padded", "as_is"] = setting(
+        "padded", Setting("The vocabulary is padded for the products' sake, or taken as it is.")
+    )
     fused_loss: bool = setting(False, Setting("Whether cross-entropy works on 16-bit logits in fused kernels."))
     fused_loss_alone: Literal["never", "with_experts"] = setting(
         "never", Setting("Whether the loss of models with experts is compiled though the model runs eagerly.")
@@ -150,6 +157,9 @@ class Stack:
     )
     head_backward: Literal["with_logits", "after_loss"] = setting(
         "with_logits", Setting("The loss's tensors live beside the logits' backward, or are freed before it.")
+    )
+    full_recompute: Literal["obeyed", "left_out"] = setting(
+        "obeyed", Setting("Full recomputation runs layers again where it is asked for, or is left out.")
     )
     selective_recompute: Literal["modules", "operators"] = setting(
         "modules", Setting("Selective recomputation chooses modules, or single operators.")

@@ -97,6 +97,9 @@ def shape_of(model: Model, plan: Plan, seq_length: int) -> Shape:
 
 
 def padded_vocab(vocab: int, plan: Plan) -> int:
-    """Vocabulary rows after Megatron's padding to a multiple of `vocab_divisible_by` x tp."""
+    """Vocabulary rows after Megatron's padding to a multiple of `vocab_divisible_by` x tp; of software that pads
+    nothing the whole rows that its tensor ranks hold."""
+    if plan.stack.vocabulary == "as_is":
+        return vocab // plan.tp * plan.tp
     multiple = plan.vocab_divisible_by * plan.tp
     return -(-vocab // multiple) * multiple

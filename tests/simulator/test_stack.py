@@ -362,3 +362,20 @@ def test_losses_by_software() -> None:
 
 def test_a_plan_made_in_python_has_the_default_stack() -> None:
     assert Plan(1, 1, 1).stack == release(DEFAULT).stack
+
+
+def test_full_recomputation_that_the_software_leaves_out_runs_nothing_again_and_is_told() -> None:
+    full = "plan.recompute.granularity=full"
+    plain, obeyed = load_scenario(TINY, ["plan.recompute.granularity=none"]), load_scenario(TINY, [full])
+    left_out = load_scenario(TINY, [full, "plan.stack.full_recompute=left_out"])
+    assert evaluate(left_out).step_time_s == evaluate(plain).step_time_s < evaluate(obeyed).step_time_s
+    assert evaluate(left_out).peak_memory_bytes == evaluate(plain).peak_memory_bytes
+    assert any("plan.recompute.granularity full: does nothing" in warning for warning in left_out.warnings)
+    assert not any("recompute" in warning for warning in obeyed.warnings)
+
+
+def test_a_vocabulary_that_is_not_padded_has_no_multiple() -> None:
+    multiple = "plan.vocab_divisible_by=64"
+    padded, as_it_is = (load_scenario(TINY, [multiple, f"plan.stack.vocabulary={how}"]) for how in ("padded", "as_is"))
+    assert any("plan.vocab_divisible_by 64: does nothing" in warning for warning in as_it_is.warnings)
+    assert not any("vocab_divisible_by" in warning for warning in padded.warnings)

@@ -133,6 +133,8 @@ def test_padded_vocab() -> None:
     assert padded_vocab(129280, PLAN) == 129280
     assert padded_vocab(128256, replace(PLAN, tp=8)) == 129024
     assert padded_vocab(50257, PLAN) == 50304
+    as_it_is = replace(PLAN, tp=2, stack=replace(PLAN.stack, vocabulary="as_is"))
+    assert padded_vocab(50257, as_it_is) == 2 * 25128
 
 
 def test_every_catalogue_model_has_work() -> None:
