@@ -8,7 +8,7 @@ from typing import Any
 
 from hardware import catalogue
 from hardware.precisions import PRECISIONS
-from simulator.model.spec import Model
+from simulator.model.spec import Model, MoE
 from simulator.plans.choices import GRANULARITIES
 from simulator.plans.layout import format_layout, stage_count, stages
 from simulator.plans.spec import Plan
@@ -21,7 +21,16 @@ DEGREES = ("tp", "cp", "pp", "dp")
 # How many GPUs a source may leave without any degree, all of them then taken as data-parallel.
 FEW_GPUS = 16
 LOW_PRECISION_KEYS = ("fp8_param_gather", "activation_fp8_input_store")
-EXPERT_KEYS = ("dispatcher", "dispatch_fp8", "overlap.moe_ep", "overlap.delay_wgrad", "ep", "etp", "capacity_factor")
+EXPERT_KEYS = (
+    "expert_imbalance",
+    "dispatcher",
+    "dispatch_fp8",
+    "overlap.moe_ep",
+    "overlap.delay_wgrad",
+    "ep",
+    "etp",
+    "capacity_factor",
+)
 
 
 def cluster_of(cells: Cells, reading: CellReading) -> dict[str, Any]:
@@ -76,6 +85,7 @@ def plan_of(cells: Cells, reading: CellReading, framework: str, model: Model) ->
     settings = {**_degrees(cells, reading), **reading.settings, **_batch(cells, reading)}
     settings |= {"vpp": _virtual_stages(cells, reading, settings, framework, len(model.layers))}
     settings |= _uneven_stages(reading, settings, model)
+    settings |= _routing(cells, reading, model)
     return _with_effect(settings, experts=bool(cells.count("n_experts")) or cells.text("dense_or_moe") == "moe")
 
 
@@ -121,6 +131,17 @@ def _virtual_stages(cells: Cells, reading: CellReading, plan: Mapping[str, Any],
         vpp = usual if normal(cells.text("schedule")) in vocabulary()["several_stages"] else 1
         reading.assumed.append(f"vpp = {vpp}: not stated")
     return vpp
+
+
+def _routing(cells: Cells, reading: CellReading, model: Model) -> dict[str, Any]:
+    """Balanced experts, as benchmarks force them, unless the row's words are those of a run that learns to route."""
+    if not any(isinstance(layer.ffn, MoE) for layer in model.layers):
+        return {}
+    words = normal(f"{cells.text('source')} {cells.text('notes')}")
+    if any(each in words for each in vocabulary()["learned_routing"]):
+        return {}
+    reading.assumed.append("expert_imbalance = forced: benchmarks force balance, and the row says nothing else")
+    return {"expert_imbalance": "forced"}
 
 
 def _uneven_stages(reading: CellReading, plan: Mapping[str, Any], model: Model) -> dict[str, Any]:

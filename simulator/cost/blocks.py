@@ -80,8 +80,7 @@ def exchanged(op: Routing, group: Group, load: Number) -> ExpertExchange:
 def routing_price(op: Routing, prices: Prices) -> tuple[Number, Number]:
     """Forward and backward seconds of dispatch or combine: the backward of one travels like the other."""
     plan, group = prices.plan, prices.groups["ep"]
-    load = plan.expert_imbalance if plan.capacity_factor is None else plan.capacity_factor
-    moved = exchanged(op, group, load)
+    moved = exchanged(op, group, plan.hottest_load)
     rate = prices.constants.ep_rate
     out_s = dispatch_s(moved, group, prices.cluster, plan.dispatcher, op.fp8).seconds / rate
     home_s = combine_s(moved, group, prices.cluster, plan.dispatcher).seconds / rate

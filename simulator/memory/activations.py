@@ -148,7 +148,7 @@ def routed_copies(op: Routing, plan: Plan) -> Number:
     copies = op.tokens * op.top_k
     if op.name == "combine":
         return copies
-    return copies * (plan.expert_imbalance if plan.capacity_factor is None else plan.capacity_factor)
+    return copies * plan.hottest_load
 
 
 def offloaded_tensors(plan: Plan, work: Work) -> frozenset[str]:

@@ -6,14 +6,18 @@ from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+
 from hardware import precisions
+from hardware.arrays import Number, plain
 from hardware.collectives import DISPATCHERS
 from hardware.collectives.compression import COMPRESSIONS
 from hardware.collectives.reductions import REDUCTIONS
 from hardware.precisions import KEPT_FORMATS
 from simulator import schedules
-from simulator.fields import CHOICES, METADATA, Setting, setting
+from simulator.fields import CHOICES, METADATA, Form, Setting, setting
 from simulator.optimizers import OPTIMIZERS
+from simulator.plans.balancing import kinds, read_imbalance
 from simulator.plans.choices import CONTEXT_EXCHANGES, GRANULARITIES, SHARDINGS
 from simulator.plans.quantized import ALL_LINEARS, Quantized
 from simulator.stack import Stack, default_stack
@@ -196,7 +200,8 @@ class Plan:
 
     `dp` counts data-parallel replicas of the dense part: GPUs / (tp cp pp). Experts are folded into tp x cp x dp:
     expert data parallelism is tp cp dp / (ep etp). `layout` is a Megatron pipeline layout string; a file may say auto.
-    `expert_imbalance` is the hottest rank's share of routed tokens over the mean (1.0: balanced).
+    `expert_imbalance` is the hottest rank's share of routed tokens over the mean (1.0: balanced); a file may name a
+    kind of balancing instead (simulator.plans.balancing), and without either has that of its model.
     `rank_order` names the axes of the rank line, fastest first, as Megatron's order string does.
     `quantized`: which linears compute in `precision` where that is below 16 bit. `fp8_param_gather` keeps the weights
     themselves in FP8; `activation_fp8_input_store` saves activation-function
@@ -249,13 +254,28 @@ class Plan:
     gradients: GradientReduction = GradientReduction()
     dispatcher: str = choice(DISPATCHERS, "alltoall", "What carries tokens to their experts.")
     dispatch_fp8: bool = setting(False, Setting("Tokens travel to their experts in 8 bit."))
-    expert_imbalance: float = setting(1.0, Setting("Tokens of the hottest expert rank over the mean; 1: balanced."))
+    expert_imbalance: float = setting(
+        1.0,
+        Setting(
+            "Tokens of the hottest expert rank over the mean, or what balances it (forced, bias, aux_loss, none).",
+            "aux_loss",
+            form=Form(read_imbalance, {"anyOf": [{"type": "number", "minimum": 1}, {"enum": sorted(kinds())}]}),
+        ),
+    )
     capacity_factor: float | None = setting(
         None, Setting("Tokens that an expert takes at most, over the mean; without it, all (dropless).")
     )
     vocab_divisible_by: int = setting(128, Setting("The vocabulary is padded to a multiple of this times tp."))
     rank_order: str = setting("tp-cp-ep-dp-pp", Setting("Axes of the rank line, fastest first."))
     stack: Stack = field(default_factory=default_stack)
+
+    @property
+    def hottest_load(self) -> Number:
+        """Tokens of the hottest expert rank over the mean: a full capacity, or the imbalance where ranks share experts
+        out."""
+        if self.capacity_factor is not None:
+            return self.capacity_factor
+        return plain(np.where(np.asarray(self.ep) > 1, self.expert_imbalance, 1.0))
 
     @property
     def recomputes_logits(self) -> bool:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from math import exp, hypot, log
 
 from hardware.collectives import evidence
 from hardware.specs import Cluster
 from simulator.cost.groups import plan_groups
 from simulator.plans.spec import Plan
+from simulator.predict.balancing import at_imbalance, balancing
 from simulator.predict.confidence import step_time_interval_s
-from simulator.predict.simulate import Simulated
+from simulator.predict.simulate import Simulated, simulate_step
 
 # The collective whose coefficients decide each cause of communication within a layer.
 COLLECTIVES = {
@@ -22,7 +24,25 @@ COLLECTIVES = {
 def step_interval_s(done: Simulated) -> tuple[float, float]:
     """The 80 % interval of a simulated step; whatever speaks of the step's error takes it from here."""
     assumed_fraction = evidence_shares(done).get("assumed", 0.0)
-    return step_time_interval_s(done.scenario, done.step.step_time_s, assumed_fraction)
+    interval = step_time_interval_s(done.scenario, done.step.step_time_s, assumed_fraction)
+    return widened_by_routing(done, interval)
+
+
+def widened_by_routing(done: Simulated, interval_s: tuple[float, float]) -> tuple[float, float]:
+    """The interval with what uneven routing adds in quadrature: the step where the hottest rank is as the plan's kind
+    of balancing may leave it. One further step is played; between the two the load counts in proportion.
+    """
+    found = balancing(done.scenario)
+    if found is None or found[0].low == found[0].high:
+        return interval_s
+    kind, step_s = found[0], done.step.step_time_s
+    hotter_s = max(step_s, simulate_step(at_imbalance(done.scenario, kind.high)).step_time_s)
+    per_load_s = (hotter_s - step_s) / (kind.high - kind.hottest)
+    even_s = step_s - per_load_s * (kind.hottest - kind.low)
+    low, high = (log(end_s / step_s) for end_s in interval_s)
+    middle, half = (low + high) / 2, (high - low) / 2
+    shortest, longest = middle - hypot(half, log(step_s / even_s)), middle + hypot(half, log(hotter_s / step_s))
+    return step_s * exp(shortest), step_s * exp(longest)
 
 
 def evidence_shares(done: Simulated) -> dict[str, float]:

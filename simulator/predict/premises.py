@@ -14,6 +14,7 @@ from hardware.catalogue import GIVEN
 from hardware.facility import network_power_w, pue, water_l_per_kwh
 from hardware.units import format_count, format_fraction, format_power, format_rate, format_seconds, format_usd
 from simulator.model.parameters import total_parameters
+from simulator.predict.balancing import balancing
 from simulator.predict.power import POWER_SOURCE
 from simulator.predict.storage import SOURCE as STORAGE_SOURCE
 from simulator.predict.storage import storage_of
@@ -41,7 +42,7 @@ class Premise:
 
 def premises(scenario: Scenario, spec: RunSpec | None, result: RunResult | None) -> tuple[Premise, ...]:
     """Everything that the prediction rests on, in the order in which a reader asks."""
-    found = [*_stack(scenario), *_network(scenario), *_teacher(scenario)]
+    found = [*_stack(scenario), *_network(scenario), *_routing(scenario), *_teacher(scenario)]
     policies = scenario.run.policies
     if spec is not None and result is not None and policies is not None:
         found += [
@@ -111,6 +112,17 @@ def _network(scenario: Scenario) -> Iterable[Premise]:
     broken = ", ".join(f"{count} of its {part}" for part, count in failed.items() if count)
     if broken:
         yield Premise("network", f"the job goes on without {broken}", "given: cluster.failed", False)
+
+
+def _routing(scenario: Scenario) -> Iterable[Premise]:
+    """How evenly experts are loaded, where the plan states no number."""
+    found = balancing(scenario)
+    if found is None:
+        return
+    kind, why = found
+    text = f"{kind.kind}: the hottest expert rank has {kind.hottest:g} of the mean, {kind.low:g} to {kind.high:g}"
+    stated = _given(scenario, "plan", "expert_imbalance")
+    yield Premise("routing", text, f"{why}; {kind.source}", kind.low != kind.high or not stated)
 
 
 def _teacher(scenario: Scenario) -> Iterable[Premise]:

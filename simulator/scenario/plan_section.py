@@ -16,6 +16,7 @@ from hardware.sections import Section
 from hardware.specs import Cluster
 from simulator.fields import read_fields
 from simulator.model.spec import Model, MoE
+from simulator.plans.balancing import balancing_of_model
 from simulator.plans.case import near
 from simulator.plans.choices import GRANULARITIES
 from simulator.plans.spec import Plan
@@ -121,6 +122,7 @@ def read_plan(
         _fill_gpus(section, machines, degrees)
     _leave_out_main_params(section)
     _name_recomputed_modules(section, stack)
+    _name_balancing(section, model)
     if not section.broken:
         section.data = {"dp": 1, **section.data}  # a stand-in where dp could not be derived: that was reported
     return read_fields(Plan, section, known={"stack": stack})
@@ -134,6 +136,12 @@ def _name_recomputed_modules(section: Section, stack: Stack) -> None:
     granularity = GRANULARITIES.get(str(recompute.get("granularity")))
     if granularity is not None and granularity.named_modules:
         section.data = {**section.data, "recompute": {**recompute, "modules": ["core_attn"]}}
+
+
+def _name_balancing(section: Section, model: Model | None) -> None:
+    """Experts are as unevenly loaded as the balancing of their model leaves them, unless the plan says otherwise."""
+    if model is not None and any(isinstance(layer.ffn, MoE) for layer in model.layers):
+        section.data = {"expert_imbalance": balancing_of_model(model.name)[0].kind, **section.data}
 
 
 def _leave_out_main_params(section: Section) -> None:

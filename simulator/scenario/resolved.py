@@ -11,6 +11,8 @@ import yaml
 from hardware.precisions import PRECISIONS
 from hardware.profile import profile_folder
 from simulator.fields import as_written
+from simulator.model.spec import MoE
+from simulator.plans.balancing import balancing_of_model, kinds
 from simulator.scenario.precision_section import written_precision
 from simulator.scenario.schema import Scenario
 from simulator.scenario.site_section import site_file
@@ -42,8 +44,21 @@ def resolved(scenario: Scenario) -> dict[str, Any]:
     if PRECISIONS[scenario.plan.precision].quantized:
         plan["precision"] = written_precision(scenario.plan)
     del plan["quantized"]
+    kind = _balancing_kind(scenario)
+    if kind is not None:
+        plan["expert_imbalance"] = kind
     data["plan"] = {**plan, "stack": written_stack(scenario.plan.stack, scenario.stack_choice)}
     return {"name": data.pop("name"), **data}
+
+
+def _balancing_kind(scenario: Scenario) -> str | None:
+    """The kind of balancing whose imbalance the plan has; None where the file states a number, or none is needed."""
+    plan = scenario.written.get("plan")
+    stated = plan.get("expert_imbalance") if isinstance(plan, Mapping) else None
+    if stated is None and any(isinstance(layer.ffn, MoE) for layer in scenario.model.layers):
+        stated = balancing_of_model(scenario.model.name)[0].kind
+    is_its_own = stated in kinds() and kinds()[stated].hottest == scenario.plan.expert_imbalance
+    return str(stated) if is_its_own else None
 
 
 def _anchored_hardware(hardware: Mapping[str, Any], file: str) -> dict[str, str]:

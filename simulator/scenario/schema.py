@@ -194,6 +194,8 @@ def _report_rules_of(parts: _Parts, top: Section) -> None:
 def _made_of(parts: _Parts, name: str, document: Document) -> Scenario:
     """The scenario of parts that are whole."""
     model, cluster, plan, run = (cast("Any", part) for part in (parts.model, parts.cluster, parts.plan, parts.run))
+    if parts.spread is not None and parts.spread.experts is not None and not _states_imbalance(document.data):
+        plan = replace(plan, expert_imbalance=1.0)  # the spread draws it
     return Scenario(
         name=parts.title or name,
         question=parts.question,
@@ -231,6 +233,11 @@ def _with_layouts(scenario: Scenario, top: Section, starts_search: bool) -> Scen
         spread=fitted(scenario.spread, model, plan, seq_length) if scenario.spread else None,
         warnings=(*remarks, *(f"{violation.key} {violation.message}" for violation in idle)),
     )
+
+
+def _states_imbalance(data: Mapping[str, Any]) -> bool:
+    plan = data.get("plan")
+    return isinstance(plan, Mapping) and "expert_imbalance" in plan
 
 
 @cache

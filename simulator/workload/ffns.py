@@ -103,8 +103,7 @@ def dense_work(ffn: DenseFFN, shape: Shape) -> Work:
 def routed_rows(moe: MoE, shape: Shape) -> Number:
     """Token copies that the hottest rank's local experts receive: A k etp, times the imbalance."""
     plan = shape.plan
-    filled = plan.capacity_factor if plan.capacity_factor is not None else plan.expert_imbalance
-    return shape.sharded_tokens * moe.top_k * plan.etp * filled
+    return shape.sharded_tokens * moe.top_k * plan.etp * plan.hottest_load
 
 
 def moe_work(moe: MoE, shape: Shape) -> Work:

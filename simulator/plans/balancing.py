@@ -1,0 +1,59 @@
+"""How routers keep experts evenly loaded: how hot the hottest expert rank runs by kind of balancing, and who uses it.
+
+The figures live in `data/balancing.toml`, each with its source.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hardware.sections import Section
+
+DATA = Path(__file__).parent / "data" / "balancing.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Balancing:
+    """A kind of balancing: tokens of the hottest expert rank over the mean, over a run (`hottest`) and where 80 % of
+    runs are taken to lie (`low` to `high`)."""
+
+    kind: str
+    hottest: float
+    low: float
+    high: float
+    source: str
+
+
+@cache
+def _data() -> Mapping[str, Any]:
+    return tomllib.loads(DATA.read_text(encoding="utf-8"))
+
+
+@cache
+def kinds() -> Mapping[str, Balancing]:
+    """Every kind of balancing by its name."""
+    return {name: Balancing(name, **entry) for name, entry in _data()["kinds"].items()}
+
+
+def read_imbalance(section: Section, key: str) -> float:
+    """A number of at least 1, or the name of a kind of balancing, which stands for its own."""
+    written = section.data.get(key)
+    if not isinstance(written, str) or written not in kinds():
+        value = section.quantity(key, "count")
+        return value if value is not None else 1.0
+    section.seen.add(key)
+    return kinds()[written].hottest
+
+
+def balancing_of_model(name: str) -> tuple[Balancing, str]:
+    """The balancing that a model was trained with, by its catalogue name, and the source; else auxiliary losses."""
+    for entry in _data()["models"]:
+        if any(fnmatchcase(name.lower(), pattern) for pattern in entry["names"]):
+            return kinds()[entry["kind"]], entry["source"]
+    return kinds()["aux_loss"], "assumed: an auxiliary loss, as most routers have it"
