@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from simulator.planner.compare import compare
-    from simulator.planner.planning import plan
     from simulator.planner.options import SearchOptions
+    from simulator.planner.planning import plan
     from simulator.planner.size import size
     from simulator.predict.prediction import Prediction, evaluate
     from simulator.scenario.schema import Scenario, load_scenario
