@@ -112,10 +112,10 @@ def gather_and_reduce(
     gathered = parts_of(gathered_layers(held, plan), plan, groups, whole)
     reduced = parts_of(held.trained_layers, plan, groups, whole)
     gathers_s, reduces_s = {}, {}
-    widths = stage_widths(held, plan)
+    dense_width, expert_width = stage_widths(held, plan)
     for part in set(gathered):
-        sizes = zip(by_group(part, groups), widths, strict=True)
-        inside_s = sum(gather_s(count * width, group, plan, cluster) for (count, group), width in sizes)
+        part_bytes = (part[0] * dense_width, part[1] * expert_width)
+        inside_s = sum(gather_s(size, group, plan, cluster) for size, group in by_group(part_bytes, groups))
         gathers_s[part] = float(inside_s + fetch_s(shard_of(part, plan, groups), plan, cluster))
     for part in set(reduced):
         inside_s = sum(reduce_s(count, group, plan, cluster) for count, group in by_group(part, groups))
@@ -129,7 +129,8 @@ def gathered_layers(held: StageParameters, plan: Plan) -> tuple[tuple[Number, Nu
 
 
 def by_group(part: tuple[Number, Number], groups: Mapping[str, Group]) -> tuple[tuple[Number, Group], ...]:
-    """Dense and expert parameters, each with the ranks that share them; what the part has none of is left out."""
+    """Dense and expert parameters (or their bytes), each with the ranks that share them; what there is none of is left
+    out."""
     dense, expert = part
     kinds = ((dense, groups["dense"]), (expert, groups["expert"]))
     return tuple((count, group) for count, group in kinds if np.any(count))

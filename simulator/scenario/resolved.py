@@ -57,7 +57,8 @@ def _balancing_kind(scenario: Scenario) -> str | None:
     stated = plan.get("expert_imbalance") if isinstance(plan, Mapping) else None
     if stated is None and any(isinstance(layer.ffn, MoE) for layer in scenario.model.layers):
         stated = balancing_of_model(scenario.model.name)[0].kind
-    is_its_own = stated in kinds() and kinds()[stated].hottest == scenario.plan.expert_imbalance
+    kind = kinds().get(str(stated))
+    is_its_own = kind is not None and kind.hottest == scenario.plan.expert_imbalance
     return str(stated) if is_its_own else None
 
 
