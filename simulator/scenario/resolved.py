@@ -58,8 +58,7 @@ def _balancing_kind(scenario: Scenario) -> str | None:
     if stated is None and any(isinstance(layer.ffn, MoE) for layer in scenario.model.layers):
         stated = balancing_of_model(scenario.model.name)[0].kind
     kind = kinds().get(str(stated))
-    is_its_own = kind is not None and kind.hottest == scenario.plan.expert_imbalance
-    return str(stated) if is_its_own else None
+    return kind.kind if kind is not None and kind.hottest == scenario.plan.expert_imbalance else None
 
 
 def _anchored_hardware(hardware: Mapping[str, Any], file: str) -> dict[str, str]:

@@ -183,6 +183,11 @@ IDLE: dict[str, tuple[Model, Plan]] = {
         MOE,
         plan_with(recompute=selective("core_attn"), stack=stack_of("torchtitan-0.3")),
     ),
+    "layers_that_do_not_run_again": (
+        DENSE,
+        plan_with(recompute=Recompute(granularity="full"), stack=stack_of(full_recompute="left_out")),
+    ),
+    "padding_without_effect": (DENSE, plan_with(vocab_divisible_by=64, stack=stack_of(vocabulary="as_is"))),
     "behaviours_without_effect": (MOE, plan_with(stack=stack_of(fused_loss=True, own_loss="eager"))),
 }
 
