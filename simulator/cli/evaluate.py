@@ -14,6 +14,7 @@ from simulator.cli.common import AsJson, OutDir, Overrides, ScenarioFile, print_
 if TYPE_CHECKING:
     from simulator.predict.simulate import Simulated
     from simulator.run.alternatives import Alternative
+    from simulator.run.result import RunResult
     from simulator.scenario.schema import Scenario
 
 
@@ -80,10 +81,10 @@ def evaluate(
         from simulator.predict.heterogeneity import contention, every_gpu
 
         every, around["contention"] = every_gpu(done, samples), contention(done)
-    if alternatives:
-        around["alternatives"] = try_alternatives(done)
     with progress_bar("runs") as progress:
         prediction = predict(done, progress)
+    if alternatives:
+        around["alternatives"] = try_alternatives(done, prediction.run)
     document = evaluate_document(prediction, every, around)
     if out is not None:
         from simulator.report.folder import evaluation_files, write_results
@@ -102,14 +103,16 @@ def evaluate(
     raise typer.Exit(0 if prediction.fits and finishes else 1)
 
 
-def try_alternatives(done: Simulated) -> tuple[Alternative, ...]:
-    """Other choices for the run of a simulated step."""
+def try_alternatives(done: Simulated, planned: RunResult | None) -> tuple[Alternative, ...]:
+    """Other choices for the run of a simulated step, beside the one that was predicted."""
     from simulator.predict.run_spec import whole_run_spec
     from simulator.run.alternatives import alternatives
+    from simulator.run.played_spares import with_hot_spares
 
     spec = whole_run_spec(done)
-    if spec is None:
+    if spec is None or planned is None:
         return ()
+    spec = with_hot_spares(spec, planned.spares)
     with progress_bar("alternatives") as progress:
         return alternatives(spec, progress)
 

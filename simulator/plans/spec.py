@@ -209,15 +209,15 @@ class Plan:
     of dp x cp).
     """
 
-    dp: int = setting(MISSING, Setting("Data-parallel replicas; without it, what the GPUs leave."))
-    micro_batch_size: int = setting(MISSING, Setting("Sequences that a replica works on at a time."))
-    global_batch_size: int = setting(MISSING, Setting("Sequences of a step, over all replicas."))
-    tp: int = setting(1, Setting("Tensor-parallel ranks, which share every matrix."))
-    cp: int = setting(1, Setting("Context-parallel ranks, which share every sequence."))
-    pp: int = setting(1, Setting("Pipeline stages."))
-    vpp: int = setting(1, Setting("Virtual stages on each pipeline rank (interleaved schedules)."))
-    ep: int = setting(1, Setting("Expert-parallel ranks, over which the experts are spread."))
-    etp: int = setting(1, Setting("Tensor-parallel ranks of every expert."))
+    dp: int = setting(MISSING, Setting("Data-parallel replicas; without it, what the GPUs leave.", 8))
+    micro_batch_size: int = setting(MISSING, Setting("Sequences that a replica works on at a time.", 1))
+    global_batch_size: int = setting(MISSING, Setting("Sequences of a step, over all replicas.", 1024))
+    tp: int = setting(1, Setting("Tensor-parallel ranks, which share every matrix.", 4))
+    cp: int = setting(1, Setting("Context-parallel ranks, which share every sequence.", 2))
+    pp: int = setting(1, Setting("Pipeline stages.", 8))
+    vpp: int = setting(1, Setting("Virtual stages on each pipeline rank (interleaved schedules).", 2))
+    ep: int = setting(1, Setting("Expert-parallel ranks, over which the experts are spread.", 8))
+    etp: int = setting(1, Setting("Tensor-parallel ranks of every expert.", 2))
     sequence_parallel: bool = setting(
         False, Setting("Norms and residuals are shared by tensor-parallel ranks as well.")
     )
@@ -227,8 +227,8 @@ class Plan:
         None, Setting("Micro-batches in a row on a virtual stage; without it, pp.")
     )
     layout: str | None = setting(None, Setting("Layers of every stage as Megatron writes it: Et|(tt|)*29tL."))
-    first_stage_layers: int | None = setting(None, Setting("Layers of the first stage, where they differ."))
-    last_stage_layers: int | None = setting(None, Setting("Layers of the last stage, where they differ."))
+    first_stage_layers: int | None = setting(None, Setting("Layers of the first stage, where they differ.", 3))
+    last_stage_layers: int | None = setting(None, Setting("Layers of the last stage, where they differ.", 2))
     account_for_embedding: bool = setting(
         False, Setting("The embedding counts as a layer where layers are shared out.")
     )
@@ -265,7 +265,7 @@ class Plan:
     capacity_factor: float | None = setting(
         None, Setting("Tokens that an expert takes at most, over the mean; without it, all (dropless).")
     )
-    vocab_divisible_by: int = setting(128, Setting("The vocabulary is padded to a multiple of this times tp."))
+    vocab_divisible_by: int = setting(128, Setting("The vocabulary is padded to a multiple of this times tp.", 128))
     rank_order: str = setting("tp-cp-ep-dp-pp", Setting("Axes of the rank line, fastest first."))
     stack: Stack = field(default_factory=default_stack)
 

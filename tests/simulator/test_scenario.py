@@ -331,7 +331,7 @@ def test_the_editor_schema_lists_what_the_reader_takes() -> None:
     assert name["enum"][:3] == ["fp32", "fp16", "bf16"]
     assert set(mapping["properties"]) >= {"base", "attention", "mlp", "experts", "head", "share"}
     described = {"description": "Tensor-parallel ranks, which share every matrix."}
-    assert plan["tp"] == {"type": "integer", "minimum": 1, "default": 1, **described}
+    assert plan["tp"] == {"type": "integer", "minimum": 1, "default": 1, "examples": [4], **described}
     modules = plan["recompute"]["properties"]["modules"]
     listed = {"description": "Megatron's modules that are recomputed selectively, as core_attn or moe_act."}
     assert modules == {"type": "array", "items": {"type": "string"}, **listed}
