@@ -15,9 +15,12 @@ from validate.collectives import (
     PUBLISHED,
     collectives_document,
     collectives_text,
+    group_of_row,
     links_of_row,
+    part_of,
     predict,
     read_measurements,
+    stated_port_bytes_per_s,
     summarise,
     write_plot,
 )
@@ -167,3 +170,66 @@ def test_rows_of_unknown_parts_are_unsupported_one_by_one(tmp_path: Path) -> Non
     assert document["summary"]["supported"] == 1
     file.write_text(HEADER + "b,all_reduce,Voodoo2,8,1,1000,10.0,,NVLink,here\n")
     assert collectives_document(file)["summary"]["median_abs_error"] is None
+
+
+def test_every_row_is_predicted_or_refused_alone(tmp_path: Path) -> None:
+    """One bad row of each kind among good ones; the good ones are those whose reason is empty."""
+    notes = "tokens={} hidden=7168 topk={} experts=256 sms=24"
+    rows = [
+        ("all_reduce,GB200-NVL72,72,18,1073741824,2500,,NVLink", "", ""),
+        ("all_reduce,GB300 NVL72,144,36,1073741824,2500,,InfiniBand XDR", "", ""),
+        ("all_reduce,H20,16,2,1073741824,9000,,RoCE 400G", "", ""),
+        ("all_reduce,H100,8,1,1073741824,4000,,", "", ""),
+        ("all_reduce,MI300X,16,2,1073741824,6000,,RoCE", "", ""),
+        ("all_reduce,H100-SXM-80GB,12,5,1073741824,9000,,CX7", "", "12 GPUs do not lie evenly on 5 nodes"),
+        ("all_reduce,H100-SXM-80GB,1,1,1073741824,9000,,CX7", "", "one GPU exchanges nothing"),
+        ("all_reduce,H100-SXM-80GB,inf,1,1073741824,9000,,CX7", "", "has no number of GPUs and nodes"),
+        ("all_reduce,H100-SXM-80GB,8,1,inf,9000,,CX7", "", "has no size or no time"),
+        ("all_reduce,H100-SXM-80GB,16,2,1024,9000,,token ring", "", "fabric 'token ring'"),
+        ("gather,H100-SXM-80GB,8,1,1024,9000,,CX7", "", "operation gather is not modelled"),
+        ("ep_dispatch,H100-SXM-80GB,8,1,,,100,CX7", notes.format(0, 8), "a routing that no model has"),
+        ("ep_dispatch,H100-SXM-80GB,8,1,,,100,CX7", notes.format(4096, 256), "a routing that no model has"),
+    ]
+    file = tmp_path / "sweep.csv"
+    lines = [f"a,{row},here,{note}\n" for row, note, _ in rows]
+    file.write_text(HEADER.replace("source", "source,notes") + "".join(lines))
+    found = collectives_document(file)["rows"]
+    for row, (_, _, reason) in zip(found, rows, strict=True):
+        assert row["status"] == ("unsupported" if reason else "ok")
+        assert reason in (row["reason"] or "")
+
+
+def test_trays_of_one_rack_are_one_place() -> None:
+    """72 GPUs in 18 trays need no network; 144 have two places."""
+    row = {"gpu": "gb200", "n_gpus": 72.0, "n_nodes": 18.0}
+    assert group_of_row(row).domains == 1
+    assert group_of_row({**row, "n_gpus": 144.0, "n_nodes": 36.0}).domains == 2
+
+
+@pytest.mark.parametrize(
+    ("fabric", "gigabytes_per_s"),
+    [
+        ("EFA v1 4x100G/node", 6.25),
+        ("EFA v2 3200G/node", 50),
+        ("RoCE 16x100G/node", 25),
+        ("CX7 400G", 50),
+        ("RoCE", None),
+    ],
+)
+def test_ports_are_as_fast_as_the_fabric_says(fabric: str, gigabytes_per_s: float | None) -> None:
+    """Gb/s of a server are shared by its eight GPUs."""
+    stated = stated_port_bytes_per_s(fabric, 8.0)
+    assert stated == (None if gigabytes_per_s is None else pytest.approx(gigabytes_per_s * 1e9))
+
+
+def test_tcpxo_is_not_tcpx() -> None:
+    links = [links_of_row("H100", f"GPUDirect-{name} 8x200G/node") for name in ("TCPXO", "TCPX")]
+    assert [each.nic_technology for each in links] == ["tcpxo", "tcpx"]
+
+
+def test_short_names_of_parts_mean_one_part() -> None:
+    assert part_of("h20") == "H20-SXM-96GB"
+    assert part_of("H200") == "H200-SXM-141GB"
+    assert part_of("GB300 NVL72") == "GB300-NVL72"
+    with pytest.raises(ValueError, match="H10"):
+        part_of("H10")
