@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from simulator.scenario.schema import scenario_schema
@@ -10,11 +13,14 @@ from simulator.scenario.schema import scenario_schema
 HEAD = """# Keys of a scenario
 
 Made by `traincast schema keys` from the table that reads and checks scenarios; not to be edited. `[]` stands for each
-item of a list, `*` for a name of your own. A quantity carries its unit, as the examples do.
+item of a list, `*` for a name of your own. A quantity carries its unit, as the examples do. What a key moves was found
+by changing it in a scenario where it acts, and is checked by the tests: the step's time, the memory of a GPU, the run's
+time, cost, energy, water, carbon. No word: it names something, or acts with others that are told.
 
-| key | form | default | example | meaning |
-|---|---|---|---|---|
+| key | form | default | example | meaning | moves |
+|---|---|---|---|---|---|
 """
+MOVES = Path(__file__).parent / "data" / "moves.toml"
 KINDS = {
     "integer": "whole number",
     "boolean": "true or false",
@@ -27,8 +33,16 @@ LONGEST = 90  # characters of a cell that lists words or an example
 
 def key_reference() -> str:
     """The whole reference, a row for every key."""
-    rows = dict(_rows(scenario_schema(), ""))
-    return HEAD + "".join(f"| `{key}` | {' | '.join(cells)} |\n" for key, cells in rows.items())
+    rows, found = dict(_rows(scenario_schema(), "")), moves()
+    return HEAD + "".join(
+        f"| `{key}` | {' | '.join(cells)} | {', '.join(found.get(key, ()))} |\n" for key, cells in rows.items()
+    )
+
+
+@cache
+def moves() -> Mapping[str, tuple[str, ...]]:
+    """What a change of each key moves, by dotted key; keys without an entry name something or act with others."""
+    return {key: tuple(words) for key, words in tomllib.loads(MOVES.read_text(encoding="utf-8")).items()}
 
 
 def _rows(schema: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, tuple[str, ...]]]:

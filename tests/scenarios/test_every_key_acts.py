@@ -13,6 +13,7 @@ from hardware.problems import InputError
 from simulator.plans.layout import stages
 from simulator.predict.prediction import Prediction, evaluate
 from simulator.run.result import RunResult
+from simulator.scenario.key_reference import moves
 from simulator.scenario.schema import load_scenario, scenario_schema
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
@@ -27,6 +28,19 @@ FIGURES: dict[str, Callable[[Prediction], float]] = {
     "cost": lambda prediction: known(run_of(prediction).cost_usd),
     "carbon": lambda prediction: known(run_of(prediction).carbon_kg),
 }
+
+
+# Figures as the key reference names them.
+MOVED: dict[str, Callable[[Prediction], float | None]] = {
+    "step": lambda prediction: prediction.step_time_s,
+    "memory": lambda prediction: prediction.device_memory_bytes,
+    "run": lambda prediction: prediction.run.finish_s.p50 if prediction.run else None,
+    "cost": lambda prediction: prediction.run.cost_usd if prediction.run else None,
+    "energy": lambda prediction: prediction.run.energy_j if prediction.run else None,
+    "water": lambda prediction: prediction.run.water_m3 if prediction.run else None,
+    "carbon": lambda prediction: prediction.run.carbon_kg if prediction.run else None,
+}
+SAME_FIGURE = {"device": "memory", "restart": "run"}
 
 
 class Acts(NamedTuple):
@@ -230,6 +244,27 @@ def test_key_moves_the_answer(row: Acts) -> None:
     before = figure(answer(row.scenario, row.given))
     after = figure(answer(row.scenario, (*row.given, f"{row.key}={row.value}")))
     assert row.sign * (after - before) > 1e-6 * before, f"{row.figure} goes from {before!r} to {after!r}"
+    first, second = (answer(row.scenario, given) for given in (row.given, (*row.given, f"{row.key}={row.value}")))
+    assert moved(first, second) <= set(moves()[row.key])
+
+
+def moved(first: Prediction, second: Prediction) -> set[str]:
+    """The figures of the key reference in which two answers differ."""
+    pairs = ((name, figure(first), figure(second)) for name, figure in MOVED.items())
+    return {name for name, one, other in pairs if one != other and not near(one, other)}
+
+
+def near(one: float | None, other: float | None) -> bool:
+    return one is not None and other is not None and abs(one - other) <= 1e-6 * abs(one)
+
+
+def test_what_the_reference_says_moves_is_what_rows_move() -> None:
+    """Every word stands for a figure that some row of the key moves."""
+    by_key: dict[str, set[str]] = {}
+    for row in ROWS:
+        by_key.setdefault(row.key, set()).add(SAME_FIGURE.get(row.figure, row.figure))
+    assert set(by_key) == set(moves())
+    assert all(figures <= set(moves()[key]) for key, figures in by_key.items())
 
 
 def leaves(schema: Mapping[str, Any], prefix: str) -> Iterator[str]:

@@ -50,6 +50,9 @@ def test_no_mapping_is_without_its_keys() -> None:
 def test_rows_hold_form_default_example_and_meaning() -> None:
     rows = {line.split("`")[1]: line for line in key_reference().splitlines() if line.startswith("| `")}
     meaning = "How long training pauses for one evaluation. Excludes tokens."
-    assert rows["run.evaluation.lasts"] == f"| `run.evaluation.lasts` | quantity |  | `2 min` | {meaning} |"
+    assert (
+        rows["run.evaluation.lasts"]
+        == f"| `run.evaluation.lasts` | quantity |  | `2 min` | {meaning} | run, cost, energy, water |"
+    )
     assert rows["cluster.failed.rails"].split(" | ")[1:4] == ["whole number", "`0`", "`1`"]
     assert {"plan.tp", "run.jobs[].after", "run.failures.classes.*.scope", "distillation.teacher"} <= set(rows)

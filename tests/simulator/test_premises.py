@@ -136,3 +136,28 @@ def test_waiting_gpus_draw_between_idle_and_tdp() -> None:
     assert step_power_w(part, {"compute": 6.0, "dp": 3.0, "straggler": 1.0}) == pytest.approx(
         {"compute": 420.0, "dp": 105.0, "straggler": 0.1 * 700 * 85 / 400}
     )
+
+
+def test_what_an_own_accelerator_takes_of_its_base_is_said() -> None:
+    """Rent, rates of failures and watts of an H100 that a part of one's own changes."""
+    own = "cluster.node={base: hgx-h100, accelerator: {name: ours, memory_capacity: 120 GB}}"
+    premises, _, _ = said(own, "run.failures=llama-3")
+    lent = "(of its base h100"
+    assert all(lent in premises[topic].text for topic in ("rent", "failures", "GPU power"))
+    shipped, _, _ = said("run.failures=llama-3")
+    assert not any(lent in each.text for each in shipped.values())
+    watts = "cluster.node={base: hgx-h100, accelerator: {name: ours, idle: 90 W, tdp: 650 W}}"
+    assert lent not in said(watts)[0]["GPU power"].text
+
+
+@pytest.mark.parametrize(
+    ("change", "right"),
+    [
+        ("cluster.pue=50", "1 to 3 is"),
+        ("run.prices={gpu_hour: 2 USD/h, electricity: 90 USD/kWh}", "0 USD/kWh to 2 USD/kWh is"),
+        ("run.prices={capital_per_gpu: 30 kUSD, life: 1 d}", "90 d to 30 years is"),
+    ],
+)
+def test_figures_that_nothing_real_has_are_refused(change: str, right: str) -> None:
+    with pytest.raises(InputError, match=f"is not believed; {right}"):
+        load_scenario(SCENARIOS / "tiny.yaml", [change])
