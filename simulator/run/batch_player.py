@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -35,8 +35,11 @@ class FaultTable:
         return FaultColumns(*(self.columns[name][r, at] for name in COLUMNS))
 
 
-def play(spec: RunSpec, saving: Saving, source: FaultSource, runs: Ints) -> Outcome:
-    """Plays the given runs (their numbers decide their faults) to their ends, all at once."""
+def play(
+    spec: RunSpec, saving: Saving, source: FaultSource, runs: Ints, tell: Callable[[int], None] | None = None
+) -> Outcome:
+    """Plays the given runs (their numbers decide their faults) to their ends, all at once; `tell` hears how many have
+    ended."""
     batch = new_batch(spec, saving, runs)
     length_s, start_s = window_s(spec), 0.0
     while not batch.halted.all():
@@ -44,6 +47,8 @@ def play(spec: RunSpec, saving: Saving, source: FaultSource, runs: Ints) -> Outc
         _play_window(batch, source, (start_s, end_s))
         _give_up(batch)
         start_s = end_s
+        if tell is not None:
+            tell(int(batch.halted.sum()))
     return _outcome(batch)
 
 

@@ -53,6 +53,10 @@ def outcomes(spec: RunSpec, saving: Saving, progress: Progress | None = None) ->
     batches = _batches(spec)
     parts: dict[int, Outcome] = {}
     done = 0
+    if progress is not None and spec.simulation.workers == 1:
+        # On this process a batch tells of its runs as they end, so that long ones are not silent.
+        told = progress
+        play_runs = partial(play_runs, tell=lambda ended: told(done + ended, spec.simulation.runs))
     for number, part in map_chunks(play_runs, batches, spec.simulation.workers):
         parts[number] = part
         done += len(part.finish_s)

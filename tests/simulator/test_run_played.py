@@ -73,3 +73,15 @@ def test_no_spares_are_tried_where_nothing_waits() -> None:
     result = simulate_with_best_spares(spec)
     assert waiting_fraction(result) == 0
     assert result.spares == 0
+
+
+def test_a_batch_tells_of_its_runs_as_they_end() -> None:
+    """Sixty runs of ten days are one batch, played in windows; what is told grows to all of them."""
+    model = crashes(DAY / 4, NODES * 8, repair_s=DAY)
+    spec = replace(quiet(days=10, nodes=NODES), failures=model, recovery=Recovery(hot_spares=4),
+                   simulation=Simulation(runs=60))  # fmt: skip
+    told: list[int] = []
+    simulate(spec, lambda done, total: told.append(done))
+    assert told == sorted(told)
+    assert told[-1] == 60
+    assert len(told) > 2
