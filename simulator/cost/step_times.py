@@ -287,10 +287,9 @@ def stage_moves(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Seconds of a stage's parameter all-gathers and gradient reductions, bucket by bucket."""
     model, plan = workload.model, workload.plan
-    held, rate = workload.parameters[number], constants.dp_rate
+    held = workload.parameters[number]
     whole = workload.stages[number].index > 0 and not travels_by_layer(plan)
-    gathers, reduces = gather_and_reduce(held, plan, groups, cluster, whole=whole)
-    moved = tuple(t / rate for t in gathers), tuple(t / rate for t in reduces)
+    moved = gather_and_reduce(held, plan, groups, cluster, whole=whole, rate=constants.dp_rate)
     if not gathers_lists(plan):
         return moved
     calls_s = len(layer_linears(model, model.layers[0])) * groups["dense"].ranks * constants.host_s_per_kernel

@@ -101,13 +101,19 @@ def reduces_whole(plan: Plan) -> bool:
 
 
 def gather_and_reduce(
-    held: StageParameters, plan: Plan, groups: Mapping[str, Group], cluster: Cluster, whole: bool
+    held: StageParameters,
+    plan: Plan,
+    groups: Mapping[str, Group],
+    cluster: Cluster,
+    whole: bool,
+    rate: float = 1.0,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Durations of a stage's parameter all-gathers and gradient reductions, bucket by bucket.
 
     `whole`: one bucket for the stage (Megatron-Core beyond the first stage); otherwise buckets of the usual size,
     or of a layer where everything is sharded. Dense and expert parameters reduce over their own groups. Frozen weights
-    are gathered where they are sharded, and never reduced. Buckets of one size are priced once.
+    are gathered where they are sharded, and never reduced. Buckets of one size are priced once. `rate`: what
+    collectives between scale-up domains keep of their bandwidth.
     """
     gathered = parts_of(gathered_layers(held, plan), plan, groups, whole)
     reduced = parts_of(held.trained_layers, plan, groups, whole)
@@ -115,12 +121,17 @@ def gather_and_reduce(
     dense_width, expert_width = stage_widths(held, plan)
     for part in set(gathered):
         part_bytes = (part[0] * dense_width, part[1] * expert_width)
-        inside_s = sum(gather_s(size, group, plan, cluster) for size, group in by_group(part_bytes, groups))
-        gathers_s[part] = float(inside_s + fetch_s(shard_of(part, plan, groups), plan, cluster))
+        moved_s = (at_rate(gather_s(size, by, plan, cluster), by, rate) for size, by in by_group(part_bytes, groups))
+        gathers_s[part] = float(sum(moved_s) + fetch_s(shard_of(part, plan, groups), plan, cluster))
     for part in set(reduced):
-        inside_s = sum(reduce_s(count, group, plan, cluster) for count, group in by_group(part, groups))
-        reduces_s[part] = float(inside_s + leaving_s(shard_of(part, plan, groups), plan, cluster))
+        moved_s = (at_rate(reduce_s(count, by, plan, cluster), by, rate) for count, by in by_group(part, groups))
+        reduces_s[part] = float(sum(moved_s) + leaving_s(shard_of(part, plan, groups), plan, cluster))
     return tuple(gathers_s[part] for part in gathered), tuple(reduces_s[part] for part in reversed(reduced))
+
+
+def at_rate(seconds: Number, group: Group, rate: float) -> Number:
+    """Seconds of a collective that keeps `rate` of its bandwidth where it crosses scale-up domains."""
+    return seconds / rate if group.domains > 1 else seconds
 
 
 def gathered_layers(held: StageParameters, plan: Plan) -> tuple[tuple[Number, Number], ...]:

@@ -34,7 +34,7 @@ from simulator.step.graph import TaskGraph, topological_levels
 from simulator.step.sweep import sweep
 from simulator.step.times import DataParallel, StageTimes
 from simulator.workload.derive import Workload
-from simulator.workload.states import reduces_every_microbatch, stage_parameters
+from simulator.workload.states import gathers_as_reached, reduces_every_microbatch, stage_parameters
 
 # Seconds of all tasks of all plans that are played at once, as numbers in memory.
 MOST_NUMBERS = 4_000_000
@@ -174,7 +174,7 @@ def pattern_of(plan: Plan, order: Order, updates: UpdateTimes) -> Pattern:
         reduce_overlap=plan.overlap.grad_reduce,
         gather_every_microbatch=SHARDINGS[plan.sharding].shards_weights,
         reduce_every_microbatch=reduces_every_microbatch(plan),
-        gather_as_reached=plan.stack.parameter_gathers == "as_reached",
+        gather_as_reached=gathers_as_reached(plan),
         paired=SCHEDULES[order.name].pairs,
         p2p=SCHEDULES[plan.schedule].p2p_mode(plan.overlap.p2p),
     )

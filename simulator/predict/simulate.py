@@ -27,7 +27,7 @@ from simulator.step.build import build_graph
 from simulator.step.player import play
 from simulator.step.times import DataParallel, StageTimes
 from simulator.workload.derive import Workload, workload_of
-from simulator.workload.states import reduces_every_microbatch
+from simulator.workload.states import gathers_as_reached, reduces_every_microbatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ def simulate_step(scenario: Scenario, workload: Workload | None = None, constant
             reduce_overlap=plan.overlap.grad_reduce,
             gather_every_microbatch=SHARDINGS[plan.sharding].shards_weights,
             reduce_every_microbatch=reduces_every_microbatch(plan),
-            gather_as_reached=plan.stack.parameter_gathers == "as_reached",
+            gather_as_reached=gathers_as_reached(plan),
             grad_norm_s=updates.barrier_s,
             optimizer_s=updates.optimizer_s,
         ),

@@ -291,6 +291,11 @@ def reduces_every_microbatch(plan: Plan) -> bool:
     return sharding.shards_gradients and every
 
 
+def gathers_as_reached(plan: Plan) -> bool:
+    """Whether a stage asks for its updated parameters only when a step's first micro-batch has reached it."""
+    return plan.stack.parameter_gathers == "as_reached"
+
+
 def accumulates_unsharded(plan: Plan) -> bool:
     """torchtitan's FSDP2 under a pipeline: parameters gathered once a step, gradients reduced once."""
     engine = plan.stack.sharding_engine == "fsdp2" and plan.pp > 1
