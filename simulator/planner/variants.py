@@ -45,11 +45,12 @@ def entries(
     made = [_entry(file, file.stem, common) for file in files] if not rows else []
     option = "--over" if over else "--with"
     made += [_told_by(option, changes, _entry(files[0], name, [*common, *changes])) for name, changes in rows]
-    unreadable = [problem for entry in made[-len(rows) :] for problem in entry.problems if problem.is_unreadable]
+    found = [problem for entry in made for problem in entry.problems]
+    if all(entry.scenario is None for entry in made):
+        raise InputError(dict.fromkeys(found))
+    unreadable = [problem for problem in found if problem.is_unreadable]
     if rows and unreadable:
         raise InputError(dict.fromkeys(unreadable))
-    if all(entry.scenario is None for entry in made):
-        raise InputError(dict.fromkeys(problem for entry in made for problem in entry.problems))
     return made
 
 

@@ -190,9 +190,11 @@ def against_start(found: PlanSearch) -> list[RenderableType]:
     if found.start is None:
         return []
     own, best = found.start.step_time_s, found.plans[0].step_time_s
-    return [
-        Text(f"The scenario's own plan takes {format_seconds(own)}; the best {format_fraction(1 - best / own)} less.")
-    ]
+    capacity = found.start.device_memory_bytes + found.start.memory_free_bytes
+    enough = found.start.memory_free_bytes >= found.headroom_fraction * capacity
+    left = "" if enough else f" and does not {fitting_words(found.headroom_fraction)}"
+    change = f"{format_fraction(abs(1 - best / own))} {'less' if best <= own else 'more'}"
+    return [Text(f"The scenario's own plan takes {format_seconds(own)}{left}; the best {change}.")]
 
 
 def gains(found: PlanSearch) -> list[RenderableType]:

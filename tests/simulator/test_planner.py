@@ -360,9 +360,8 @@ def test_gains_front_and_ties_add_up() -> None:
 
 def test_a_plan_too_large_has_a_nearest_miss_and_remedies() -> None:
     base = scenario("kimi-k2-10240xh100", "cluster.gpus=64", "plan.global_batch_size=64")
-    found = search(
-        base, SearchOptions(keep=["recompute", "dispatcher", "cp", "micro_batch_size", "overlap.shared_experts"])
-    )
+    keep = ["recompute", "dispatcher", "cp", "micro_batch_size", "overlap.shared_experts"]
+    found = search(base, SearchOptions(keep=keep, headroom_fraction=0.0))
     assert not found.plans
     assert found.fitting == 0
     assert found.nearest is not None
@@ -495,7 +494,8 @@ def test_layers_are_also_split_by_what_they_cost() -> None:
     base = load_scenario(SCENARIOS / "tiny.yaml", overrides)
     keep = [key for key in KEYS_SEARCHED if key not in ("schedule", "vpp")]
     even = replace(base.plan, layout=None)
-    found = search(replace(base, plan=even), SearchOptions(keep=[*keep, "schedule", "vpp"]))
+    options = SearchOptions(keep=[*keep, "schedule", "vpp"], headroom_fraction=0.0)
+    found = search(replace(base, plan=even), options)
     split = split_by_cost(base, even)
     assert split is not None
     assert split.layout == base.plan.layout
