@@ -60,9 +60,7 @@ def _fitted(found: Explanation, path: Path) -> dict[str, Any]:
     site = with_run(path, found.run)
     write_file(path, site_text(site).encode(), "--fit")
     before_s = found.prediction.step_time_s
-    after_s, interval_s = effect_on(
-        found.scenario, site, found.run.predicted_s, found.prediction.evidence.get("assumed", 0.0)
-    )
+    after_s, interval_s = effect_on(found.scenario, site)
     return {
         "file": str(path),
         "runs": len(site.runs),

@@ -13,6 +13,7 @@ from simulator.launch import Launch, launch
 from simulator.launch.importing.importer import import_launch
 from simulator.memory.states import state_bytes
 from simulator.model.spec import Attention, DenseFFN, Half, Layer, Model, MoE
+from simulator.planner.options import SearchOptions
 from simulator.planner.planning import plan as search
 from simulator.plans.layout import stages
 from simulator.plans.quantized import ALL_LINEARS, Quantized, with_16_bit_layers
@@ -225,7 +226,7 @@ def test_sides_that_stay_in_16_bit_need_no_alignment() -> None:
 
 def test_the_search_keeps_the_parts_and_plays_them() -> None:
     scenario = load_scenario(EXAMPLE, starts_search=True)
-    best = search(scenario, keep=["micro_batch_size", "pp", "cp"]).plans[0]
+    best = search(scenario, SearchOptions(keep=["micro_batch_size", "pp", "cp"])).plans[0]
     assert best.plan.quantized == scenario.plan.quantized
     again = evaluate(replace(scenario, plan=best.plan))
     assert best.step_time_s == pytest.approx(again.step_time_s, rel=1e-9)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import yaml
 
-from simulator.predict.confidence import step_time_interval_s
+from simulator.predict.evidence import step_interval_s
+from simulator.predict.simulate import simulate
 from simulator.predict.site import correction_of
 from simulator.scenario.schema import Scenario
 from simulator.scenario.site_section import Site, SiteRun, read_site
@@ -55,12 +56,7 @@ def _ratio(site: Site) -> float:
     return exp(site.log_error)
 
 
-def effect_on(
-    scenario: Scenario, site: Site, predicted_s: float, assumed_fraction: float
-) -> tuple[float, tuple[float, float]]:
-    """The scenario's step and its 80 % interval under the correction; `predicted_s` is without one.
-
-    `assumed_fraction`: share of the step whose evidence is assumed.
-    """
-    corrected_s = predicted_s * correction_of(site).factor
-    return corrected_s, step_time_interval_s(replace(scenario, site=site), corrected_s, assumed_fraction)
+def effect_on(scenario: Scenario, site: Site) -> tuple[float, tuple[float, float]]:
+    """The scenario's step and its 80 % interval under the correction."""
+    corrected = simulate(replace(scenario, site=site))
+    return corrected.step.step_time_s, step_interval_s(corrected)
