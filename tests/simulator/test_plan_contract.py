@@ -17,6 +17,7 @@ from simulator.model.spec import (
     Model,
     MoE,
 )
+from simulator.plans.quantized import Quantized
 from simulator.plans.rules import FIRST, MEGATRON, RELEASE, RULES, UNIVERSAL, WITHOUT_EFFECT, check, without_effect
 from simulator.plans.spec import Adapters, GradientReduction, LossChunks, Offload, Optimizer, Overlap, Plan, Recompute
 from tests.simulator.stacks import ELSEWHERE, stack_of
@@ -112,6 +113,21 @@ BREAKERS: dict[str, tuple[Model, Plan]] = {
     "sharded_weights_run_unpaired": (MOE, plan_with(ep=8, sharding="full", overlap=Overlap(moe_ep=True))),
     "router_groups_divide": (model_of(ffn=MoE(16, 4, 512, groups=3)), BASE),
     "low_precision_is_aligned": (model_of(ffn=DenseFFN(3000)), plan_with(precision="mxfp8")),
+    "layers_in_16_bit_exist": (
+        MOE,
+        plan_with(precision="mxfp8", quantized=Quantized(bf16_layers_at_start=900)),
+    ),
+    "mixed_widths_stay_on_the_gpu": (
+        MOE,
+        plan_with(
+            precision="fp8-tensorwise",
+            sharding="optimizer",
+            fp8_param_gather=True,
+            quantized=Quantized(experts=False),
+            offload=Offload(optimizer_fraction=1.0),
+        ),
+    ),
+    "whole_layers_leave_alone": (MOE, plan_with(offload=Offload(0.5, ("whole_layer", "core_attn")))),
     "experts_with_tensor_need_sequence_parallel": (MOE, plan_with(dp=4, tp=2)),
     "tensor_overlap_needs_sequence_parallel": (DENSE, plan_with(dp=4, tp=2, overlap=Overlap(tp_comm=True))),
     "gather_overlap_needs_reduce_overlap": (MOE, plan_with(overlap=Overlap(grad_reduce=False))),
