@@ -192,6 +192,7 @@ IDLE: dict[str, tuple[Model, Plan]] = {
     "recompute_of_absent_modules": (MOE, plan_with(recompute=selective("mlp"))),
     "shared_overlap_without_shared_experts": (DENSE, plan_with(overlap=Overlap(shared_experts=True))),
     "main_params_beside_whole_weights": (MOE, plan_with(precision="fp32", optimizer=Optimizer(main_params="fp32"))),
+    "quantized_without_effect": (MOE, plan_with(quantized=Quantized(experts=False))),
     "offload_without_effect": (MOE, plan_with(offload=Offload(optimizer_overlap=True))),
     "expert_overlap_without_traffic": (MOE, plan_with(stack=ELSEWHERE, overlap=Overlap(moe_ep=True))),
     "delayed_weight_gradients_without_effect": (MOE, plan_with(stack=ELSEWHERE, overlap=Overlap(delay_wgrad=True))),
