@@ -248,6 +248,19 @@ def test_collectives_of_data_parallelism_have_their_own_rate() -> None:
     assert full.barrier_s == half.barrier_s == collected_s("all_reduce", 4.0, strided_group(GPUS, 64))
 
 
+def test_collectives_inside_a_node_keep_all_of_their_bandwidth() -> None:
+    """Eight ranks of one node against 16 on two, whose bytes take twice as long at half the rate."""
+    plan = Plan(dp=8, micro_batch_size=1, global_batch_size=64, sharding="optimizer")
+
+    def seconds(chosen: Plan, gpus: int, rate: float) -> tuple[tuple[float, ...], ...]:
+        where = cluster(gpus, "hgx-h100", "ndr-rail-2tier")
+        return update_times(workload_of(LLAMA, chosen, 1024), where, replace(NEUTRAL, dp_rate=rate)).reduce_s
+
+    assert seconds(plan, 8, 0.5) == seconds(plan, 8, 1.0)
+    across = replace(plan, dp=16)
+    assert seconds(across, 16, 0.5)[0] == pytest.approx([2 * each for each in seconds(across, 16, 1.0)[0]])
+
+
 def test_lists_are_sliced_matrix_by_matrix_for_every_rank() -> None:
     """4 matrices of a dense layer (qkv, out, fc1, fc2) x 64 ranks x 1 us, for gathers and for reductions."""
     plan = replace(PLAN, stack=ZERO3_2021)
