@@ -26,7 +26,7 @@ from simulator.cost.blocks import (
     forward_seconds,
     routing_price,
 )
-from simulator.cost.constants import NEUTRAL, Constants, clocked, combined, entries, holds_for
+from simulator.cost.constants import NEUTRAL, Constants, clocked, combined, constants_for, entries, holds_for
 from simulator.cost.groups import plan_groups
 from simulator.cost.launches import launches
 from simulator.cost.price import Price, Prices, price
@@ -292,6 +292,18 @@ def test_kernels_of_experts() -> None:
     assert (padded.waiting, padded.reads) == (0, False)
     dense = launches(Work((works[0],), ()), computing[:1], [], prices_of(constants))
     assert (dense.forward, dense.waiting, dense.reads) == (1, 0, False)
+
+
+def test_experts_with_scales_that_are_found_by_expert_are_launched_one_by_one() -> None:
+    """Largest value, scale and cast of each expert's tensors, or casts and swizzles of its blocks; 16 bit has none."""
+    part = cluster(8, "hgx-h100", "single-switch").accelerator
+    plan = Plan(dp=8, micro_batch_size=1, global_batch_size=8)
+    launched = {
+        precision: constants_for(part, replace(plan, precision=precision)).expert_launches
+        for precision in ("bf16", "fp8-tensorwise", "mxfp8")
+    }
+    assert launched["fp8-tensorwise"] == launched["mxfp8"] > 10
+    assert launched["bf16"] == 0
 
 
 # ---- constants
