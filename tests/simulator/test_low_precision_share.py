@@ -244,8 +244,15 @@ LAUNCHED = {
 }
 
 
+STACKS = {
+    "torchtitan": ("torchtitan-0.3", "full"),
+    "bridge-recipe": ("megatron-bridge-0.6", "optimizer"),
+    "bridge-overrides": ("megatron-bridge-0.6", "optimizer"),
+}
+
+
 def launched(name: str, precision: str, quantized: Quantized) -> Launch:
-    stack, sharding = ("torchtitan-0.3", "full") if name == "torchtitan" else ("megatron-core-0.19", "optimizer")
+    stack, sharding = STACKS.get(name, ("megatron-core-0.19", "optimizer"))
     scenario = load_scenario(EXAMPLE, ["model=llama-3.1-8b", "plan.precision=bf16", "plan.fp8_param_gather=false",
                                        f"plan.stack={stack}", f"plan.sharding={sharding}"])  # fmt: skip
     plan = replace(scenario.plan, precision=precision, quantized=quantized, micro_batch_size=1)

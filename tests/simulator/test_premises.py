@@ -33,7 +33,7 @@ def test_what_nobody_gives_is_assumed_with_its_source() -> None:
     by_topic, _, text = said()
     assumed = {topic for topic, each in by_topic.items() if each.assumed}
     machines = {"GPU power", "server power", "network power", "PUE", "water"}
-    assert assumed == {"stack", "rent", "failures", "checkpoints", "spares", "restart", *machines}
+    assert assumed == {"stack", "rent", "failures", "checkpoints", "spares", "restart", "routing", *machines}
     for each in by_topic.values():
         assert each.text
         assert each.source
