@@ -22,8 +22,10 @@ def usual_fabric(node: Node, gpus: int, at: Place = INLINE) -> Fabric:
     """The plainest catalogue fabric whose ports match the node's NICs and which reaches `gpus`: none inside one
     scale-up domain, then rails before Clos, fewest tiers, reducing switches with InfiniBand.
 
-    Raises InputError where none fits.
+    Raises InputError where none fits, or the GPUs fill no servers.
     """
+    if words := unfilled(gpus, node):
+        raise InputError([at.under("gpus").problem(words)])
     if gpus <= node.scale_up.domain_gpus:
         return fabric("none")
     known = [fabric(name) for name in names("fabrics")]
@@ -51,11 +53,18 @@ def _ports_match(network: Fabric, node: Node) -> bool:
     return abs(network.tiers[0].port_bandwidth_bytes_per_s / node.nic.bandwidth_bytes_per_s - 1) < 1e-6
 
 
+def unfilled(gpus: int, server: Node) -> str:
+    """What is wrong with GPUs that do not fill servers; empty where they do."""
+    whole = gpus - gpus % server.gpus
+    if whole in (0, gpus):
+        return ""
+    return f"{gpus} do not fill servers of {server.gpus}; {whole} or {whole + server.gpus} would"
+
+
 def misfits(gpus: int, server: Node, network: Fabric) -> list[tuple[str, str]]:
     """What keeps a node and a fabric from making a cluster of so many GPUs, as (key, words)."""
-    if gpus > server.gpus and gpus % server.gpus:
-        return [("gpus", f"{gpus} do not fill servers of {server.gpus}; {gpus - gpus % server.gpus} or "
-                 f"{gpus - gpus % server.gpus + server.gpus} would")]  # fmt: skip
+    if words := unfilled(gpus, server):
+        return [("gpus", words)]
     if network.graph:
         # How many GPUs a graph holds is checked where it is read.
         return []

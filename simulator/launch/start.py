@@ -47,7 +47,7 @@ def starting_scenario(model: str, gpus: int, node: str, fabric: str | None = Non
     """
     place = Place("command line")
     server = catalogue.node(node, place.under("--node"))
-    network = fabric or catalogue.usual_fabric(server, gpus).name
+    network = fabric or catalogue.usual_fabric(server, gpus, place).name
     cluster = catalogue.cluster(gpus, server, network, at=place)
     chosen = load(model)
     written, about = starting_plan(chosen, model, cluster, node, network)

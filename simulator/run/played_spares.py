@@ -10,6 +10,7 @@ from simulator.run.specs import RunSpec
 
 STEP_FRACTION = 0.08  # of the spares: what a try adds, at least one
 MOST_TRIES = 6
+TRIED_RUNS = 24  # that a try plays: of the same draws, so that few tell which count is better
 
 
 def simulate_with_best_spares(spec: RunSpec, progress: Progress | None = None) -> RunResult:
@@ -19,14 +20,15 @@ def simulate_with_best_spares(spec: RunSpec, progress: Progress | None = None) -
     Seeds are the same at every try. More spares save at most the time in which the job waits for nodes: none are tried
     where that is less than their own share.
     """
-    best = tried = simulate(spec, progress)
+    few = replace(spec, simulation=replace(spec.simulation, runs=min(TRIED_RUNS, spec.simulation.runs)))
+    best = tried = simulate(few)
     for _ in range(MOST_TRIES):
         more = max(1, round(STEP_FRACTION * tried.spares))
         if waiting_fraction(tried) <= more / (spec.job_nodes + tried.spares):
             break
-        tried = simulate(with_hot_spares(spec, tried.spares + more), progress)
+        tried = simulate(with_hot_spares(few, tried.spares + more))
         best = min(best, tried, key=gpu_hours)
-    return best
+    return simulate(with_hot_spares(spec, best.spares), progress)
 
 
 def with_hot_spares(spec: RunSpec, count: int) -> RunSpec:
