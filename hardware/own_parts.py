@@ -13,7 +13,7 @@ from hardware.sections import Section
 BELIEVED = {
     "tdp": ("w", "10 W", "5 kW"),
     "idle": ("w", "0 W", "1 kW"),
-    "sm_count": ("count", "4", "2048"),
+    "sm_count": ("count", "1", "2048"),
 }
 
 

@@ -225,8 +225,14 @@ def _exchange_seconds(row: Mapping[Hashable, Any]) -> float:
 
 
 def group_of_row(row: Mapping[Hashable, Any]) -> Group:
-    """The communicator of a row; servers of one scale-up domain (NVL72) count as one place."""
-    domain = MACHINES[part_of(row["gpu"])].domain_gpus
+    """The communicator of a row; servers of one scale-up domain (NVL72) count as one place.
+
+    A part that is not known, as of a machine that is measured here, has domains of its servers.
+    """
+    try:
+        domain = MACHINES[part_of(row["gpu"])].domain_gpus
+    except ValueError:
+        domain = 0
     places = min(row["n_nodes"], np.ceil(row["n_gpus"] / domain)) if domain else row["n_nodes"]
     return Group(float(row["n_gpus"]), row["n_gpus"] / places)
 

@@ -13,6 +13,7 @@ from simulator.predict.run_spec import whole_run_spec
 from simulator.predict.simulate import Simulated, simulate
 from simulator.run.arrays import Floats
 from simulator.run.montecarlo import outcomes, saving_of
+from simulator.run.quantiles import quantile
 from simulator.run.result import RunResult
 from simulator.run.specs import RunSpec
 from simulator.run.summary import summarise
@@ -50,9 +51,9 @@ class Job:
         return power.pue * (self.spec.job_gpus * power.busy_w + spares * power.idle_w)
 
     def finish_at(self, confidence: float) -> float:
-        """Seconds within which that share of the runs ends; infinite where fewer end. A time that occurred, as in the
-        result's quantiles."""
-        return float(np.quantile(self.finish_s, confidence, method="inverted_cdf"))
+        """Seconds within which that share of the runs ends, as the result's quantiles have it; infinite where fewer
+        end."""
+        return quantile(self.finish_s, confidence)
 
     def chance(self, within_s: float) -> float:
         """Share of the runs that end within so long."""

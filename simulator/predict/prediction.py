@@ -137,7 +137,8 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
     """What a simulated step says of the scenario; `progress` is told of the runs played."""
     scenario, step, memory = done.scenario, done.step, done.memory
     gpus = scenario.cluster.gpus * step.around.clusters
-    spec = whole_run_spec(done)
+    interval_s = step_interval_s(done)
+    spec = whole_run_spec(done, interval_s)
     whole = None if spec is None else play_run(scenario, spec, progress)
     if spec is not None and whole is not None:
         spec = with_hot_spares(spec, whole.spares)
@@ -151,7 +152,7 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
         parameters_total=total_parameters(scenario.model),
         parameters_active=active_parameters(scenario.model),
         step_time_s=step.step_time_s,
-        step_time_interval_s=step_interval_s(done),
+        step_time_interval_s=interval_s,
         tokens_per_step=tokens_per_step(done),
         tokens_per_s=tokens_per_s,
         tokens_per_s_per_gpu=tokens_per_s / gpus,

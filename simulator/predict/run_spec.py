@@ -42,13 +42,17 @@ class Stretch:
         return gcd(plan.expert_dp, plan.dp) if plan.ep > 1 else plan.dp
 
 
-def whole_run_spec(done: Simulated) -> RunSpec | None:
-    """The run of a simulated step to its last token; None where the scenario has no policies."""
+def whole_run_spec(done: Simulated, interval_s: tuple[float, float] | None = None) -> RunSpec | None:
+    """The run of a simulated step to its last token; None where the scenario has no policies.
+
+    `interval_s`: the 80 % interval of the step (None: found here).
+    """
     policies = done.scenario.run.policies
     if policies is None:
         return None
     spec = affordable(run_spec(policies, job_facts(done, policies)))
-    uncertainty = step_uncertainty(done.step.step_time_s, step_interval_s(done), spec.failures.rate_sigma)
+    interval_s = interval_s or step_interval_s(done)
+    uncertainty = step_uncertainty(done.step.step_time_s, interval_s, spec.failures.rate_sigma)
     return replace(spec, uncertainty=uncertainty)
 
 

@@ -24,12 +24,16 @@ class Quantiles:
 
 
 def quantiles(values: Floats) -> Quantiles:
-    """10th, 50th and 90th percentile, each a value that occurred or the mean of two neighbours of which either would do
-    (so that an endless run stays endless)."""
-    lower = np.quantile(values, (0.1, 0.5, 0.9), method="inverted_cdf")
-    upper = -np.quantile(-np.asarray(values), (0.9, 0.5, 0.1), method="inverted_cdf")
-    p10, p50, p90 = (lower + upper) / 2
-    return Quantiles(float(p10), float(p50), float(p90))
+    """10th, 50th and 90th percentile."""
+    return Quantiles(*(quantile(values, share) for share in (0.1, 0.5, 0.9)))
+
+
+def quantile(values: Floats, share: float) -> float:
+    """A value that occurred, or the mean of two neighbours of which either would do (so that an endless run stays
+    endless)."""
+    lower = np.quantile(values, share, method="inverted_cdf")
+    upper = -np.quantile(-np.asarray(values), 1 - share, method="inverted_cdf")
+    return float((lower + upper) / 2)
 
 
 def _plain(value: float) -> float | None:

@@ -26,7 +26,7 @@ from simulator.workload.derive import Workload, workload_of
 from simulator.workload.states import stage_parameters
 
 MOST_ITEMS = 400  # the tables have stages x items^2 entries
-MOST_ROUNDS = 4  # of narrower budgets, until every rank fits
+MOST_ROUNDS = 12  # of narrower budgets, until every rank fits
 NO_LIMIT = float("inf")
 
 
@@ -166,7 +166,6 @@ def _fitting_split(workload: Workload, cluster: Cluster, schedule: Schedule, ite
     plan, capacity = workload.plan, cluster.accelerator.memory_capacity_bytes
     of_ranks = stages_of_ranks(plan)
     live = _most_live(schedule, of_ranks, stage_count(plan))
-    usable = np.full(plan.pp, capacity)
     candidates: list[tuple[float, tuple[str, ...]]] = []
     limits = Stages(of_ranks, live, np.full(len(live), NO_LIMIT))
     for _ in range(MOST_ROUNDS):
@@ -177,8 +176,8 @@ def _fitting_split(workload: Workload, cluster: Cluster, schedule: Schedule, ite
         candidates.append((float(excess.max()), symbols))
         if excess.max() <= 0:
             return symbols
-        usable = usable - np.maximum(excess, 0.0)
-        limits = replace(limits, budget_bytes=_budgets(usable, live, items, of_ranks))
+        used = _stage_bytes(symbols, items, live)
+        limits = replace(limits, budget_bytes=_budgets(limits.budget_bytes, used, excess, of_ranks))
     smallest = _smallest_split(items, limits)
     excess = _device_bytes(workload, smallest, schedule) - capacity
     candidates.append((float(excess.max()), smallest))
@@ -205,14 +204,23 @@ def _most_live(schedule: Schedule, of_ranks: Sequence[Sequence[int]], stages: in
     return live
 
 
-def _budgets(usable: Floats, live: Floats, items: Items, of_ranks: Sequence[Sequence[int]]) -> Floats:
-    """Bytes for each stage: its rank's, shared out as a layer of the mean size would need them. Shape (stages,)."""
-    layer = items.state_bytes.mean() + live * items.live_bytes.mean()
-    budgets = np.full(len(live), NO_LIMIT)
+def _stage_bytes(symbols: tuple[str, ...], items: Items, live: Floats) -> Floats:
+    """What the items of every stage hold under a split, (stages,)."""
+    ends = np.cumsum([len(stage) - max(0, stage.count("m") - 1) for stage in symbols])
+    held = [np.arange(first, last) for first, last in zip([0, *ends[:-1]], ends, strict=True)]
+    state = [items.state_bytes[each].sum() for each in held]
+    kept = [items.live_bytes[each].sum() for each in held]
+    used: Floats = np.array(state) + live * np.array(kept)
+    return used
+
+
+def _budgets(before: Floats, used: Floats, excess: Floats, of_ranks: Sequence[Sequence[int]]) -> Floats:
+    """Budgets that take what a rank holds too much off its fullest stage. Shape (stages,)."""
+    budgets = before.copy()
     for rank, held in enumerate(of_ranks):
-        needed = layer[list(held)]
-        shares = usable[rank] * needed / needed.sum()
-        budgets[list(held)] = np.minimum(budgets[list(held)], shares)
+        if excess[rank] > 0:
+            fullest = max(held, key=lambda stage: used[stage])
+            budgets[fullest] = used[fullest] - excess[rank]
     return budgets
 
 

@@ -416,7 +416,7 @@ def test_a_part_with_fewer_multiprocessors_computes_less() -> None:
 
 @pytest.mark.parametrize(
     ("change", "told"),
-    [({"tdp": "20 kW"}, "20000 W is not believed"), ({"sm_count": 1}, "1 is not believed"),
+    [({"tdp": "20 kW"}, "20000 W is not believed"), ({"sm_count": 4096}, "4096 is not believed"),
      ({"idle": "2 kW", "tdp": "3 kW"}, "2000 W is not believed")],
 )  # fmt: skip
 def test_figures_that_no_accelerator_has_are_refused(change: dict[str, object], told: str) -> None:

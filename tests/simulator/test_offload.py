@@ -24,7 +24,7 @@ SOME = Offload(0.5, ("core_attn", "moe_act"))
 
 
 def scenario(name: str, offload: Offload, host_bytes_per_s: float | None = None) -> Scenario:
-    loaded = load_scenario(SCENARIOS / f"{name}.yaml")
+    loaded = load_scenario(SCENARIOS / f"{name}.yaml", ["plan.expert_imbalance=forced"])
     part = loaded.cluster.accelerator
     if host_bytes_per_s:
         part = replace(part, host_bandwidth_bytes_per_s=host_bytes_per_s)

@@ -141,7 +141,8 @@ def test_how_the_release_was_chosen_is_said(overrides: list[str], choice: str, n
     assert (scenario.stack_choice, scenario.plan.stack.name) == (choice, name)
     document = stack_document(scenario)
     assert (document["named"], document["choice"]) == (choice == "named", choice)
-    assert [premise.topic for premise in premises(scenario, None, None)] == ([] if choice == "named" else ["stack"])
+    unnamed = [] if choice == "named" else ["stack"]
+    assert [premise.topic for premise in premises(scenario, None, None)] == [*unnamed, "routing"]
 
 
 @pytest.mark.parametrize(

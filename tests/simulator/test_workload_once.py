@@ -17,7 +17,11 @@ SCENARIOS = Path(__file__).parents[2] / "scenarios"
 
 
 @pytest.mark.parametrize("name", ["tiny", "kimi-k2-10240xh100", "deepseek-v3-2048xh800"])
-def test_each_distinct_part_is_derived_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("imbalance", "plays"), [("1.1", 1), ("bias", 2)])
+def test_each_distinct_part_is_derived_once(
+    name: str, imbalance: str, plays: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for the step, and once for the step with hotter experts where a kind of balancing leaves them open."""
     counted: Counter[object] = Counter()
 
     def counting(kind: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,10 +36,10 @@ def test_each_distinct_part_is_derived_once(name: str, monkeypatch: pytest.Monke
         monkeypatch.setattr(derive, function, counting(kind, getattr(derive, function)))
     for end, original in derive.ENDS.items():
         monkeypatch.setitem(derive.ENDS, end, counting(end, original))
-    scenario = load_scenario(SCENARIOS / f"{name}.yaml", ["run.failures=none"])
+    scenario = load_scenario(SCENARIOS / f"{name}.yaml", ["run.failures=none", f"plan.expert_imbalance={imbalance}"])
     evaluate(scenario)
     layers = {*scenario.model.layers, *scenario.model.mtp}
     expected = {("mixer", layer.mixer) for layer in layers if layer.mixer}
     expected |= {("ffn", layer.ffn) for layer in layers if layer.ffn}
     assert expected < set(counted)
-    assert set(counted.values()) == {1}
+    assert set(counted.values()) == {plays}
