@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import ceil
 
 from simulator.run.montecarlo import Progress, simulate
 from simulator.run.result import RunResult
@@ -10,7 +11,9 @@ from simulator.run.specs import RunSpec
 
 STEP_FRACTION = 0.08  # of the spares: what a try adds, at least one
 MOST_TRIES = 6
-TRIED_RUNS = 24  # that a try plays: of the same draws, so that few tell which count is better
+# A try plays the first of the same draws, so many that they tell which count is better: with this many interruptions in
+# all, in no fewer runs.
+TOLD_BY_INTERRUPTIONS, LEAST_RUNS = 4000, 24
 
 
 def simulate_with_best_spares(spec: RunSpec, progress: Progress | None = None) -> RunResult:
@@ -20,7 +23,11 @@ def simulate_with_best_spares(spec: RunSpec, progress: Progress | None = None) -
     Seeds are the same at every try. More spares save at most the time in which the job waits for nodes: none are tried
     where that is less than their own share.
     """
-    few = replace(spec, simulation=replace(spec.simulation, runs=min(TRIED_RUNS, spec.simulation.runs)))
+    few = with_runs(spec, min(LEAST_RUNS, spec.simulation.runs))
+    tried = simulate(few)
+    in_a_run = sum(tried.interruptions.values())
+    needed = max(LEAST_RUNS, ceil(TOLD_BY_INTERRUPTIONS / in_a_run) if in_a_run else spec.simulation.runs)
+    few = with_runs(spec, min(needed, spec.simulation.runs))
     best = tried = simulate(few)
     for _ in range(MOST_TRIES):
         more = max(1, round(STEP_FRACTION * tried.spares))
@@ -29,6 +36,11 @@ def simulate_with_best_spares(spec: RunSpec, progress: Progress | None = None) -
         tried = simulate(with_hot_spares(few, tried.spares + more))
         best = min(best, tried, key=gpu_hours)
     return simulate(with_hot_spares(spec, best.spares), progress)
+
+
+def with_runs(spec: RunSpec, runs: int) -> RunSpec:
+    """The run drawn so many times."""
+    return replace(spec, simulation=replace(spec.simulation, runs=runs))
 
 
 def with_hot_spares(spec: RunSpec, count: int) -> RunSpec:

@@ -32,7 +32,7 @@ def quantile(values: Floats, share: float) -> float:
     """A value that occurred, or the mean of two neighbours of which either would do (so that an endless run stays
     endless)."""
     lower = np.quantile(values, share, method="inverted_cdf")
-    upper = -np.quantile(-np.asarray(values), 1 - share, method="inverted_cdf")
+    upper = -np.quantile(-np.asarray(values), round(1 - share, 12), method="inverted_cdf")
     return float((lower + upper) / 2)
 
 
