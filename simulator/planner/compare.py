@@ -10,8 +10,9 @@ from typing import Any
 from hardware.problems import Problem
 from hardware.units import format_bytes
 from simulator.plain import flat
-from simulator.planner.comparison import Column, Comparison, Difference, Figures, Verdict
+from simulator.planner.comparison import Column, Comparison, Difference, Figures
 from simulator.planner.shared_error import ErrorShares, difference_interval_s, error_shares
+from simulator.planner.verdict import verdict
 from simulator.predict.prediction import Prediction, predict
 from simulator.predict.simulate import simulate
 from simulator.scenario.legal import validated
@@ -152,6 +153,8 @@ def figures(prediction: Prediction) -> Figures:
     """A prediction's figures for a column."""
     fullest = max(prediction.stages, key=lambda stage: stage.device_memory_bytes)
     run = prediction.run
+    # What was spent until a run is given up is not what it costs.
+    ended = run if run is not None and run.finishes else None
     return Figures(
         step_time_s=prediction.step_time_s,
         step_time_interval_s=prediction.step_time_interval_s,
@@ -165,8 +168,8 @@ def figures(prediction: Prediction) -> Figures:
         training_time_s=prediction.training_time_s,
         finish_s=run.finish_s.to_dict() if run else None,
         goodput_fraction=run.goodput_fraction if run else None,
-        cost_usd=run.cost_usd if run else None,
-        energy_j=run.energy_j if run else None,
+        cost_usd=ended.cost_usd if ended else None,
+        energy_j=ended.energy_j if ended else None,
     )
 
 
@@ -174,8 +177,10 @@ def _difference(first: _Predicted, second: _Predicted) -> Difference:
     """The second less the first, with intervals."""
     one, other = figures(first.prediction), figures(second.prediction)
     tokens_interval_s = difference_interval_s(first.tokens_errors, second.tokens_errors)
+    judged = verdict(first.prediction, second.prediction, tokens_interval_s)
     return Difference(
-        verdict=_verdict(tokens_interval_s),
+        verdict=judged.word,
+        judged_by=judged.judged_by,
         step_time_s=other.step_time_s - one.step_time_s,
         step_time_interval_s=difference_interval_s(first.errors, second.errors),
         training_time_s=other.training_time_s - one.training_time_s,
@@ -185,16 +190,10 @@ def _difference(first: _Predicted, second: _Predicted) -> Difference:
         device_memory_bytes=other.device_memory_bytes - one.device_memory_bytes,
         mfu_fraction=other.mfu_fraction - one.mfu_fraction,
         finish_s=_less_known(other.finish_s, one.finish_s),
+        finish_interval_s=judged.finish_interval_s,
         cost_usd=_less_or_none(other.cost_usd, one.cost_usd),
         energy_j=_less_or_none(other.energy_j, one.energy_j),
     )
-
-
-def _verdict(interval_s: tuple[float, float]) -> Verdict:
-    low_s, high_s = interval_s
-    if low_s > 0:
-        return "slower"
-    return "faster" if high_s < 0 else "cannot be told apart"
 
 
 def _less(second: Mapping[str, float], first: Mapping[str, float]) -> dict[str, float]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from simulator.plain import flat, plain
-
-Verdict = Literal["faster", "slower", "cannot be told apart"]
+from simulator.planner.verdict import Measure, Word
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +15,8 @@ class Figures:
     """What was predicted of one column.
 
     `memory_bytes` are the owners on the fullest rank, what lies outside the allocator included: they add up to
-    `device_memory_bytes`. `finish_s` and `cost_usd` are of the whole run with failures (None: not simulated, or not
-    known); `cost_usd` is as the run is paid for.
+    `device_memory_bytes`. `finish_s`, `cost_usd` and `energy_j` are of the whole run with failures (None: not
+    simulated, or not known; cost and energy also where the run does not finish); `cost_usd` is as the run is paid for.
     """
 
     step_time_s: float
@@ -41,10 +40,12 @@ class Difference:
     """A column less the first one; None where one of them does not know the figure.
 
     `step_time_interval_s`: the 80 % interval of the difference, errors that both share left out.
-    `training_time_interval_s`: the same for the time that all tokens take, which decides the `verdict`.
+    `training_time_interval_s`: the same for the time that all tokens take; `finish_interval_s`: for the median run's
+    end. `verdict` is of the whole run, told by the measure `judged_by` (None: no measure tells them apart).
     """
 
-    verdict: Verdict
+    verdict: Word
+    judged_by: Measure | None
     step_time_s: float
     step_time_interval_s: tuple[float, float]
     training_time_s: float
@@ -54,6 +55,7 @@ class Difference:
     device_memory_bytes: float
     mfu_fraction: float
     finish_s: Mapping[str, float | None] | None
+    finish_interval_s: tuple[float, float] | None
     cost_usd: float | None
     energy_j: float | None
 

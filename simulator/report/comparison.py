@@ -58,6 +58,7 @@ def _value(value: Any) -> str:
 
 def _rows(columns: Sequence[Mapping[str, Any]]) -> Iterable[tuple[str | Text, list[str | Text]]]:
     """Every figure's line; a column without figures says so once and stays empty."""
+    yield Text("against first", style="bold"), [_verdict(column) for column in columns]
     yield Text("step time", style="bold"), [_step(column) for column in columns]
     yield "  80 % interval", [_interval(column) for column in columns]
     yield "  against first", [_against(column) for column in columns]
@@ -103,13 +104,27 @@ def _between(interval: Sequence[float], written: Written) -> str:
     return f"{low} ..\n{high}"
 
 
-def _against(column: Mapping[str, Any]) -> Text:
+def _verdict(column: Mapping[str, Any]) -> Text:
+    """The word for the whole run, and what it was judged by."""
     difference = column["difference"]
     if difference is None:
         return Text("")
-    interval = _between(difference["step_time_interval_s"], lambda change: _signed(change, step_seconds))
-    told_apart = difference["verdict"] in ("faster", "slower")
-    return Text(f"{interval}\n{difference['verdict']}", style="" if told_apart else "yellow")
+    word, measure = difference["verdict"], difference["judged_by"]
+    if word == "does not finish":
+        return Text(word, style="red")
+    told_by = f"\nby {measure}" if measure else ""
+    return Text(word + told_by, style="yellow" if word == "cannot be told apart" else "")
+
+
+def _against(column: Mapping[str, Any]) -> str:
+    """The interval of the step's difference."""
+    difference = column["difference"]
+    if difference is None:
+        return ""
+    interval = difference["step_time_interval_s"]
+    if max(map(abs, interval)) <= ROUNDING * column["figures"]["step_time_s"]:
+        return "the same"
+    return _between(interval, lambda change: _signed(change, step_seconds))
 
 
 def _cells(columns: Sequence[Mapping[str, Any]], path: Sequence[str], written: Written) -> list[str | Text]:
@@ -141,12 +156,18 @@ def _notes(document: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     for column in document["columns"]:
         yield from ((column["name"], f"refused: {reason}") for reason in column["refused"])
         yield from ((column["name"], reason) for reason in column["unfit"])
-        difference = column["difference"]
-        if difference is not None and difference["verdict"] == "cannot be told apart":
-            interval = _between(difference["training_time_interval_s"], lambda change: _signed(change, format_seconds))
-            spread = " ".join(interval.split())
-            why = f"training takes {spread} longer, an interval that holds zero"
-            yield column["name"], f"cannot be told apart from {document['reference']}: {why}"
+        if column["difference"] is not None and column["difference"]["verdict"] == "cannot be told apart":
+            yield column["name"], f"cannot be told apart from {document['reference']}: {_untold(column['difference'])}"
+
+
+def _untold(difference: Mapping[str, Any]) -> str:
+    """Why neither of two columns is better."""
+    of_run = difference["finish_interval_s"]
+    what = "the median run takes" if of_run is not None else "training takes"
+    interval_s = of_run if of_run is not None else difference["training_time_interval_s"]
+    interval = _between(interval_s, lambda change: _signed(change, format_seconds))
+    spread = " ".join(interval.split())
+    return f"{what} {spread} longer, an interval that holds zero"
 
 
 def _warnings(columns: Sequence[Mapping[str, Any]]) -> Iterable[tuple[str, str]]:

@@ -13,6 +13,8 @@ from simulator.planner.comparison import Comparison
 from simulator.planner.shared_error import ErrorShares, difference_interval_s, different_share
 from simulator.planner.variants import split_values
 from simulator.predict.confidence import STANDARD_DEVIATIONS
+from simulator.report.comparison import comparison
+from simulator.report.printing import report_text
 from tests.command import ROOT, traincast
 
 SCENARIOS = ROOT / "scenarios"
@@ -47,7 +49,8 @@ def test_the_same_twice_differs_by_nothing_for_sure(depths: Comparison) -> None:
     again = depths.columns[2].difference
     assert again is not None
     assert again.step_time_interval_s == (0.0, 0.0)
-    assert again.verdict == "cannot be told apart"
+    assert again.finish_interval_s == (0.0, 0.0)
+    assert (again.verdict, again.judged_by) == ("the same", None)
 
 
 def test_a_longer_bubble_is_told_apart_within_intervals_that_overlap(depths: Comparison) -> None:
@@ -60,6 +63,59 @@ def test_a_longer_bubble_is_told_apart_within_intervals_that_overlap(depths: Com
     assert first.figures.step_time_interval_s[1] > second.figures.step_time_interval_s[0]
     assert second.difference.step_time_interval_s[0] > 0
     assert second.difference.verdict == "slower"
+
+
+@pytest.fixture(scope="module")
+def runs() -> Comparison:
+    """The same steps in runs that differ: as planned, with failures twice a day, every minute, and at twice the
+    price."""
+    changes = [
+        "run.failures={mtbf: 10 days}",
+        "run.failures={mtbf: 12 h}",
+        "run.failures={mtbf: 1 min}",
+        "run.prices=4 USD/h",
+    ]
+    common = ["run.tokens=1T", "run.failures={mtbf: 10 days}", "run.prices=2 USD/h"]
+    return compare([load_scenario(TINY, [*common, change]) for change in changes])
+
+
+def test_the_whole_run_is_judged_where_steps_are_the_same(runs: Comparison) -> None:
+    first, failing, _, dear = runs.columns
+    assert first.figures is not None
+    assert failing.figures is not None
+    assert failing.difference is not None
+    assert failing.difference.training_time_interval_s == (0.0, 0.0)
+    assert (failing.difference.verdict, failing.difference.judged_by) == ("slower", "finish P50")
+    low_s, high_s = failing.difference.finish_interval_s or (0.0, 0.0)
+    ends_s = [(each.finish_s or {})["p50"] or 0.0 for each in (first.figures, failing.figures)]
+    assert 0 < low_s < ends_s[1] - ends_s[0] < high_s
+    assert dear.difference is not None
+    assert dear.figures is not None
+    assert dear.figures.cost_usd == pytest.approx(2 * (first.figures.cost_usd or 0.0))
+    assert (dear.difference.verdict, dear.difference.judged_by) == ("costs more", "cost")
+
+
+def test_a_run_that_does_not_finish_is_never_alike_and_has_no_cost(runs: Comparison) -> None:
+    stuck = runs.columns[2]
+    assert stuck.figures is not None
+    assert stuck.difference is not None
+    assert (stuck.difference.verdict, stuck.difference.judged_by) == ("does not finish", "whether it finishes")
+    assert (stuck.figures.cost_usd, stuck.figures.energy_j) == (None, None)
+    assert (stuck.difference.cost_usd, stuck.difference.energy_j) == (None, None)
+    document = runs.to_dict()
+    jsonschema.validate(document, json.loads(traincast("schema", "compare").stdout))
+    text = report_text(comparison(document))
+    cost = next(line for line in text.splitlines() if line.startswith("cost, mean run"))
+    assert " - " in cost
+    steps = next(line for line in text.splitlines() if line.startswith("  against first"))
+    assert steps.count("the same") == 3
+
+
+def test_a_run_that_ends_is_faster_than_one_that_does_not() -> None:
+    changes = ["run.failures={mtbf: 1 min}", "run.failures={mtbf: 10 days}", "run.failures={mtbf: 50 s}"]
+    stuck = compare([load_scenario(TINY, ["run.tokens=1T", change]) for change in changes])
+    verdicts = [column.difference.verdict for column in stuck.columns if column.difference is not None]
+    assert verdicts == ["faster", "does not finish"]
 
 
 def test_a_component_that_both_share_cancels() -> None:
