@@ -23,8 +23,9 @@ TINY, KIMI = SCENARIOS / "tiny.yaml", SCENARIOS / "kimi-k2-10240xh100.yaml"
 
 @pytest.fixture(scope="module")
 def depths() -> Comparison:
-    """The pipeline of Kimi-K2 as written, with half the chunks, and with the same plan again."""
-    return compare([load_scenario(KIMI, overrides) for overrides in ([], ["plan.vpp=2", "plan.layout=auto"], [])])
+    """The pipeline of Kimi-K2 as written, with half the chunks unevenly filled, and with the same plan again."""
+    uneven = ["plan.vpp=2", "plan.layout=Ettt|ttt|(t*4|)*4(t*5|)*2(ttt|)*2(t*4|)*5tttL"]
+    return compare([load_scenario(KIMI, overrides) for overrides in ([], uneven, [])])
 
 
 def test_only_what_differs_is_on_top(depths: Comparison) -> None:
