@@ -194,3 +194,37 @@ def as_printed_all(words: list[str]) -> str:
 def test_steps_faster_than_the_gpus_can_compute_are_refused_as_other_units(tmp_path: Path, ms: float) -> None:
     with pytest.raises(InputError, match=r"an MFU of \d+ %, which the GPUs cannot reach.*in other units"):
         explained(tmp_path, run_of(range(1, 31), ms)[0])
+
+
+GROUPS = (
+    "using world size: 8, data-parallel size: 2, context-parallel size: 1, hierarchical context-parallel sizes: None, "
+    "tensor-model-parallel size: 2, pipeline-model-parallel size: 1\n"
+)
+
+
+def test_groups_before_the_arguments_take_nothing_from_them(tmp_path: Path) -> None:
+    """Megatron prints its degrees twice: in a line of groups, and among its arguments."""
+    dumped, both = (other_plan(tiny(), job_of(tmp_path, start + OTHER_DEGREES + STEPS)) for start in ("", GROUPS))
+    assert dumped is not None
+    assert "plan.sequence_parallel=true" in dumped.overrides
+    assert both == dumped
+
+
+def test_the_world_of_printed_arguments_is_the_logs_gpus(tmp_path: Path) -> None:
+    """16 GPUs in the arguments alone, where the scenario has 8."""
+    found = explained(tmp_path, as_printed("world_size", 16) + STEPS)
+    assert found.other_plan is not None
+    assert found.other_plan.overrides == ("cluster.gpus=16",)
+    per_gpu = next(each for each in found.figures if each.quantity == "tokens_per_s_per_gpu")
+    assert per_gpu.measured == pytest.approx(64 * 2048 / 0.5 / 16)
+
+
+def test_deepspeeds_world_counts_replicas(tmp_path: Path) -> None:
+    """A world of 4 of the scenario's 2 stages is its 8 GPUs; one of 8 is 16."""
+    steps = "".join(f"global_step={n}, RunningAvgSamplesPerSec=9.0, CurrSamplesPerSec=80.0\n" for n in range(1, 9))
+    line = "[2026-01-01 10:00:00,000] [INFO] [config.py:1001:print]   world_size ................... {}\n"
+    alike, apart = (other_plan(tiny(), job_of(tmp_path, line.format(world) + steps)) for world in (4, 8))
+    assert alike is not None
+    assert "cluster.gpus" not in {each.key for each in alike.differences}
+    assert apart is not None
+    assert {each.key: each.log for each in apart.differences}["cluster.gpus"] == 16

@@ -14,6 +14,7 @@ from typing import Any
 from hardware.documents import Document
 from hardware.problems import InputError, Place
 from simulator.launch.explain.records import Job
+from simulator.launch.explain.work import logged_gpus
 from simulator.launch.importing.assemble import flat_plan, plan_defaults
 from simulator.launch.importing.backwards import add_defaults, read_back
 from simulator.launch.importing.derived import derive
@@ -169,9 +170,9 @@ def _by_name(scenario: Scenario, job: Job) -> list[Difference]:
 
 
 def _of_cluster(scenario: Scenario, job: Job) -> Iterator[Difference]:
-    own = scenario.cluster.gpus
-    if job.gpus not in (0, own):
-        yield Difference("cluster.gpus", job.gpus, own, f"cluster.gpus={job.gpus}")
+    own, logged = scenario.cluster.gpus, logged_gpus(scenario, job)
+    if logged not in (0, own):
+        yield Difference("cluster.gpus", logged, own, f"cluster.gpus={logged}")
 
 
 # -- the plan -------------------------------------------------------------------------------------------------------
@@ -192,7 +193,7 @@ def logged_keys(scenario: Scenario, job: Job, dialect: str) -> Keys:
     read_back(target, in_table_words(statements, about), keys)
     if len(own) >= WHOLE_LIST:
         add_defaults(target, keys, plan_defaults(), about.title)
-    keys.add("cluster.gpus", job.gpus or scenario.cluster.gpus)
+    keys.add("cluster.gpus", logged_gpus(scenario, job) or scenario.cluster.gpus)
     derive(keys, statements, dialect)
     return keys
 

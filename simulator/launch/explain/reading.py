@@ -50,6 +50,7 @@ class _Reading:
     batches: set[int] = field(default_factory=set)
     seq_lengths: set[int] = field(default_factory=set)
     gpus: set[int] = field(default_factory=set)
+    replicas: set[int] = field(default_factory=set)
     settings: dict[tuple[str, str], set[Any]] = field(default_factory=dict)
     # MLPerf's lines of steps have no batch of their own.
     mlperf_batch: int = 0
@@ -173,6 +174,8 @@ def _take_work(work: WorkSaid, reading: _Reading) -> None:
         reading.seq_lengths.add(work.seq_length)
     if work.gpus:
         reading.gpus.add(work.gpus)
+    if work.replicas:
+        reading.replicas.add(work.replicas)
 
 
 def _take_setting(stated: Stated, reading: _Reading) -> None:
@@ -191,7 +194,7 @@ def _settings_of_next(reading: _Reading) -> Settings:
 
 def _work_of_next(reading: _Reading) -> WorkSaid:
     """What the attempt that begins trains a step, as far as one job has said so since the last began."""
-    printed = (reading.batches, reading.seq_lengths, reading.gpus)
+    printed = (reading.batches, reading.seq_lengths, reading.gpus, reading.replicas)
     work = WorkSaid(*map(_only, printed))
     for values in printed:
         values.clear()
@@ -294,6 +297,7 @@ def _job(group: list[Attempt], pauses: list[Pause], alone: bool) -> Job:
         next((each.said.batch for each in group if each.said.batch), 0),
         next((each.said.seq_length for each in group if each.said.seq_length), 0),
         next((each.said.gpus for each in group if each.said.gpus), 0),
+        next((each.said.replicas for each in group if each.said.replicas), 0),
     )
     steps = tuple(each.steps() for each in group)
     settings = {key: value for each in reversed(group) for key, value in each.settings.items()}

@@ -16,11 +16,14 @@ SECONDS, TOKENS_PER_GPU, SAMPLES = "seconds", "tokens_per_s_per_gpu", "samples_p
 
 
 class WorkSaid(NamedTuple):
-    """What a job prints of its steps before the first: sequences, tokens of a sequence, and GPUs (0: not said)."""
+    """What a job prints of its steps before the first: sequences, tokens of a sequence, and GPUs (0: not said).
+
+    DeepSpeed prints no GPUs but its replicas, which it calls the world."""
 
     batch: int = 0
     seq_length: int = 0
     gpus: int = 0
+    replicas: int = 0
 
 
 NOTHING_SAID = WorkSaid()
@@ -174,10 +177,11 @@ class Job:
         """Tokens of a sequence as the job prints at its start; 0 where it does not say."""
         return self.said.seq_length
 
-    @property
-    def gpus(self) -> int:
-        """GPUs that the job prints at its start; 0 where it does not say."""
-        return self.said.gpus
+    def gpus(self, model_parallel: int) -> int:
+        """GPUs that the job prints at its start; 0 where it does not say.
+
+        Printed replicas have `model_parallel` GPUs each."""
+        return self.said.gpus or self.said.replicas * model_parallel
 
     @property
     def lines(self) -> tuple[int, int]:

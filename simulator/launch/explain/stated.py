@@ -84,6 +84,8 @@ def printed(line: bytes) -> Said:
     name, value = found
     if name == "--seq-length" and str(value).isdecimal():
         return Said(work=WorkSaid(seq_length=int(str(value))), settings=(Stated("megatron", name, value),))
+    if name == "--world-size" and str(value).isdecimal():
+        return Said(work=WorkSaid(gpus=int(str(value))))
     if name not in megatron_names():
         return Said()
     return Said(settings=(Stated("megatron", name, tuple(value) if isinstance(value, list) else value),))
@@ -91,6 +93,8 @@ def printed(line: bytes) -> Said:
 
 def _deepspeed_key(line: bytes) -> Said:
     found = _CONFIG.search(line)
+    if found is not None and found[1] == b"world_size" and found[2].isdigit():
+        return Said(work=WorkSaid(replicas=int(found[2])))
     key = DEEPSPEED_KEYS.get(found[1].decode()) if found else None
     if found is None or key is None:
         return Said()
@@ -100,9 +104,11 @@ def _deepspeed_key(line: bytes) -> Said:
 
 
 def megatron_groups(line: bytes) -> Said:
-    """`using world size: 16, data-parallel size: 2, tensor-model-parallel size: 8`."""
+    """`using world size: 16, data-parallel size: 2, tensor-model-parallel size: 8`.
+
+    Sizes stay text, as the printed arguments that repeat them are."""
     world = _WORLD.search(line)
-    sizes = tuple(Stated("megatron", f"--{name.decode()}-size", int(size)) for name, size in _GROUP.findall(line))
+    sizes = tuple(Stated("megatron", f"--{name.decode()}-size", size.decode()) for name, size in _GROUP.findall(line))
     return Said(work=WorkSaid(gpus=int(world[1])) if world else WorkSaid(), settings=sizes)
 
 

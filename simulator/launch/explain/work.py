@@ -11,11 +11,17 @@ from simulator.plans.rules import check
 from simulator.scenario.schema import Scenario
 
 
+def logged_gpus(scenario: Scenario, job: Job) -> int:
+    """GPUs of the log's job, 0 where it does not say; replicas that it prints are as large as the scenario's."""
+    plan = scenario.plan
+    return job.gpus(plan.tp * plan.pp * plan.cp)
+
+
 def workpiece(scenario: Scenario, job: Job) -> Workpiece:
     """Sequences and tokens of the log's step; what the log does not say is the scenario's."""
     batch = job.batch or scenario.plan.global_batch_size
     seq_length = job.seq_length or scenario.run.seq_length
-    return Workpiece(batch, batch * seq_length, job.gpus or scenario.cluster.gpus)
+    return Workpiece(batch, batch * seq_length, logged_gpus(scenario, job) or scenario.cluster.gpus)
 
 
 def as_logged(scenario: Scenario, job: Job) -> Scenario:
@@ -37,16 +43,16 @@ def flops_ratio(logged: Scenario, job: Job) -> float:
     batch = job.batch or logged.plan.global_batch_size
     per_token = flops_per_token(logged.model, seq_length) / flops_per_token(logged.model, logged.run.seq_length)
     tokens = batch * seq_length / (logged.plan.global_batch_size * logged.run.seq_length)
-    gpus = (job.gpus or logged.cluster.gpus) / logged.cluster.gpus
+    gpus = (logged_gpus(logged, job) or logged.cluster.gpus) / logged.cluster.gpus
     return float(per_token * tokens / gpus)
 
 
 def work_notes(scenario: Scenario, logged: Scenario, job: Job) -> tuple[str, ...]:
     """Where the log's job is not the scenario's, and which of them was predicted."""
-    gpus = scenario.cluster.gpus
-    if job.gpus in (0, gpus):
+    gpus, own = scenario.cluster.gpus, logged_gpus(scenario, job)
+    if own in (0, gpus):
         return amount_notes(scenario, logged, job)
-    told = f"the log is of {job.gpus} GPUs where the scenario's cluster.gpus is {gpus}; the prediction is of {gpus}, "
+    told = f"the log is of {own} GPUs where the scenario's cluster.gpus is {gpus}; the prediction is of {gpus}, "
     return (
         told + "so the two steps are no comparison: is it the right scenario?",
         *amount_notes(scenario, logged, job),
