@@ -53,10 +53,16 @@ def explain(
 
 
 def _fitted(found: Explanation, path: Path) -> dict[str, Any]:
-    """Adds the run to the correction in a file; gives what that changes."""
+    """Adds the run to the correction in a file; gives what that changes.
+
+    Raises InputError where what the log ran cannot be predicted."""
+    from hardware.problems import InputError, Problem
     from simulator.launch.explain.site_fit import effect_on, site_text, with_run
     from simulator.report.folder import write_file
 
+    if found.no_run:
+        message = f"nothing is fitted: {found.no_run}. Set the scenario to what the log ran (--set KEY=VALUE)"
+        raise InputError([Problem(found.log.file, found.job.lines[0], "--fit", message)])
     site = with_run(path, found.run)
     write_file(path, site_text(site).encode(), "--fit")
     before_s = found.prediction.step_time_s

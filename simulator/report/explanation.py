@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hardware.units import format_bytes, format_seconds
-from simulator.launch.explain.compare import Explanation
+from simulator.launch.explain.compare import AGREES_FRACTION, Explanation
 from simulator.plain import plain
 from simulator.report.printing import signed
 
@@ -67,8 +67,8 @@ def _other_plan(found: Explanation) -> dict[str, Any] | None:
     other = found.other_plan
     if other is None:
         return None
-    effect_s = found.own_step_time_s - found.run.predicted_s
-    whole_s = found.run.measured_s - found.run.predicted_s
+    effect_s = found.own_step_time_s - found.uncorrected_s
+    whole_s = found.run.measured_s - found.uncorrected_s
     share = effect_s / whole_s if whole_s else 0.0
     return {
         "text": other.text,
@@ -79,6 +79,8 @@ def _other_plan(found: Explanation) -> dict[str, Any] | None:
         "step_time_s": found.own_step_time_s if other.scenario is not None else None,
         "effect_s": effect_s,
         "explains_fraction": max(0.0, min(1.0, share)),
+        "comparable": found.comparable,
+        "slower_fraction": found.run.measured_s / found.own_step_time_s - 1,
         "why_not": other.why_not,
     }
 
@@ -127,9 +129,14 @@ def _print_other_plan(console: Console, document: Mapping[str, Any]) -> None:
     if other["step_time_s"] is None:
         console.print(Text(f"  it cannot be predicted so: {other['why_not']}"))
         return
-    step_time, rest = format_seconds(other["step_time_s"]), signed(document["rest_s"], format_seconds)
-    share = f"{100 * other['explains_fraction']:.0f} %"
-    console.print(f"  predicted so: {step_time} a step, which explains {share} of the gap and leaves {rest}")
+    step_time, slower = format_seconds(other["step_time_s"]), other["slower_fraction"]
+    rest = f"{100 * abs(slower):.1f} % {'slower' if slower > 0 else 'faster'} than its own plan's prediction"
+    # A plan that moves the step beyond the measured one explains no share of the gap.
+    beyond = document["rest_s"] * other["effect_s"] < 0 and abs(slower) > AGREES_FRACTION
+    share = ""
+    if other["comparable"] and not beyond:
+        share = f", which explains {100 * other['explains_fraction']:.0f} % of the gap"
+    console.print(f"  predicted so: {step_time} a step{share}; the run is {rest}")
 
 
 def _table(*columns: str) -> Table:
@@ -141,7 +148,10 @@ def _table(*columns: str) -> Table:
 
 
 def _print_figures(console: Console, document: Mapping[str, Any]) -> None:
-    table = _table("", "measured", "predicted", "80 % interval", "difference")
+    other = document["other_plan"]
+    apart = other is not None and not other["comparable"]
+    predicted = "predicted as run" if apart and other["step_time_s"] is not None else "predicted"
+    table = _table("", "measured", predicted, "80 % interval", "difference")
     for row in document["figures"]:
         name, unit, scale = SHOWN[row["quantity"]]
         interval = row["interval"]
@@ -155,6 +165,10 @@ def _print_figures(console: Console, document: Mapping[str, Any]) -> None:
         )
     console.print()
     console.print(table)
+    if apart and other["step_time_s"] is None:
+        console.print(
+            "tokens/s/GPU and MFU are left out: the log is of another model or GPU count, which cannot be predicted"
+        )
 
 
 def _print_memory(console: Console, document: Mapping[str, Any]) -> None:
@@ -202,7 +216,7 @@ def _print_lost(console: Console, document: Mapping[str, Any]) -> None:
     console.print(table)
     if lost["restarts"]:
         console.print(f"{lost['restarts']} restarts, {lost['repeated_steps']} steps trained again")
-    if not lost["timed"]:
+    if not lost["timed"] and not lost["jump_line"]:
         console.print("lines carry no time stamps: only what they state is known")
 
 

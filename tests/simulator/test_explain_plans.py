@@ -17,6 +17,7 @@ from simulator.launch.explain.reading import read_log
 from simulator.launch.explain.records import Job
 from simulator.predict.simulate import simulate
 from simulator.scenario.schema import load_scenario
+from simulator.scenario.site_section import read_site
 from tests.command import traincast
 from tests.simulator.launch_draws import FORECAST, drawn
 from tests.simulator.test_explain import TINY, explained, log_of, run_of, tiny
@@ -228,3 +229,67 @@ def test_deepspeeds_world_counts_replicas(tmp_path: Path) -> None:
     assert "cluster.gpus" not in {each.key for each in alike.differences}
     assert apart is not None
     assert {each.key: each.log for each in apart.differences}["cluster.gpus"] == 16
+
+
+def test_figures_of_another_count_of_gpus_stand_beside_the_logs_own_prediction(tmp_path: Path) -> None:
+    """16 GPUs where the scenario has 8: every predicted figure lies in its own interval."""
+    found = explained(tmp_path, as_printed("world_size", 16) + STEPS)
+    own = simulate(tiny("cluster.gpus=16")).step.step_time_s
+    shown = {each.quantity: each for each in found.figures}
+    assert shown["step_time_s"].predicted == pytest.approx(own)
+    assert shown["tokens_per_s_per_gpu"].predicted == pytest.approx(64 * 2048 / own / 16)
+    for figure in found.figures[:3]:
+        assert figure.interval is not None
+        assert figure.interval[0] < figure.predicted < figure.interval[1]
+    assert found.run.predicted_s == pytest.approx(own)
+    assert "figures are set beside the prediction of what the log ran" in found.notes[0]
+
+
+MODEL_UNKNOWN = "[titan] Model llama3 99Z size: 99,000,000,000 total parameters\n"
+
+
+def test_a_model_that_is_not_known_leaves_no_figures_by_model_and_no_causes(tmp_path: Path) -> None:
+    found = explained(tmp_path, MODEL_UNKNOWN + TITAN)
+    assert found.beside is None
+    assert [each.quantity for each in found.figures] == ["step_time_s", "tokens_per_s"]
+    assert (found.causes, found.stacks, found.memory) == ((), (), ())
+
+
+def test_a_fit_is_against_what_the_log_ran_and_refused_where_that_is_not_known(tmp_path: Path) -> None:
+    """A log as fast as its own plan is predicted teaches nothing new of the site."""
+    ours = simulate(tiny("plan.tp=2", "plan.pp=1", "plan.sequence_parallel=true")).step.step_time_s
+    file, site = tmp_path / "run.log", tmp_path / "site.yaml"
+    file.write_text(OTHER_DEGREES + run_of(range(1, 31), 1000 * ours)[0])
+    document = json.loads(traincast("explain", str(TINY), "--log", str(file), "--fit", str(site), "--json").stdout)
+    fitted = document["fitted"]
+    assert fitted["step_time_s"] == pytest.approx(fitted["step_time_before_s"], rel=1e-3)
+    assert read_site(site).runs[0].predicted_s == pytest.approx(ours, rel=1e-5)
+    before = site.read_text()
+    unknown_batch = run_of(range(1, 31), 500.0, batch=66)[0]
+    for text in (as_printed("tensor_model_parallel_size", 3) + STEPS, MODEL_UNKNOWN + TITAN, unknown_batch):
+        file.write_text(text)
+        refused = traincast("explain", str(TINY), "--log", str(file), "--fit", str(site))
+        assert refused.returncode == 2
+        assert "nothing is fitted" in refused.stderr
+    assert site.read_text() == before
+
+
+def test_stamps_that_jump_back_are_not_used(tmp_path: Path) -> None:
+    """An hour back between steps 20 and 21: nothing negative is lost, and line 21 is named."""
+    first, at_s = run_of(range(1, 21), 500.0)
+    second, _ = run_of(range(21, 41), 500.0, begin_s=at_s - 3600)
+    found = explained(tmp_path, first + second)
+    assert (found.lost.timed, found.lost.jump_line) == (False, 21)
+    assert found.lost.wall_s == pytest.approx(40 * 0.5)
+    assert any("time stamps jump back at line 21" in note for note in found.notes)
+
+
+def test_a_run_faster_than_its_own_plan_is_not_sent_to_throttling(tmp_path: Path) -> None:
+    """13 % less than its own plan's prediction: no cause of slowness is looked for."""
+    ours = simulate(tiny("plan.tp=2", "plan.pp=1", "plan.sequence_parallel=true")).step.step_time_s
+    file = tmp_path / "run.log"
+    file.write_text(OTHER_DEGREES + run_of(range(1, 31), 1000 * 0.87 * ours)[0])
+    told = traincast("explain", str(TINY), "--log", str(file)).stdout
+    assert re.search(r"the run is 1[23]\.\d % faster than its own plan's prediction", told)
+    assert "the run is faster than predicted" in told
+    assert "throttle" not in told

@@ -11,13 +11,21 @@ import numpy as np
 from hardware.precisions import PRECISIONS, half_precision_peak
 from hardware.problems import InputError, Problem
 from simulator.launch.explain.causes import Cause, StackChange, causes, stack_changes, together_fraction
+from simulator.launch.explain.figures import (
+    Figure,
+    StageMemory,
+    TraceFigure,
+    figures,
+    figures_without_model,
+    stage_memory,
+    trace_figures,
+)
 from simulator.launch.explain.kineto import TracedStep
 from simulator.launch.explain.lost import LostTime, lost_time
 from simulator.launch.explain.other_plan import OtherPlan, other_plan
-from simulator.launch.explain.records import Job, Log, Memory
-from simulator.launch.explain.steady import Drift, SteadySteps, Workpiece, steady_steps
-from simulator.launch.explain.work import as_logged, flops_ratio, work_notes, workpiece
-from simulator.plans.placement import coordinates
+from simulator.launch.explain.records import Job, Log
+from simulator.launch.explain.steady import Drift, SteadySteps, steady_steps
+from simulator.launch.explain.work import as_logged, flops_ratio, work_apart, work_notes, workpiece
 from simulator.predict.prediction import Prediction, predict
 from simulator.predict.simulate import simulate, simulate_step
 from simulator.scenario.schema import Scenario
@@ -30,54 +38,20 @@ TELLING_FRACTION = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """One quantity measured and predicted; `interval` is where 80 % of like runs lie (None: none is known)."""
-
-    quantity: str
-    measured: float
-    predicted: float
-    interval: tuple[float, float] | None = None
-
-    @property
-    def difference_fraction(self) -> float:
-        return self.measured / self.predicted - 1
-
-
-@dataclass(frozen=True, slots=True)
-class StageMemory:
-    """The fullest rank of a pipeline stage that the log names, beside the prediction for the stage, in bytes.
-
-    `reserved` is compared with the allocator's peak and its fragmentation; nan where the log does not say.
-    """
-
-    stage: int
-    ranks: int
-    allocated_bytes: float
-    predicted_allocated_bytes: float
-    reserved_bytes: float
-    predicted_reserved_bytes: float
-
-
-@dataclass(frozen=True, slots=True)
-class TraceFigure:
-    """One cause of a rank's step: traced (exposed, on that rank) and predicted (of its stage), in seconds."""
-
-    cause: str
-    traced_s: float
-    predicted_s: float
-
-
-@dataclass(frozen=True, slots=True)
 class Explanation:
     """What a log says beside its prediction; `others` names the log's other jobs, `notes` what a reader must know.
 
     `other_plan` is what the job ran otherwise than the scenario, `own_step_time_s` the step predicted for what it ran;
-    causes and stacks explain what that leaves of the gap, all causes together `together_fraction` of it.
-    `run` is the job's steady step as a site correction takes it. `next` says what to look at, first things first.
+    causes and stacks explain what that leaves of the gap, all causes together `together_fraction` of it. Figures,
+    memory and trace stand beside `beside`: the scenario's prediction, or that of the log's own model and GPUs where
+    these are others (None: it cannot be made). `run` is the job's steady step beside the prediction of what it ran, as
+    a site correction takes it; `no_run` says why there is none. `next` says what to look at, first things first.
     """
 
     scenario: Scenario
     prediction: Prediction
+    beside: Prediction | None
+    uncorrected_s: float
     log: Log
     job: Job
     others: tuple[str, ...]
@@ -92,6 +66,7 @@ class Explanation:
     stacks: tuple[StackChange, ...]
     trace: tuple[TraceFigure, ...]
     run: SiteRun
+    no_run: str
     next: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -103,6 +78,11 @@ class Explanation:
     def rest_s(self) -> float:
         """The gap that the log's own plan leaves."""
         return self.steady.step_time_s - self.own_step_time_s
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the log's step can be set beside the scenario's."""
+        return self.other_plan is None or self.other_plan.comparable
 
     @property
     def drift(self) -> Drift | None:
@@ -124,34 +104,47 @@ def explain(scenario: Scenario, log: Log, trace: TracedStep | None = None, job: 
     prediction = predict(done)
     uncorrected_s = simulate(replace(scenario, site=None)).step.step_time_s if scenario.site else done.step.step_time_s
     measured_s = steady.step_time_s
-    shown = figures(steady, work, prediction, flops_ratio(scenario, chosen))
-    check_possible(shown, scenario, log, chosen)
     other = other_plan(scenario, chosen)
+    beside = _beside(other, prediction)
+    if beside is None:
+        shown = figures_without_model(steady, work, prediction)
+    else:
+        shown = figures(steady, work, beside, flops_ratio(beside.scenario, chosen))
+        check_possible(shown, beside.scenario, log, chosen)
     ran, ran_s = _as_ran(other, scenario, uncorrected_s)
-    apart = abs(measured_s / ran_s - 1) > AGREES_FRACTION
+    apart = beside is not None and abs(measured_s / ran_s - 1) > AGREES_FRACTION
+    faster = apart and measured_s < ran_s
     found = causes(ran, measured_s, ran_s) if apart else ()
     stacks = stack_changes(ran, measured_s, ran_s) if apart else ()
-    traced = trace_figures(trace, prediction) if trace else ()
+    traced = trace_figures(trace, beside) if trace and beside else ()
     lost = lost_time(steady, chosen.pauses)
     return Explanation(
         scenario=scenario,
         prediction=prediction,
+        beside=beside,
+        uncorrected_s=uncorrected_s,
         log=log,
         job=chosen,
         others=tuple(f"{number}: {each.name()}" for number, each in enumerate(log.jobs, 1) if each is not chosen),
         steady=steady,
         lost=lost,
         figures=shown,
-        memory=stage_memory(log.memory, scenario, prediction),
+        memory=stage_memory(log.memory, beside.scenario, beside) if beside else (),
         other_plan=other,
         own_step_time_s=ran_s,
         causes=found,
         together_fraction=together_fraction(found, ran, measured_s, ran_s),
         stacks=stacks,
         trace=traced,
-        run=SiteRun(measured_s, uncorrected_s, scenario.name, scenario.cluster.gpus, steady.steps),
-        next=(*_compare_own(other), *what_next(found, stacks, traced, steady, lost)),
-        notes=(*work_notes(asked, scenario, chosen), *notes(log, scenario, steady), *_note_of_memory(other, log)),
+        run=SiteRun(measured_s, ran_s, _run_name(scenario, other), ran.cluster.gpus, steady.steps),
+        no_run=no_run(other, ran, chosen),
+        next=(*_compare_own(other), *what_next(found, stacks, traced, steady, lost, faster)),
+        notes=(
+            *work_notes(asked, scenario, chosen, predicted=beside is not None),
+            *notes(log, beside.scenario if beside else scenario, steady),
+            *_note_of_memory(other, log),
+            *stamp_notes(lost),
+        ),
     )
 
 
@@ -161,6 +154,28 @@ def _as_ran(other: OtherPlan | None, scenario: Scenario, predicted_s: float) -> 
         return scenario, predicted_s
     ran = replace(other.scenario, site=None)
     return ran, simulate_step(ran).step_time_s
+
+
+def _beside(other: OtherPlan | None, prediction: Prediction) -> Prediction | None:
+    """The prediction that the log's figures are set beside: of its own model and GPUs, where it says others."""
+    if other is None or other.comparable:
+        return prediction
+    return predict(simulate(other.scenario)) if other.scenario is not None else None
+
+
+def _run_name(scenario: Scenario, other: OtherPlan | None) -> str:
+    """What a site correction calls the run: the scenario, with what the log ran otherwise."""
+    return " ".join((scenario.name, *(other.overrides if other else ())))
+
+
+def no_run(other: OtherPlan | None, ran: Scenario, job: Job) -> str:
+    """Why the run is none for a site correction: nothing that was predicted is what the log ran; else empty."""
+    if other is not None and other.scenario is None:
+        return f"{other.text}; that cannot be predicted: {other.why_not}"
+    apart = work_apart(ran, job)
+    if apart:
+        return f"the log has {apart}, which cannot be predicted"
+    return ""
 
 
 def check_possible(shown: Sequence[Figure], scenario: Scenario, log: Log, job: Job) -> None:
@@ -190,7 +205,19 @@ def _compare_own(other: OtherPlan | None) -> tuple[str, ...]:
 
 
 def _note_of_memory(other: OtherPlan | None, log: Log) -> tuple[str, ...]:
-    return ("memory is set against the scenario's plan, which the log did not run",) if other and log.memory else ()
+    if other is None or not log.memory or (not other.comparable and other.scenario is not None):
+        return ()
+    if not other.comparable:
+        return ("memory is left out: the log's own model and GPUs cannot be predicted",)
+    return ("memory is set against the scenario's plan, which the log did not run",)
+
+
+def stamp_notes(lost: LostTime) -> tuple[str, ...]:
+    """Time stamps that cannot be those of the steps."""
+    if not lost.jump_line:
+        return ()
+    text = f"time stamps jump back at line {lost.jump_line}, so they are not used: gaps and restarts are not known"
+    return (text,)
 
 
 def chosen_job(log: Log, scenario: Scenario, number: int | None) -> Job:
@@ -205,82 +232,15 @@ def chosen_job(log: Log, scenario: Scenario, number: int | None) -> Job:
     return max(fitting, key=lambda job: sum(len(each) for each in job.attempts))
 
 
-def figures(
-    steady: SteadySteps, work: Workpiece, prediction: Prediction, flops_ratio: float = 1.0
-) -> tuple[Figure, ...]:
-    """Step time and what follows from it; `flops_ratio`: model FLOPs of the log's step over the predicted one's."""
-    measured_s, predicted_s = steady.step_time_s, prediction.step_time_s
-    low, high = prediction.step_time_interval_s
-    per_gpu = work.tokens / work.gpus
-    measured_mfu = prediction.mfu_fraction * flops_ratio * predicted_s / measured_s
-    return (
-        Figure("step_time_s", measured_s, predicted_s, (low, high)),
-        Figure(
-            "tokens_per_s", work.tokens / measured_s, prediction.tokens_per_s, (work.tokens / high, work.tokens / low)
-        ),
-        Figure(
-            "tokens_per_s_per_gpu",
-            per_gpu / measured_s,
-            prediction.tokens_per_s_per_gpu,
-            (per_gpu / high, per_gpu / low),
-        ),
-        Figure("mfu_fraction", measured_mfu, prediction.mfu_fraction),
-    )
-
-
-def stage_memory(memory: Mapping[int, Memory], scenario: Scenario, prediction: Prediction) -> tuple[StageMemory, ...]:
-    """Memory of the ranks that the log names, by the pipeline stage that each is of."""
-    plan = scenario.plan
-    by_stage: dict[int, list[Memory]] = {}
-    for rank, held in memory.items():
-        if 0 <= rank < plan.gpus:
-            by_stage.setdefault(int(coordinates(plan, rank).pp), []).append(held)
-    found = []
-    for stage, ranks in sorted(by_stage.items()):
-        report = prediction.stages[stage]
-        fragments = report.outside_allocator_bytes.get("fragmentation", 0.0)
-        found.append(
-            StageMemory(
-                stage=stage,
-                ranks=len(ranks),
-                allocated_bytes=float(np.fmax.reduce([each.allocated_bytes for each in ranks])),
-                predicted_allocated_bytes=report.peak_memory_bytes,
-                reserved_bytes=float(np.fmax.reduce([each.reserved_bytes for each in ranks])),
-                predicted_reserved_bytes=report.peak_memory_bytes + fragments,
-            )
-        )
-    return tuple(found)
-
-
-def trace_figures(trace: TracedStep, prediction: Prediction) -> tuple[TraceFigure, ...]:
-    """A traced step by cause beside the prediction of the rank's stage (of the mean where the rank is not known).
-
-    On the device a rank waits inside its communication kernels: the bubble stands with pipeline sends there.
-    """
-    scenario = prediction.scenario
-    spent = prediction.breakdown_s
-    if 0 <= trace.rank < scenario.plan.gpus:
-        spent = prediction.stages[int(coordinates(scenario.plan, trace.rank).pp)].breakdown_s
-    own = {"compute": trace.compute_s, **trace.exposed_s, "idle": trace.idle_s}
-    predicted = {
-        "compute": spent["compute"] + spent["optimizer"],
-        **{cause: spent[cause] for cause in ("tp", "cp", "ep", "dp")},
-        "pp": spent["pp"] + spent["bubble"],
-        "idle": spent["host"],
-        "communication": spent["barrier"] + spent["straggler"],
-    }
-    names = [name for name in (*predicted, *own) if own.get(name, 0.0) or predicted.get(name, 0.0)]
-    return tuple(TraceFigure(name, own.get(name, 0.0), predicted.get(name, 0.0)) for name in dict.fromkeys(names))
-
-
 def what_next(
     found: Sequence[Cause],
     stacks: Sequence[StackChange],
     trace: Sequence[TraceFigure],
     steady: SteadySteps,
     lost: LostTime,
+    faster: bool = False,
 ) -> tuple[str, ...]:
-    """What to look at, first what the evidence points at."""
+    """What to look at, first what the evidence points at; a run that is `faster` than predicted has nothing to mend."""
     steps: list[str] = []
     if trace:
         worst = max(trace, key=lambda each: abs(each.traced_s - each.predicted_s))
@@ -296,16 +256,23 @@ def what_next(
         steps.append(
             f"beside steady steps most time goes to {worst_loss[0].replace('_', ' ')}: {LOSS_REMEDIES[worst_loss[0]]}"
         )
-    steps += [f"{each.name}: {each.look_at}" for each in found[:3]]
+    if faster:
+        steps.append(FASTER)
+    else:
+        steps += [f"{each.name}: {each.look_at}" for each in found[:3]]
     if stacks and stacks[0].explains_fraction > 0.5:
         steps.append(
             f"software: compare the launch with the scenario's stack; '{stacks[0].name}' would explain most of it"
         )
-    if found and not trace:
+    if found and not trace and not faster:
         steps.append("a profiler's trace of one step (--trace) tells these causes apart")
     return tuple(steps)
 
 
+FASTER = (
+    "the run is faster than predicted: check that model, batch, sequence and GPUs are the log's; if they are, --fit "
+    "corrects predictions for this site"
+)
 LOSS_REMEDIES: Mapping[str, str] = {
     "warm_up": "compilation and caches; long-lived runs do not feel it",
     "spikes": "look for garbage collection, evaluation of data loaders, or one slow node at these steps",

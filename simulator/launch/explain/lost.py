@@ -20,7 +20,8 @@ class LostTime:
     """`wall_s` is what the log spans, `steady_s` what its distinct steps take at the steady pace; `lost_s` by cause.
 
     `restarts` counts attempts after the first; `repeated_steps` were trained twice. `timed` says whether lines carry
-    time stamps: without, only what lines about steps and pauses state is known.
+    time stamps: without, only what lines about steps and pauses state is known. Stamps that jump back, first at
+    `jump_line` (0: none do), count as none.
     """
 
     wall_s: float
@@ -29,13 +30,15 @@ class LostTime:
     restarts: int
     repeated_steps: int
     timed: bool
+    jump_line: int = 0
 
 
 def lost_time(steady: SteadySteps, pauses: Sequence[Pause]) -> LostTime:
     """Adds up what each attempt lost and what lies between attempts."""
     lost = dict.fromkeys(LOSSES, 0.0)
     usual = steady.step_time_s
-    timed = all(np.isfinite(each.steps.at_s).all() for each in steady.attempts)
+    jump_line = stamps_jump_at(steady)
+    timed = not jump_line and all(np.isfinite(each.steps.at_s).all() for each in steady.attempts)
     for each in steady.attempts:
         slow = (each.seconds - usual) * each.covers
         lost["warm_up"] += float(slow[each.warm_up].sum())
@@ -51,7 +54,16 @@ def lost_time(steady: SteadySteps, pauses: Sequence[Pause]) -> LostTime:
         restarts=len(steady.attempts) - 1,
         repeated_steps=repeated,
         timed=timed,
+        jump_line=jump_line,
     )
+
+
+def stamps_jump_at(steady: SteadySteps) -> int:
+    """The first line of steps whose time stamp lies before that of the line ahead of it; 0 where none does."""
+    at_s = np.concatenate([each.steps.at_s for each in steady.attempts])
+    lines = np.concatenate([each.steps.line for each in steady.attempts])
+    back = np.flatnonzero(np.diff(at_s) < -STAMP_S)
+    return int(lines[back[0] + 1]) if len(back) else 0
 
 
 def _wall_s(steady: SteadySteps, timed: bool, added_s: float) -> float:

@@ -78,8 +78,17 @@ class OtherPlan:
         return tuple(each.override for each in self.differences if each.override)
 
     @property
+    def comparable(self) -> bool:
+        """Whether the job trains the scenario's model on as many GPUs, so that their steps can be set side by side."""
+        return not any(_tells_work(each.key) for each in self.differences)
+
+    @property
     def text(self) -> str:
         return "the log ran another plan: " + "; ".join(each.text for each in self.differences)
+
+
+def _tells_work(key: str) -> bool:
+    return key == "cluster.gpus" or key.partition(".")[0] == "model"
 
 
 def other_plan(scenario: Scenario, job: Job) -> OtherPlan | None:
@@ -93,22 +102,25 @@ def other_plan(scenario: Scenario, job: Job) -> OtherPlan | None:
     if not found:
         return None
     other = OtherPlan(found, None)
+    of_model = [each for each in found if each.key.partition(".")[0] == "model"]
+    if of_model and not any(each.override for each in of_model):
+        return replace(other, why_not=f"{of_model[0].key}: no model of the catalogue is the log's")
     try:
-        logged = _with_overrides(scenario, other.overrides)
+        logged = _with_overrides(scenario, other.overrides, job)
     except InputError as error:
         return replace(other, why_not=f"{error.problems[0].key}: {error.problems[0].message}")
     return replace(other, scenario=logged)
 
 
-def _with_overrides(scenario: Scenario, overrides: tuple[str, ...]) -> Scenario:
-    """The scenario as `--set` would change it, its batch and sequence as they are.
+def _with_overrides(scenario: Scenario, overrides: tuple[str, ...], job: Job) -> Scenario:
+    """The scenario as `--set` would change it, with the log's batch and sequence where it says them.
 
     Raises InputError as loading does.
     """
     data = deepcopy(dict(scenario.written))
     plan, run = scenario.plan, scenario.run
-    # The log's own batch and sequence may stand here.
-    own = [f"plan.global_batch_size={plan.global_batch_size}", f"run.seq_length={run.seq_length}"]
+    batch, seq_length = job.batch or plan.global_batch_size, job.seq_length or run.seq_length
+    own = [f"plan.global_batch_size={batch}", f"run.seq_length={seq_length}"]
     phased = "phases" in data["run"]
     apply_overrides(data, (*overrides, *own[: 1 if phased else 2]))
     document = Document(data, Place(scenario.file))

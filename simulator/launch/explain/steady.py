@@ -134,6 +134,7 @@ def drift_of(attempts: tuple[Attempted, ...]) -> Drift | None:
     if abs(change) < max(DRIFT_FRACTION, noise):
         return None
     between_s = float(np.median(at_s[-third:]) - np.median(at_s[:third]))
-    if not between_s > 0:
+    jumps_back = bool((np.diff(at_s) < 0).any())
+    if jumps_back or not between_s > 0:
         between_s = float((longest.seconds * longest.covers).sum()) * 2 / 3
     return Drift(change, between_s / 3600)

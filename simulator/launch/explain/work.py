@@ -47,30 +47,45 @@ def flops_ratio(logged: Scenario, job: Job) -> float:
     return float(per_token * tokens / gpus)
 
 
-def work_notes(scenario: Scenario, logged: Scenario, job: Job) -> tuple[str, ...]:
-    """Where the log's job is not the scenario's, and which of them was predicted."""
+def work_notes(scenario: Scenario, logged: Scenario, job: Job, predicted: bool = False) -> tuple[str, ...]:
+    """Where the log's job is not the scenario's, and which of them was predicted: `predicted` says the log's."""
     gpus, own = scenario.cluster.gpus, logged_gpus(scenario, job)
     if own in (0, gpus):
         return amount_notes(scenario, logged, job)
-    told = f"the log is of {own} GPUs where the scenario's cluster.gpus is {gpus}; the prediction is of {gpus}, "
+    told = f"the log is of {own} GPUs where the scenario's cluster.gpus is {gpus}; "
+    if predicted:
+        end = "figures are set beside the prediction of what the log ran"
+    else:
+        end = f"the prediction is of {gpus}, so the two steps are no comparison"
     return (
-        told + "so the two steps are no comparison: is it the right scenario?",
+        f"{told}{end}: is it the right scenario?",
         *amount_notes(scenario, logged, job),
+    )
+
+
+def _amounts_apart(scenario: Scenario, job: Job) -> dict[str, tuple[int, int, str]]:
+    """Keys of a step's amounts that the log has otherwise: its own, the scenario's, and what they count."""
+    stated = {
+        "plan.global_batch_size": (job.batch, scenario.plan.global_batch_size, "sequences a step"),
+        "run.seq_length": (job.seq_length, scenario.run.seq_length, "tokens a sequence"),
+    }
+    return {key: each for key, each in stated.items() if each[0] and each[0] != each[1]}
+
+
+def work_apart(scenario: Scenario, job: Job) -> str:
+    """The amounts of the log's step that are not the scenario's, in words; empty where all are."""
+    apart = _amounts_apart(scenario, job)
+    return " and ".join(
+        f"{own} {unit} where the scenario's {key} is {planned}" for key, (own, planned, unit) in apart.items()
     )
 
 
 def amount_notes(scenario: Scenario, logged: Scenario, job: Job) -> tuple[str, ...]:
     """Where the log's step trains another amount than the scenario's, and which of them was predicted."""
-    stated = {
-        "plan.global_batch_size": (job.batch, scenario.plan.global_batch_size, "sequences a step"),
-        "run.seq_length": (job.seq_length, scenario.run.seq_length, "tokens a sequence"),
-    }
-    apart = {key: each for key, each in stated.items() if each[0] and each[0] != each[1]}
+    apart = _amounts_apart(scenario, job)
     if not apart:
         return ()
-    told = " and ".join(
-        f"{own} {unit} where the scenario's {key} is {planned}" for key, (own, planned, unit) in apart.items()
-    )
+    told = work_apart(scenario, job)
     written = " ".join(f"--set {key}={own}" for key, (own, _, _) in apart.items())
     if (logged.plan.global_batch_size, logged.run.seq_length) == (
         scenario.plan.global_batch_size,
