@@ -19,7 +19,8 @@ from simulator.launch.importing.assemble import flat_plan, plan_defaults
 from simulator.launch.importing.backwards import add_defaults, read_back
 from simulator.launch.importing.derived import derive
 from simulator.launch.importing.dialects import DATA, dialects, in_table_words
-from simulator.launch.importing.models import by_words, model_of
+from simulator.launch.importing.models import model_of
+from simulator.launch.importing.named import by_words
 from simulator.launch.importing.statements import Keys, Origin, Statement
 from simulator.launch.model_facts import model_facts
 from simulator.launch.nearest import value_text

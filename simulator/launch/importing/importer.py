@@ -221,9 +221,15 @@ READ_ELSEWHERE = frozenset((*MODEL_NAMES, *GPUS, *NODES, *PER_NODE, *WORD_NAMES,
 
 
 def _stated_words(statements: Sequence[Statement]) -> list[str]:
-    """Model names that the launch states; a family and its size stand together."""
-    told = [str(each.value).lower() for each in statements if each.name in MODEL_NAMES and isinstance(each.value, str)]
-    return ["-".join(told), *told]
+    """Model names that the launch states, the last of each setting; a family and its size stand together."""
+    stated: dict[str, str] = {}
+    for each in statements:
+        # A command line's `--model.flavor` is a file's `model.flavor`.
+        name = each.name.removeprefix("--") if "." in each.name else each.name
+        if name in MODEL_NAMES and isinstance(each.value, str):
+            stated[name] = each.value.lower()
+    sized = [stated[name] for name in ("model.name", "model.flavor") if name in stated]
+    return ["-".join(sized), "-".join(stated.values()), *stated.values()]
 
 
 def _give(keys: Keys, text: str) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import ast
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from simulator.launch.hybrid import ATTENTION, DENSE, EXPERTS, MAMBA
 from simulator.launch.importing.hybrids import hybrid_model, mamba
+from simulator.launch.importing.named import by_words, quoted, sibling
 from simulator.launch.importing.statements import Found, Keys
 from simulator.launch.model_facts import model_facts
-from simulator.launch.tables import as_text, table
+from simulator.launch.tables import as_text
 from simulator.model.attention import Attention, LatentAttention
 from simulator.model.catalogue import load, names
 from simulator.model.config import MOST_LAYERS
@@ -23,9 +23,6 @@ from simulator.plans.layout import parse_layout
 # Keys of a model that do not tell one from another, or that a launch need not have as the model does.
 NOT_COMPARED = ("model.position_limit", "model.layers", "model.mtp", "model.vocab", "model.moe_layers",
                 "model.mtp_shared", "model.learned_positions", "model.positions")  # fmt: skip
-LEAST_WORD = 5
-# The target whose table says where its registry has a catalogue model.
-REGISTRY = "torchtitan-0.3"
 # Megatron-LM rounds a gated feed-forward's default width, 4 hidden x 2/3, to a multiple of this.
 GATED_ROUNDING = 64
 
@@ -46,35 +43,9 @@ def model_of(keys: Keys, words: Sequence[str], config: str | None) -> Found | No
         return _by_sizes(keys, words)
     named = by_words(words)
     if named is not None:
-        return _changed(named, keys, f"named by {_quoted(words, named)}")
-    return _by_layout(keys)
-
-
-def _quoted(words: Iterable[str], name: str) -> str:
-    spelled = (_letters(name), _letters(name.replace(".1-", "-")))
-    return next((word for word in words if any(each in _letters(word) for each in spelled)), "torchtitan's registry")
-
-
-def by_words(words: Iterable[str]) -> str | None:
-    """The catalogue model whose name stands in one of the words, the longest of several; or a registry's name of it."""
-    texts = [_letters(word) for word in words]
-    for name, place in table(REGISTRY).models.items():
-        if any(_letters(place["module"].rpartition(".")[2] + place["flavor"]) == text for text in texts):
-            return name
-    # Llama 3.1 is called llama3 as well.
-    for spelled in (_letters, lambda name: _letters(name.replace(".1-", "-"))):
-        found = [
-            name
-            for name in names()
-            if len(spelled(name)) >= LEAST_WORD and any(spelled(name) in text for text in texts)
-        ]
-        if found:
-            return max(found, key=lambda name: len(_letters(name)))
-    return None
-
-
-def _letters(text: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", text.lower())
+        return _changed(named, keys, f"named by {quoted(words, named)}")
+    other = sibling(words)
+    return Found(None, (), other) if other else _by_layout(keys)
 
 
 def _changed(name: str, keys: Keys, comment: str) -> Found:

@@ -90,9 +90,7 @@ def toml_reading(name: str, text: str) -> Reading:
         raise InputError([Problem(name, None, "", f"is not valid TOML: {error}")]) from None
     place = Place(name, "", _toml_lines(text))
     statements = tuple(_flat(data, "", place, name))
-    model = data.get("model")
-    words = [str(model[key]) for key in ("name", "flavor") if key in model] if isinstance(model, Mapping) else []
-    return Reading(name, "torchtitan", statements, names=("-".join(words).lower(),) if words else ())
+    return Reading(name, "torchtitan", statements)
 
 
 def _toml_lines(text: str) -> dict[str, int]:
