@@ -163,11 +163,12 @@ def scenario(folder: Path, files: dict[str, str], *given: str) -> Scenario:
 # -- formats --------------------------------------------------------------------------------------------------------
 
 
-def test_an_mlperf_config_evaluates_with_the_fabric_alone(tmp_path: Path) -> None:
+def test_an_mlperf_config_evaluates_as_it_is(tmp_path: Path) -> None:
     """64 nodes of 8 under tp 8 x pp 8 x cp 2: 4 replicas, each of MINIBS 288 sequences a step."""
     files = {"config_DGXH100_64x8x288.sh": LLAMA_405B, "config_common.sh": COMMON}
     found = imported(tmp_path, files)
-    assert found.fill_in == ("cluster.fabric",)
+    assert found.fill_in == ()
+    assert "  # fabric: " in found.text
     read = scenario(tmp_path, files, "cluster.fabric=ndr-rail-2tier")
     plan = read.plan
     assert (read.model.name, read.cluster.gpus, read.cluster.node.name) == ("llama-3.1-405b", 512, "hgx-h100")
@@ -249,7 +250,7 @@ def test_arguments_as_a_job_prints_them(tmp_path: Path) -> None:
 
 def test_deepspeeds_json_leaves_model_and_length_to_fill_in(tmp_path: Path) -> None:
     found = imported(tmp_path, {"ds.json": DEEPSPEED})
-    assert set(found.fill_in) >= {"model", "cluster.gpus", "cluster.node", "cluster.fabric", "run.seq_length"}
+    assert set(found.fill_in) >= {"model", "cluster.gpus", "cluster.node", "run.seq_length"}
     given = ("model=llama-2-70b", "cluster.gpus=32", "cluster.node=hgx-h100", "cluster.fabric=ndr-rail-2tier",
              "run.seq_length=4096")  # fmt: skip
     plan = scenario(tmp_path, {"ds.json": DEEPSPEED}, *given).plan
@@ -411,10 +412,12 @@ def test_a_file_that_says_nothing_gets_a_clear_answer(tmp_path: Path, text: str)
 
 
 def test_hostile_text_stays_text_in_the_scenario(tmp_path: Path) -> None:
-    hostile = "export TENSOR_MODEL_PARALLEL='8 # x'\nexport PIPELINE_MODEL_PARALLEL=1\n" \
+    hostile = "export TENSOR_MODEL_PARALLEL=8\nexport PIPELINE_MODEL_PARALLEL=1\n" \
         "export PIPELINE_LAYOUT='E: {a}\ncluster: evil'\nexport MINIBS=4\nexport DGXNNODES=2\n"  # fmt: skip
     found = imported(tmp_path, {"config_H100 $(touch HACKED).sh": hostile})
     assert "\ncluster: evil" not in found.text
+    with pytest.raises(InputError, match="8 # x is not a whole number"):
+        imported(tmp_path, {"config_H100 $(touch HACKED).sh": hostile.replace("PARALLEL=8", "PARALLEL='8 # x'")})
     assert not Path("HACKED").exists()
 
 

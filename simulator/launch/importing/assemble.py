@@ -107,7 +107,7 @@ def _of_cards(server: Server) -> str:
 
 
 def _fabric(imported: Imported, node: Entry, gpus: Found | None) -> Entry:
-    """The fabric: Slurm's switches, none inside one scale-up domain, else to be filled in."""
+    """The fabric: Slurm's switches, none inside one scale-up domain, else a comment: it may be left out."""
     given = imported.keys.found.get("cluster.fabric")
     if given is not None:
         return Entry("cluster.fabric", given.value, given.about)
@@ -120,7 +120,8 @@ def _fabric(imported: Imported, node: Entry, gpus: Found | None) -> Entry:
     if known is not None and gpus is not None and gpus.value <= known.scale_up.domain_gpus:
         return Entry("cluster.fabric", "none", "all GPUs are in one scale-up domain")
     likely = usual_fabric_name(known, gpus.value) if known is not None and gpus is not None else ""
-    return Entry("cluster.fabric", None, f"the network, as {likely or 'ndr-rail-2tier'}", missing=True)
+    about = f"the network, as {likely or 'ndr-rail-2tier'}; without it the plainest that reaches as far"
+    return Entry("cluster.fabric", None, about, missing=True, optional=True)
 
 
 # -- the plan -------------------------------------------------------------------------------------------------------

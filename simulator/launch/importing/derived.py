@@ -233,6 +233,7 @@ def _megatron(keys: Keys, statements: Sequence[Statement]) -> None:
 
 def _deepspeed(keys: Keys, statements: Sequence[Statement]) -> None:
     """A step is micro-batch x accumulation x ranks: what is not given follows from the others, as DeepSpeed has it."""
+    _secondary_copy(keys, statements)
     for key in BATCH_KEYS:
         if keys.value(key) == "auto":
             keys.notes.append(f"{keys.found[key].about}: auto is worked out by the training script; {key} is left out")
@@ -255,6 +256,17 @@ def _deepspeed(keys: Keys, statements: Sequence[Statement]) -> None:
     if micro and not whole:
         told = f"{micro} x {steps or 1} accumulations x {dp} ranks"
         keys.add(BATCH_KEYS[0], micro * (steps or 1) * dp, keys.origins(BATCH_KEYS[1], BATCH_KEYS[2]), told)
+
+
+def _secondary_copy(keys: Keys, statements: Sequence[Statement]) -> None:
+    """hpZ keeps a second 16-bit copy of the weights in each node; what shards gradients and states stays as it is."""
+    stated = last(statements, "zero_optimization.zero_hpz_partition_size")
+    if stated is None or typed(stated.value) in (None, 1):
+        return
+    keys.notes.append(
+        f"{stated.origin}: {stated.name} {stated.value} has no counterpart and is left out: hpZ keeps a second 16-bit "
+        "copy of the weights in each group, while gradients and optimizer states stay sharded over all ranks"
+    )
 
 
 BATCH_KEYS = ("plan.global_batch_size", "plan.micro_batch_size", "plan.microbatches")

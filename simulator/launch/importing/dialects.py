@@ -24,6 +24,7 @@ class Dialect:
     is taken. `stack` (else the table's) runs it. `recipes` are the dialect's words for precisions.
     `implies`: "name value" brings the switch that it stands for beside itself. `only_with`: a name does nothing where
     the one that it goes with is stated and off (or, "name value", has another value), as in a list of all arguments.
+    `decided_by`: a name says nothing more where another ("name value value ...") has one of these values.
     """
 
     title: str
@@ -35,6 +36,7 @@ class Dialect:
     recipes: Mapping[str, str] = field(default_factory=dict)
     implies: Mapping[str, str] = field(default_factory=dict)
     only_with: Mapping[str, str] = field(default_factory=dict)
+    decided_by: Mapping[str, str] = field(default_factory=dict)
 
 
 @cache
@@ -53,6 +55,7 @@ def dialects() -> Mapping[str, Dialect]:
             recipes=written.get("recipes", {}),
             implies=written.get("implies", {}),
             only_with=written.get("only_with", {}),
+            decided_by=written.get("decided_by", {}),
         )
     return found
 
@@ -65,7 +68,9 @@ def in_table_words(statements: Iterable[Statement], dialect: Dialect) -> list[St
     translated = [_with_word(_renamed(each, dialect), dialect) for each in statements]
     last = {each.name: each.value for each in translated}
     acting = [each for each in translated if _acts(each.name, last, dialect)]
-    return [*acting, *_implied(acting, dialect)]
+    values = {each.name: each.value for each in acting}
+    said = [each for each in acting if not _is_decided(each.name, values, dialect)]
+    return [*said, *_implied(said, dialect)]
 
 
 def _acts(name: str, stated: Mapping[str, Any], dialect: Dialect) -> bool:
@@ -75,6 +80,12 @@ def _acts(name: str, stated: Mapping[str, Any], dialect: Dialect) -> bool:
         return True
     value = typed(stated[other])
     return str(value) == wanted if wanted else value not in (None, False)
+
+
+def _is_decided(name: str, stated: Mapping[str, Any], dialect: Dialect) -> bool:
+    """Whether another setting, as far as it is stated, says all that this one would."""
+    other, *values = dialect.decided_by.get(name, "").split() or [""]
+    return str(stated.get(other)).strip("'\"").lower() in values
 
 
 def _implied(statements: Iterable[Statement], dialect: Dialect) -> Iterator[Statement]:

@@ -28,6 +28,8 @@ from simulator.launch.importing.dialects import DATA, dialects, in_table_words
 from simulator.launch.importing.files import file_text, is_cluster_file, names_in, read_launch_file, unknown_file
 from simulator.launch.importing.models import model_of
 from simulator.launch.importing.statements import GIVEN, Found, Keys, Origin, Reading, Statement, typed
+from simulator.launch.importing.titan import FLOAT8_RECIPE, command_line_last
+from simulator.launch.importing.valid import check_values
 from simulator.launch.importing.written import scenario_text
 from simulator.launch.tables import table
 from simulator.model.catalogue import load
@@ -57,7 +59,7 @@ def import_launch(paths: Sequence[Path], given: Sequence[str] = (), folder: Path
     texts = {path: file_text(path) for path in paths}
     launches = [path for path in paths if not is_cluster_file(path, texts[path]) and not _is_config(texts[path], path)]
     configs = [path for path in paths if _is_config(texts[path], path)]
-    readings = [_read(path, texts) for path in launches]
+    readings, overridden = _ordered([_read(path, texts) for path in launches])
     server, switches = _machines([path for path in paths if is_cluster_file(path, texts[path])], texts)
     keys, dialect, words = _keys(readings, launches, given)
     statements = [each for reading in readings for each in reading.statements]
@@ -77,7 +79,7 @@ def import_launch(paths: Sequence[Path], given: Sequence[str] = (), folder: Path
     keys.notes += against.values()
     imported = Imported(keys, model, node, server, switches, stack, told, _source(paths), against)
     lines = list(entries(imported))
-    notes = [*(note for reading in readings for note in reading.notes), *keys.notes]
+    notes = [*(note for reading in readings for note in reading.notes), *overridden, *keys.notes]
     head = [
         f"Imported by traincast from {', '.join(path.name for path in paths)}.",
         "Each line says whence it came (file:line); lines marked TO FILL IN say what the launch does not tell.",
@@ -124,6 +126,12 @@ def _read(path: Path, texts: dict[Path, str]) -> Reading:
     return read_launch_file(path, texts[path], beside)
 
 
+def _ordered(readings: list[Reading]) -> tuple[list[Reading], list[str]]:
+    """Readings in the order in which settings override those before, and notes of what is overridden."""
+    is_titan = any(reading.dialect == "torchtitan" for reading in readings)
+    return command_line_last(readings) if is_titan else (readings, [])
+
+
 def _machines(paths: Sequence[Path], texts: dict[Path, str]) -> tuple[Server | None, Switches | None]:
     server, switches = None, None
     for path in paths:
@@ -164,7 +172,9 @@ def _read_layout(keys: Keys, layouts: Sequence[Reading], dialect: str) -> None:
     about = dialects()[dialect]
     target = table(about.table)
     statements = [_plain_name(each, dialect) for reading in layouts for each in reading.statements]
-    known = read_back(target, in_table_words(statements, about), keys) | about.names.keys()
+    in_words = in_table_words(statements, about)
+    known = read_back(target, in_words, keys) | about.names.keys()
+    check_values(keys, target, in_words)
     # Variables of a script are its own; those of an MLPerf configuration are its settings.
     _tell_of_unread(keys, statements, known, named_variables=dialect == "mlperf")
     if about.silent:
@@ -217,7 +227,9 @@ MODEL_NAMES = (
 
 
 # Names that rules read beside a dialect's table.
-READ_ELSEWHERE = frozenset((*MODEL_NAMES, *GPUS, *NODES, *PER_NODE, *WORD_NAMES, *MLPERF_SETTINGS, NICS))
+READ_ELSEWHERE = frozenset(
+    (*MODEL_NAMES, *FLOAT8_RECIPE, *GPUS, *NODES, *PER_NODE, *WORD_NAMES, *MLPERF_SETTINGS, NICS)
+)
 
 
 def _stated_words(statements: Sequence[Statement]) -> list[str]:

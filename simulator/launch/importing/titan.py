@@ -7,18 +7,46 @@ from collections.abc import Sequence
 from math import ceil
 
 from simulator.launch.facts import TITAN_MODULES
-from simulator.launch.importing.follows import names_modules, replicas, virtual_stages
-from simulator.launch.importing.statements import Keys, Statement
+from simulator.launch.importing.follows import replicas, virtual_stages
+from simulator.launch.importing.statements import Keys, Reading, Statement, typed
 from simulator.plans.choices import SHARDINGS
 from simulator.schedules import SCHEDULES
 
-# As published torchtitan runs are predicted (validate/columns.toml).
-TITAN_SELECTIVE = ["layernorm", "mlp"]
 # A layer as a filter names it, and modules that compute in 16 bit whatever a filter says.
 _LAYER = re.compile(r"layers\.(\d+)\.?")
 HIGH_ANYWAY = ("output", "lm_head", "router", "router.gate", "gate")
 # Stages of a rank under schedules with several, unless modules or layers per stage say otherwise.
 STAGES_PER_RANK = 2
+# Where releases name the Float8 recipe; precisions by its names.
+FLOAT8_RECIPE = ("quantize.linear.float8.recipe_name", "float8.recipe_name", "converters.recipe_name")
+FLOAT8_PRECISIONS = {
+    "tensorwise": "fp8-tensorwise",
+    "rowwise": "fp8-rowwise",
+    "rowwise_with_gw_hp": "fp8-rowwise",
+}
+# Names of the converter in releases of 2025, whose configuration without a recipe scales whole tensors.
+FLOAT8_OF_2025 = ("model.converters", "converters")
+FLOAT8_WORDS_OF_2025 = ("float8", "quantize.linear.float8")
+
+
+def command_line_last(readings: Sequence[Reading]) -> tuple[list[Reading], list[str]]:
+    """Readings with files before command lines, which torchtitan lets override them; and what is overridden."""
+    ordered = sorted(readings, key=_is_command_line)
+    in_files: dict[str, Statement] = {}
+    notes = []
+    for reading in ordered:
+        for each in reading.statements:
+            name = each.name.removeprefix("--").replace("-", "_")
+            other = in_files.get(name)
+            if not _is_command_line(reading):
+                in_files[name] = each
+            elif other is not None and typed(other.value) != typed(each.value):
+                notes.append(f"{each.origin}: {each.name} {each.value} overrides {other.value} of {other.origin}")
+    return ordered, notes
+
+
+def _is_command_line(reading: Reading) -> bool:
+    return any(each.name.startswith("--") for each in reading.statements)
 
 
 def torchtitan(keys: Keys, statements: Sequence[Statement]) -> None:
@@ -28,10 +56,9 @@ def torchtitan(keys: Keys, statements: Sequence[Statement]) -> None:
     _batches(keys)
     _stages(keys)
     _filters(keys)
+    _float8(keys, statements)
     if keys.value("plan.tp", 1) not in (1, None) and "plan.sequence_parallel" not in keys.found:
         keys.add("plan.sequence_parallel", True, (), "not given: torchtitan's default")
-    if names_modules(keys):
-        keys.add("plan.recompute.modules", TITAN_SELECTIVE, (), "assumed of selective checkpointing of operators")
 
 
 def _shards(keys: Keys) -> None:
@@ -146,6 +173,26 @@ def _filters(keys: Keys) -> None:
     unread = [str(name) for name in names if name not in known and not _LAYER.fullmatch(str(name))]
     if unread:
         keys.notes.append(f"filter_fqns: {', '.join(unread)} has no counterpart; these linears are predicted quantised")
+
+
+def _float8(keys: Keys, statements: Sequence[Statement]) -> None:
+    """How a Float8 converter scales: as its recipe says; else whole tensors in releases of 2025, rows in later ones."""
+    if keys.value("plan.precision") != FLOAT8_PRECISIONS["rowwise"]:
+        return
+    plain = {each.name.removeprefix("--"): each for each in statements}
+    recipe = next((plain[name] for name in FLOAT8_RECIPE if name in plain and typed(plain[name].value)), None)
+    if recipe is not None:
+        precision = FLOAT8_PRECISIONS.get(str(typed(recipe.value)))
+        if precision is None:
+            keys.notes.append(f"{recipe.origin}: {recipe.name} {recipe.value} is no recipe of torchtitan's Float8")
+        else:
+            keys.add("plan.precision", precision, (*keys.origins("plan.precision"), recipe.origin), recipe.name)
+        return
+    converters = [plain[name].value for name in FLOAT8_OF_2025 if name in plain]
+    words = [str(word) for each in converters for word in (each if isinstance(each, list | tuple) else [each])]
+    if any(word in FLOAT8_WORDS_OF_2025 for word in words):
+        about = "converters; recipe_name not given: tensorwise in torchtitan of 2025"
+        keys.add("plan.precision", FLOAT8_PRECISIONS["tensorwise"], keys.origins("plan.precision"), about)
 
 
 def _stage_modules(keys: Keys) -> bool:
