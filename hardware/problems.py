@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 
 
+FEW = 3  # choices that are always listed
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong in one input: the file, its line where known, the dotted key, and the remedy in words.
@@ -69,9 +72,11 @@ def _plain(text: str) -> str:
 
 
 def one_of(value: object, choices: Iterable[str]) -> str:
-    """Words for a value that is none of the choices: the close matches, else all of them."""
+    """Words for a value that is none of the choices: the close matches of many, else all of them."""
     names = sorted(choices)
-    close = get_close_matches(str(value).lower(), names, n=4, cutoff=0.5)
+    close = []
+    if len(names) > FEW:
+        close = get_close_matches(str(value).lower(), names, n=4, cutoff=0.5)
     if close:
         return f"{value!r} is not known; did you mean {' or '.join(close)}?"
     return f"{value!r} is not known; choose from {', '.join(names)}"

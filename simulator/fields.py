@@ -124,7 +124,7 @@ def _read_value(spec: Field[Any], hint: Any, section: Section, key: str) -> Any:
     if hint is float:
         return section.quantity(key, dimension_of_field(spec), zero=_allows_zero(spec))
     if hint is int and _allows_zero(spec):
-        return _read_whole(section, key)
+        return read_whole(section, key)
     return TAKERS[hint](section, key)
 
 
@@ -149,7 +149,7 @@ def _read_numbers(section: Section, key: str, index: type, given: Setting | None
     return found
 
 
-def _read_whole(section: Section, key: str) -> int:
+def read_whole(section: Section, key: str) -> int:
     """A whole number, zero included."""
     value = section.quantity(key, "count", zero=True)
     if value is None or not math.isfinite(value):

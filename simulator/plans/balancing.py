@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hardware.problems import known_name
 from hardware.sections import Section
 
 DATA = Path(__file__).parent / "data" / "balancing.toml"
@@ -44,11 +45,23 @@ def kinds() -> Mapping[str, Balancing]:
 def read_imbalance(section: Section, key: str) -> float:
     """A number of at least 1, or the name of a kind of balancing, which stands for its own."""
     written = section.data.get(key)
-    if not isinstance(written, str) or written not in kinds():
+    if not isinstance(written, str):
         value = section.quantity(key, "count")
         return value if value is not None else 1.0
+    kind = kind_named(written)
+    if kind is not None:
+        section.seen.add(key)
+        return kind.hottest
+    if any(letter.isdigit() for letter in written):
+        return float(section.quantity(key, "count"))
     section.seen.add(key)
-    return kinds()[written].hottest
+    section.report_unreadable(key, f"{written!r} is not known; write {', '.join(kinds())}, or a number of at least 1")
+    return 1.0
+
+
+def kind_named(text: str) -> Balancing | None:
+    """The kind of balancing that a text names, in any case and with spaces or dashes for underscores."""
+    return kinds().get(known_name(text, kinds()))
 
 
 def balancing_of_model(name: str) -> tuple[Balancing, str]:

@@ -29,6 +29,9 @@ def shares_are_possible(case: PlanCase) -> Fault | None:
         return Fault(
             "plan.expert_imbalance", plan.expert_imbalance, "the hottest rank has at least the mean", "1.0 or more"
         )
+    if plan.ep > 1 and plan.expert_imbalance > plan.ep:
+        why = f"ep is {plan.ep}: the hottest rank has at most all tokens, {plan.ep} times the mean"
+        return Fault("plan.expert_imbalance", plan.expert_imbalance, why, f"at most {plan.ep}")
     if plan.capacity_factor is not None and not 0 < plan.capacity_factor < math.inf:
         return Fault("plan.capacity_factor", plan.capacity_factor, "must be positive", "1.0 or more, or leave it out")
     return None

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from simulator.model.spec import MoE
-from simulator.plans.balancing import Balancing, balancing_of_model, kinds
+from simulator.plans.balancing import Balancing, balancing_of_model, kind_named
 from simulator.scenario.spec import Scenario
 
 
@@ -24,12 +24,13 @@ def balancing(scenario: Scenario) -> tuple[Balancing, str] | None:
     routed = any(isinstance(layer.ffn, MoE) for layer in scenario.model.layers)
     if not routed or plan.ep == 1 or plan.capacity_factor is not None:
         return None
-    if isinstance(stated, str) and stated in kinds():
-        found, source = kinds()[stated], "given: plan.expert_imbalance"
-    elif stated is None:
+    if stated is None:
         found, source = balancing_of_model(scenario.model.name)
     else:
-        return None
+        kind = kind_named(str(stated))
+        if kind is None:
+            return None
+        found, source = kind, "given: plan.expert_imbalance"
     return (found, source) if plan.expert_imbalance == found.hottest else None
 
 

@@ -18,6 +18,7 @@ from simulator.plans.spec import Plan
 from simulator.run.fault_log import beyond_nodes
 from simulator.scenario.blame import with_blame
 from simulator.scenario.outer_sections import unfit_surroundings
+from simulator.scenario.precision_section import key_as_written
 from simulator.scenario.phases import Phase, phase_scenario, phases_of
 from simulator.scenario.spec import Run, Scenario
 from simulator.scenario.spread_section import unfit
@@ -31,7 +32,8 @@ def problems(scenario: Scenario, top: Place) -> list[Problem]:
     found = wrong_fields(scenario)
     if not found:
         found = [*_unfit(scenario), *_unfit_phases(scenario)]
-    return [top.under(key).problem(message) for key, message in dict.fromkeys(found)]
+    placed = ((key_as_written(key, scenario.written), message) for key, message in dict.fromkeys(found))
+    return [top.under(key).problem(message) for key, message in placed]
 
 
 def validated(scenario: Scenario) -> Scenario:

@@ -9,7 +9,7 @@ from typing import Any
 from hardware.precisions import OFFERED, PRECISIONS, UNSPECIFIED_FP8
 from hardware.problems import one_of
 from hardware.sections import Section
-from simulator.fields import object_schema
+from simulator.fields import object_schema, read_whole
 from simulator.model.components import linears
 from simulator.model.spec import Layer, Model
 from simulator.plans.quantized import ALL_LINEARS, PARTS, Quantized, part_of
@@ -55,9 +55,9 @@ def write_out_precision(section: Section, model: Model | None, plain_fp8: str) -
     if not isinstance(written, Mapping):
         return False
     found = read_precision(section.section("precision"), model, plain_fp8)
-    beside = section.data.get("quantized")
-    quantized = {**found.quantized, **(beside if isinstance(beside, Mapping) else {})}
-    section.data = {**section.data, "precision": found.precision, "quantized": quantized}
+    if "quantized" in section.data:
+        section.report("quantized", "and a mapping under precision say the same; write one, best precision")
+    section.data = {**section.data, "precision": found.precision, "quantized": found.quantized}
     if found.emptied and section.data.get("fp8_param_gather") is True:
         section.data = {**section.data, "fp8_param_gather": False}  # no weights are left to be kept in 8 bit
     return UNSPECIFIED_FP8 in written.values()
@@ -67,7 +67,7 @@ def read_precision(section: Section, model: Model | None, plain_fp8: str) -> Wri
     """The mapping; a stand-in where it is wrong."""
     named = {key: _name(section, key, plain_fp8) for key in ("base", *PARTS) if key in section.data}
     base = named.pop("base", None) or DEFAULT_BASE
-    counts = {key: _count(section, key) for key in LAYERS if key in section.data}
+    counts = {key: read_whole(section, key) for key in LAYERS if key in section.data}
     share = section.quantity("share", "fraction", None, zero=True)
     for key in set(ALWAYS_HIGH) & set(section.data):
         section.seen.add(key)
@@ -103,11 +103,6 @@ def _name(section: Section, key: str, plain_fp8: str) -> str | None:
         section.report(key, one_of(name, OFFERED))
         return None
     return str(name)
-
-
-def _count(section: Section, key: str) -> int:
-    value = section.quantity(key, "count", zero=True)
-    return int(value) if value is not None and float(value).is_integer() else 0
 
 
 def _fraction(section: Section, share: float) -> float:
@@ -187,6 +182,22 @@ def is_all_high(model: Model, chosen: Quantized) -> bool:
     return not layers and not chosen.head and not (chosen.mtp and model.mtp)
 
 
+def key_as_written(key: str, document: Mapping[str, Any]) -> str:
+    """A dotted key of a scenario; one below `quantized` as one below `precision` where the file has a mapping there."""
+    above, found, name = key.partition("quantized.")
+    written: Any = document
+    for each in above.rstrip(".").split("."):
+        written = _below(written, each)
+    return f"{above}precision.{name}" if found and isinstance(_below(written, "precision"), Mapping) else key
+
+
+def _below(written: Any, key: str) -> Any:
+    """What stands under a key of a mapping, or under a number of a list; None where nothing does."""
+    if isinstance(written, list):
+        return written[int(key)] if key.isdecimal() and int(key) < len(written) else None
+    return written.get(key) if isinstance(written, Mapping) else None
+
+
 def written_precision(plan: Plan) -> str | dict[str, Any]:
     """A plan's precision as a file writes it: its name, or the mapping with the parts that differ from the usual."""
     high = PRECISIONS[plan.precision].high
@@ -212,7 +223,7 @@ def precision_schema(name: Mapping[str, Any]) -> dict[str, Any]:
             "share": {
                 "type": ["number", "string"],
                 "description": "Share of the layers' linears, by parameters, that compute below 16 bit: the middle "
-                "layers first, to a whole layer.",
+                "layers first, to a whole layer. Excludes bf16_layers_at_start and bf16_layers_at_end.",
                 "examples": ["50%"],
             },
         },

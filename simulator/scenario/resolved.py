@@ -12,7 +12,7 @@ from hardware.precisions import PRECISIONS
 from hardware.profile import profile_folder
 from simulator.fields import as_written
 from simulator.model.spec import MoE
-from simulator.plans.balancing import balancing_of_model, kinds
+from simulator.plans.balancing import balancing_of_model, kind_named
 from simulator.scenario.precision_section import written_precision
 from simulator.scenario.schema import Scenario
 from simulator.scenario.site_section import site_file
@@ -45,7 +45,9 @@ def resolved(scenario: Scenario) -> dict[str, Any]:
         plan["precision"] = written_precision(scenario.plan)
     del plan["quantized"]
     kind = _balancing_kind(scenario)
-    if kind is not None:
+    if scenario.plan.ep == 1 and _stated_imbalance(scenario) is None:
+        del plan["expert_imbalance"]  # nothing depends on it
+    elif kind is not None:
         plan["expert_imbalance"] = kind
     data["plan"] = {**plan, "stack": written_stack(scenario.plan.stack, scenario.stack_choice)}
     return {"name": data.pop("name"), **data}
@@ -53,12 +55,16 @@ def resolved(scenario: Scenario) -> dict[str, Any]:
 
 def _balancing_kind(scenario: Scenario) -> str | None:
     """The kind of balancing whose imbalance the plan has; None where the file states a number, or none is needed."""
-    plan = scenario.written.get("plan")
-    stated = plan.get("expert_imbalance") if isinstance(plan, Mapping) else None
+    stated = _stated_imbalance(scenario)
     if stated is None and any(isinstance(layer.ffn, MoE) for layer in scenario.model.layers):
         stated = balancing_of_model(scenario.model.name)[0].kind
-    kind = kinds().get(str(stated))
+    kind = kind_named(str(stated))
     return kind.kind if kind is not None and kind.hottest == scenario.plan.expert_imbalance else None
+
+
+def _stated_imbalance(scenario: Scenario) -> Any:
+    plan = scenario.written.get("plan")
+    return plan.get("expert_imbalance") if isinstance(plan, Mapping) else None
 
 
 def _anchored_hardware(hardware: Mapping[str, Any], file: str) -> dict[str, str]:

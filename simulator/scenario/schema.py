@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from simulator.model.flops import CONVENTIONS
 from simulator.model.huggingface import from_huggingface
 from simulator.model.inline import from_mapping
 from simulator.model.overrides import from_base
-from simulator.model.spec import Model
+from simulator.model.spec import Model, MoE
 from simulator.plans.rules import without_effect
 from simulator.plans.spec import Plan
 from simulator.run.budget import read_budget
@@ -42,7 +42,7 @@ from simulator.scenario.plan_section import (
     spare_gpus_within,
     without_spares,
 )
-from simulator.scenario.precision_section import precision_schema
+from simulator.scenario.precision_section import key_as_written, precision_schema
 from simulator.scenario.short_forms import with_short_forms, with_whole_numbers, written_out
 from simulator.scenario.site_section import Site, read_site_key
 from simulator.scenario.spec import Published, Run, Scenario
@@ -188,7 +188,8 @@ def _report_rules_of(parts: _Parts, top: Section) -> None:
     if model is None or plan is None or run is None or not has_gpus:
         return
     _, broken = broken_rules(model, with_even_layout(model, plan), plan.gpus, run.seq_length, parts.settings)
-    top.problems += [top.place.under(key).problem(message) for key, message in broken]
+    placed = ((key_as_written(key, top.data), message) for key, message in broken)
+    top.problems += [top.place.under(key).problem(message) for key, message in placed]
 
 
 def _made_of(parts: _Parts, name: str, document: Document) -> Scenario:
@@ -228,11 +229,25 @@ def _with_layouts(scenario: Scenario, top: Section, starts_search: bool) -> Scen
     scenario, remarks = (even, ()) if starts_search else with_best_layouts(even, scenario)
     model, plan, seq_length = scenario.model, scenario.plan, scenario.run.seq_length
     idle = without_effect(model, plan, gpus=scenario.cluster.gpus, seq_length=seq_length)
+    remarks = (*remarks, *_idle_imbalance(scenario, starts_search))
     return replace(
         scenario,
         spread=fitted(scenario.spread, model, plan, seq_length) if scenario.spread else None,
         warnings=(*remarks, *(f"{violation.key} {violation.message}" for violation in idle)),
     )
+
+
+def _idle_imbalance(scenario: Scenario, starts_search: bool) -> Iterator[str]:
+    """A word on a stated imbalance that acts on nothing, unless a search may choose other degrees."""
+    plan = scenario.plan
+    if starts_search or not _states_imbalance(scenario.written):
+        return
+    if not any(isinstance(layer.ffn, MoE) for layer in scenario.model.layers):
+        yield "plan.expert_imbalance does nothing: the model has no experts. Leave it out"
+    elif plan.ep == 1:
+        yield "plan.expert_imbalance does nothing with ep 1: every rank has all experts. Leave it out"
+    elif plan.capacity_factor is not None:
+        yield "plan.expert_imbalance does nothing beside plan.capacity_factor, which fills all experts. Leave it out"
 
 
 def _states_imbalance(data: Mapping[str, Any]) -> bool:

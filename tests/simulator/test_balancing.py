@@ -74,3 +74,33 @@ def test_no_kind_where_a_number_is_stated_or_nothing_is_routed_between_ranks() -
     assert balancing(load_scenario(TINY, [f"{KEY}=1.05"])) is None
     assert balancing(load_scenario(TINY, ["plan.ep=1"])) is None
     assert balancing(load_scenario(TINY, ["plan.capacity_factor=1.5"])) is None
+
+
+@pytest.mark.parametrize("written", ["Forced", "AUX_LOSS", "aux-loss"])
+def test_a_kind_is_known_in_any_case(written: str) -> None:
+    plan = load_scenario(TINY, [f"{KEY}={written}"]).plan
+    assert plan.expert_imbalance == kinds()[written.lower().replace("-", "_")].hottest
+
+
+def test_an_unknown_kind_lists_all() -> None:
+    with pytest.raises(InputError, match="write forced, bias, aux_loss, none, or a number"):
+        load_scenario(TINY, [f"{KEY}=auxloss"])
+
+
+def test_the_hottest_rank_has_at_most_all_tokens() -> None:
+    ep = load_scenario(TINY).plan.ep
+    assert load_scenario(TINY, [f"{KEY}={ep}"]).plan.expert_imbalance == ep > 1
+    with pytest.raises(InputError, match=f"at most {ep}$"):
+        load_scenario(TINY, [f"{KEY}={ep + 0.1}"])
+
+
+def test_a_stated_imbalance_that_acts_on_nothing_is_told() -> None:
+    def told(*changes: str) -> list[str]:
+        return [text for text in load_scenario(TINY, changes).warnings if KEY in text]
+
+    stated = f"{KEY}=1.5"
+    assert told(stated) == told("plan.ep=1") == []
+    assert "ep 1" in told("plan.ep=1", stated)[0]
+    assert "capacity_factor" in told("plan.capacity_factor=1.5", stated)[0]
+    assert "no experts" in told("plan.ep=1", "model=llama-3-8b", stated)[0]
+    assert KEY.partition(".")[2] not in resolved(load_scenario(TINY, ["plan.ep=1"]))["plan"]

@@ -288,3 +288,29 @@ def test_megatron_leaves_one_layer_at_each_end_unless_told_otherwise(tmp_path: P
     text = import_launch([script], ["cluster.node=hgx-h100", "cluster.fabric=single-switch"]).text
     assert "bf16_layers_at_start: 1" in text
     assert "bf16_layers_at_end: 1" in text
+
+
+@pytest.mark.parametrize(
+    ("written", "key", "why"),
+    [
+        ("{base: fp8, bf16_layers_at_start: 1.5}", "plan.precision.bf16_layers_at_start", "whole number, not 1.5"),
+        ("{base: fp8, bf16_layers_at_end: 10.9}", "plan.precision.bf16_layers_at_end", "whole number, not 10.9"),
+        ("{base: fp8, bf16_layers_at_end: 900}", "plan.precision.bf16_layers_at_end", "900 layers at the ends"),
+    ],
+)
+def test_wrong_counts_of_layers_are_told_where_they_stand(written: str, key: str, why: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_scenario(EXAMPLE, [f"plan.precision={written}"])
+    (problem,) = caught.value.problems
+    assert problem.key == key
+    assert why in problem.message
+
+
+def test_layers_are_told_under_quantized_where_they_stand_there() -> None:
+    with pytest.raises(InputError, match=r"plan\.quantized\.bf16_layers_at_end: 900"):
+        load_scenario(EXAMPLE, ["plan.precision=fp8", "plan.quantized={bf16_layers_at_end: 900}"])
+
+
+def test_a_mapping_and_quantized_are_not_written_both() -> None:
+    with pytest.raises(InputError, match=r"plan\.quantized: and a mapping under precision say the same"):
+        load_scenario(EXAMPLE, ["plan.quantized.mlp=false"])
