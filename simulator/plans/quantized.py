@@ -29,8 +29,12 @@ class Quantized:
     shared_experts: bool = setting(True, Setting("Linears of shared experts are quantised."))
     mtp: bool = setting(True, Setting("Modules of multi-token prediction are quantised, as layers are."))
     head: bool = setting(False, Setting("The output projection is quantised."))
-    bf16_layers_at_start: int = setting(0, Setting("First layers that stay in 16 bit; not beside precision.share.", example=1))
-    bf16_layers_at_end: int = setting(0, Setting("Last layers that stay in 16 bit; not beside precision.share.", example=1))
+    bf16_layers_at_start: int = setting(
+        0, Setting("First layers that stay in 16 bit; not beside precision.share.", example=1)
+    )
+    bf16_layers_at_end: int = setting(
+        0, Setting("Last layers that stay in 16 bit; not beside precision.share.", example=1)
+    )
 
 
 PARTS = ("attention", "mlp", "experts", "shared_experts", "mtp", "head")

@@ -18,8 +18,8 @@ from simulator.plans.spec import Plan
 from simulator.run.fault_log import beyond_nodes
 from simulator.scenario.blame import with_blame
 from simulator.scenario.outer_sections import unfit_surroundings
-from simulator.scenario.precision_section import key_as_written
 from simulator.scenario.phases import Phase, phase_scenario, phases_of
+from simulator.scenario.precision_section import key_as_written
 from simulator.scenario.spec import Run, Scenario
 from simulator.scenario.spread_section import unfit
 from simulator.scenario.teacher_plan import unfit_distillation
