@@ -112,3 +112,41 @@ def test_what_a_framework_works_out_is_no_error(tmp_path: Path) -> None:
     settings = {"train_batch_size": "auto", "train_micro_batch_size_per_gpu": "auto", "zero_optimization": {"stage": 1}}
     assert imported(tmp_path, {"ds.json": json.dumps(settings)}).text
     assert imported(tmp_path, {"tt.toml": TITAN.replace("steps", "global_batch_size = -1\nsteps")}).text
+
+
+def test_evaluation_comes_from_its_interval_and_its_batches(tmp_path: Path) -> None:
+    """10 global batches of 256 sequences of 2048 tokens; without their number it is left to fill in."""
+    text = f"{MEGATRON} --global-batch-size 256 --eval-interval 1000"
+    found = imported(tmp_path, {"run.sh": f"{text} --eval-iters 10\n"})
+    assert "every: 1000 " in found.text
+    assert f"tokens: {10 * 256 * 2048} " in found.text
+    assert not any("eval" in note for note in found.notes)
+    assert "  # evaluation: " in imported(tmp_path, {"run.sh": f"{text}\n"}).text
+
+
+def test_arguments_of_a_sourced_file_are_cited_by_its_lines(tmp_path: Path) -> None:
+    files = {
+        "train.sh": 'source arguments.sh\ntorchrun --nnodes 1 pretrain_gpt.py "${ARGUMENTS[@]}" --bf16\n',
+        "arguments.sh": "#\nARGUMENTS=(\n  --tensor-model-parallel-size 2\n  --seq-length 4096\n)\n",
+    }
+    found = imported(tmp_path, {"arguments.sh": files["arguments.sh"]} | {"train.sh": files["train.sh"]})
+    assert "# arguments.sh:3: --tensor-model-parallel-size" in found.text
+    assert "# train.sh:2: --bf16" in found.text
+
+
+def test_what_only_goes_with_checkpoints_does_not_say_their_policy(tmp_path: Path) -> None:
+    beside = "--rerun-mode validate_results --exit-signal-handler"
+    assert "policy:" not in imported(tmp_path, {"run.sh": f"{MEGATRON} {beside}\n"}).text
+    told = imported(tmp_path, {"run.sh": f"{MEGATRON} --async-save {beside}\n"}).text
+    assert "policy: async" in told
+    assert "run.sh:1: --async-save\n" in told
+
+
+def test_settings_that_lines_cite_are_not_told_as_unread(tmp_path: Path) -> None:
+    recipe = (
+        "def config():\n    return Trainer.Config(\n"
+        "        training=TrainingConfig(local_batch_size=4, seq_len=4096),\n"
+        "        metrics=MetricsConfig(log_freq=10),\n    )\n"
+    )
+    (note,) = imported(tmp_path, {"recipe.py": recipe}).notes
+    assert note == "recipe.py: no key of a scenario comes from metrics.log_freq"

@@ -205,4 +205,16 @@ def _run(keys: Keys) -> Iterator[Entry]:
     if every is not None and (policy is None or policy.value is None):
         about = f"{{every: a time, as 30 min}}; the launch saves every {every.value} steps ({every.about})"
         yield Entry("run.checkpoint", None, about, missing=True, optional=True)
+    yield from _evaluation(keys)
     yield Entry("run.prices", None, "as {gpu_hour: 2.5 USD/h}; without it the catalogue's", missing=True, optional=True)
+
+
+def _evaluation(keys: Keys) -> Iterator[Entry]:
+    """Pauses for evaluation, where what one takes is told; else what is told of them, in a comment."""
+    every, tokens = keys.found.get("run.evaluation.every"), keys.found.get("run.evaluation.tokens")
+    if every is not None and tokens is not None:
+        yield Entry("run.evaluation.every", every.value, every.about)
+        yield Entry("run.evaluation.tokens", tokens.value, tokens.about)
+    elif every is not None:
+        about = f"{{every: {every.value}, lasts: a time, as 2 min}}; the launch does not tell what one takes"
+        yield Entry("run.evaluation", None, f"{about} ({every.about})", missing=True, optional=True)

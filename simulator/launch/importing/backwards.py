@@ -24,7 +24,8 @@ def read_back(table: Table, statements: Iterable[Statement], keys: Keys) -> froz
             stated[statement.name] = statement
     by_key: dict[str, list[Row]] = {}
     for row in table.rows:
-        if row.value is MISSING:
+        # A row with a reason of its own goes with its key, and does not say it.
+        if row.value is MISSING and not row.why:
             by_key.setdefault(row.key, []).append(row)
     for key, of_key in by_key.items():
         _read_key(key, of_key, stated, keys)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import prod
 from typing import Any
 
 from hardware import catalogue
@@ -23,6 +24,8 @@ PER_NODE = (
 )
 # A launcher of MLPerf's submissions without a word on it has eight.
 MLPERF_PER_NODE = 8
+# Steps between evaluations, and global batches of one.
+EVALUATION = ("--eval-interval", "--eval-iters")
 WORD_NAMES = (
     *("GPU_ARCH", "DGXSYSTEM", "--constraint", "--partition", "--gres", "--gpus-per-node", "MLPERF_SYSTEM_NAME"),
     *("MLPERF_SUBMISSION_PLATFORM", "--gpu"),
@@ -231,6 +234,23 @@ def _megatron(keys: Keys, statements: Sequence[Statement]) -> None:
         keys.add("plan.recompute.modules", ["core_attn"], (), "not given: Megatron-LM's default")
 
 
+def _evaluation(keys: Keys, statements: Sequence[Statement]) -> None:
+    """Megatron evaluates --eval-iters global batches after every --eval-interval steps."""
+    interval, iterations = (last(statements, name) for name in EVALUATION)
+    every = count_in(interval.value) if interval else None
+    if interval is None or every is None:
+        return
+    keys.add("run.evaluation.every", every, (interval.origin,), interval.name)
+    counts = (
+        count_in(iterations.value) if iterations else None,
+        keys.value("plan.global_batch_size"),
+        keys.value("run.seq_length"),
+    )
+    if iterations is not None and all(isinstance(count, int) for count in counts):
+        about = f"{iterations.name}: {counts[0]} x {counts[1]} sequences x {counts[2]}"
+        keys.add("run.evaluation.tokens", prod(counts), (iterations.origin,), about)
+
+
 def _deepspeed(keys: Keys, statements: Sequence[Statement]) -> None:
     """A step is micro-batch x accumulation x ranks: what is not given follows from the others, as DeepSpeed has it."""
     _secondary_copy(keys, statements)
@@ -274,7 +294,8 @@ BATCH_KEYS = ("plan.global_batch_size", "plan.micro_batch_size", "plan.microbatc
 OF_DIALECT: Mapping[str, tuple[Callable[[Keys, Sequence[Statement]], None], ...]] = {
     "mlperf": (_mlperf,),
     "torchtitan": (torchtitan,),
-    "megatron": (_megatron,),
+    "megatron": (_megatron, _evaluation),
+    "primus": (_evaluation,),
     "deepspeed": (_deepspeed,),
 }
 RULES = (

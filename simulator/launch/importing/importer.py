@@ -15,6 +15,7 @@ from simulator.launch.importing.backwards import add_defaults, read_back
 from simulator.launch.importing.clusters import Server, Switches, read_server, read_switches
 from simulator.launch.importing.contradictions import NICS, contradictions
 from simulator.launch.importing.derived import (
+    EVALUATION,
     GPUS,
     MLPERF_SETTINGS,
     NODES,
@@ -193,7 +194,11 @@ MOST_NAMED = 60
 def _tell_of_unread(keys: Keys, statements: Sequence[Statement], known: frozenset[str], named_variables: bool) -> None:
     """Notes settings that no scenario key says, by name: what a typing error would turn into is seen there."""
     unread: dict[str, dict[str, None]] = {}
+    # A recipe's class names its arguments once more without the part of the configuration that they stand in.
+    nested = {(each.origin, each.name.rpartition(".")[2]) for each in statements if "." in each.name}
     for each in statements:
+        if (each.origin, each.name) in nested:
+            continue
         if not each.name or each.name in known or each.name in READ_ELSEWHERE or each.name.startswith(STARTERS):
             continue
         if not each.name.isupper() or named_variables:
@@ -221,14 +226,14 @@ def _tells_machine(statement: Statement) -> bool:
 # Statements whose value may name the model.
 MODEL_NAMES = (
     *("MODEL_SIZE", "MODEL_NAME", "MODEL", "--hf-model", "--model", "--model_name", "--recipe", "--module", "--config"),
-    *("model.name", "model.flavor", "model.hf_assets_path", "hf_assets_path", "--model_family_name"),
+    *("model_spec", "model.name", "model.flavor", "model.hf_assets_path", "hf_assets_path", "--model_family_name"),
     *("--model_recipe_name", "-m", "-mr"),
 )
 
 
 # Names that rules read beside a dialect's table.
 READ_ELSEWHERE = frozenset(
-    (*MODEL_NAMES, *FLOAT8_RECIPE, *GPUS, *NODES, *PER_NODE, *WORD_NAMES, *MLPERF_SETTINGS, NICS)
+    (*MODEL_NAMES, *EVALUATION, *FLOAT8_RECIPE, *GPUS, *NODES, *PER_NODE, *WORD_NAMES, *MLPERF_SETTINGS, NICS)
 )
 
 

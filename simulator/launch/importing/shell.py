@@ -10,7 +10,7 @@ import ast
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from simulator.launch.importing.shell_tokens import Piece, Token, tokens
 
@@ -27,11 +27,15 @@ _DECLARES = frozenset({"export", "declare", "local", "readonly", "typeset", "set
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word of a command as it would be run; `text` None: not known without running something."""
+    """A word of a command as it would be run; `text` None: not known without running something.
+
+    `file`: the sourced file that it stands in; empty for the script itself.
+    """
 
     text: str | None
     line: int
     branch: bool = False
+    file: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +182,7 @@ def expanded(token: Token, script: Script, branch: bool) -> list[Word]:
     """The words that a word becomes: unquoted variables are split, arrays give every one of their words."""
     whole = _whole_array(token, script)
     if whole is not None:
-        return [Word(word.text, word.line, branch or word.branch) for word in whole]
+        return [replace(word, branch=branch or word.branch) for word in whole]
     parts: list[tuple[str | None, bool]] = [
         (_value(piece, script), piece.quoted or piece.kind == "text") for piece in token.pieces
     ]

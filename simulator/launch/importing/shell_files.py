@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from hardware.problems import InputError, Problem
@@ -46,6 +47,7 @@ def shell_reading(path: Path, text: str, beside: Callable[[str], tuple[str, str]
         if depth >= MOST_DEPTH:
             return None
         inner = _script(found[1], base, lambda deeper: sourcing(deeper, depth + 1))
+        inner = _standing_in(inner, base)
         for variable in inner.variables.values():
             origins.setdefault(id(variable), base)
         return inner
@@ -63,6 +65,17 @@ def shell_reading(path: Path, text: str, beside: Callable[[str], tuple[str, str]
     return Reading(name, dialect_of(statements), tuple(statements), tuple(notes))
 
 
+def _standing_in(script: Script, file: str) -> Script:
+    """The script with the file that its words stand in, unless they come from a file that it sources itself."""
+
+    def marked(words: Iterable[Word]) -> tuple[Word, ...]:
+        return tuple(replace(word, file=word.file or file) for word in words)
+
+    script.variables = {key: replace(each, words=marked(each.words)) for key, each in script.variables.items()}
+    script.commands = [marked(words) for words in script.commands]
+    return script
+
+
 def _set_by_slurm(sbatch: Iterable[Statement]) -> Iterator[tuple[str, Variable]]:
     """The variables that Slurm sets in a job with these options."""
     for each in sbatch:
@@ -76,7 +89,7 @@ def _script(text: str, name: str, sourcing: Callable[[Word], Script | None]) -> 
 
 def _words(value: Variable) -> list[Word]:
     """A variable's words, as a command would get them."""
-    return [Word(part, word.line, word.branch) for word in value.words for part in (word.text or "").split()]
+    return [replace(word, text=part) for word in value.words for part in (word.text or "").split()]
 
 
 def _export(key: str, value: Variable, file: str) -> Statement:
@@ -98,7 +111,7 @@ def _of_command(words: Sequence[Word], name: str) -> Iterator[Statement]:
         at += 1
         if word.text is None:
             continue
-        origin = Origin(name, word.line, word.branch)
+        origin = Origin(word.file or name, word.line, word.branch)
         override = _OVERRIDE.fullmatch(word.text)
         if override:
             yield Statement(override[1], _list_or_text(override[2]), origin)
