@@ -11,6 +11,7 @@ from simulator.launch.express import Expressed, Inexpressible, express
 from simulator.launch.facts import Facts, scenario_facts
 from simulator.launch.forecast import Forecast
 from simulator.launch.nearest import Nearest, nearest
+from simulator.launch.partial import launched_plan, with_replicas
 from simulator.launch.phases import Stretch
 from simulator.launch.tables import Table, as_text, stated_key
 from simulator.launch.targets import Target
@@ -44,7 +45,8 @@ def answer(
         *_broken_rules(table, scenario),
     ):
         found.setdefault(each.key, each)
-    return Answer(facts.values, _without_switches(expressed, found), tuple(found.values()))
+    settings = with_replicas(_without_switches(expressed, found), launched_plan(scenario.plan, found.values()))
+    return Answer(facts.values, settings, tuple(found.values()))
 
 
 def _without_switches(expressed: Expressed, refused: Mapping[str, Inexpressible]) -> Expressed:

@@ -19,6 +19,7 @@ from simulator.launch.forecast import Forecast, forecast_of
 from simulator.launch.job import Job, job_of
 from simulator.launch.manifest import manifest
 from simulator.launch.nearest import Nearest, differences
+from simulator.launch.partial import launched_plan
 from simulator.launch.phases import of_phase
 from simulator.launch.placement_text import placement_lines
 from simulator.launch.schedulers import SCHEDULERS, Work
@@ -225,6 +226,7 @@ def _files(made: Launch, target: Target, on: str, said: Answer, job: Job) -> dic
 def _readme(made: Launch, on: str, said: Answer, work: Work, exported: tuple[Variable, ...]) -> str:
     forecast = made.forecast
     low_s, high_s = forecast.step_time_interval_s
+    launched = replace(made.scenario, plan=launched_plan(made.scenario.plan, made.inexpressible))
     return render(
         "README.md.j2",
         scenario=made.scenario,
@@ -240,7 +242,7 @@ def _readme(made: Launch, on: str, said: Answer, work: Work, exported: tuple[Var
         inexpressible=made.inexpressible,
         notes=made.notes,
         fill_in=made.table.fill_in,
-        placement=placement_lines(made.scenario, work.job),
+        placement=placement_lines(launched, work.job),
         settings=said.expressed.settings,
         variables=exported,
         unsaid=made.table.not_settings,
