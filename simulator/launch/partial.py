@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from math import prod
+from typing import Any
 
 from simulator.launch.express import Expressed, Inexpressible, Setting
 from simulator.plans.spec import Plan
@@ -20,8 +21,10 @@ def launched_plan(plan: Plan, inexpressible: Iterable[Inexpressible]) -> Plan:
     if not left_out:
         return plan
     dp = plan.dp * prod(getattr(plan, name) for name in left_out)
-    stages = {"vpp": 1, "layout": None} if "pp" in left_out else {}
-    return replace(plan, dp=dp, **dict.fromkeys(left_out, 1), **stages)
+    changes: dict[str, Any] = {"dp": dp, **dict.fromkeys(left_out, 1)}
+    if "pp" in left_out:
+        changes |= {"vpp": 1, "layout": None}
+    return replace(plan, **changes)
 
 
 def with_replicas(expressed: Expressed, plan: Plan) -> Expressed:
