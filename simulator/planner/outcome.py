@@ -9,6 +9,7 @@ from math import inf
 from hardware.problems import Place
 from simulator.planner.candidates import own_value
 from simulator.planner.contests import HEADROOMS
+from simulator.planner.doubles import fewest_changes, groups
 from simulator.planner.floors import least_value
 from simulator.planner.layouts import split_by_cost
 from simulator.planner.options import SearchOptions
@@ -33,11 +34,11 @@ MOST_SPLITS = 5
 def outcome(space: Space, options: SearchOptions, tally: Tally, seconds: float, complete: bool) -> PlanSearch:
     """The result of a search, its best plans evaluated in full."""
     scenario, asked = space.scenario, options.asked
-    candidates = [evaluated(scenario, each.plan) for each in tally.winners(0, asked.top)]
+    candidates = [evaluated(scenario, plan) for plan in fastest_plans(space, tally, asked.top)]
     splits = [evaluated(scenario, split) for split in splits_by_cost(scenario, candidates)]
     enough = (1 - options.headroom_fraction) * scenario.cluster.accelerator.memory_capacity_bytes
     fitting = [each for each in (*candidates, *splits) if each.fits and each.device_memory_bytes <= enough]
-    plans = ranking(fitting, options.objective)[: options.top]
+    plans = ranking(without_doubles(scenario.plan, fitting), options.objective)[: options.top]
     nearest = None
     if not plans and (tally.least or candidates):
         near = min(tally.least, key=lambda each: each.device_bytes).plan if tally.least else candidates[0].plan
@@ -60,6 +61,19 @@ def outcome(space: Space, options: SearchOptions, tally: Tally, seconds: float, 
         priced=len(candidates) + len(splits),
         others_least=others_least(scenario, options, candidates) if complete else None,
     )
+
+
+def fastest_plans(space: Space, tally: Tally, wanted: int) -> list[Plan]:
+    """The fastest plans, of doubles the one that changes least of the scenario's own."""
+    base = space.scenario.plan
+    return [fewest_changes(base, doubles, lambda each: each.plan).plan for doubles in tally.different(wanted)]
+
+
+def without_doubles(base: Plan, plans: Sequence[RankedPlan]) -> list[RankedPlan]:
+    """Evaluated plans, of those with equal step and memory the one that changes least of the base."""
+    ordered = sorted(plans, key=lambda each: each.step_time_s)
+    doubles = groups(ordered, lambda each: (each.step_time_s, each.device_memory_bytes))
+    return [fewest_changes(base, alike, lambda each: each.plan) for alike in doubles]
 
 
 def others_least(scenario: Scenario, options: SearchOptions, candidates: Sequence[RankedPlan]) -> float | None:

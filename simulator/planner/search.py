@@ -119,6 +119,7 @@ def search_chunk(chunk: Chunk) -> ChunkResult:
     contests = contests_of(
         fits,
         free,
+        known.device_bytes,
         wanted=chunk.asked.top,
         headroom=chunk.asked.headroom_fraction,
         levels=chunk.asked.levels,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from math import inf
 
+from simulator.planner.doubles import groups
 from simulator.planner.search import Asked, ChunkResult, Played
 
 
@@ -34,6 +36,11 @@ class Tally:
         own = [each for each in self.best if contest in each.contests]
         return sorted(own, key=lambda each: (each.step_time_s, repr(each.plan)))[:wanted]
 
+    def different(self, wanted: int) -> list[list[Played]]:
+        """The fastest plans of all, each with its doubles."""
+        ordered = self.winners(0, len(self.best))
+        return list(islice(groups(ordered, lambda each: (each.step_time_s, each.device_bytes)), wanted))
+
     def limits(self, asked: Asked, contests: int) -> tuple[float, ...]:
         """Step times that are reached by contest."""
         known = self.known or (inf,) * contests
@@ -41,6 +48,7 @@ class Tally:
 
     def _reached(self, contest: int, asked: Asked) -> float:
         """The step time of the last plan that is wanted of a contest; infinite where there are not so many yet."""
-        wanted = asked.top if contest == 0 else 1
-        best = self.winners(contest, wanted)
-        return best[-1].step_time_s if len(best) == wanted else inf
+        if contest == 0 and asked.top > 1:
+            best = self.different(asked.top)
+            return best[-1][-1].step_time_s if len(best) == asked.top else inf
+        return min((each.step_time_s for each in self.winners(contest, 1)), default=inf)

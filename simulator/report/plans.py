@@ -12,11 +12,13 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from hardware.units import format_bytes, format_energy, format_fraction, format_seconds, format_usd
+from hardware.units import format_bytes, format_count, format_energy, format_fraction, format_seconds, format_usd
 from simulator.planner.candidates import FREED, own_value
+from simulator.planner.doubles import ROUNDING
 from simulator.planner.outcome import played_start
 from simulator.planner.planning import Progress
 from simulator.planner.result import PlanSearch, RankedPlan, plain_value, plan_line, value_of
+from simulator.plans.spec import Plan
 from simulator.report.folder import json_text
 from simulator.scenario.phases import phases_of
 from simulator.scenario.resolved import scenario_yaml
@@ -135,12 +137,12 @@ def plans_table(found: PlanSearch) -> Table:
             format_fraction(each.mfu_fraction),
             format_bytes(each.memory_free_bytes),
             finish_words(each),
-            f"{each.cost_usd / 1e6:,.1f} M" if each.cost_usd is not None else "-",
+            cost_words(each),
             bound_words(each),
         )
     lines = Table.grid()
     for each in found.plans:
-        lines.add_row(Text(f"{each.rank:>3}  {plan_line(each.plan)}{freed_words(found, each)}"))
+        lines.add_row(Text(f"{each.rank:>3}  {plan_line(each.plan)}{freed_words(found, each.plan)}"))
     whole = Table.grid()
     whole.add_row(table)
     whole.add_row("")
@@ -148,11 +150,11 @@ def plans_table(found: PlanSearch) -> Table:
     return whole
 
 
-def freed_words(found: PlanSearch, each: RankedPlan) -> str:
+def freed_words(found: PlanSearch, plan: Plan) -> str:
     """The values of the keys that were searched and that a plan's line does not hold: those that were freed, and the
     dispatcher, which sorts tokens on one rank too."""
-    left_out = {*FREED, "dispatcher"} if each.plan.ep == 1 else FREED
-    values = {key: plain_value(own_value(each.plan, key)) for key in found.searched if key in left_out}
+    left_out = {*FREED, "dispatcher"} if plan.ep == 1 else FREED
+    values = {key: plain_value(own_value(plan, key)) for key in found.searched if key in left_out}
     return "".join(f" {key}={value}" for key, value in values.items())
 
 
@@ -160,6 +162,12 @@ def finish_words(each: RankedPlan) -> str:
     finish = each.finish_s or {}
     words = [format_seconds(finish[name]) if name in finish else "-" for name in ("p50", "p90")]
     return " / ".join(words)
+
+
+def cost_words(each: RankedPlan) -> str:
+    """US dollars of the mean run; none of a run that does not finish."""
+    known = each.cost_usd is not None and each.finish_s is not None
+    return format_count(each.cost_usd or 0.0) if known else "-"
 
 
 def bound_words(each: RankedPlan) -> str:
@@ -180,10 +188,12 @@ def runner_up(found: PlanSearch) -> list[RenderableType]:
     if len(found.plans) < 2 or found.plans[1].behind_s is None:
         return []
     second = found.plans[1]
+    late_s = second.step_time_s - found.plans[0].step_time_s
+    if abs(late_s) <= ROUNDING * second.step_time_s:
+        return [Text("\n1 and 2 take equally long; they differ in memory.")]
     told = {c: s for c, s in second.behind_s.items() if abs(s) >= WORTH_TELLING * second.step_time_s}  # type: ignore[union-attr]
     causes = ", ".join(f"{cause} {'+' if s > 0 else '-'}{format_seconds(abs(s))}" for cause, s in told.items())
-    late = format_seconds(second.step_time_s - found.plans[0].step_time_s)
-    return [Text(f"\nWhy 2 is behind 1 by {late}: {causes or 'no cause stands out'}.")]
+    return [Text(f"\nWhy 2 is behind 1 by {format_seconds(late_s)}: {causes or 'no cause stands out'}.")]
 
 
 def against_start(found: PlanSearch) -> list[RenderableType]:
@@ -221,7 +231,9 @@ def front_table(scenario: Scenario, found: PlanSearch) -> RenderableType:
         table.add_column(name, justify="left" if name == "plan" else "right")
     for point in found.front:
         free = format_fraction(1 - point.device_memory_bytes / capacity)
-        table.add_row(free, format_seconds(point.step_time_s), Text(plan_line(point.plan)))
+        table.add_row(
+            free, format_seconds(point.step_time_s), Text(plan_line(point.plan) + freed_words(found, point.plan))
+        )
     return table
 
 
@@ -230,7 +242,8 @@ def nothing_fits(scenario: Scenario, found: PlanSearch, nearest: RankedPlan) -> 
     needed, wanted = nearest.device_memory_bytes, (1 - found.headroom_fraction) * capacity
     lines = [
         f"No plan can {fitting_words(found.headroom_fraction)}.",
-        f"Nearest: {plan_line(nearest.plan)}: {format_bytes(needed)} of {format_bytes(wanted)}, "
+        f"Nearest: {plan_line(nearest.plan)}{freed_words(found, nearest.plan)}: "
+        f"{format_bytes(needed)} of {format_bytes(wanted)}, "
         f"{format_bytes(needed - wanted)} too much.",
         "It would fit with any of:",
         *(f"  {remedy}" for remedy in found.remedies),

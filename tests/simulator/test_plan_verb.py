@@ -7,6 +7,7 @@ import io
 import json
 import re
 import sys
+from itertools import combinations
 from math import inf
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import jsonschema
 import pytest
 import yaml
 
-from hardware.units import format_usd
+from hardware.units import format_count, format_usd
 from simulator.cli.common import progress_line
 from simulator.planner.planning import Progress
 from simulator.report.document import document_schema
@@ -88,6 +89,29 @@ def test_the_report_names_the_start_first_and_what_was_covered() -> None:
 def test_lines_hold_the_keys_that_were_freed() -> None:
     done = traincast("plan", TINY, *KEEP, "--free", "plan.precision=bf16,fp8-delayed", "--top", "2")
     assert re.search(r"\n +1 .* precision=(bf16|fp8-delayed)", done.stdout)
+
+
+def test_the_front_holds_the_keys_that_were_freed() -> None:
+    done = traincast("plan", TINY, *KEEP, "--free", "plan.precision=bf16,fp8-delayed", "--top", "2")
+    front = done.stdout.split("Step time against free memory\n")[1]
+    points = re.findall(r"^ *[\d.]+ %", front, flags=re.MULTILINE)
+    assert points
+    assert len(re.findall(r"\bprecision=(?:bf16|fp8-delayed)", front)) == len(points)
+
+
+def test_dollars_of_a_small_run_have_digits() -> None:
+    arguments = ("plan", TINY, *KEEP, "--top", "2")
+    best = json.loads(traincast(*arguments, "--json").stdout)["plans"][0]
+    table = traincast(*arguments).stdout
+    row = next(line for line in table.splitlines() if re.match(r" +1 +\d", line))
+    assert f" {format_count(best['cost_usd'])} " in row
+
+
+def test_plans_that_differ_in_nothing_are_shown_once() -> None:
+    rows = json.loads(traincast("plan", TINY, *KEEP[:-2], "--top", "30", "--json").stdout)["plans"]
+    pairs = [(row["step_time_s"], row["device_memory_bytes"]) for row in rows]
+    assert len(rows) == 30
+    assert not any(one == pytest.approx(other, rel=1e-9) for one, other in combinations(pairs, 2))
 
 
 def test_progress_says_how_much_is_done_how_fast_and_what_is_left() -> None:

@@ -163,8 +163,19 @@ def test_the_best_are_those_of_playing_all() -> None:
     assert found.plans[0].step_time_s <= times[0]
     setting = Setting(base)
     every = [weighed(setting, part) for part in legal_plans(space)]
-    exact = np.sort(np.concatenate([played_s(setting, part, np.arange(len(part.columns))) for part in every]))
-    assert [each.step_time_s for each in found.plans] == pytest.approx(exact[:10], rel=1e-12)
+    exact = np.concatenate([played_s(setting, part, np.arange(len(part.columns))) for part in every])
+    held_bytes = np.concatenate([part.device_bytes for part in every])
+    fastest = different([*zip(exact.tolist(), held_bytes.tolist(), strict=True)])[:10]
+    assert [each.step_time_s for each in found.plans] == pytest.approx([step_s for step_s, _ in fastest], rel=1e-9)
+
+
+def different(steps: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Step times and bytes in order, each pair once."""
+    found: list[tuple[float, float]] = []
+    for step in sorted(steps):
+        if not any(step == pytest.approx(other, rel=1e-9) for other in found[-8:]):
+            found.append(step)
+    return found
 
 
 def check_the_best_of_playing_all(base: Scenario, keep: list[str], least: int) -> None:
@@ -175,18 +186,21 @@ def check_the_best_of_playing_all(base: Scenario, keep: list[str], least: int) -
     assert any(row["layout"] is not None for row in rows)
     capacity = base.cluster.accelerator.memory_capacity_bytes
     times = {}
+    figures = {}
     for row in rows:
         plan = plan_of(base.plan, row)
         done = simulate(replace(base, plan=plan))
         if done.device_bytes <= capacity:
             times[plan] = done.step.step_time_s
+            figures[plan] = done.step.step_time_s, done.device_bytes
     found = search(base, SearchOptions(keep=keep, top=10))
     assert (found.legal, found.fitting) == (len(rows), len(times))
     assert found.played < len(times)
-    fastest = sorted(times.values())[:10]
+    fastest = [step_s for step_s, _ in different([*figures.values()])][:10]
     assert [each.step_time_s for each in found.plans] == pytest.approx(fastest, rel=1e-9)
-    best = {each.plan for each in found.plans}
-    assert {plan for plan, step_s in times.items() if step_s < fastest[-1] * (1 - 1e-9)} <= best
+    shown = [(each.step_time_s, each.device_memory_bytes) for each in found.plans]
+    faster = [pair for pair in figures.values() if pair[0] < fastest[-1] * (1 - 1e-9)]
+    assert all(any(pair == pytest.approx(other, rel=1e-9) for other in shown) for pair in faster)
 
 
 # Short steps, so that hundreds of plans can be played one by one.
