@@ -46,12 +46,14 @@ def _read_accelerator(section: Section) -> Accelerator:
     tdp_w = section.quantity("tdp", "w")
     idle_w = section.quantity("idle", "w", zero=True)
     sm_count = section.count("sm_count")
-    report_unbelieved(section, {"tdp": tdp_w, "idle": idle_w, "sm_count": sm_count})
+    memory_bytes = section.quantity("memory_capacity", "bytes")
+    believed = {"tdp": tdp_w, "idle": idle_w, "sm_count": sm_count, "memory_capacity": memory_bytes}
+    report_unbelieved(section, "accelerator", believed)
     found = Accelerator(
         name=name,
         generation=_read_generation(section),
         peak_flops_per_s=peak,
-        memory_capacity_bytes=section.quantity("memory_capacity", "bytes"),
+        memory_capacity_bytes=memory_bytes,
         memory_bandwidth_bytes_per_s=section.quantity("memory_bandwidth", "bytes_per_s"),
         sm_count=sm_count,
         tdp_w=tdp_w,

@@ -7,6 +7,7 @@ from typing import Any, cast, get_args
 
 from hardware.accelerators import accelerator
 from hardware.entries import INLINE, entry, read_name
+from hardware.own_parts import report_unbelieved
 from hardware.problems import InputError, Place
 from hardware.sections import Section
 from hardware.specs import Accelerator, Cooling, Nic, NicTechnology, Node, ScaleUp, ScaleUpKind
@@ -43,6 +44,8 @@ def _read_node(section: Section) -> Node:
         latency_s=port.quantity("latency", "s", zero=True),
     )
     overhead_w = section.quantity("overhead_power", "w", zero=True)
+    report_unbelieved(section, "server", {"overhead_power": overhead_w})
+    report_unbelieved(port, "GPU's network card", {"bandwidth": nic.bandwidth_bytes_per_s})
     cpu = section.choice("cpu_vendor", ("intel", "amd", "nvidia"), "intel")
     host_memory_bytes = section.quantity("host_memory", "bytes", None)
     nvme_bytes_per_s = section.quantity("nvme", "bytes_per_s", None)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
-FEW = 3  # choices that are always listed
+FEW = 3  # choices that are soon listed: only a slip of the pen is matched
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +71,10 @@ def _plain(text: str) -> str:
 
 
 def one_of(value: object, choices: Iterable[str]) -> str:
-    """Words for a value that is none of the choices: the close matches of many, else all of them."""
+    """Words for a value that is none of the choices: the close matches, else all of them."""
     names = sorted(choices)
-    close = []
-    if len(names) > FEW:
-        close = get_close_matches(str(value).lower(), names, n=4, cutoff=0.5)
+    cutoff = 0.5 if len(names) > FEW else 0.6
+    close = get_close_matches(str(value).lower(), names, n=4, cutoff=cutoff)
     if close:
         return f"{value!r} is not known; did you mean {' or '.join(close)}?"
     return f"{value!r} is not known; choose from {', '.join(names)}"

@@ -90,4 +90,10 @@ def quantity(option: str, text: str | None, dimension: str) -> float | None:
         # A bare number of dollars can only be dollars; a bare time could be days as well as seconds.
         return parse(text, dimension, bare=dimension != "s")
     except QuantityError as error:
-        raise InputError([Problem(f"{option} {text}", None, "", str(error))]) from None
+        is_bare = dimension == "s" and text.strip().replace(".", "", 1).isdigit()
+        message = (
+            f"'{text}' has no unit: write {text.strip()}d for days, {text.strip()}h for hours"
+            if is_bare
+            else str(error)
+        )
+        raise InputError([Problem(f"{option} {text}", None, "", message)]) from None

@@ -45,7 +45,10 @@ def _policies(run: Mapping[str, Any]) -> Iterator[Row]:
     of_gpus = f"of {run['job_gpus']:,} GPUs at work"
     stops = f"every {format_seconds(between_s)} {of_gpus}, in the mean" if between_s else "never"
     yield "Interrupted", stops
-    yield "Spares", f"{_count(run['spares'], 'node')}; {run['spares_needed']:,} suffice 99 % of the time"
+    needed = run["spares_needed"]
+    most = run["job_gpus"]  # no more are counted
+    enough = f"{needed:,} suffice" if needed < most else f"more than {most:,} are needed to suffice"
+    yield "Spares", f"{_count(run['spares'], 'node')}; {enough} 99 % of the time"
     saves = [f"to {tier} every {format_seconds(s)}" for tier, s in run["checkpoint_every_s"].items() if s]
     yield "Checkpoints", (f"{', '.join(saves)} of work" if saves else "none") + _optimum(run)
 

@@ -176,8 +176,11 @@ def _regrow(batch: Batch, r: Ints) -> None:
 
 
 def _count_stop(batch: Batch, r: Ints, component: Ints) -> None:
-    batch.job.component[r] = component
-    batch.losses.stops_by_component[r, component] += 1
+    """Stops of a job at work are counted; one that is down is not interrupted by what breaks meanwhile."""
+    job = batch.job
+    job.component[r] = component
+    at_work = job.resume_at_s[r] <= job.now_s[r]
+    batch.losses.stops_by_component[r, component] += at_work
 
 
 def _stop(batch: Batch, r: Ints, node: Ints, breadth: Ints, times: StopTimes, limit_s: Floats) -> None:

@@ -167,8 +167,9 @@ class Job:
             self.saves.complete(self.work_s, self.now_s)
 
     def count_stop(self, component: int) -> None:
+        """Stops of a job at work are counted; one that is down is not interrupted by what breaks meanwhile."""
         self.component = component
-        self.stops_by_component[component] += 1
+        self.stops_by_component[component] += self.marks.resume_at_s <= self.now_s
 
     def tell(self, what: str, component: int | None, node: int, effect: str) -> None:
         """Adds to the story of the run."""

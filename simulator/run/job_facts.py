@@ -129,6 +129,10 @@ def _check_fit(policies: RunPolicies, facts: JobFacts, recovery: Recovery) -> No
     if recovery.min_replicas > facts.replicas:
         message = f"is {recovery.min_replicas}; the job has {facts.replicas} replicas that it could drop"
         problems.append(policies.place.under("recovery.min_replicas").problem(message))
+    prices = _prices(policies, facts)
+    if prices is not None and prices.gpu_hour_usd is None and not prices.capital_usd_per_gpu:
+        message = "is missing, and no rent of these GPUs is known: give it, or capital_per_gpu, life and electricity"
+        problems.append(policies.place.under("prices.gpu_hour").problem(message))
     beyond = beyond_nodes(policies.fault_log, facts.job_nodes, recovery.spares)
     if beyond is not None:
         problems.append(policies.place.under("fault_log").problem(beyond))

@@ -19,7 +19,7 @@ class Outcome:
 
     `finish_s` (n,) is infinite where the run was given up; `elapsed_s` is the wall time played, `work_s` the useful
     part of it. `lost_s` maps causes to (n,): work_s and the losses add up to elapsed_s. `lost_by_component_s` and
-    `stops_by_component` are (n, components): time down and work lost, and job stops, by what had failed.
+    `stops_by_component` are (n, components): time down and work lost, and stops of a job at work, by what had failed.
     """
 
     finish_s: Floats

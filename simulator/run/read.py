@@ -218,10 +218,7 @@ def _read_recovery(top: Section) -> tuple[Recovery, bool]:
 
 
 def _read_prices(top: Section) -> RunPrices:
-    prices = RunPrices(**_read_part(top, "prices"))
-    if prices.gpu_hour_usd is None and not prices.capital_usd_per_gpu:
-        top.report("prices.gpu_hour", "is missing: give the rent, or capital_per_gpu, life and electricity")
-    return prices
+    return RunPrices(**_read_part(top, "prices"))
 
 
 def _read_evaluation(top: Section) -> Evaluation:

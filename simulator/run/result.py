@@ -16,8 +16,8 @@ class RunResult:
 
     `ideal_s` + the sum of `lost_s` is the mean wall time (of what was played, where runs were given up).
     `lost_by_component_s` splits time down and work lost by what had failed, `interruptions` counts stops by the same.
-    `mean_time_between_interruptions_s` is of the mean rate over runs, each run counted alike however long it is: it is
-    that of the job's own GPUs, `job_gpus`, whatever its spares.
+    `mean_time_between_interruptions_s` is the time at work (not down) of all runs over their interruptions: it is that
+    of the job's own GPUs, `job_gpus`, whatever its spares.
     `first_order_goodput_fraction` is the closed form beside the simulation. `finishes` False: `reason` says why.
     `best_every_s` is Daly's interval for the tier that saves most often and `best_every_saves_s` what it would save to
     first order; `spares_needed` are the nodes that suffice 99 % of the time. `cost_usd`, `rent_usd`, `owned_usd`,

@@ -167,6 +167,7 @@ class RunPrices:
             "2.5 USD/h",
             key="gpu_hour",
             dimension="usd_per_hour",
+            believed=("0.01 USD/h", "200 USD/h"),
         ),
     )
     capital_usd_per_gpu: float = setting(
@@ -177,6 +178,7 @@ class RunPrices:
             key="capital_per_gpu",
             dimension="usd",
             least=0,
+            believed=("0 USD", "1 MUSD"),
         ),
     )
     life_s: float = setting(

@@ -17,10 +17,11 @@ from simulator.run.outcome import Outcome
 from simulator.run.quantiles import quantiles
 from simulator.run.result import RunResult
 from simulator.run.spares import spares_needed
-from simulator.run.specs import RunSpec
+from simulator.run.specs import DOWN, RunSpec
 from simulator.run.uncertainty import step_factors
 
 SECONDS_PER_DAY = 86400.0
+FEWEST_RUNS = 20  # whose quantiles are shown without a warning
 
 
 def summarise(spec: RunSpec, saving: Saving, outcome: Outcome) -> RunResult:
@@ -29,7 +30,7 @@ def summarise(spec: RunSpec, saving: Saving, outcome: Outcome) -> RunResult:
     lost_s = {cause: float(seconds.mean()) for cause, seconds in outcome.lost_s.items()}
     work_s, elapsed_s = float(outcome.work_s.mean()), float(outcome.elapsed_s.mean())
     names = component_names(spec)
-    stops_per_s = float((outcome.stops_by_component.sum(axis=1) / outcome.elapsed_s).mean())
+    stops = float(outcome.stops_by_component.sum())
     bill = bill_of(spec, outcome)
     return RunResult(
         runs=len(finished),
@@ -43,20 +44,26 @@ def summarise(spec: RunSpec, saving: Saving, outcome: Outcome) -> RunResult:
         lost_s=lost_s,
         lost_by_component_s=_by_name(names, outcome.lost_by_component_s),
         interruptions=_by_name(names, outcome.stops_by_component),
-        mean_time_between_interruptions_s=1 / stops_per_s if stops_per_s else math.inf,
+        mean_time_between_interruptions_s=_at_work_s(outcome) / stops if stops else math.inf,
         checkpoint_every_s={tier.name: every(tier) for tier in saving.tiers},
         first_order_goodput_fraction=closed_form_goodput(spec, saving),
         warnings=_warnings(spec, saving, float(outcome.elapsed_s.max())),
         best_every_s=best_every_s(spec, saving),
         spares=spec.recovery.spares,
         best_every_saves_s=_saved_by_best_s(spec, saving),
-        spares_needed=spares_needed(spec.failures, spec.job_gpus, most=spec.job_nodes),
+        spares_needed=spares_needed(spec.failures, spec.job_gpus),
         job_gpus=spec.job_gpus,
         replays_fault_log=bool(spec.fault_log),
         paid_gpus=spec.paid_gpus,
         unused_gpus=spec.paid_gpus - spec.gpus,
         **{part.name: getattr(bill, part.name) for part in fields(Bill)},
     )
+
+
+def _at_work_s(outcome: Outcome) -> float:
+    """Wall time of all runs together in which the job was not down: work, also what was lost of it, and its pauses."""
+    down_s = sum(float(outcome.lost_s[cause].sum()) for cause in DOWN if cause in outcome.lost_s)
+    return float(outcome.elapsed_s.sum()) - down_s
 
 
 def _ideal_s(spec: RunSpec, runs: int) -> float:
@@ -105,6 +112,11 @@ def _reason(spec: RunSpec, outcome: Outcome, finished: Bools) -> str | None:
 def _warnings(spec: RunSpec, saving: Saving, longest_s: float) -> tuple[str, ...]:
     """What a reader must know; `longest_s` is how long the longest run took."""
     warnings = [*spec.assumptions, *saving.warnings]
+    runs = spec.simulation.runs
+    if runs < FEWEST_RUNS and not spec.fault_log:
+        warnings.append(
+            f"run.simulation.runs is {runs}: P10 and P90 of so few runs say little; take {FEWEST_RUNS} or more"
+        )
     if spec.fault_log and longest_s > log_ends_s(spec):
         warnings.append(
             f"the fault log covers {log_ends_s(spec) / SECONDS_PER_DAY:.4g} days, the run takes longer: beyond, faults "

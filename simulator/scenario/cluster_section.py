@@ -75,6 +75,7 @@ class ClusterKeys:
             key="water_usage",
             dimension="l_per_kwh",
             least=0,
+            believed=("0 L/kWh", "20 L/kWh"),
         ),
     )
     failed: FailedKeys = FailedKeys()

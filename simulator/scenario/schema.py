@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ from simulator.model.flops import CONVENTIONS
 from simulator.model.huggingface import from_huggingface
 from simulator.model.inline import from_mapping
 from simulator.model.overrides import from_base
-from simulator.model.spec import Model, MoE
+from simulator.model.spec import Model
 from simulator.plans.rules import without_effect
 from simulator.plans.spec import Plan
 from simulator.run.budget import read_budget
@@ -30,6 +30,7 @@ from simulator.run.read import RunPolicies, read_run_in_part, run_schema
 from simulator.scenario.auto_layout import with_best_layouts, with_even_layout, with_even_layouts
 from simulator.scenario.cluster_section import ClusterKeys, read_cluster
 from simulator.scenario.distillation_section import MODEL, Distillation, DistillationKeys, read_distillation
+from simulator.scenario.idle_keys import idle_imbalance, idle_prices, states_imbalance
 from simulator.scenario.jobs import lists_jobs, unfit_job
 from simulator.scenario.legal import broken_rules, problems
 from simulator.scenario.outer_sections import NOTHING_AROUND, Surroundings, read_surroundings, surroundings_schema
@@ -195,7 +196,7 @@ def _report_rules_of(parts: _Parts, top: Section) -> None:
 def _made_of(parts: _Parts, name: str, document: Document) -> Scenario:
     """The scenario of parts that are whole."""
     model, cluster, plan, run = (cast("Any", part) for part in (parts.model, parts.cluster, parts.plan, parts.run))
-    if parts.spread is not None and parts.spread.experts is not None and not _states_imbalance(document.data):
+    if parts.spread is not None and parts.spread.experts is not None and not states_imbalance(document.data):
         plan = replace(plan, expert_imbalance=1.0)  # the spread draws it
     return Scenario(
         name=parts.title or name,
@@ -229,30 +230,12 @@ def _with_layouts(scenario: Scenario, top: Section, starts_search: bool) -> Scen
     scenario, remarks = (even, ()) if starts_search else with_best_layouts(even, scenario)
     model, plan, seq_length = scenario.model, scenario.plan, scenario.run.seq_length
     idle = without_effect(model, plan, gpus=scenario.cluster.gpus, seq_length=seq_length)
-    remarks = (*remarks, *_idle_imbalance(scenario, starts_search))
+    remarks = (*remarks, *idle_imbalance(scenario, starts_search), *idle_prices(scenario))
     return replace(
         scenario,
         spread=fitted(scenario.spread, model, plan, seq_length) if scenario.spread else None,
         warnings=(*remarks, *(f"{violation.key} {violation.message}" for violation in idle)),
     )
-
-
-def _idle_imbalance(scenario: Scenario, starts_search: bool) -> Iterator[str]:
-    """A word on a stated imbalance that acts on nothing, unless a search may choose other degrees."""
-    plan = scenario.plan
-    if starts_search or not _states_imbalance(scenario.written):
-        return
-    if not any(isinstance(layer.ffn, MoE) for layer in scenario.model.layers):
-        yield "plan.expert_imbalance does nothing: the model has no experts. Leave it out"
-    elif plan.ep == 1:
-        yield "plan.expert_imbalance does nothing with ep 1: every rank has all experts. Leave it out"
-    elif plan.capacity_factor is not None:
-        yield "plan.expert_imbalance does nothing beside plan.capacity_factor, which fills all experts. Leave it out"
-
-
-def _states_imbalance(data: Mapping[str, Any]) -> bool:
-    plan = data.get("plan")
-    return isinstance(plan, Mapping) and "expert_imbalance" in plan
 
 
 @cache

@@ -417,8 +417,20 @@ def test_a_part_with_fewer_multiprocessors_computes_less() -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [({"tdp": "20 kW"}, "20000 W is not believed"), ({"sm_count": 4096}, "4096 is not believed"),
-     ({"idle": "2 kW", "tdp": "3 kW"}, "2000 W is not believed")],
+     ({"idle": "2 kW", "tdp": "3 kW"}, "2000 W is not believed"),
+     ({"memory_capacity": "80 TB"}, "80 TB is not believed of one accelerator; 1 GB to 4 TB is")],
 )  # fmt: skip
 def test_figures_that_no_accelerator_has_are_refused(change: dict[str, object], told: str) -> None:
     with pytest.raises(InputError, match=told):
         catalogue.accelerator({"base": "h100", **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [({"overhead_power": "4.6 MW"}, "not believed of one server; 0 W to 200 kW is"),
+     ({"nic": {"bandwidth": "1 Mb/s"}}, "not believed of one GPU's network card; 1 Gb/s to 20 Tb/s is"),
+     ({"cooling": "water"}, "choose from air, immersion, liquid")],
+)  # fmt: skip
+def test_figures_that_no_server_has_are_refused(change: dict[str, object], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        catalogue.node({"base": "hgx-h100", **change})

@@ -156,6 +156,9 @@ def test_what_an_own_accelerator_takes_of_its_base_is_said() -> None:
         ("cluster.pue=50", "1 to 3 is"),
         ("run.prices={gpu_hour: 2 USD/h, electricity: 90 USD/kWh}", "0 USD/kWh to 2 USD/kWh is"),
         ("run.prices={capital_per_gpu: 30 kUSD, life: 1 d}", "90 d to 30 years is"),
+        ("run.prices.gpu_hour=2500 USD/h", "0.01 USD/h to 200 USD/h is"),
+        ("run.prices.capital_per_gpu=30 MUSD", "0 USD to 1 MUSD is"),
+        ("cluster.water_usage=300 L/kWh", "0 L/kWh to 20 L/kWh is"),
     ],
 )
 def test_figures_that_nothing_real_has_are_refused(change: str, right: str) -> None:

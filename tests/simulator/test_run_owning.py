@@ -124,3 +124,17 @@ def test_water_of_the_site_stands_instead_of_that_of_the_cooling() -> None:
 def test_wrong_values_are_refused(override: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_scenario(SCENARIOS / "tiny.yaml", [override])
+
+
+def test_an_owners_prices_beside_rent_alone_are_told() -> None:
+    def told(prices: str) -> list[str]:
+        return [text for text in load_scenario(SCENARIOS / "tiny.yaml", [f"run.prices={prices}"]).warnings
+                if "acts only with run.prices.capital_per_gpu" in text]  # fmt: skip
+
+    owners = "life: 5 years, utilisation: 80%, electricity: 80 USD/MWh, water: 2 USD/m3"
+    assert [text.split()[0].rpartition(".")[2] for text in told(f"{{gpu_hour: 2 USD/h, {owners}}}")] == [
+        "life", "utilisation", "electricity", "water",
+    ]  # fmt: skip
+    assert (
+        told(f"{{capital_per_gpu: 30 kUSD, {owners}}}") == told("{gpu_hour: 2 USD/h, network_per_gpu: 1 USD/h}") == []
+    )

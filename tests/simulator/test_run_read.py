@@ -106,7 +106,6 @@ def test_all_problems_at_once() -> None:
         "run.simulation.runs",
         "run.simulation.give_up_below",
         "run.prices.carbon",
-        "run.prices.gpu_hour",
     }
 
 

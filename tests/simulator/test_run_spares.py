@@ -84,3 +84,32 @@ def away(mean: float) -> FailureModel:
     """Failures that keep so many nodes of 16,384 GPUs in repair."""
     fault = FaultClass("a", "crash", mean / 16384, "node", detect=Duration("fixed", 0.5), repair=Duration("fixed", 0.5))
     return FailureModel("away", (fault,))
+
+
+def test_more_spares_than_the_job_has_nodes_may_be_needed() -> None:
+    """A node of 64 breaks every 8 hours and is away for ten days: 30 are away in the mean, and 99 % of the time
+    at most 43 by Poisson's law; for 40 days 120 and 146, more than the job's nodes."""
+    from scipy.stats import poisson
+
+    for days in (10, 40):
+        spec = replace(quiet(days=5, nodes=64), simulation=Simulation(runs=20))
+        spec = replace(spec, failures=crashes(8 * 3600.0, spec.job_gpus, repair_s=days * DAY))
+        assert simulate(spec).spares_needed == poisson.ppf(0.99, 3 * days)
+
+
+def test_a_job_that_waits_is_not_interrupted_again() -> None:
+    """Without spares it waits 100 days for a node while others break, every 2 days of work as before."""
+    spec = replace(quiet(days=1, nodes=64), simulation=Simulation(runs=400))
+    spec = replace(spec, failures=crashes(2 * DAY, spec.job_gpus, repair_s=100 * DAY))
+    result = simulate(with_spares(spec, 0))
+    assert result.mean_time_between_interruptions_s == pytest.approx(2 * DAY, rel=0.2)
+
+
+def test_few_runs_are_told() -> None:
+    def told(runs: int) -> bool:
+        spec = replace(quiet(), simulation=Simulation(runs=runs))
+        return any("run.simulation.runs" in text for text in simulate(spec).warnings)
+
+    assert told(1)
+    assert told(19)
+    assert not told(20)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hardware.problems import InputError
 from simulator.run.bill import bill_of
 from simulator.run.checkpoint_interval import (
     best_by_simulation_s,
@@ -391,6 +392,10 @@ def test_facts_of_the_job_reach_the_run() -> None:
     assert spec.unused_gpus == 24
     fast = run_spec(read_run({**given, "spares": {"hot": 0}}), replace(facts, nic_bytes_per_s=5e10, dp=4096))
     assert (fast.paths.writer_bytes_per_s, fast.paths.writers, fast.recovery.hot_spares) == (2e9, 1, 0)
+    rented = run_spec(read_run({**given, "prices": {"carbon": "380 g/kWh"}}), facts)
+    assert rented.prices == RunPrices(gpu_hour_usd=2.5, carbon_kg_per_kwh=0.38)
+    with pytest.raises(InputError, match=r"prices\.gpu_hour: is missing, and no rent of these GPUs is known"):
+        run_spec(read_run({**given, "prices": {"carbon": "380 g/kWh"}}), replace(facts, price_usd_per_gpu_hour=None))
     own = run_spec(read_run({**given, "prices": {"gpu_hour": "4 USD/h", "pay_unused_slots": False}}), facts)
     assert own.prices is not None
     assert (own.prices.gpu_hour_usd, own.unused_gpus) == (4.0, 0)

@@ -154,7 +154,7 @@ def test_without_a_price_no_budget_is_known_to_be_kept() -> None:
 def test_a_time_needs_its_unit() -> None:
     done = traincast("size", str(TINY), "--finish-within", "30")
     assert done.returncode == 2
-    assert "--finish-within 30: '30' has no unit" in done.stderr
+    assert "--finish-within 30: '30' has no unit: write 30d for days" in done.stderr
 
 
 @pytest.mark.parametrize(
