@@ -14,7 +14,7 @@ from simulator.launch.forecast import STORAGE, Forecast
 from simulator.launch.hybrid import pattern
 from simulator.launch.model_facts import model_facts
 from simulator.launch.phases import Stretch, step_count
-from simulator.model.spec import Model, MoE
+from simulator.model.spec import Model
 from simulator.optimizers import OPTIMIZERS
 from simulator.plans.case import PlanCase
 from simulator.plans.case import model_facts as rule_facts
@@ -129,7 +129,7 @@ def _shards(plan: Plan) -> dict[str, int]:
 def _compiled(model: Model, plan: Plan) -> dict[str, Any]:
     """What torch.compile must do for the kernels that were predicted."""
     stack = plan.stack
-    has_experts = any(isinstance(layer.ffn, MoE) for layer in model.layers)
+    has_experts = model.has_experts
     loss_alone = stack.fused_loss_alone == "with_experts" and has_experts
     parts = ("model", "loss") if stack.fused_kernels else ("loss",) if loss_alone else ()
     return {"plan.compile.enable": bool(parts), "plan.compile.components": parts}

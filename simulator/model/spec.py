@@ -106,3 +106,8 @@ class Model:
     block_norms: Literal["single", "sandwich", "shared"] = "single"
     layer_embedding: int = 0
     layer_vocab: int = 0
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether any layer is a mixture of experts."""
+        return any(isinstance(layer.ffn, MoE) for layer in self.layers)

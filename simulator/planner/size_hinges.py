@@ -11,7 +11,6 @@ from hardware.problems import InputError, Place
 from hardware.specs import Accelerator, Cluster
 from hardware.units import format_rate
 from simulator.cost.constants import CORRECTED, constants_for
-from simulator.model.spec import MoE
 from simulator.planner.job import Job, run_job, with_step
 from simulator.planner.sizing import Assumption, Part
 from simulator.predict.confidence import STANDARD_DEVIATIONS
@@ -142,7 +141,7 @@ def _swings(job: Job) -> Iterable[Swing]:
     yield _models_error(job)
     if job.spec.failures.classes:
         yield _failure_rate(job)
-    if any(isinstance(layer.ffn, MoE) for layer in job.scenario.model.layers):
+    if job.scenario.model.has_experts:
         yield _expert_imbalance(job)
     if job.spec.prices is not None:
         yield _price(job)

@@ -64,6 +64,22 @@ def kind_named(text: str) -> Balancing | None:
     return kinds().get(known_name(text, kinds()))
 
 
+def stated_imbalance(written: Mapping[str, Any]) -> Any:
+    """What a scenario's file says of it: a number, a kind, or None."""
+    plan = written.get("plan")
+    return plan.get("expert_imbalance") if isinstance(plan, Mapping) else None
+
+
+def balancing_of(written: Mapping[str, Any], model_name: str) -> tuple[Balancing, str] | None:
+    """The kind of balancing that a scenario's file names, else its model's, and the source; None where it states a
+    number."""
+    stated = stated_imbalance(written)
+    if stated is None:
+        return balancing_of_model(model_name)
+    kind = kind_named(str(stated))
+    return None if kind is None else (kind, "given: plan.expert_imbalance")
+
+
 def balancing_of_model(name: str) -> tuple[Balancing, str]:
     """The balancing that a model was trained with, by its catalogue name, and the source; else auxiliary losses."""
     for entry in _data()["models"]:

@@ -16,7 +16,6 @@ from hardware.precisions import PRECISIONS
 from hardware.specs import Accelerator
 from simulator.cost.constants import borrowed_spread
 from simulator.model.parameters import active_parameters
-from simulator.model.spec import MoE
 from simulator.predict.residuals import Case, Residuals, residuals, source_of
 from simulator.predict.site import correction_of
 from simulator.scenario.spec import Scenario
@@ -38,7 +37,7 @@ ASSUMED_SPREAD = 0.3
 
 
 def case_of(scenario: Scenario) -> Case:
-    moe = any(isinstance(layer.ffn, MoE) for layer in scenario.model.layers)
+    moe = scenario.model.has_experts
     cluster, line = scenario.cluster, scenario.plan.stack.line
     part = cluster.accelerator
     kind = "moe" if moe else "dense"

@@ -181,7 +181,7 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
             *phase_warnings(done),
             *(whole.warnings if whole else ()),
         ),
-        phases=tuple(phase_report(each, scenario) for each in done.phases),
+        phases=phase_reports(done, interval_s),
         evaluation_pause_s=done.evaluation_pause_s,
         headline_phase=next((each.phase.name for each in done.phases if runs_as_written(scenario, each.phase)), None),
         jobs=None if spec is None or whole is None else jobs_report(scenario, spec, whole, job_runs(scenario)),
@@ -232,8 +232,17 @@ def mfu_fraction(done: Simulated) -> float:
     return model_flops_per_s_per_gpu(done) / done.scenario.cluster.accelerator.mfu_peak_flops_per_s
 
 
-def phase_report(each: SimulatedPhase, scenario: Scenario) -> PhaseReport:
-    """A phase's own figures; `scenario` has the plan that it changes."""
+def phase_reports(done: Simulated, interval_s: tuple[float, float]) -> tuple[PhaseReport, ...]:
+    """Every phase's own figures; the interval of each distinct step is found once, `interval_s` is the main one's."""
+    intervals_s = {id(done.step): interval_s}
+    for each in done.phases:
+        if id(each.done.step) not in intervals_s:
+            intervals_s[id(each.done.step)] = step_interval_s(each.done)
+    return tuple(phase_report(each, done.scenario, intervals_s[id(each.done.step)]) for each in done.phases)
+
+
+def phase_report(each: SimulatedPhase, scenario: Scenario, interval_s: tuple[float, float]) -> PhaseReport:
+    """A phase's own figures; `scenario` has the plan that it changes, `interval_s` is that of the phase's step."""
     phase, done = each.phase, each.done
     step_time_s, tokens = done.step.step_time_s, tokens_per_step(done)
     gpus = done.scenario.cluster.gpus * done.step.around.clusters
@@ -245,7 +254,7 @@ def phase_report(each: SimulatedPhase, scenario: Scenario) -> PhaseReport:
         global_batch_size=phase.plan.global_batch_size,
         plan_changes=plan_changes(phase, scenario.plan),
         step_time_s=step_time_s,
-        step_time_interval_s=step_interval_s(done),
+        step_time_interval_s=interval_s,
         breakdown_s=done.step.breakdown(),
         tokens_per_s=tokens_per_s,
         tokens_per_s_per_gpu=tokens_per_s / gpus,

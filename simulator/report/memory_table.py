@@ -91,7 +91,7 @@ def _gib(held: float) -> str:
     return f"{held / GIB:.1f}" if held < 100 * GIB else f"{held / GIB:,.0f}"
 
 
-def _held(stage: Mapping[str, Any]) -> dict[str, float]:
+def held_bytes(stage: Mapping[str, Any]) -> dict[str, float]:
     """Memory by owner; what the device shows beyond the allocator in one."""
     return {**stage["memory_bytes"], "outside": sum(stage["outside_allocator_bytes"].values())}
 
@@ -99,7 +99,7 @@ def _held(stage: Mapping[str, Any]) -> dict[str, float]:
 def _columns(stage: Mapping[str, Any]) -> dict[str, float]:
     """Memory by column: owners of one short name together."""
     found: dict[str, float] = {}
-    for owner, size in _held(stage).items():
+    for owner, size in held_bytes(stage).items():
         name = SHORT.get(owner) or SHORT.get(owner.split()[0], owner.split()[0])
         found[name] = found.get(name, 0.0) + size
     return found
@@ -124,7 +124,7 @@ def _layers(chunks: list[str]) -> str:
 
 def _alike(stages: list[Mapping[str, Any]]) -> Iterable[list[Mapping[str, Any]]]:
     """Consecutive stages that hold and use the same, together."""
-    for _, group in groupby(stages, key=lambda s: (s["layers"], _held(s))):
+    for _, group in groupby(stages, key=lambda s: (s["layers"], held_bytes(s))):
         yield list(group)
 
 

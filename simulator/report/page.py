@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +16,7 @@ from hardware.units import format_bytes, format_fraction, format_seconds, format
 from simulator.report.bars import Bar, bars_svg
 from simulator.report.beyond import step_seconds
 from simulator.report.markup import as_html
+from simulator.report.memory_table import held_bytes
 from simulator.report.printing import printable_values
 from simulator.report.terminal import sections
 
@@ -54,7 +55,10 @@ class Section:
 def evaluation_page(document: Mapping[str, Any], drawn: Mapping[str, str]) -> str:
     """The page of an `evaluate` document; `drawn`: SVG pictures of the simulated step by the chapter they belong to."""
     document = printable_values(document)
-    charts = {"Step": [*_step_charts(document), *_run_chart(document)], "Memory": [_memory_chart(document)]}
+    stages, capacity = document["stages"], ("capacity", document["memory_capacity_bytes"])
+    step_chart = bars_svg(_stage_bars(stages, lambda stage: stage["breakdown_s"]), step_seconds)
+    memory_chart = bars_svg(_stage_bars(stages, held_bytes), format_bytes, capacity)
+    charts = {"Step": [step_chart, *_run_chart(document)], "Memory": [memory_chart]}
     parts = sections(document)
     chapters = []
     for title, names in CHAPTERS.items():
@@ -105,12 +109,6 @@ def _cards(document: Mapping[str, Any]) -> Iterable[Card]:
         yield Card("Cost in the mean", format_usd(run["cost_usd"]), f"{run['paid_gpus']:,} GPUs paid for")
 
 
-def _step_charts(document: Mapping[str, Any]) -> Iterable[str]:
-    """Where the seconds of a step go, on every pipeline rank; ranks alike share a bar."""
-    bars = _stage_bars(document["stages"], "breakdown_s")
-    yield bars_svg(bars, step_seconds)
-
-
 def _run_chart(document: Mapping[str, Any]) -> Iterable[str]:
     """Where the time of the whole run goes beyond the work, in the mean."""
     run = document["run"]
@@ -120,19 +118,12 @@ def _run_chart(document: Mapping[str, Any]) -> Iterable[str]:
         yield bars_svg([Bar("lost in the run", lost)], format_seconds)
 
 
-def _memory_chart(document: Mapping[str, Any]) -> str:
-    stages = [
-        {**stage, "memory_bytes": {**stage["memory_bytes"], "outside": sum(stage["outside_allocator_bytes"].values())}}
-        for stage in document["stages"]
-    ]
-    capacity = ("capacity", document["memory_capacity_bytes"])
-    return bars_svg(_stage_bars(stages, "memory_bytes"), format_bytes, capacity)
-
-
-def _stage_bars(stages: Sequence[Mapping[str, Any]], key: str) -> list[Bar]:
+def _stage_bars(
+    stages: Sequence[Mapping[str, Any]], parts_of: Callable[[Mapping[str, Any]], Mapping[str, float]]
+) -> list[Bar]:
     """A bar for each run of neighbouring pipeline ranks with the same figures."""
     bars = []
-    for parts, group in groupby(stages, key=lambda stage: stage[key]):
+    for parts, group in groupby(stages, key=parts_of):
         ranks = [stage["rank"] for stage in group]
         label = f"rank {ranks[0]}" if len(ranks) == 1 else f"ranks {ranks[0]}-{ranks[-1]}"
         bars.append(Bar(label, parts))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-from simulator.model.spec import MoE
+from simulator.plans.balancing import stated_imbalance
 from simulator.scenario.spec import Scenario
 
 OWNERS_PRICES = ("life", "utilisation", "electricity", "water")
@@ -14,9 +13,9 @@ OWNERS_PRICES = ("life", "utilisation", "electricity", "water")
 def idle_imbalance(scenario: Scenario, starts_search: bool) -> Iterator[str]:
     """A word on a stated imbalance that acts on nothing, unless a search may choose other degrees."""
     plan = scenario.plan
-    if starts_search or not states_imbalance(scenario.written):
+    if starts_search or stated_imbalance(scenario.written) is None:
         return
-    if not any(isinstance(layer.ffn, MoE) for layer in scenario.model.layers):
+    if not scenario.model.has_experts:
         yield "plan.expert_imbalance does nothing: the model has no experts. Leave it out"
     elif plan.ep == 1:
         yield "plan.expert_imbalance does nothing with ep 1: every rank has all experts. Leave it out"
@@ -34,9 +33,3 @@ def idle_prices(scenario: Scenario) -> Iterator[str]:
         for key in OWNERS_PRICES:
             if key in written:
                 yield f"run.prices.{key} acts only with run.prices.capital_per_gpu: rent covers it. Leave it out"
-
-
-def states_imbalance(data: Mapping[str, Any]) -> bool:
-    """Whether a scenario's file says how evenly its experts are loaded."""
-    plan = data.get("plan")
-    return isinstance(plan, Mapping) and "expert_imbalance" in plan

@@ -15,7 +15,7 @@ from hardware.problems import InputError
 from hardware.sections import Section
 from hardware.specs import Cluster
 from simulator.fields import read_fields
-from simulator.model.spec import Model, MoE
+from simulator.model.spec import Model
 from simulator.plans.balancing import balancing_of_model
 from simulator.plans.case import near
 from simulator.plans.choices import GRANULARITIES
@@ -140,7 +140,7 @@ def _name_recomputed_modules(section: Section, stack: Stack) -> None:
 
 def _name_balancing(section: Section, model: Model | None) -> None:
     """Experts are as unevenly loaded as the balancing of their model leaves them, unless the plan says otherwise."""
-    if model is not None and any(isinstance(layer.ffn, MoE) for layer in model.layers):
+    if model is not None and model.has_experts:
         section.data = {"expert_imbalance": balancing_of_model(model.name)[0].kind, **section.data}
 
 
@@ -162,7 +162,7 @@ def _plan_facts(plan: Mapping[str, Any], gpus: int | None, model: Model | None) 
     return PlanFacts(
         **degrees,
         gpus=gpus or math.prod(degrees.values()),
-        experts=model is not None and any(isinstance(layer.ffn, MoE) for layer in model.layers),
+        experts=model is not None and model.has_experts,
         quantized=precision is not None and precision.quantized,
         eight_bit=precision is not None and precision.quantized and precision.operand_bits == 8,
         fp8=precision is not None and precision.gathers_low,

@@ -11,8 +11,7 @@ import yaml
 from hardware.precisions import PRECISIONS
 from hardware.profile import profile_folder
 from simulator.fields import as_written
-from simulator.model.spec import MoE
-from simulator.plans.balancing import balancing_of_model, kind_named
+from simulator.plans.balancing import balancing_of, stated_imbalance
 from simulator.scenario.precision_section import written_precision
 from simulator.scenario.schema import Scenario
 from simulator.scenario.site_section import site_file
@@ -45,7 +44,7 @@ def resolved(scenario: Scenario) -> dict[str, Any]:
         plan["precision"] = written_precision(scenario.plan)
     del plan["quantized"]
     kind = _balancing_kind(scenario)
-    if scenario.plan.ep == 1 and _stated_imbalance(scenario) is None:
+    if scenario.plan.ep == 1 and stated_imbalance(scenario.written) is None:
         del plan["expert_imbalance"]  # nothing depends on it
     elif kind is not None:
         plan["expert_imbalance"] = kind
@@ -55,16 +54,10 @@ def resolved(scenario: Scenario) -> dict[str, Any]:
 
 def _balancing_kind(scenario: Scenario) -> str | None:
     """The kind of balancing whose imbalance the plan has; None where the file states a number, or none is needed."""
-    stated = _stated_imbalance(scenario)
-    if stated is None and any(isinstance(layer.ffn, MoE) for layer in scenario.model.layers):
-        stated = balancing_of_model(scenario.model.name)[0].kind
-    kind = kind_named(str(stated))
-    return kind.kind if kind is not None and kind.hottest == scenario.plan.expert_imbalance else None
-
-
-def _stated_imbalance(scenario: Scenario) -> Any:
-    plan = scenario.written.get("plan")
-    return plan.get("expert_imbalance") if isinstance(plan, Mapping) else None
+    if stated_imbalance(scenario.written) is None and not scenario.model.has_experts:
+        return None
+    found = balancing_of(scenario.written, scenario.model.name)
+    return found[0].kind if found is not None and found[0].hottest == scenario.plan.expert_imbalance else None
 
 
 def _anchored_hardware(hardware: Mapping[str, Any], file: str) -> dict[str, str]:

@@ -22,6 +22,7 @@ from simulator.model.huggingface import from_huggingface
 from simulator.model.inline import from_mapping
 from simulator.model.overrides import from_base
 from simulator.model.spec import Model
+from simulator.plans.balancing import stated_imbalance
 from simulator.plans.rules import without_effect
 from simulator.plans.spec import Plan
 from simulator.run.budget import read_budget
@@ -30,7 +31,7 @@ from simulator.run.read import RunPolicies, read_run_in_part, run_schema
 from simulator.scenario.auto_layout import with_best_layouts, with_even_layout, with_even_layouts
 from simulator.scenario.cluster_section import ClusterKeys, read_cluster
 from simulator.scenario.distillation_section import MODEL, Distillation, DistillationKeys, read_distillation
-from simulator.scenario.idle_keys import idle_imbalance, idle_prices, states_imbalance
+from simulator.scenario.idle_keys import idle_imbalance, idle_prices
 from simulator.scenario.jobs import lists_jobs, unfit_job
 from simulator.scenario.legal import broken_rules, problems
 from simulator.scenario.outer_sections import NOTHING_AROUND, Surroundings, read_surroundings, surroundings_schema
@@ -196,7 +197,7 @@ def _report_rules_of(parts: _Parts, top: Section) -> None:
 def _made_of(parts: _Parts, name: str, document: Document) -> Scenario:
     """The scenario of parts that are whole."""
     model, cluster, plan, run = (cast("Any", part) for part in (parts.model, parts.cluster, parts.plan, parts.run))
-    if parts.spread is not None and parts.spread.experts is not None and not states_imbalance(document.data):
+    if parts.spread is not None and parts.spread.experts is not None and stated_imbalance(document.data) is None:
         plan = replace(plan, expert_imbalance=1.0)  # the spread draws it
     return Scenario(
         name=parts.title or name,

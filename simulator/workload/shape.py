@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from hardware.precisions import PRECISIONS
-from simulator.model.spec import Half, Model, MoE
+from simulator.model.spec import Half, Model
 from simulator.plans.spec import Plan
 from simulator.workload.operators import Number
 
@@ -92,7 +92,7 @@ def shape_of(model: Model, plan: Plan, seq_length: int) -> Shape:
         rotary=model.positions == 0,
         block_norms=model.block_norms,
         layer_embedding=model.layer_embedding,
-        experts=any(isinstance(layer.ffn, MoE) for layer in model.layers),
+        experts=model.has_experts,
     )
 
 

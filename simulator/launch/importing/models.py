@@ -120,7 +120,7 @@ def _same(fact: Any, value: Any) -> bool:
 
 def _same_experts(model: Model, keys: Keys) -> bool:
     """Whether model and launch both have experts, or neither."""
-    return any(isinstance(layer.ffn, MoE) for layer in model.layers) == bool(keys.value("model.moe.experts"))
+    return model.has_experts == bool(keys.value("model.moe.experts"))
 
 
 def _with_other_depth(name: str, fitting: Sequence[str], keys: Keys, origins: tuple[Any, ...]) -> Found:
@@ -271,8 +271,7 @@ def _by_layout(keys: Keys) -> Found | None:
     fitting = [
         name
         for name in names()
-        if (len(load(name).layers), len(load(name).mtp)) == (layers, modules)
-        and (any(isinstance(layer.ffn, MoE) for layer in load(name).layers) or not spread)
+        if (len(load(name).layers), len(load(name).mtp)) == (layers, modules) and (load(name).has_experts or not spread)
     ]
     if not fitting:
         return None
