@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import ceil
 
 from hardware import catalogue
 from simulator.launch.importing.clusters import Server, Switches, same_server
@@ -39,10 +40,17 @@ def _of_server(keys: Keys, statements: Sequence[Statement], server: Server) -> I
 
 def _cards(text: str) -> int:
     """The NICs that a list names one by one; 0 for one that excludes, or names by a prefix."""
-    names = [name for name in text.strip("'\"=").split(",") if name]
-    by_one = not text.strip("'\"").startswith("^") and all(name.rpartition(":")[0][-1:].isdigit() or
-                                                           name[-1:].isdigit() for name in names)  # fmt: skip
-    return len(names) if by_one else 0
+    bare = text.strip("'\"")
+    if bare.startswith("^"):
+        return 0
+    names = [name for name in bare.strip("'\"=").split(",") if name]
+    return len(names) if all(map(_is_one_card, names)) else 0
+
+
+def _is_one_card(name: str) -> bool:
+    """Whether a name ends in a card's number, before its port if it has one."""
+    card = name.rpartition(":")[0]
+    return card[-1:].isdigit() or name[-1:].isdigit()
 
 
 def _of_name(server: Server, named: Found | None) -> Iterator[str]:
@@ -53,6 +61,16 @@ def _of_name(server: Server, named: Found | None) -> Iterator[str]:
 
 def _of_switches(keys: Keys, switches: Switches, server: Server | None, named: Found | None) -> Iterator[str]:
     gpus = keys.value("cluster.gpus")
-    own = server.gpus if server else catalogue.node(str(named.value)).gpus if named else 0
-    if isinstance(gpus, int) and own and -(-gpus // own) > switches.hosts:
-        yield f"the job's {gpus} GPUs are {-(-gpus // own)} servers, {switches.file} has {switches.hosts}"
+    own = _gpus_of(server, named)
+    if not isinstance(gpus, int) or not own:
+        return
+    servers = ceil(gpus / own)
+    if servers > switches.hosts:
+        yield f"the job's {gpus} GPUs are {servers} servers, {switches.file} has {switches.hosts}"
+
+
+def _gpus_of(server: Server | None, named: Found | None) -> int:
+    """GPUs of the described server, else of the named one; 0 where neither is known."""
+    if server is not None:
+        return server.gpus
+    return catalogue.node(str(named.value)).gpus if named else 0
