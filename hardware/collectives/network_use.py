@@ -14,11 +14,11 @@ import numpy as np
 
 from hardware.arrays import Floats, Ints
 from hardware.collectives.play import Conditions, carried_bytes
-from hardware.collectives.transfers import PHASES, TransferPhase, expert_exchange
+from hardware.collectives.transfers import SENT_PHASES, TransferPhase, expert_exchange
 from hardware.specs import Cluster, Fabric, Failed, SwitchTier
 from hardware.topology.build import build_network
 from hardware.topology.network import Network
-from hardware.wiring import surviving_spines_fraction
+from hardware.wiring import injection_bytes_per_s, surviving_spines_fraction
 
 # Links that a GPU sends through; the others are their opposite directions.
 SENDING = ("scale_up_out", "scale_up_mesh", "nic_out", "leaf_up", "spine_up")
@@ -36,7 +36,7 @@ class Stream:
     """One collective that all groups of a kind do, over a whole step.
 
     `groups` [groups, ranks]; `size_bytes` [groups] by nccl-tests' convention for the operation. `algorithm` is a key
-    of PHASES, or "experts": then `size_bytes` is what each rank sends over its NIC and `scale_up_bytes` inside.
+    of SENT_PHASES, or "experts": then `size_bytes` is what each rank sends over its NIC and `scale_up_bytes` inside.
     """
 
     cause: str
@@ -143,7 +143,7 @@ def wired(cluster: Cluster) -> tuple[Network, str]:
             return build_network(cluster), ""
         except ValueError as error:
             note = f"links between switches are not counted: {error}"
-    fabric, port = cluster.fabric, cluster.node.nic.bandwidth_bytes_per_s
+    fabric, port = cluster.fabric, injection_bytes_per_s(cluster.node, cluster.fabric)
     switch = SwitchTier(
         name="one switch",
         radix=2 * cluster.gpus,
@@ -181,7 +181,7 @@ def stream_phases(stream: Stream, domain_gpus: int) -> list[TransferPhase]:
     _, members = np.unique(first // domain_gpus, return_counts=True)
     per_domain = gcd(int(members.min()), len(first))
     if stream.scale_up_bytes is None:
-        unit = PHASES[stream.algorithm](stream.operation, first, per_domain, 1.0)
+        unit = SENT_PHASES[stream.algorithm](stream.operation, first, per_domain, 1.0)
         return [_shifted(phase, shift, phase.size_bytes * stream.size_bytes[rows, None]) for phase in unit]
     across = expert_exchange(first, per_domain, 1.0, 0.0)
     inside = expert_exchange(first, per_domain, 0.0, 1.0)

@@ -275,6 +275,20 @@ def hierarchical(operation: str, ranks: Ints, g: int, size: float) -> list[Trans
     return [phase for phase in order if phase.repeats]
 
 
+def recursive_doubling(operation: str, ranks: Ints, g: int, size: float) -> list[TransferPhase]:
+    """All-reduce of a power of two of ranks: in every round each exchanges its whole buffer with a partner, who is
+    twice as far away as in the round before; first within the domain, then on the same rail of another one."""
+    position = np.arange(len(ranks))
+    phases = []
+    distance = 1
+    while distance < len(ranks):
+        partners = ranks[position ^ distance]
+        steps = (1.0, 0.0) if distance < g else (0.0, 1.0)
+        phases.append(_phase((ranks, partners), size, 1, steps))
+        distance *= 2
+    return phases
+
+
 # Each takes (operation, ranks, ranks of the group per domain, size in bytes).
 PHASES: dict[str, Callable[[str, Ints, int, float], list[TransferPhase]]] = {
     "ring": ring,
@@ -286,6 +300,8 @@ PHASES: dict[str, Callable[[str, Ints, int, float], list[TransferPhase]]] = {
     "pairwise": pairwise,
     "hierarchical": hierarchical,
 }
+# With the algorithms that are built from sends rather than chosen by NCCL.
+SENT_PHASES = {**PHASES, "recursive_doubling": recursive_doubling}
 
 
 def expert_exchange(ranks: Ints, g: int, network_bytes: float, scale_up_bytes: float) -> list[TransferPhase]:

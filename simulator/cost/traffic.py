@@ -117,13 +117,20 @@ def work_traffic(work: Work, plan: Plan, sharing: dict[str, Group], cluster: Clu
 
 
 def collective_traffic(
-    cause: str, kind: str, operation: str | None, size: Number, times: Number, group: Group, cluster: Cluster
+    cause: str,
+    kind: str,
+    operation: str | None,
+    size: Number,
+    times: Number,
+    group: Group,
+    cluster: Cluster,
+    algorithm: str | None = None,
 ) -> Traffic:
-    """`times` collectives of `size` bytes, by the algorithm that NCCL's tuner takes for them."""
+    """`times` collectives of `size` bytes by an algorithm; None: the one that NCCL's tuner takes for them."""
     if operation is None or not size or group.ranks <= 1:
         return {}
-    algorithm = collective_s(operation, size, group, cluster).algorithm
-    return {Flow(cause, kind, operation, algorithm): float(size * times)}
+    taken = algorithm or collective_s(operation, size, group, cluster).algorithm
+    return {Flow(cause, kind, operation, taken): float(size * times)}
 
 
 def routing_traffic(op: Routing, backward: bool, times: Number, plan: Plan, group: Group, cluster: Cluster) -> Traffic:
@@ -160,6 +167,7 @@ def update_traffic(
     reduced = parts_of(held.trained_layers, plan, sharing, whole)
     found: list[Traffic] = []
     widths = stage_widths(held, plan)
+    algorithm = None if plan.gradients.algorithm == "auto" else plan.gradients.algorithm
     for all_values, all_grads in zip(gathered, reduced, strict=True):
         moved = zip(sharing.items(), all_values, widths, all_grads, strict=True)
         for (name, group), count, width, trained in moved:
@@ -169,7 +177,7 @@ def update_traffic(
             grads = travelling_bytes(trained * FORMATS[plan.optimizer.grad_reduce].bytes, group, plan, cluster)
             values = count * width
             if reduces_whole(plan):
-                found.append(collective_traffic("dp", name, "all_reduce", grads, reductions, group, cluster))
+                found.append(collective_traffic("dp", name, "all_reduce", grads, reductions, group, cluster, algorithm))
             else:
                 found.append(collective_traffic("dp", kind, sharding.reduction, grads, reductions, shards, cluster))
             found.append(collective_traffic("dp", kind, "all_gather", values, gathers, shards, cluster))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hardware.precisions import FORMATS
+from hardware.wiring import injection_bytes_per_s
 from simulator.model.parameters import model_parameters
 from simulator.model.spec import Model
 from simulator.outer_loop.input_pipeline import InputPipeline, mean_starved_s
@@ -91,7 +92,7 @@ def _fed(scenario: Scenario, step: Step, pipeline: InputPipeline) -> Step:
         readers=plan.dp,
         sequences=plan.micro_batch_size,
         storage_bytes_per_s=storage,
-        rank_bytes_per_s=cluster.node.nic.bandwidth_bytes_per_s,
+        rank_bytes_per_s=injection_bytes_per_s(cluster.node, cluster.fabric),
     )
     pace_s = step.step_time_s / plan.microbatches
     starved_s = mean_starved_s(spec, pace_s, INPUT_BATCHES, np.random.default_rng(SEED))
@@ -121,6 +122,7 @@ def _exchanging(scenario: Scenario, step: Step, given: LocalSgd) -> Step:
 def _served(scenario: Scenario, step: Step, given: ParameterServer) -> Step:
     """Every replica is a worker, with the simulated step less what synchronous data parallelism adds to it."""
     plan, parameters = scenario.plan, parameter_count(scenario.model)
+    gpu_bytes_per_s = injection_bytes_per_s(scenario.cluster.node, scenario.cluster.fabric)
     worker = replace(step, around=replace(step.around, replaced=SYNCHRONOUS))
     alone_s = sum(worker.breakdown().values())
     spec = replace(
@@ -129,7 +131,7 @@ def _served(scenario: Scenario, step: Step, given: ParameterServer) -> Step:
         step_s=alone_s,
         parameter_bytes=parameters * model_width(scenario.model, plan),
         gradient_bytes=parameters * FORMATS[plan.optimizer.grad_reduce].bytes,
-        worker_bytes_per_s=scenario.cluster.node.nic.bandwidth_bytes_per_s * plan.gpus / plan.dp,
+        worker_bytes_per_s=gpu_bytes_per_s * plan.gpus / plan.dp,
         slow={number: factor for number, factor in given.slow.items() if number < plan.dp},
     )
     found = simulate_server(spec, max(8, SERVER_STEPS // plan.dp), np.random.default_rng(SEED))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import gcd
 
+from hardware.wiring import injection_bytes_per_s
 from simulator.plans.allocation import unused_gpus
 from simulator.predict.degraded import ReplicaSpeeds, speed_with_links, speed_without
 from simulator.predict.evidence import step_interval_s
@@ -115,7 +116,7 @@ def job_facts(done: Simulated, policies: RunPolicies) -> JobFacts:
         storage_write_bytes_per_s=storage.write_bytes_per_s * clusters,
         storage_read_bytes_per_s=storage.read_bytes_per_s * clusters,
         host_bytes_per_s=cluster.accelerator.host_bandwidth_bytes_per_s,
-        nic_bytes_per_s=node.nic.bandwidth_bytes_per_s,
+        nic_bytes_per_s=injection_bytes_per_s(node, cluster.fabric),
         power=job_power(scenario, mean_breakdown(parts)),
         nodes_per_rack=max(1, node.scale_up.domain_gpus // node.gpus),
         nodes_per_pod=max(1, min(reach[0] if reach else cluster.gpus, cluster.gpus) // node.gpus),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hardware.precisions import half_precision_peak
+from hardware.wiring import injection_bytes_per_s
 from simulator.model.flops import flops_per_token
 from simulator.plain import plain
 from simulator.predict.meters import metered_memory_bytes
@@ -119,7 +120,7 @@ def scenario_document(scenario: Scenario) -> dict[str, Any]:
             "peak_flops_per_s": half_precision_peak(cluster.accelerator.peak_flops_per_s),
             "scale_up_gpus": cluster.node.scale_up.domain_gpus,
             "scale_up_bytes_per_s": cluster.node.scale_up.bandwidth_bytes_per_s,
-            "scale_out_bytes_per_s": cluster.node.nic.bandwidth_bytes_per_s,
+            "scale_out_bytes_per_s": injection_bytes_per_s(cluster.node, cluster.fabric),
         },
         "plan": {**plain(scenario.plan), "microbatches": scenario.plan.microbatches},
         "stack": stack_document(scenario),

@@ -12,7 +12,7 @@ from hardware.collectives import collective_s, strided_group
 from hardware.collectives.algorithms import ALGORITHMS
 from hardware.collectives.network_use import LINK_CLASSES, ClassUse, NetworkUse, Stream, network_use, wired
 from hardware.collectives.play import Conditions, link_use, per_domain, strided_groups
-from hardware.collectives.transfers import PHASES
+from hardware.collectives.transfers import PHASES, SENT_PHASES
 from hardware.specs import Cluster
 from hardware.topology.build import build_network
 
@@ -89,6 +89,15 @@ def test_the_tiers_of_a_ring_by_hand() -> None:
     assert cluster.fabric.tiers[0].reach_gpus == 256
     assert use["nic"].bytes_by_cause["dp"] == pytest.approx(2 * 512 * 63e9)
     assert use["leaf"].bytes_by_cause["dp"] == pytest.approx(2 * 2 * 8 * 63e9)
+
+
+def test_doubling_exchanges_with_partners_ever_farther_away() -> None:
+    """Rank 5 of 16 in domains of 4: with 4 and 7 inside its domain, with 1 and 13 across, the whole buffer each time."""
+    phases = SENT_PHASES["recursive_doubling"]("all_reduce", np.arange(100, 116), 4, 7.0)
+    partners = [int(phase.target[phase.source == 105][0]) - 100 for phase in phases]
+    assert partners == [4, 7, 1, 13]
+    assert [(phase.scale_up_steps, phase.network_steps) for phase in phases] == 2 * [(1, 0)] + 2 * [(0, 1)]
+    assert all((phase.size_bytes == 7.0).all() and len(phase.source) == 16 for phase in phases)
 
 
 def test_groups_that_are_no_shifts_of_each_other_are_laid_one_by_one() -> None:

@@ -17,6 +17,7 @@ from simulator.model.parameters import total_parameters
 from simulator.optimizers import OPTIMIZERS
 from simulator.predict.prediction import evaluate, link_use
 from simulator.predict.simulate import Simulated, simulate
+from simulator.report.document import evaluate_document
 from simulator.scenario.schema import load_scenario
 from simulator.workload.states import parameter_bytes
 
@@ -140,3 +141,37 @@ def test_the_prediction_holds_it() -> None:
     assert set(use["scale_up"].bytes_by_cause) == {"ep", "pp", "dp"}
     assert use["nic"].mean_fraction == 0
     assert np.isclose(use["scale_up"].capacity_bytes_per_s, 16 * 450e9)
+
+
+DOUBLING = SCENARIOS / "examples" / "reduction-trees.yaml"
+
+
+# Bytes that leave a GPU for each byte of gradients, over its NIC and inside its domain of 8; 64 ranks in 8 domains.
+# Ring: 2 x 63/64, an eighth of the hops on a NIC. Doubling: 3 rounds inside, 3 across, whole. Trees: each of the two
+# carries half the bytes over 7 edges, up and down; chains inside are walked up and down, 7 of 8 GPUs sending each way.
+@pytest.mark.parametrize(
+    ("algorithm", "network", "inside"),
+    [
+        ("ring", 2 * 63 / 64 / 8, 2 * 63 / 64 * 7 / 8),
+        ("recursive_doubling", 3.0, 3.0),
+        ("tree", 2 * 7 * 2 * (1 / 2) / 64, 2 * 7 / 8),
+    ],
+)
+def test_gradients_cross_links_by_the_algorithm_of_the_plan(algorithm: str, network: float, inside: float) -> None:
+    done = simulate(load_scenario(DOUBLING, [f"plan.gradients.algorithm={algorithm}"]))
+    use = {one.name: one for one in link_use(done).classes}
+    gradients = 4.0 * total_parameters(done.scenario.model)
+    # What leaves one link arrives by another: both directions are counted.
+    assert use["nic"].bytes_by_cause["dp"] == pytest.approx(2 * 64 * network * gradients, rel=1e-3)
+    assert use["scale_up"].bytes_by_cause["dp"] == pytest.approx(2 * 64 * inside * gradients, rel=1e-3)
+
+
+@pytest.mark.parametrize("fabric", ["edr-2tier", "hdr-rail-2tier"])
+def test_the_report_counts_the_links_that_the_step_is_priced_on(fabric: str) -> None:
+    """A NIC of 50 GB/s on switches with slower ports sends as fast as these."""
+    prediction = evaluate(load_scenario(DOUBLING, [f"cluster.fabric={fabric}"]))
+    (nic,) = (one for one in prediction.network.classes if one.name == "nic")
+    port = prediction.scenario.cluster.fabric.tiers[0].port_bandwidth_bytes_per_s
+    assert port < prediction.scenario.cluster.node.nic.bandwidth_bytes_per_s
+    assert nic.gpu_bytes_per_s == pytest.approx(port)
+    assert evaluate_document(prediction)["scenario"]["cluster"]["scale_out_bytes_per_s"] == pytest.approx(port)
