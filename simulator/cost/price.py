@@ -197,10 +197,12 @@ def collective_price_s(operation: str | None, size_bytes: Number, group: str, pr
 
 
 def exchange_price(op: Exchange, prices: Prices) -> Price:
+    regather_s = collective_price_s("all_gather", op.regather_bytes, op.group, prices)
     return Price(
         collective_price_s(op.forward, op.forward_bytes, op.group, prices),
         collective_price_s(op.backward, op.backward_bytes, op.group, prices),
-        regather_s=collective_price_s("all_gather", op.regather_bytes, op.group, prices),
+        # Without bytes there is no gather, and no latency of one.
+        regather_s=plain(np.where(np.asarray(op.regather_bytes) > 0, regather_s, 0.0)),
     )
 
 

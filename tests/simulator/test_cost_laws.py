@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hardware.catalogue import cluster
-from hardware.collectives import ExpertExchange, Group, combine_s, dispatch_s
+from hardware.collectives import ExpertExchange, Group, collective_s, combine_s, dispatch_s
 from hardware.kernels import (
     attention_s,
     gemm_s,
@@ -101,6 +101,14 @@ def test_hybrideps_copies_on_arrival() -> None:
     low, high = rows * 7168 * (1 + 4 / 128), rows * 7168 * 2
     assert out_s - alone_s[0] == pytest.approx(streaming_s(PART, low, "permute") / 0.8)
     assert home_s - alone_s[1] == pytest.approx(streaming_s(PART, high, "permute") / 0.8)
+
+
+def test_an_exchange_without_a_gather_in_backward_pays_no_latency_of_one() -> None:
+    """A ring of keys gathers nothing again; with sequence parallelism a gather takes what it takes alone."""
+    prices = prices_of(cp=4, tp=2, dp=8)
+    assert price(replace(RING, forward_bytes=1e6), prices).regather_s == 0.0
+    again = price(replace(GATHER, regather_bytes=1e6), prices)
+    assert again.regather_s == pytest.approx(float(collective_s("all_gather", 1e6, Group(2.0, 2.0), GPUS).seconds))
 
 
 def test_a_block_keeps_its_exchanges_apart() -> None:
