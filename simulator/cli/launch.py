@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hardware.units import format_bytes, format_seconds
 from simulator.cli.common import AsJson, Overrides, ScenarioFile, print_json
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def phases_document(
 def launch_text(made: Launch, out: Path) -> str:
     """What was written, what could not be said, and the nearest plan that can."""
     lines = [f"{out}: {len(made.files)} files, start with README.md"] if made.files else ["nothing was written"]
+    lines.append(_predicted(made))
     lines += [f"mind: {note}" for note in made.notes]
     if made.complete:
         return "\n".join([*lines, ""])
@@ -108,12 +110,21 @@ def launch_text(made: Launch, out: Path) -> str:
     return "\n".join(lines)
 
 
+def _predicted(made: Launch) -> str:
+    """The step and memory of what is launched, and the stack that they are of."""
+    forecast = made.forecast
+    step, memory = format_seconds(forecast.step_time_s), format_bytes(forecast.peak_memory_bytes)
+    stack = made.scenario.plan.stack.name
+    return f"predicted on {stack}: {step} a step, {memory} allocated at the peak of the fullest GPU"
+
+
 def _nearest_lines(made: Launch) -> list[str]:
     if made.nearest is None:
         return ["no plan near this one can be told; see the reasons above"]
     overrides = " ".join(f"--set '{each}'" for each in made.nearest.overrides)
     lines = ["the nearest plan that it can be told:", f"  {overrides}"]
     if made.nearest_step_time_s is not None:
-        step_s, asked_s = made.nearest_step_time_s, made.forecast.step_time_s
-        lines.append(f"  {step_s:.4g} s a step instead of {asked_s:.4g} s")
+        step, asked = (format_seconds(each) for each in (made.nearest_step_time_s, made.forecast.step_time_s))
+        stack, of = made.nearest.plan.stack.name, made.scenario.plan.stack.name
+        lines.append(f"  {step} a step on {stack} instead of {asked} on {of}")
     return lines

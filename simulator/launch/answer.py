@@ -44,9 +44,17 @@ def answer(
         *_of_stack(table, scenario.plan),
         *_broken_rules(table, scenario),
     ):
-        found.setdefault(each.key, each)
+        found.setdefault(each.key, _with_origin(each, scenario))
     settings = with_replicas(_without_switches(expressed, found), launched_plan(scenario.plan, found.values()))
     return Answer(facts.values, settings, tuple(found.values()))
+
+
+def _with_origin(refused: Inexpressible, scenario: Scenario) -> Inexpressible:
+    """With the stack named where it, not the file, gives the plan the value."""
+    if refused.key.removeprefix("plan.") not in scenario.stack_settings:
+        return refused
+    origin = f"{scenario.plan.stack.name} brings it, as the plan leaves it out"
+    return replace(refused, why=f"{refused.why} ({origin})")
 
 
 def _without_switches(expressed: Expressed, refused: Mapping[str, Inexpressible]) -> Expressed:

@@ -65,13 +65,14 @@ class Launch:
         return {
             "target": self.table.name,
             "complete": self.complete,
-            "prediction": self.forecast.to_dict(),
+            "prediction": self.forecast.to_dict(self.scenario.plan.stack.name),
             "files": sorted(self.files),
             "inexpressible": [
                 {"key": each.key, "value": plain(each.value), "why": each.why} for each in self.inexpressible
             ],
             "nearest": None if self.nearest is None else self.nearest.overrides,
             "nearest_step_time_s": self.nearest_step_time_s,
+            "nearest_stack": None if self.nearest is None else self.nearest.plan.stack.name,
             "notes": list(self.notes),
         }
 
@@ -111,8 +112,9 @@ def launch(
     near = replace(near, changes=differences(asked.plan, near.plan)) if near is not None and near_fits else None
     job = job_of(scenario, forecast)
     of_run = (stretch.note,) if stretch is not None else ()
+    of_stack = _notes_of_stack(asked, scenario, evaluates)
     unfit = () if near_fits else (NEAREST_UNFIT,)
-    notes = (*of_run, *unfit, *warnings, *_notes(scenario, job, forecast), *_notes_of_settings(said))
+    notes = (*of_run, *of_stack, *unfit, *warnings, *_notes(scenario, job, forecast), *_notes_of_settings(said))
     made = Launch(scenario, table, {}, said.inexpressible, near, near_s, notes, forecast)
     if said.inexpressible and not partial:
         return made
@@ -200,6 +202,18 @@ def _notes(scenario: Scenario, job: Job, forecast: Forecast) -> list[str]:
             "Nodes do not divide into whole scale-up domains: the scheduler may place them otherwise than predicted."
         )
     return found
+
+
+def _notes_of_stack(asked: Scenario, launched: Scenario, evaluates: bool) -> list[str]:
+    """Which stack the launch is predicted on and which `evaluate` takes, where the file names none of the two."""
+    taken, usual = launched.plan.stack.name, asked.plan.stack.name
+    if taken == usual:
+        return []
+    step = f", {format_seconds(simulate(asked).step.step_time_s)} a step" if evaluates else ""
+    return [
+        f"The scenario names no stack: the figures here are of {taken}, which is launched; those of `traincast "
+        f"evaluate` on the same file are of {usual}{step}. With plan.stack={taken} both are of one stack."
+    ]
 
 
 def _notes_of_settings(said: Answer) -> list[str]:

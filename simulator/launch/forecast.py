@@ -25,8 +25,10 @@ class Forecast:
     finish_p50_s: float | None = None
     goodput_fraction: float | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self, stack: str) -> dict[str, Any]:
+        """The forecast as a document; `stack`: the release that it stands on."""
         return {
+            "stack": stack,
             "step_time_s": self.step_time_s,
             "step_time_interval_s": list(self.step_time_interval_s),
             "peak_memory_bytes": self.peak_memory_bytes,

@@ -33,7 +33,7 @@ def manifest(
         "scenario": {"name": scenario.name, "sha256": digest(files["scenario.yaml"])},
         "target": {"name": table.name, "title": table.title, "release": table.release, "source": table.source},
         "scheduler": scheduler,
-        "prediction": forecast.to_dict(),
+        "prediction": forecast.to_dict(scenario.plan.stack.name),
         "settings": [
             {"name": each.name, "value": plain(each.value), "key": each.key, "scenario": plain(each.stated)}
             for each in said.expressed.settings

@@ -92,7 +92,7 @@ def test_the_tiers_of_a_ring_by_hand() -> None:
 
 
 def test_doubling_exchanges_with_partners_ever_farther_away() -> None:
-    """Rank 5 of 16 in domains of 4: with 4 and 7 inside its domain, with 1 and 13 across, the whole buffer each time."""
+    """Rank 5 of 16 in domains of 4: with 4 and 7 inside its domain, with 1 and 13 across, all of it each time."""
     phases = SENT_PHASES["recursive_doubling"]("all_reduce", np.arange(100, 116), 4, 7.0)
     partners = [int(phase.target[phase.source == 105][0]) - 100 for phase in phases]
     assert partners == [4, 7, 1, 13]

@@ -10,7 +10,9 @@ from typing import Any
 import jsonschema
 import pytest
 
+from hardware.units import format_seconds
 from simulator import compare, evaluate, plan, size
+from simulator.cli.launch import launch_text
 from simulator.launch import launch
 from simulator.launch.targets import TARGETS
 from simulator.predict.prediction import predict
@@ -92,3 +94,45 @@ def test_a_path_where_a_scenario_belongs_gets_a_clear_error(verb: Any) -> None:
         verb(path)
     with pytest.raises(TypeError, match="takes a Scenario, as load_scenario"):
         verb({"model": "x"})
+
+
+def test_a_launch_on_another_stack_than_evaluates_says_of_which_every_figure_is(tmp_path: Path) -> None:
+    """tiny names no stack: evaluate takes Megatron-Core, a launch for torchtitan its own."""
+    scenario = without_run(
+        load_scenario(TINY, ["plan={micro_batch_size: 1, global_batch_size: 64}", "model=llama-3-8b"])
+    )
+    made = launch(scenario, "torchtitan", "torchrun", partial=True)
+    of_file = format_seconds(predict(simulate(scenario)).step_time_s)
+    (note,) = (each for each in made.notes if "names no stack" in each)
+    assert "the figures here are of torchtitan-0.3" in note
+    assert f"are of megatron-core-0.19, {of_file} a step" in note
+    assert (
+        f"Predicted on `torchtitan-0.3`: {format_seconds(made.forecast.step_time_s)} a step" in made.files["README.md"]
+    )
+    assert note in made.files["README.md"]
+    assert json.loads(made.files["manifest.json"])["prediction"]["stack"] == "torchtitan-0.3"
+    assert "predicted on torchtitan-0.3: " in launch_text(made, tmp_path)
+
+
+def test_a_launch_on_the_very_stack_needs_no_word_about_another() -> None:
+    assert not any("names no stack" in each for each in launch(without_run(load_scenario(TINY)), "megatron").notes)
+    named = load_scenario(TINY, ["plan.stack=torchtitan-0.3"])
+    assert not any("names no stack" in each for each in launch(without_run(named), "torchtitan").notes)
+
+
+def test_the_step_of_a_nearest_plan_and_the_asked_one_name_their_stacks(tmp_path: Path) -> None:
+    named = ["model=llama-3-8b", "plan={tp: 2, micro_batch_size: 1, global_batch_size: 64, stack: megatron-core-0.16}"]
+    made = launch(without_run(load_scenario(TINY, named)), "deepspeed", "torchrun")
+    assert made.to_dict()["nearest_stack"] == "deepspeed-0.19"
+    near, asked = (format_seconds(each or 0.0) for each in (made.nearest_step_time_s, made.forecast.step_time_s))
+    assert f"{near} a step on deepspeed-0.19 instead of {asked} on megatron-core-0.16" in launch_text(made, tmp_path)
+
+
+def test_what_a_stack_brings_is_not_said_to_stand_in_the_plan() -> None:
+    """DeepSpeed brings ZeRO-3, which its tensor parallelism does not go with."""
+    given = "plan={tp: 2, micro_batch_size: 1, global_batch_size: 64%s}"
+    for sharding, brought in (("", True), (", sharding: full", False)):
+        loaded = load_scenario(TINY, ["model=llama-3-8b", given % sharding])
+        refused = launch(loaded, "deepspeed", "torchrun", forecast=FORECAST).inexpressible
+        (why,) = (each.why for each in refused if each.key == "plan.sharding")
+        assert ("deepspeed-0.19 brings it" in why) == brought
