@@ -6,8 +6,9 @@ their defaults or an example.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 from hardware import catalogue
@@ -19,6 +20,7 @@ from simulator.model.catalogue import load
 from simulator.model.parameters import total_parameters
 from simulator.model.spec import Model, MoE
 from simulator.plans.case import divisors
+from simulator.plans.spec import AUTO
 from simulator.predict.simulate import simulate
 from simulator.scenario.schema import Scenario, read_scenario, scenario_schema
 from simulator.stack import DEFAULT
@@ -27,6 +29,9 @@ SEQ_LENGTH, TOKENS = 4096, "1T"
 # Judged: micro-batches of a replica per pipeline stage, which keep the bubble small.
 MICROBATCHES_PER_STAGE = 4
 MOST_TRIALS = 40
+# Pipeline stages of the plans that are tried first, and the most of any.
+STAGES = (1, 2, 4, 8, 16, 32)
+MOST_STAGES = 64
 # Ranks that experts are spread over; on fewer GPUs than the first all of them.
 EXPERT_DEGREES = (8, 16, 32, 64)
 # Judged: memory beyond what is predicted (other libraries, fragmentation, uneven experts), as a share of the GPU's.
@@ -82,34 +87,59 @@ def _head(about: str) -> Iterator[str]:
 # -- a plan to start from -------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What trying plans one after another led to: the first with memory to spare, or the one that needs least, with
+    its bytes on the fullest GPU; how many were simulated, and what rules refused others."""
+
+    written: Mapping[str, Any] | None
+    memory_bytes: float
+    trials: int
+    refused: tuple[Problem, ...]
+
+
 def starting_plan(model: Model, name: str, cluster: Cluster, node: str, fabric: str) -> tuple[dict[str, Any], str]:
     """The first legal plan that leaves HEADROOM of memory free, least model parallelism first, and why.
 
-    Where none does, the one that needs least memory. Raises InputError where none is legal.
+    Usual degrees come before all others that divide the GPUs. Where none leaves so much, the one that needs least
+    memory. Raises InputError where none is legal.
     """
     capacity = cluster.accelerator.memory_capacity_bytes
-    least: tuple[float, dict[str, Any]] | None = None
-    refused: list[Problem] = []
-    trials = 0
-    candidates = list(_candidates(model, cluster))
-    for written in [each for each in candidates if _may_fit(model, capacity, each)] or candidates:
-        try:
-            scenario = _scenario(name, cluster, node, fabric, written, seq_length(model))
-        except InputError as error:
-            refused += error.problems
-            continue
-        trials += 1
-        memory = max(rank.device_bytes for rank in simulate(scenario).memory)
-        if memory <= (1 - HEADROOM) * capacity:
-            return written, _first(1 - memory / capacity, trials)
-        if least is None or memory < least[0]:
-            least = memory, written
-        if trials >= MOST_TRIALS:
+    enough = (1 - HEADROOM) * capacity
+    rounds: list[Tried] = []
+    for candidates in (usual_candidates(model, cluster), other_candidates(model, cluster)):
+        wanted = [each for each in candidates if _may_fit(model, capacity, each)] or candidates
+        scenarios = ((each, _scenario_of(name, cluster, node, fabric, each, model)) for each in wanted)
+        rounds.append(_tried(scenarios, enough))
+        if rounds[-1].memory_bytes <= enough:
             break
-    if least is None:
+    trials = sum(each.trials for each in rounds)
+    best = min(rounds, key=lambda each: each.memory_bytes)
+    if best.written is None:
+        refused = [problem for each in rounds for problem in each.refused]
         message = f"no plan to start from is legal for {name} on {cluster.gpus:,} GPUs: {_why_none(refused)}"
         raise InputError([Problem("command line", None, "--gpus", message)])
-    return least[1], _least(1 - least[0] / capacity, trials, cluster.gpus)
+    free = 1 - best.memory_bytes / capacity
+    about = _first(free, trials) if best.memory_bytes <= enough else _least(free, trials, cluster.gpus, best.written)
+    return dict(best.written), about
+
+
+def _tried(plans: Iterable[tuple[Mapping[str, Any], Scenario | InputError]], enough_bytes: float) -> Tried:
+    """Plans simulated one after another until one needs no more than `enough_bytes`, MOST_TRIALS at most."""
+    best: Mapping[str, Any] | None = None
+    least_bytes, trials = inf, 0
+    refused: list[Problem] = []
+    for written, scenario in plans:
+        if isinstance(scenario, InputError):
+            refused += scenario.problems
+            continue
+        trials += 1
+        memory_bytes = max(rank.device_bytes for rank in simulate(scenario).memory)
+        if memory_bytes < least_bytes:
+            best, least_bytes = written, memory_bytes
+        if memory_bytes <= enough_bytes or trials >= MOST_TRIALS:
+            break
+    return Tried(best, least_bytes, trials, tuple(refused))
 
 
 def _why_none(refused: Sequence[Problem]) -> str:
@@ -126,8 +156,9 @@ def _first(free: float, trials: int) -> str:
     )
 
 
-def _least(free: float, trials: int, gpus: int) -> str:
-    advice = f"{_divisible_words(gpus)}take more GPUs, or recompute more"
+def _least(free: float, trials: int, gpus: int, written: Mapping[str, Any]) -> str:
+    offload = "keep optimizer states on the host (plan.offload.optimizer: 100%)"
+    advice = f"{_divisible_words(gpus)}take more GPUs, or {offload if 'recompute' in written else 'recompute more'}"
     if free < 0:
         return f"none of {trials} tried fits in memory; this one needs least: {advice}"
     return (
@@ -151,25 +182,52 @@ def _may_fit(model: Model, capacity_bytes: float, written: Mapping[str, Any]) ->
     return total_parameters(model) * LEAST_BYTES_PER_PARAM / ranks < capacity_bytes
 
 
-def _candidates(model: Model, cluster: Cluster) -> Iterator[dict[str, Any]]:
-    """Plans with ever more model parallelism: expert ranks first, then stages, then tensor ranks within a node, and
-    last recomputation of whole layers."""
-    gpus, domain = cluster.gpus, min(cluster.node.gpus, 8)
-    experts = next((layer.ffn.experts for layer in model.layers if isinstance(layer.ffn, MoE)), 1)
-    degrees = [degree for degree in divisors(gpus) if degree < EXPERT_DEGREES[0]] if gpus < EXPERT_DEGREES[0] else [1]
+def usual_candidates(model: Model, cluster: Cluster) -> list[dict[str, Any]]:
+    """Plans of the degrees that most runs have: powers of two of stages and expert ranks."""
+    gpus = cluster.gpus
+    few = [degree for degree in divisors(gpus) if degree < EXPERT_DEGREES[0]] if gpus < EXPERT_DEGREES[0] else [1]
+    shapes = _shapes(model, cluster, STAGES, (*few, *EXPERT_DEGREES))
+    return _with_recomputation([_written(model, gpus, shape, by_cost=False) for shape in shapes])
+
+
+def other_candidates(model: Model, cluster: Cluster) -> list[dict[str, Any]]:
+    """Plans of every other number of stages that divides the GPUs, and of expert ranks that divides the experts.
+
+    Layers are split over stages by what they cost and hold.
+    """
+    gpus, most = cluster.gpus, EXPERT_DEGREES[-1]
+    stages = [degree for degree in divisors(gpus) if degree <= min(MOST_STAGES, len(model.layers))]
+    usual = set(_shapes(model, cluster, STAGES, (1, *EXPERT_DEGREES)))
+    every = _shapes(model, cluster, stages, [degree for degree in divisors(_experts(model)) if degree <= most])
+    shapes = [shape for shape in every if shape not in usual]
+    return _with_recomputation([_written(model, gpus, shape, by_cost=True) for shape in shapes])
+
+
+def _shapes(
+    model: Model, cluster: Cluster, stages: Sequence[int], expert_ranks: Sequence[int]
+) -> list[tuple[int, int, int]]:
+    """(tp, pp, ep) that divide the GPUs, least model parallelism first, then fewest tensor ranks, then expert ranks."""
+    gpus, domain, experts = cluster.gpus, min(cluster.node.gpus, 8), _experts(model)
     least_ep = 1 if experts == 1 else min(gpus, EXPERT_DEGREES[0])
     shapes = [
         (tp, pp, ep)
         for tp in divisors(domain)
-        for pp in (1, 2, 4, 8, 16, 32)
-        for ep in (*degrees, *EXPERT_DEGREES)
+        for pp in stages
+        for ep in expert_ranks
         if experts % ep == 0 and ep >= least_ep
         if gpus % (tp * pp) == 0 and (gpus // pp) % ep == 0
     ]
-    ordered = sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape[0], shape[2]))
-    for recompute in ({}, {"recompute": {"granularity": _whole_layers()}}):
-        for tp, pp, ep in ordered:
-            yield _written(model, gpus, tp, pp, ep) | recompute
+    return sorted(shapes, key=lambda shape: (shape[0] * shape[1], shape[0], shape[2]))
+
+
+def _experts(model: Model) -> int:
+    return next((layer.ffn.experts for layer in model.layers if isinstance(layer.ffn, MoE)), 1)
+
+
+def _with_recomputation(plans: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The plans as they are, and last with whole layers recomputed."""
+    again = {"recompute": {"granularity": _whole_layers()}}
+    return [*plans, *(plan | again for plan in plans)]
 
 
 def _whole_layers() -> str:
@@ -179,7 +237,9 @@ def _whole_layers() -> str:
     return next(name for name, each in GRANULARITIES.items() if each.whole_layers)
 
 
-def _written(model: Model, gpus: int, tp: int, pp: int, ep: int) -> dict[str, Any]:
+def _written(model: Model, gpus: int, shape: tuple[int, int, int], by_cost: bool) -> dict[str, Any]:
+    """The plan's keys; uneven layers are spread evenly by their number, or by cost and memory."""
+    tp, pp, ep = shape
     dp = gpus // (tp * pp)
     written: dict[str, Any] = {
         "tp": tp,
@@ -192,7 +252,7 @@ def _written(model: Model, gpus: int, tp: int, pp: int, ep: int) -> dict[str, An
     }
     layers = len(model.layers)
     if pp > 1 and layers % pp:
-        written["layout"] = uneven_layout(layers, len(model.mtp), pp)
+        written["layout"] = AUTO if by_cost else uneven_layout(layers, len(model.mtp), pp)
     return {key: value for key, value in written.items() if _says_something(key, value)}
 
 
@@ -210,17 +270,20 @@ def uneven_layout(layers: int, mtp: int, pp: int) -> str:
     return "|".join(["E" + stages[0], *stages[1:]]) + "m" * mtp + "L"
 
 
-def _scenario(
-    name: str, cluster: Cluster, node: str, fabric: str, written: Mapping[str, Any], seq_length: int
-) -> Scenario:
-    """The scenario of a plan. Raises InputError where the plan is not legal."""
+def _scenario_of(
+    name: str, cluster: Cluster, node: str, fabric: str, written: Mapping[str, Any], model: Model
+) -> Scenario | InputError:
+    """The scenario of a plan; the rules that it breaks where it is not legal."""
     data = {
         "model": name,
         "cluster": {"gpus": cluster.gpus, "node": node, "fabric": fabric},
         "plan": dict(written),
-        "run": {"seq_length": seq_length, "tokens": TOKENS},
+        "run": {"seq_length": seq_length(model), "tokens": TOKENS},
     }
-    scenario = read_scenario(Document(data, Place("start")), "start")
+    try:
+        scenario = read_scenario(Document(data, Place("start")), "start")
+    except InputError as error:
+        return error
     return replace(scenario, run=replace(scenario.run, policies=None))
 
 

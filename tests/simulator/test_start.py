@@ -82,13 +82,36 @@ def test_tensor_ranks_share_sequences_too(tmp_path: Path) -> None:
         ("qwen3-8b", 2, "hgx-h100", "leaves 10 % of memory free; this one leaves most"),
         ("llama-3.1-70b", 8, "hgx-h200", "tried fits in memory; this one needs least"),
         ("gpt3-175b", 64, "dgx-a100-80", "leaves 10 % of memory or more free"),
-        ("kimi-k2", 1000, "hgx-h200", "few expert ranks and stages divide 1,000 GPUs, more divide 960 or 1,024"),
+        ("llama-3.1-70b", 8, "hgx-h200", "take more GPUs, or keep optimizer states on the host"),
+        ("kimi-k2", 536, "hgx-h200", "few expert ranks and stages divide 536 GPUs, more divide 512 or 576"),
         ("qwen3-30b-a3b", 4, "hgx-h200", "this one leaves most"),
     ],
 )
 def test_the_head_says_how_the_plan_was_chosen(model: str, gpus: int, node: str, said: str) -> None:
     lines = starting_scenario(model, gpus, node).splitlines()
     assert said in " ".join(line.removeprefix("# ") for line in lines[:6])
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus", "node", "pp", "ep"),
+    [
+        ("kimi-k2", 1000, "hgx-h200", 25, 8),
+        ("kimi-k2", 504, "hgx-h200", 7, 24),
+        ("deepseek-v3", 360, "gb200-nvl72", 15, 8),
+    ],
+)
+def test_degrees_that_are_no_powers_of_two_are_tried_where_those_do_not_fit(
+    model: str, gpus: int, node: str, pp: int, ep: int, tmp_path: Path
+) -> None:
+    """61 layers on 25, 7 or 15 stages, split by what they cost; experts on as many ranks as divide both."""
+    file = tmp_path / "start.yaml"
+    file.write_text(starting_scenario(model, gpus, node))
+    assert "leaves 10 % of memory or more free" in " ".join(file.read_text().splitlines()[:6]).replace("# ", "")
+    scenario = load_scenario(file)
+    assert "  layout: auto\n" in file.read_text()
+    assert (scenario.plan.pp, scenario.plan.ep) == (pp, ep)
+    capacity = scenario.cluster.accelerator.memory_capacity_bytes
+    assert max(rank.device_bytes for rank in simulate(scenario).memory) <= 0.9 * capacity
 
 
 def test_a_model_with_learned_positions_starts_with_no_longer_sequences(tmp_path: Path) -> None:
