@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hardware.specs import FLOWS_PER_PORT, Cluster, Fabric, Failed, Node, SwitchTier
 from hardware.units import format_rate
 
@@ -28,6 +30,13 @@ def injection_bytes_per_s(node: Node, fabric: Fabric) -> float:
         # A torus has no leaf: its port speed is that of the links between servers, and a graph states its own links.
         return node.nic.bandwidth_bytes_per_s
     return planes_of_nic(node, fabric) * port_bytes_per_s(node, fabric)
+
+
+def with_sending_at(cluster: Cluster, fraction: float) -> Cluster:
+    """The cluster whose GPUs send into the fabric at this fraction of what they do, NIC and leaf port together."""
+    node = cluster.node
+    sent = fraction * injection_bytes_per_s(node, cluster.fabric)
+    return replace(cluster, node=replace(node, nic=replace(node.nic, bandwidth_bytes_per_s=sent)))
 
 
 def leaf_reach_gpus(node: Node, fabric: Fabric) -> int:

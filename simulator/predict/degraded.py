@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from hardware.wiring import with_sending_at
 from simulator.plans.layout import schedule_name
 from simulator.plans.spec import Plan
 from simulator.predict.simulate import simulate_step
@@ -87,8 +88,6 @@ def speed_with_links(scenario: Scenario, step_time_s: float, bandwidth_fraction:
     Collectives run at the pace of their slowest member and the others wait for it at the step's barriers, so every
     link is simulated with that bandwidth: a bound for groups that the node does not belong to.
     """
-    node = scenario.cluster.node
-    nic = replace(node.nic, bandwidth_bytes_per_s=node.nic.bandwidth_bytes_per_s * bandwidth_fraction)
-    degraded = replace(scenario, cluster=replace(scenario.cluster, node=replace(node, nic=nic)))
+    degraded = replace(scenario, cluster=with_sending_at(scenario.cluster, bandwidth_fraction))
     step = simulate_step(degraded)
     return min(1.0, step_time_s / step.step_time_s)

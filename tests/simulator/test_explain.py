@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from hardware.problems import InputError
+from hardware.units import format_bytes
+from hardware.wiring import with_sending_at
 from simulator.cost.constants import constants_for
 from simulator.launch.explain.causes import causes, stack_changes, step_at
 from simulator.launch.explain.compare import Explanation, explain
@@ -290,6 +292,19 @@ def test_memory_is_compared_by_the_stage_of_each_rank(tmp_path: Path) -> None:
     assert found.memory[0].predicted_allocated_bytes == found.prediction.stages[0].peak_memory_bytes
 
 
+def test_memory_that_no_such_gpu_has_is_remarked(tmp_path: Path) -> None:
+    """95 GiB reserved on a GPU of 80 GiB."""
+    line = "[Rank {}] (after 1 iterations) memory (MB) | allocated: 1.0 | max allocated: {} | reserved: 1.0 | "
+    line += "max reserved: {}\n"
+    steps = run_of(range(1, 31))[0]
+    capacity = tiny().cluster.accelerator.memory_capacity_bytes
+    beyond = explained(tmp_path, steps + line.format(0, 71000, 72000) + line.format(3, 95000, 97280))
+    (note,) = (each for each in beyond.notes if "more than the" in each)
+    assert note.startswith(f"memory of rank 3 is 95 GiB, more than the {format_bytes(capacity)} of ")
+    within = explained(tmp_path, steps + line.format(0, 71000, 72000))
+    assert not any("more than the" in each for each in within.notes)
+
+
 def test_a_log_as_fast_as_predicted_needs_no_explanation(tmp_path: Path) -> None:
     predicted_s = simulate(tiny()).step.step_time_s
     found = explained(tmp_path, run_of(range(1, 31), predicted_s * 1000)[0])
@@ -321,6 +336,36 @@ def test_a_cause_that_was_put_in_is_found_again() -> None:
     clocks = next(cause for cause in found if cause.name == "clocks")
     assert clocks.explained_at == pytest.approx(0.8, abs=0.01)
     assert clocks.explains_fraction == 1
+
+
+def test_a_run_faster_than_predicted_is_not_put_down_to_clocks() -> None:
+    """Clocks, power and throttling are looked at where a run is slow."""
+    scenario = tiny()
+    predicted_s = simulate(scenario).step.step_time_s
+    assert "clocks" in {cause.name for cause in causes(scenario, 1.1 * predicted_s, predicted_s)}
+    faster = {cause.name for cause in causes(scenario, 0.9 * predicted_s, predicted_s)}
+    assert "clocks" not in faster
+    assert "memory-bound kernels" in faster
+
+
+@pytest.mark.parametrize(("ep", "top_k", "most"), [(2, 2, 2.0), (8, 2, 2.5), (8, 4, 2.0)])
+def test_no_imbalance_is_proposed_that_routing_cannot_have(ep: int, top_k: int, most: float) -> None:
+    """A rank gets at most all tokens, ep times the mean; with one of 8 experts, 4 to a token, at most 8 / 4 of it."""
+    ffn = f"{{kind: moe, experts: 8, top_k: {top_k}, width: 1024}}"
+    layers = f"{{repeat: 8, mixer: {{kind: attention, heads: 16, kv_heads: 4, head_dim: 64}}, ffn: {ffn}}}"
+    scenario = tiny(f"model={{hidden: 1024, vocab: 32000, layers: {layers}}}", "plan.pp=1", f"plan.ep={ep}")
+    predicted_s = simulate(scenario).step.step_time_s
+    found = {cause.name: cause for cause in causes(scenario, 2 * predicted_s, predicted_s)}
+    assert found["imbalance of experts"].limit == pytest.approx(most)
+
+
+def test_nics_behind_slower_ports_count_as_fast_as_these() -> None:
+    """At half of what is sent a step takes what it takes on NICs of half the ports' speed."""
+    scenario = tiny("cluster.gpus=64", "cluster.fabric=edr-2tier", "plan.ep=8")
+    port = scenario.cluster.fabric.tiers[0].port_bandwidth_bytes_per_s
+    assert port < scenario.cluster.node.nic.bandwidth_bytes_per_s
+    slower = with_sending_at(scenario.cluster, 0.5)
+    assert slower.node.nic.bandwidth_bytes_per_s == pytest.approx(port / 2)
 
 
 def test_lost_behaviours_of_the_software_are_predicted_as_scenarios_would_be() -> None:

@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from math import inf
 from typing import Any
 
+from hardware.wiring import with_sending_at
 from simulator.cost.constants import CLOCKED, Constants, constants_for
+from simulator.model.spec import MoE
 from simulator.plans.rules import check
 from simulator.plans.spec import Plan
 from simulator.predict.simulate import simulate_step
@@ -54,16 +57,25 @@ class StackChange:
 
 @dataclass(frozen=True, slots=True)
 class Knob:
-    """How a scenario is predicted at a value of a cause's scale."""
+    """How a scenario is predicted at a value of a cause's scale.
+
+    `slower`, `faster`: its plausible limit where a run is slower or faster than predicted (`faster` None: it makes no
+    run faster), and `most` what is possible at all.
+    """
 
     name: str
     scale: str
     now: Callable[[Scenario, Constants], float]
     slower: float
-    faster: float
+    faster: float | None
     applied: Callable[[Scenario, Constants, float], tuple[Scenario, Constants]]
     look_at: str
     holds: Callable[[Scenario], bool] = lambda scenario: True
+    most: Callable[[Scenario], float] = lambda scenario: inf
+
+    def limit(self, scenario: Scenario, is_slower: bool) -> float | None:
+        """How far the scale may go in the direction of the gap; None where that leads nowhere."""
+        return min(self.slower, self.most(scenario)) if is_slower else self.faster
 
 
 def step_at(scenario: Scenario, constants: Constants) -> float:
@@ -73,15 +85,17 @@ def step_at(scenario: Scenario, constants: Constants) -> float:
 def causes(scenario: Scenario, measured_s: float, predicted_s: float) -> tuple[Cause, ...]:
     """Every cause that can explain some of the gap, the strongest first."""
     constants = constants_for(scenario.cluster.accelerator, scenario.plan)
-    found = [_cause(knob, scenario, constants, measured_s, predicted_s) for knob in KNOBS if knob.holds(scenario)]
-    telling = [each for each in found if each.explains_fraction * abs(measured_s - predicted_s)
-               > LEAST_EFFECT_FRACTION * predicted_s]  # fmt: skip
+    tried = (_cause(knob, scenario, constants, measured_s, predicted_s) for knob in KNOBS if knob.holds(scenario))
+    gap_s, least_s = abs(measured_s - predicted_s), LEAST_EFFECT_FRACTION * predicted_s
+    telling = [each for each in tried if each is not None and each.explains_fraction * gap_s > least_s]
     return tuple(sorted(telling, key=lambda each: -each.explains_fraction))
 
 
-def _cause(knob: Knob, scenario: Scenario, constants: Constants, measured_s: float, predicted_s: float) -> Cause:
+def _cause(knob: Knob, scenario: Scenario, constants: Constants, measured_s: float, predicted_s: float) -> Cause | None:
     now = knob.now(scenario, constants)
-    limit = knob.slower if measured_s > predicted_s else knob.faster
+    limit = knob.limit(scenario, measured_s > predicted_s)
+    if limit is None:
+        return None
     gap_s = measured_s - predicted_s
 
     def effect_s(value: float) -> float:
@@ -137,15 +151,21 @@ def _noise(scenario: Scenario, constants: Constants, value: float) -> tuple[Scen
 
 
 def _nic(scenario: Scenario, constants: Constants, value: float) -> tuple[Scenario, Constants]:
-    node = scenario.cluster.node
-    nic = replace(node.nic, bandwidth_bytes_per_s=node.nic.bandwidth_bytes_per_s * value)
-    return replace(scenario, cluster=replace(scenario.cluster, node=replace(node, nic=nic))), constants
+    return replace(scenario, cluster=with_sending_at(scenario.cluster, value)), constants
 
 
 def _scale_up(scenario: Scenario, constants: Constants, value: float) -> tuple[Scenario, Constants]:
     node = scenario.cluster.node
     faster = replace(node.scale_up, bandwidth_bytes_per_s=node.scale_up.bandwidth_bytes_per_s * value)
     return replace(scenario, cluster=replace(scenario.cluster, node=replace(node, scale_up=faster))), constants
+
+
+def possible_imbalance(scenario: Scenario) -> float:
+    """The most tokens of the hottest expert rank over the mean: it may get all, but of each token as many copies only
+    as it has experts."""
+    ep = scenario.plan.ep
+    ffns = {layer.ffn for layer in scenario.model.layers if isinstance(layer.ffn, MoE)}
+    return max((min(ep, ffn.experts / ffn.top_k) for ffn in ffns), default=1.0)
 
 
 def _one(scenario: Scenario, constants: Constants) -> float:
@@ -163,6 +183,7 @@ KNOBS: tuple[Knob, ...] = (
         look_at="count tokens per expert over some steps; write the counts as spread.experts.histogram, or "
         "plan.expert_imbalance",
         holds=lambda scenario: scenario.plan.ep > 1,
+        most=possible_imbalance,
     ),
     Knob(
         "stragglers",
@@ -185,7 +206,7 @@ KNOBS: tuple[Knob, ...] = (
     ),
     Knob(
         "network between nodes",
-        "share of the NICs' bandwidth",
+        "times the NICs' bandwidth as predicted",
         _one,
         slower=0.25,
         faster=1.5,
@@ -196,7 +217,7 @@ KNOBS: tuple[Knob, ...] = (
     ),
     Knob(
         "links inside the node",
-        "share of the scale-up bandwidth",
+        "times the scale-up bandwidth as predicted",
         _one,
         slower=0.4,
         faster=1.2,
@@ -209,7 +230,8 @@ KNOBS: tuple[Knob, ...] = (
         "times the sustained clock of products",
         _one,
         slower=0.6,
-        faster=1.25,
+        # The sustained clock is that of parts at their power; nothing watched there makes a run faster.
+        faster=None,
         applied=partial(_scaled, CLOCKED),
         look_at="watch SM clocks, power and throttle reasons under load (nvidia-smi -q -d CLOCK,POWER,PERFORMANCE)",
     ),

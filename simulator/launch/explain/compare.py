@@ -10,6 +10,7 @@ import numpy as np
 
 from hardware.precisions import PRECISIONS, half_precision_peak
 from hardware.problems import InputError, Problem
+from hardware.units import format_bytes
 from simulator.launch.explain.causes import Cause, StackChange, causes, stack_changes, together_fraction
 from simulator.launch.explain.figures import (
     Figure,
@@ -143,6 +144,7 @@ def explain(scenario: Scenario, log: Log, trace: TracedStep | None = None, job: 
             *work_notes(asked, scenario, chosen, predicted=beside is not None),
             *notes(log, beside.scenario if beside else scenario, steady),
             *_note_of_memory(other, log),
+            *_note_of_capacity(scenario, log),
             *stamp_notes(lost),
         ),
     )
@@ -210,6 +212,20 @@ def _note_of_memory(other: OtherPlan | None, log: Log) -> tuple[str, ...]:
     if not other.comparable:
         return ("memory is left out: the log's own model and GPUs cannot be predicted",)
     return ("memory is set against the scenario's plan, which the log did not run",)
+
+
+def _note_of_capacity(scenario: Scenario, log: Log) -> tuple[str, ...]:
+    """Memory that no such GPU has."""
+    part = scenario.cluster.accelerator
+    most = {rank: float(np.fmax(held.allocated_bytes, held.reserved_bytes)) for rank, held in log.memory.items()}
+    rank = max(most, key=lambda each: np.nan_to_num(most[each]), default=None)
+    if rank is None or not most[rank] > part.memory_capacity_bytes:
+        return ()
+    found, capacity = format_bytes(most[rank]), format_bytes(part.memory_capacity_bytes)
+    return (
+        f"memory of rank {rank} is {found}, more than the {capacity} of {part.name}: the log is of other GPUs "
+        "(--set cluster.node=...), or its figures are in another unit",
+    )
 
 
 def stamp_notes(lost: LostTime) -> tuple[str, ...]:
