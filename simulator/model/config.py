@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from reprlib import repr
-from typing import Any
+from typing import Any, NoReturn
 
-from hardware.problems import Place
+from hardware.problems import InputError, Place
 from simulator.model.families import Family, vocabulary
 from simulator.model.keys import REQUIRED, Keys, Required
 
@@ -37,6 +37,11 @@ class Config:
 
     def problem(self, key: str, message: str) -> None:
         self.keys.problem(self.written(key), message)
+
+    def stop(self, key: str, message: str) -> NoReturn:
+        """Raises every problem found so far and this one: nothing that follows it can be read."""
+        self.problem(key, message)
+        raise InputError(self.keys.problems)
 
     def written(self, key: str) -> str:
         """The name under which the config holds the key, for messages."""

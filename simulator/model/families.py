@@ -56,6 +56,7 @@ class Family:
     parallel_blocks: bool = False
     full_rank_decay: bool = False
     inner_norms: bool = False
+    mamba_width_from_heads: bool = False
     has_ffn: bool = True
 
     @property

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hardware.problems import InputError, Place
+from hardware.problems import InputError, Place, one_of
 from simulator.model import read_ffns
 from simulator.model.config import MOST_LAYERS, Config, flattened, text_keys
 from simulator.model.families import Family, families, vocabulary
-from simulator.model.keys import Keys
+from simulator.model.keys import Keys, is_one_of
 from simulator.model.layer_kinds import indexed_layers, mixer_kinds, sparse_layers
 from simulator.model.read_mixers import read_mixer
 from simulator.model.spec import DenseFFN, Layer, Mixer, Model, MoE
@@ -181,17 +181,28 @@ def arranged(config: Config, kind: str, sparse: bool) -> tuple[Layer, ...]:
 
 
 def block_words(config: Config, pattern_key: str, list_key: str) -> list[str]:
-    """One of mamba, attention, moe, mlp per layer for hybrids that write the stack as a list or a string of letters."""
+    """One of mamba, attention, moe, mlp per layer for hybrids that write the stack as a list or a string of letters.
+
+    Empty where the config has neither. Raises InputError for other words or letters: without them no layer is known,
+    and every key of the layers would be said to be superfluous or missing.
+    """
     if config.has(list_key):
         listed = config.value(list_key)
-        length = len(listed) if isinstance(listed, list) else 0
-        return [BLOCK_WORDS[word] for word in config.each(list_key, length, BLOCK_WORDS)]
+        if not isinstance(listed, list) or not listed:
+            config.stop(list_key, f"must be a list of {', '.join(BLOCK_WORDS)}, one per layer")
+        unknown = [(number, word) for number, word in enumerate(listed, 1) if not is_one_of(word, BLOCK_WORDS)]
+        if unknown:
+            config.stop(list_key, f"layer {unknown[0][0]}: {one_of(str(unknown[0][1]), BLOCK_WORDS)}")
+        return [BLOCK_WORDS[word] for word in listed]
     if not config.has(pattern_key):
         return []
-    pattern = config.value(pattern_key)
-    if not isinstance(pattern, str) or set(pattern) - set(BLOCKS):
-        config.problem(pattern_key, f"must be a string of {', '.join(BLOCKS)}")
-        return []
+    pattern, known = config.value(pattern_key), ", ".join(f"{letter} ({block})" for letter, block in BLOCKS.items())
+    if not isinstance(pattern, str) or not pattern:
+        config.stop(pattern_key, f"must be a string of the letters {known}")
+    wrong = [(number, letter) for number, letter in enumerate(pattern, 1) if letter not in BLOCKS]
+    if wrong:
+        number, letter = wrong[0]
+        config.stop(pattern_key, f"layer {number} is {letter!r}, which is no layer; write {known}")
     return [BLOCKS[letter] for letter in pattern]
 
 
@@ -200,8 +211,7 @@ def block_layers(config: Config) -> tuple[Layer, ...]:
     config.has("layers_block_type")
     count = config.whole("num_hidden_layers", default=len(blocks), most=MOST_LAYERS)
     if not blocks:
-        config.problem("layers_block_type", "missing; list the block of every layer: mamba, attention, moe or mlp")
-        blocks = ["attention"] * count
+        config.stop("layers_block_type", "missing; list the block of every layer: mamba, attention, moe or mlp")
     if len(blocks) != count:
         config.problem("num_hidden_layers", f"{count} contradicts a pattern of {len(blocks)} layers")
     config.has("intermediate_size")

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from hardware.problems import Place
 from simulator.model.config import MOST_LAYERS
 from simulator.model.keys import Keys, is_read
+from simulator.model.recurrent import uneven_part
 from simulator.model.spec import (
     FFNS,
     MIXERS,
@@ -156,6 +157,9 @@ def check(built: object, keys: Keys) -> None:
     """What fields must satisfy together."""
     if isinstance(built, Attention) and built.heads % built.kv_heads:
         keys.problem("kv_heads", f"{built.kv_heads} does not divide {built.heads} heads")
+    uneven = uneven_part(built)
+    if uneven is not None:
+        keys.problem(*uneven)
     if isinstance(built, CompressedAttention) and built.heads * built.head_dim % built.o_groups:
         keys.problem("o_groups", f"{built.o_groups} does not divide heads x head_dim")
     if isinstance(built, MoE) and built.top_k > built.experts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hardware.problems import InputError
 from simulator.model.config import Config
 from simulator.model.families import vocabulary
 
@@ -12,9 +13,16 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def mixer_kinds(config: Config, count: int) -> list[str]:
-    """The kind of mixer of each of `count` layers, as MIXER_READERS knows it."""
+    """The kind of mixer of each of `count` layers, as MIXER_READERS knows it.
+
+    Raises InputError for a list that cannot be read: every key of its layers would be said to be superfluous.
+    """
     known = {**vocabulary().kinds, **config.family.kinds}
-    layer_words = config.each("layer_types", count, known) or patterned_words(config, count)
+    problems = len(config.keys.problems)
+    layer_words = config.each("layer_types", count, known)
+    if len(config.keys.problems) > problems:
+        raise InputError(config.keys.problems)
+    layer_words = layer_words or patterned_words(config, count)
     return [known[word] for word in layer_words]
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_type_hints
 from simulator.model.config import Config
 from simulator.model.families import vocabulary
 from simulator.model.keys import REQUIRED, Required, is_read
+from simulator.model.recurrent import uneven_part
 from simulator.model.spec import (
     MIXERS,
     Attention,
@@ -238,19 +239,44 @@ def mamba1(config: Config) -> Mamba1:
 def mamba2(config: Config) -> Mamba2:
     """Mamba-2 with a convolution bias and no projection bias, as Nemotron has it."""
     refuse_other_biases(config)
+    problems = len(config.keys.problems)
     hidden = config.whole("hidden_size")
     inner = config.whole("mamba_inner_size", default=config.whole("mamba_expand", default=2) * hidden)
     heads = config.whole("mamba_num_heads")
     head_dim = config.value("mamba_head_dim")
     automatic = head_dim is None or head_dim == "auto"
-    return Mamba2(
+    mixer = Mamba2(
         heads=heads,
-        head_dim=max(1, inner // heads) if automatic else config.whole("mamba_head_dim"),
+        head_dim=shared_out(config, inner, heads) if automatic else config.whole("mamba_head_dim"),
         groups=config.whole("n_groups"),
         state=config.whole("ssm_state_size"),
         conv_kernel=config.whole("conv_kernel"),
         gated_norm=config.flag("mamba_rms_norm", default=True),
     )
+    if is_read(hidden) and len(config.keys.problems) == problems:
+        check_mamba2(config, mixer, inner)
+    return mixer
+
+
+def shared_out(config: Config, inner: int, heads: int) -> int:
+    """The width of a head where none is written."""
+    if inner % heads and is_read(inner):
+        config.problem("mamba_num_heads", f"{heads} does not divide the mixer's {inner:,} channels")
+    return max(1, inner // heads)
+
+
+def check_mamba2(config: Config, mixer: Mamba2, inner: int) -> None:
+    """Groups share the heads out; heads fill the inner width, but where a family takes the width from them."""
+    uneven = uneven_part(mixer)
+    if uneven is not None:
+        config.problem("n_groups", uneven[1])
+    heads, head_dim = mixer.heads, mixer.head_dim
+    if heads * head_dim == inner or config.family.mamba_width_from_heads:
+        return
+    of = config.written("mamba_inner_size") if config.has("mamba_inner_size") else "expand x hidden"
+    remedy = f". Use {inner // head_dim} heads" if inner % head_dim == 0 else ""
+    message = f"{heads} heads of {head_dim} make {heads * head_dim:,} channels, and {of} is {inner:,}{remedy}"
+    config.problem("mamba_num_heads", message)
 
 
 def refuse_other_biases(config: Config) -> None:
@@ -281,8 +307,13 @@ def read_mixer(config: Config, kind: str) -> Mixer:
     table = vocabulary().mixers[kind]
     record = MIXERS[table["record"]]
     hints = get_type_hints(record)
+    problems = len(config.keys.problems)
     sizes = {field: field_of(config, key, hints[field]) for field, key in table["fields"].items()}
-    return record(**table.get("fixed", {}), **sizes)
+    mixer: Mixer = record(**table.get("fixed", {}), **sizes)
+    uneven = uneven_part(mixer)
+    if uneven is not None and len(config.keys.problems) == problems:
+        config.problem(table["fields"][uneven[0]], uneven[1])
+    return mixer
 
 
 def field_of(config: Config, key: str, hint: Any) -> Any:

@@ -176,6 +176,15 @@ class ShortConvolution:
         return constant(2 * (self.kernel + 1) * self.width, seq_length)
 
 
+def uneven_part(mixer: object) -> tuple[str, str] | None:
+    """The field of a recurrent mixer that must divide another and does not, and what it does not divide."""
+    if isinstance(mixer, Mamba2) and mixer.heads % mixer.groups:
+        return "groups", f"{mixer.groups} does not divide {mixer.heads} heads"
+    if isinstance(mixer, LinearAttention) and mixer.value_heads % mixer.key_heads:
+        return "key_heads", f"{mixer.key_heads} does not divide {mixer.value_heads} value heads"
+    return None
+
+
 AnyRecurrent = LinearAttention | LightningAttention | Mamba1 | Mamba2 | ShortConvolution
 RECURRENT: dict[str, type[AnyRecurrent]] = {
     "linear": LinearAttention,

@@ -19,19 +19,22 @@ from typing import Any
 import pytest
 
 from hardware.problems import InputError
+from simulator.model.catalogue import load
 from simulator.model.components import layer_linears
 from simulator.model.families import families, vocabulary
 from simulator.model.flops import linear_flops_per_token
 from simulator.model.huggingface import from_huggingface
 from simulator.model.parameters import total_parameters
 from simulator.model.read_mixers import MIXER_READERS
-from simulator.model.spec import MIXERS
+from simulator.model.spec import MIXERS, Mamba2
 from simulator.plans.spec import Plan
+from simulator.scenario.schema import load_scenario
 from simulator.workload.ffns import ffn_work
 from simulator.workload.mixers import mixer_work
 from simulator.workload.operators import Matmul, Work
 from simulator.workload.shape import shape_of
 
+TINY = Path(__file__).parents[2] / "scenarios" / "tiny.yaml"
 ORACLE = Path(__file__).parent / "data" / "huggingface_parameters.tsv"
 
 
@@ -197,3 +200,64 @@ def test_mixers_in_data_fill_their_records() -> None:
         filled = {*table["fields"], *table.get("fixed", {})}
         required = {item.name for item in fields(record) if item.default is MISSING}
         assert required <= filled <= {item.name for item in fields(record)}
+
+
+GRANITE = {"hidden_size": 1536, "mamba_expand": 2, "mamba_n_heads": 48, "mamba_d_head": 64, "mamba_n_groups": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"mamba_n_heads": 47}, "mamba_n_heads: 47 heads of 64 make 3,008 channels, and expand x hidden is 3,072. "),
+        ({"mamba_n_heads": 47, "mamba_d_head": "auto"}, "mamba_n_heads: 47 does not divide the mixer's 3,072 channels"),
+        ({"mamba_n_groups": 5}, "mamba_n_groups: 5 does not divide 48 heads"),
+        ({"mamba_n_heads": 0}, "mamba_n_heads: 0 is not a whole number"),
+        ({"layer_types": ["mamba", "attn"]}, "layer_types: must be a list of"),
+    ],
+)
+def test_sizes_of_a_state_that_contradict_each_other_get_one_error(change: dict[str, Any], said: str) -> None:
+    """Granite 4: 2 x 1,536 channels are 48 heads of 64."""
+    config = {**default("granitemoehybrid"), **GRANITE}
+    assert from_huggingface(config, "m").layers
+    message = refused({**config, **change})
+    assert said in message
+    assert message.count("config.json: ") == 1
+
+
+def test_nemotrons_states_are_as_wide_as_their_heads() -> None:
+    """Nemotron 3 Nano: 64 heads of 64 at a width of 2,688, whatever its expand of 2 says."""
+    model = load("nemotron-3-nano-30b-a3b")
+    (mixer,) = {layer.mixer for layer in model.layers if isinstance(layer.mixer, Mamba2)}
+    assert (mixer.heads * mixer.head_dim, model.hidden) == (4096, 2688)
+    assert "n_groups: 7 does not divide" in refused({**default("nemotron_h"), "n_groups": 7})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"hybrid_override_pattern": "MXMX*"}, "hybrid_override_pattern: layer 2 is 'X', which is no layer; write M"),
+        ({"hybrid_override_pattern": ""}, "hybrid_override_pattern: must be a string of the letters M (mamba)"),
+        ({"layers_block_type": ["mamba", "expert"]}, "layers_block_type: layer 2: 'expert' is not known"),
+        ({"layers_block_type": "mamba"}, "layers_block_type: must be a list"),
+    ],
+)
+def test_a_hybrid_stack_that_cannot_be_read_gets_one_error(changes: dict[str, Any], said: str) -> None:
+    """The keys of its layers are neither superfluous nor missing for that."""
+    config = {key: value for key, value in default("nemotron_h").items() if key != "layers_block_type"}
+    message = refused({**config, **changes})
+    assert said in message
+    assert message.count("config.json: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("mixer", "said"),
+    [
+        ("{kind: mamba2, heads: 48, head_dim: 64, groups: 5, state: 128, conv_kernel: 4}", "5 does not divide 48"),
+        ("{kind: linear, variant: gdn, key_heads: 3, value_heads: 16, key_head_dim: 64, value_head_dim: 64, "
+         "conv_kernel: 4}", "3 does not divide 16 value heads"),
+    ],
+)  # fmt: skip
+def test_a_written_state_is_held_to_the_same_rules(mixer: str, said: str) -> None:
+    layers = f"[{{mixer: {mixer}, ffn: {{kind: dense, width: 4096}}}}]"
+    with pytest.raises(InputError, match=said):
+        load_scenario(TINY, [f"model={{hidden: 1024, vocab: 32000, layers: {layers}}}", "plan.pp=1", "plan.ep=1"])
