@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from hardware.entries import INLINE, ROOT, entry, names, read_name
+from hardware.entries import INLINE, OWN_KEYS, ROOT, entry, names, read_name
 from hardware.own_parts import report_unbelieved
 from hardware.precisions import FORMATS, REFERENCE
 from hardware.problems import Place, one_of
@@ -65,13 +65,14 @@ def _read_accelerator(section: Section) -> Accelerator:
         sources=section.sources,
         power_limit_w=_read_power_limit(section, tdp_w, idle_w),
     )
-    base = section.take(ROOT, None)
+    base, own_keys = section.take(ROOT, None), tuple(section.take(OWN_KEYS, ()))
     corrections = section.choice("corrections", names("accelerators"), None)
     section.done()
     section.raise_problems()
     origin = _origin(found, base, corrections, "kernel_scale" in section.data)
     shipped = accelerator(base) if base is not None else None
-    return replace(found, origin=origin, data_sheet=shipped.peak_flops_per_s if shipped else None)
+    sheet = shipped.peak_flops_per_s if shipped else None
+    return replace(found, origin=origin, data_sheet=sheet, base=base, own_keys=own_keys)
 
 
 def _read_power_limit(section: Section, tdp_w: float | None, idle_w: float | None) -> float | None:
@@ -128,7 +129,7 @@ def _itself(part: Accelerator, corrections: str, same_generation: bool) -> Origi
 
 def _read_generation(section: Section) -> str:
     """One of the known generations, in any case of letters."""
-    name = section.text("generation")
+    name = section.text("generation", example=f"one of {', '.join(GENERATIONS)}; a new one takes the nearest's")
     if isinstance(section.data.get("generation"), str) and name.lower() not in GENERATIONS:
         nearest = f"{one_of(name.lower(), GENERATIONS)}; a new one takes the name of the nearest"
         section.report("generation", nearest)
@@ -137,7 +138,9 @@ def _read_generation(section: Section) -> str:
 
 def _read_kernels(section: Section) -> str:
     """The name of a shipped kernel set, or the path of a measured one (a kernels.json beside the entry's file)."""
-    name = section.text("kernels")
+    name = section.text("kernels", example=f"one of {', '.join(KERNEL_SETS)}, the nearest part's, or your kernels.json")
+    if name is None:
+        return ""
     if not isinstance(name, str) or not name.endswith(".json"):
         return cast(str, section.choice("kernels", KERNEL_SETS))
     path = (Path(section.place.file).parent / name).resolve()

@@ -21,6 +21,7 @@ DATA = Path(__file__).parent / "data"
 INLINE = Place("inline")
 # Where merged data name the shipped entry that they go back to; files that write it are refused.
 ROOT = "derived from"
+OWN_KEYS = "written keys"  # likewise, what is written on top of it, dotted
 CHANGED = " (changed)"  # ends the name of an entry that a scenario changes
 # Figures that a prediction names as assumed unless the user gives them, and how the sources of given ones begin.
 PREMISES = frozenset({"price", "overhead_power", "power_per_endpoint"})
@@ -55,8 +56,9 @@ def entry(kind: Kind, what: object, at: Place) -> Section:
     if not _is_shipped(kind, document.place):
         written = _with_givers(written)
     section = Section(written, document.place, of_machine=True)
-    if ROOT in section.data:
-        raise InputError([section.place.under(ROOT).problem("is not known; write base: and a catalogue name")])
+    for marker in (ROOT, OWN_KEYS):
+        if marker in section.data:
+            raise InputError([section.place.under(marker).problem("is not known; write base: and a catalogue name")])
     base = section.data.get("base")
     if base is None:
         return section
@@ -66,6 +68,7 @@ def entry(kind: Kind, what: object, at: Place) -> Section:
     changes = {key: value for key, value in section.data.items() if key != "base"}
     changes.setdefault("name", f"{below.data['name']}{CHANGED}")
     if kind == "accelerators":
+        changes[OWN_KEYS] = [*below.data.get(OWN_KEYS, ()), *_dotted(section.data)]
         changes |= peaks_of_multiprocessors(below.data, changes)
         if ROOT not in below.data and _is_shipped(kind, below.place):
             changes[ROOT] = Path(below.place.file).stem
@@ -127,6 +130,15 @@ def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
         else:
             merged[key] = new
     return merged
+
+
+def _dotted(data: Mapping[str, Any]) -> list[str]:
+    """The keys of a mapping whose values are figures, those of mappings in it under their own."""
+    keys: list[str] = []
+    for key, value in data.items():
+        nested = isinstance(value, Mapping) and "value" not in value
+        keys += [f"{key}.{inner}" for inner in _dotted(value)] if nested else [str(key)]
+    return keys
 
 
 def _cited(data: Any, references: Mapping[str, Any] | None = None) -> Any:

@@ -36,18 +36,23 @@ class Section:
         self.broken = not isinstance(data, Mapping)
 
     def report(self, key: str, message: str) -> None:
-        self.problems.append(self.place.under(key).problem(message))
+        problem = self.place.under(key).problem(message)
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     def report_unreadable(self, key: str, message: str) -> None:
         """Reports a key that is not known, or a value that is none of its kind whatever the other keys say."""
         self.problems.append(self.place.under(key).problem(message, is_unreadable=True))
 
-    def take(self, key: str, default: Any = _MISSING) -> Any:
-        """The plain value of a key, or the default; a missing key without default is reported and gives None."""
+    def take(self, key: str, default: Any = _MISSING, example: str = "") -> Any:
+        """The plain value of a key, or the default; a missing key without default is reported and gives None.
+
+        `example`: words for what could be written.
+        """
         self.seen.add(key)
         if key not in self.data:
             if default is _MISSING and not self.broken:
-                self.report(key, "is missing")
+                self.report(key, f"is missing; write {example}" if example else "is missing")
             return None if default is _MISSING else default
         value = self.data[key]
         if isinstance(value, Mapping) and "value" in value:
@@ -63,7 +68,7 @@ class Section:
 
     def quantity(self, key: str, dimension: str, default: Any = _MISSING, zero: bool = False) -> Any:
         """A float in SI from a quantity with its unit."""
-        value = self.take(key, default)
+        value = self.take(key, default, f"e.g. {units.EXAMPLES[dimension]}")
         if value is default or value is None:
             return value
         try:
@@ -83,7 +88,7 @@ class Section:
 
     def count(self, key: str, default: Any = _MISSING) -> Any:
         """A positive integer; None where it could not be read."""
-        value = self.take(key, default)
+        value = self.take(key, default, "a whole number of at least 1")
         if value is None or value is default:
             return value
         whole = int(value) if isinstance(value, float) and value.is_integer() else value
@@ -94,15 +99,15 @@ class Section:
         self._check_plausible(key, float(whole), "count")
         return whole
 
-    def text(self, key: str, default: Any = _MISSING) -> Any:
-        value = self.take(key, default)
+    def text(self, key: str, default: Any = _MISSING, example: str = "") -> Any:
+        value = self.take(key, default, example)
         if value is not None and value is not default and not isinstance(value, str):
             self.report_unreadable(key, f"must be text, not {_kind(value)}")
             return str(value)
         return value
 
     def choice(self, key: str, choices: Collection[str], default: Any = _MISSING) -> Any:
-        value = self.text(key, default)
+        value = self.text(key, default, f"one of {', '.join(sorted(choices))}")
         if value is not None and value is not default and value not in choices:
             self.report_unreadable(key, one_of(value, choices))
         return value
@@ -119,7 +124,7 @@ class Section:
         self.seen.add(key)
         data = self.data.get(key)
         if data is None and not self.broken:
-            self.report(key, "is missing" if key not in self.data else "is empty; write its keys below it")
+            self.report(key, f"is {'empty' if key in self.data else 'missing'}; write its keys below it")
         below = Section({} if data is None else data, self.place.under(key), self, self.prefix + key)
         below.broken = below.broken or data is None
         return below

@@ -59,7 +59,8 @@ class Accelerator:
     `kernels` names the measured kernel set that prices its operators and `kernel_scale` says by how much that
     set's compute throughput is scaled where the set was measured on a sibling part (1.0: on this very part).
     `power_limit_w`: a cap below the part's TDP (None: none). `origin`: whose curves and corrections these are (None:
-    its own). `data_sheet`: peaks of the shipped part that this one changes (None: its own are its data sheet's).
+    its own). `data_sheet`: peaks of the shipped part that this one changes (None: its own are its data sheet's);
+    `base` is that part's name, and `own_keys` what is written on top of it, as "tdp" or "peak.bf16".
     """
 
     name: str
@@ -78,6 +79,8 @@ class Accelerator:
     power_limit_w: float | None = None
     origin: Origin | None = None
     data_sheet: Mapping[str, float] | None = None
+    base: str | None = None
+    own_keys: tuple[str, ...] = ()
 
     @property
     def mfu_peak_flops_per_s(self) -> float:

@@ -102,5 +102,7 @@ def _changes(part: Accelerator, origin: Origin) -> list[str]:
         found.append(f"memory-bound kernels x {memory:.3g} ({format_rate(own_rate)} for {format_rate(base_rate)})")
     clock = clock_scale(part)
     if clock != 1.0:
-        found.append(f"sustained clock x {clock:.3g} ({part.power_w:g} W for {origin.power_w:g} W)")
+        fed = min(1.0, _half_precision_scale(part, origin))
+        peak = f", which feed {fed:.3g} of the peak" if fed < 1 else ""
+        found.append(f"sustained clock x {clock:.3g} ({part.power_w:g} W for {origin.power_w:g} W{peak})")
     return found

@@ -12,7 +12,16 @@ from typing import Any
 
 from hardware.catalogue import GIVEN
 from hardware.facility import network_power_w, pue, water_l_per_kwh
-from hardware.units import format_count, format_fraction, format_power, format_rate, format_seconds, format_usd
+from hardware.units import (
+    format_bytes,
+    format_count,
+    format_flops_rate,
+    format_fraction,
+    format_power,
+    format_rate,
+    format_seconds,
+    format_usd,
+)
 from simulator.model.parameters import total_parameters
 from simulator.predict.balancing import balancing
 from simulator.predict.power import POWER_SOURCE
@@ -42,7 +51,7 @@ class Premise:
 
 def premises(scenario: Scenario, spec: RunSpec | None, result: RunResult | None) -> tuple[Premise, ...]:
     """Everything that the prediction rests on, in the order in which a reader asks."""
-    found = [*_stack(scenario), *_network(scenario), *_routing(scenario), *_teacher(scenario)]
+    found = [*_stack(scenario), *_accelerator(scenario), *_network(scenario), *_routing(scenario), *_teacher(scenario)]
     policies = scenario.run.policies
     if spec is not None and result is not None and policies is not None:
         found += [
@@ -78,16 +87,29 @@ def _of_base(scenario: Scenario, key: str) -> str:
     """Words for a figure that an accelerator of the user's own takes from the shipped part that it changes; none where
     it writes its own, or is a shipped part."""
     part = scenario.cluster.accelerator
-    if part.data_sheet is None or _writes(scenario.written.get("cluster"), key):
-        return ""
-    return f" (of its base {part.origin.name if part.origin else part.generation})"
+    return "" if part.base is None or key in part.own_keys else f" (of its base {part.base})"
 
 
-def _writes(section: Any, key: str) -> bool:
-    """Whether a mapping, or one below it, writes the key."""
-    if not isinstance(section, Mapping):
-        return False
-    return key in section or any(_writes(below, key) for below in section.values())
+def _accelerator(scenario: Scenario) -> Iterable[Premise]:
+    """What prices the step of an accelerator of the user's own and is not written of it."""
+    part = scenario.cluster.accelerator
+    if part.base is None:
+        return
+    kept = {
+        **{
+            f"peak.{name}": format_flops_rate(peak)
+            for name, peak in part.peak_flops_per_s.items()
+            if peak == (part.data_sheet or {}).get(name)
+        },
+        "memory_capacity": format_bytes(part.memory_capacity_bytes),
+        "memory_bandwidth": format_rate(part.memory_bandwidth_bytes_per_s),
+        "sm_count": f"{part.sm_count}",
+        "host_bandwidth": format_rate(part.host_bandwidth_bytes_per_s),
+    }
+    words = [f"{key} {value}" for key, value in kept.items() if key not in part.own_keys]
+    if words:
+        text = f"{part.name} has of its base {part.base}: {', '.join(words)}"
+        yield Premise("accelerator", text, f"traincast hardware show {part.base}", True)
 
 
 def _stack(scenario: Scenario) -> Iterable[Premise]:

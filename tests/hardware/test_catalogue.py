@@ -292,6 +292,24 @@ def test_all_problems_at_once_with_file_line_key_and_remedy(tmp_path: Path) -> N
         assert words in found[key].message
 
 
+def test_every_figure_that_is_left_out_is_named_once_with_what_to_write() -> None:
+    """An accelerator with nothing but a name, and a server whose mappings are empty."""
+    node = {"name": "ours", "gpus": 8, "accelerator": {"name": "x1"}, "scale_up": {"kind": "nvswitch"}, "nic": {}}
+    with pytest.raises(InputError) as error:
+        catalogue.node(node)
+    told = [(problem.key, problem.message) for problem in error.value.problems]
+    accelerator = ["generation", "peak", "memory_capacity", "memory_bandwidth", "sm_count", "tdp", "idle",
+                   "host_bandwidth", "kernels"]  # fmt: skip
+    server = ["overhead_power", *(f"scale_up.{key}" for key in ("domain_gpus", "bandwidth", "latency")),
+              *(f"nic.{key}" for key in ("technology", "bandwidth", "latency"))]  # fmt: skip
+    assert sorted(key for key, _ in told) == sorted([*(f"accelerator.{key}" for key in accelerator), *server])
+    messages = dict(told)
+    assert messages["accelerator.tdp"] == "is missing; write e.g. 700 W"
+    assert messages["scale_up.domain_gpus"] == "is missing; write a whole number of at least 1"
+    assert messages["nic.technology"].startswith("is missing; write one of efa, ")
+    assert all("write" in message for message in messages.values())
+
+
 def test_problems_of_a_fabric_name_the_tier(tmp_path: Path) -> None:
     path = tmp_path / "net.yaml"
     path.write_text(

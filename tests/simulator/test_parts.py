@@ -12,7 +12,7 @@ import pytest
 
 from hardware import catalogue
 from hardware.kernels import clock_scale, evidence, gemm_s, kernel_set
-from hardware.kernels.scaling import SCALE_ERROR, peak_scale
+from hardware.kernels.scaling import SCALE_ERROR, peak_scale, scaling_words
 from hardware.problems import InputError
 from simulator.cost.constants import borrowed_spread, clocked, constants_for, entries
 from simulator.predict.prediction import Prediction, evaluate
@@ -53,6 +53,13 @@ def test_less_power_slows_by_the_cube_root_of_the_watts_above_idle(shipped: Pred
     assert derived.evidence["assumed"] > shipped.evidence["assumed"]
     assert any("sustained clock x 0.88 (500 W for 700 W)" in text for text in derived.warnings)
     assert width(derived) > width(shipped)
+
+
+def test_the_clock_of_a_part_with_less_to_feed_says_so() -> None:
+    """Half the products at the same watts: the law gives the clock 2^(1/3), 1.26, and 700 W for 700 W alone do not."""
+    part = catalogue.accelerator({"base": "h100-sxm-80gb", "peak": {"bf16": "494.5 TFLOP/s", "fp16": "494.5 TFLOP/s"}})
+    (words,) = scaling_words(part)
+    assert "sustained clock x 1.26 (700 W for 700 W, which feed 0.5 of the peak)" in words
 
 
 def test_the_power_law_lies_within_what_published_runs_at_two_limits_allow() -> None:

@@ -164,3 +164,22 @@ def test_what_an_own_accelerator_takes_of_its_base_is_said() -> None:
 def test_figures_that_nothing_real_has_are_refused(change: str, right: str) -> None:
     with pytest.raises(InputError, match=f"is not believed; {right}"):
         load_scenario(SCENARIOS / "tiny.yaml", [change])
+
+
+def test_what_an_own_accelerator_leaves_to_its_base_is_named_with_its_figures(tmp_path: Path) -> None:
+    """Formats of an own peak count one by one, and a part in a file of its own like one written in the scenario."""
+    (tmp_path / "ours.yaml").write_text("name: ours\nbase: h100-sxm-80gb\ntdp: 500 W\npeak: {bf16: 500 TFLOP/s}\n")
+    scenario = (SCENARIOS / "tiny.yaml").read_text().replace("node: hgx-h100", OWN_NODE)
+    (tmp_path / "own.yaml").write_text(scenario)
+    prediction = evaluate(load_scenario(tmp_path / "own.yaml", [QUICK]))
+    told = {each.topic: each.text for each in prediction.assumed}
+    kept = told["accelerator"].removeprefix("ours has of its base h100-sxm-80gb: ").split(", ")
+    assert {"peak.fp8 1979 TFLOP/s", "memory_capacity 79.11 GiB", "memory_bandwidth 3.35 TB/s", "sm_count 132"} < {
+        *kept
+    }
+    assert not [each for each in kept if each.startswith(("peak.bf16", "tdp"))]
+    assert told["GPU power"].startswith("500 W computing, 70 W idle (of its base h100-sxm-80gb)")
+    assert "accelerator" not in said()[0], "a shipped part is what its name says"
+
+
+OWN_NODE = "node: {base: hgx-h100, accelerator: ours.yaml}"
