@@ -50,3 +50,21 @@ def test_torchtitans_flavor_decides_whose_model_it_is(tmp_path: Path, flavor: st
     assert f"deepseek_v3-{flavor.lower()} is not the catalogue's deepseek-v3" in found.text
     run = "torchrun --nnodes 2 -m torchtitan.train --training.steps 9 --model.flavor 671B\n"
     assert "model: deepseek-v3 " in imported(tmp_path, {"tt.toml": toml, "run.sh": run}).text
+
+
+SIZES = (
+    "torchrun --nproc_per_node 8 --nnodes 4 pretrain_gpt.py --num-layers 80 --hidden-size 8192 --ffn-hidden-size 28672 "
+    "--num-attention-heads 64 --group-query-attention --num-query-groups 8 --swiglu --normalization RMSNorm "
+    "--untie-embeddings-and-output-weights --position-embedding-type rope --seq-length 8192 --micro-batch-size 1 "
+    "--global-batch-size 128 --tensor-model-parallel-size 8 --bf16 --disable-bias-linear --train-iters 100"
+)
+
+
+def test_models_of_equal_sizes_are_called_the_same_or_to_be_checked(tmp_path: Path) -> None:
+    """Llama 3 and 3.1 differ in nothing that is predicted; Llama 2 in the vocabulary, which may not be told."""
+    told = imported(tmp_path, {"run.sh": f"{SIZES} --vocab-size 128256\n"}).text
+    assert "its sizes; the same model to a prediction as llama-3.1-70b" in told
+    assert "CHECK" not in told.partition("\nmodel:")[2].partition("\n")[0]
+    untold = imported(tmp_path, {"run.sh": f"{SIZES}\n"}).text
+    assert "CHECK: llama-3-70b and llama-3.1-70b may be meant" in untold
+    assert "model: llama-3.1-70b" in imported(tmp_path, {"llama3.1-70b.sh": f"{SIZES} --vocab-size 128256\n"}).text

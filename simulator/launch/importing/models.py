@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -127,8 +128,25 @@ def _with_other_depth(name: str, fitting: Sequence[str], keys: Keys, origins: tu
     """The catalogue model with the launch's depth, modules and vocabulary, where these differ; equals are named."""
     other = _other_depth(name, keys)
     equals = [each for each in fitting if each != name and not other and not _other_depth(each, keys)]
-    comment = f"its sizes; {', '.join(equals)} has the same" if equals else "its sizes"
+    comment = "; ".join(["its sizes", *_words_of_equals(name, equals)])
     return Found({"base": name, **other} if other else name, origins, comment)
+
+
+def _words_of_equals(name: str, equals: Sequence[str]) -> list[str]:
+    """Other catalogue models of the same sizes: the same model under another name, or one to be told apart by hand."""
+    alike = [each for each in equals if _nameless(each) == _nameless(name)]
+    others = [each for each in equals if each not in alike]
+    words = []
+    if alike:
+        words.append(f"the same model to a prediction as {' and '.join(alike)}")
+    if others:
+        words.append(f"CHECK: {' and '.join(others)} may be meant, of the same sizes as far as they are told")
+    return words
+
+
+def _nameless(name: str) -> Model:
+    """A catalogue model without what only names it."""
+    return replace(load(name), name="", source="")
 
 
 def _other_depth(name: str, keys: Keys) -> dict[str, Any]:
