@@ -138,6 +138,15 @@ def test_waiting_gpus_draw_between_idle_and_tdp() -> None:
     )
 
 
+def test_how_experts_are_loaded_is_assumed_though_the_plan_names_the_kind() -> None:
+    """A kind is what the router does; how hot its hottest rank runs is assumed."""
+    for change in ((), ("plan.expert_imbalance=aux_loss",)):
+        routing = said(*change)[0]["routing"]
+        assert routing.assumed
+        assert "assumed between bias and none" in routing.source
+    assert "routing" not in said("plan.ep=1")[0]
+
+
 def test_what_an_own_accelerator_takes_of_its_base_is_said() -> None:
     """Rent, rates of failures and watts of an H100 that a part of one's own changes."""
     own = "cluster.node={base: hgx-h100, accelerator: {name: ours, memory_capacity: 120 GB}}"
