@@ -10,6 +10,7 @@ from hardware.problems import InputError, Place, Problem, one_of
 
 _MISSING: Any = object()
 MOST_COUNT = 2**63
+MOST_DIGITS = 9
 
 
 class Section:
@@ -94,7 +95,8 @@ class Section:
         whole = int(value) if isinstance(value, float) and value.is_integer() else value
         if isinstance(whole, bool) or not isinstance(whole, int) or not 1 <= whole < MOST_COUNT:
             shown = str(value).lower() if isinstance(value, bool) else repr(value)
-            self.report_unreadable(key, f"must be a whole number of at least 1, not {shown[:40]}")
+            message = f"must be a whole number of at least 1, not {shown[:40]}"
+            self.report_unreadable(key, message + _thousands(value))
             return None
         self._check_plausible(key, float(whole), "count")
         return whole
@@ -150,6 +152,15 @@ class Section:
     def raise_problems(self) -> None:
         if self.problems:
             raise InputError(self.problems)
+
+
+def _thousands(value: object) -> str:
+    """What a count written as 128k may mean, as words behind a message."""
+    text = str(value).strip().lower()
+    digits = text.removesuffix("k")
+    if digits == text or not (digits.isascii() and digits.isdigit()) or len(digits) > MOST_DIGITS:
+        return ""
+    return f". Write {int(digits) * 1024} or {int(digits) * 1000}"
 
 
 def _kind(value: object) -> str:

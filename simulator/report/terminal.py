@@ -95,9 +95,9 @@ def _understood(document: Mapping[str, Any]) -> RenderableType:
     model, cluster, plan, run = (scenario[name] for name in ("model", "cluster", "plan", "run"))
     mtp = f" + {model['mtp_layers']} MTP" if model["mtp_layers"] else ""
     tokens = plan["global_batch_size"] * run["seq_length"]
-    replicas = (
-        f"{plan['microbatches']:,} micro-batches of {plan['micro_batch_size']} on each of {plan['dp']:,} replicas"
-    )
+    every = f"on each of {plan['dp']:,} replicas" if plan["dp"] > 1 else "on one replica"
+    microbatches = f"{plan['microbatches']:,} micro-batch{'es' if plan['microbatches'] > 1 else ''}"
+    replicas = f"{microbatches} of {plan['micro_batch_size']} {every}"
     return pairs(
         [
             (

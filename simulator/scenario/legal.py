@@ -166,10 +166,12 @@ def _beyond(plan: Plan, run: Run) -> list[tuple[str, str]]:
     }
     found = [(key, f"{value:g} is beyond {most:g}, the most that is modelled") for key, (value, most) in limits.items()
              if value > most]  # fmt: skip
-    if run.tokens < plan.global_batch_size * run.seq_length:
+    step_tokens = plan.global_batch_size * run.seq_length
+    if run.tokens < step_tokens:
         key = "run.samples" if run.budget is not None and run.budget.samples is not None else "run.tokens"
         amount = f"{run.tokens:g} is" if key == "run.tokens" else f"{run.tokens:g} tokens are"
-        found.append((key, f"{amount} less than one step: {plan.global_batch_size} x {run.seq_length}"))
+        step = f"{plan.global_batch_size} x {run.seq_length} = {step_tokens:,} tokens"
+        found.append((key, f"{amount} less than one step: {step}. Write as much or more"))
     if slots > MOST_SLOTS:
         what = f"{plan.microbatches} micro-batches per replica make {slots} slots; at most {MOST_SLOTS} are simulated"
         found.append(("plan.global_batch_size", f"{what}, take a larger micro_batch_size"))

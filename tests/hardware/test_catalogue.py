@@ -452,3 +452,11 @@ def test_figures_that_no_accelerator_has_are_refused(change: dict[str, object], 
 def test_figures_that_no_server_has_are_refused(change: dict[str, object], told: str) -> None:
     with pytest.raises(InputError, match=told):
         catalogue.node({"base": "hgx-h100", **change})
+
+
+@pytest.mark.parametrize(("written", "told"), [("128k", "Write 131072 or 128000"), ("8K", "Write 8192 or 8000")])
+def test_thousands_written_as_k_are_told_in_digits(written: str, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        catalogue.node({"base": "hgx-h100", "gpus": written})
+    with pytest.raises(InputError, match=r"not '\w*x\w*'$"):
+        catalogue.node({"base": "hgx-h100", "gpus": f"{written}x"})

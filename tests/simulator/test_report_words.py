@@ -165,3 +165,9 @@ def test_a_sequence_of_one_token_is_priced() -> None:
     prediction = predicted("run.seq_length=1")
     assert 0 < prediction.mfu_fraction < predicted().mfu_fraction
     assert sum(prediction.breakdown_s.values()) == pytest.approx(prediction.step_time_s)
+
+
+def test_one_replica_and_one_micro_batch_are_counted_in_the_singular() -> None:
+    assert "; 32 micro-batches of 2 on one replica" in told(predicted("plan.tp=4", "plan.sequence_parallel=true"))
+    few = predicted("plan.tp=1", "plan.pp=1", "plan.micro_batch_size=8")
+    assert "; 1 micro-batch of 8 on each of 8 replicas" in told(few)
