@@ -45,7 +45,7 @@ def outcome(space: Space, options: SearchOptions, tally: Tally, seconds: float, 
         nearest = evaluated(scenario, near)
     return PlanSearch(
         plans=plans,
-        front=front(tally),
+        front=front(tally, splits, scenario.cluster.accelerator.memory_capacity_bytes),
         gains=gains(space, tally),
         legal=tally.legal,
         fitting=tally.fitting,
@@ -141,14 +141,21 @@ def ranking(plans: Sequence[RankedPlan], objective: str) -> tuple[RankedPlan, ..
     )
 
 
-def front(tally: Tally) -> tuple[FrontPoint, ...]:
-    """The fastest plans by the memory that they leave free, without those that are beaten in both."""
+def front(tally: Tally, splits: Sequence[RankedPlan], capacity_bytes: float) -> tuple[FrontPoint, ...]:
+    """The fastest plans by the memory that they leave free, without those that are beaten in both.
+
+    Those are the winners of the search, and the best of them with layers split by cost (`splits`).
+    """
     points: list[FrontPoint] = []
     for number, level in enumerate(HEADROOMS, start=1):
         for won in tally.winners(number, 1):
-            if points and points[-1].plan == won.plan:
+            point = FrontPoint(level, won.plan, won.step_time_s, won.device_bytes)
+            roomy = [each for each in splits if each.device_memory_bytes <= (1 - level) * capacity_bytes]
+            others = [FrontPoint(level, each.plan, each.step_time_s, each.device_memory_bytes) for each in roomy]
+            fastest = min((point, *others), key=lambda each: each.step_time_s)
+            if points and points[-1].plan == fastest.plan:
                 points.pop()
-            points.append(FrontPoint(level, won.plan, won.step_time_s, won.device_bytes))
+            points.append(fastest)
     return tuple(points)
 
 

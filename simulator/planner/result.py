@@ -86,7 +86,8 @@ class FrontPoint:
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """What a key brought: the fastest plan that keeps the scenario's own value of it, against the fastest of all."""
+    """What a key brought: the fastest plan that keeps the scenario's own value of it, against the fastest of all, both
+    before layers are split by cost."""
 
     key: str
     own_value: Any

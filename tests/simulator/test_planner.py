@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from hardware.problems import InputError
+from hardware.units import format_seconds
 from simulator.planner.bounds import Weighed, weighed
 from simulator.planner.candidates import SEARCHED as KEYS_SEARCHED
 from simulator.planner.columns import NO_KEYS, Columns, compact
@@ -33,6 +34,7 @@ from simulator.planner.space import FIRST_PLANS, NEAREST, Space, chunks, plan_of
 from simulator.plans.rules import WITHOUT_EFFECT, is_legal
 from simulator.plans.spec import Offload
 from simulator.predict.simulate import simulate
+from simulator.report.plans import search_text
 from simulator.scenario.schema import load_scenario
 from simulator.scenario.spec import Scenario
 
@@ -514,3 +516,22 @@ def test_layers_are_also_split_by_what_they_cost() -> None:
     assert split is not None
     assert split.layout == base.plan.layout
     assert found.plans[0].plan == split
+
+
+def test_front_and_gains_agree_with_plans_whose_layers_are_split_by_cost() -> None:
+    """Llama 3.1 8B in FP8: the head of 128,256 rows weighs more than a layer, so that the best plan splits by cost."""
+    base = scenario("qwen3-235b-256xh100", "model=llama-3.1-8b", "cluster.gpus=16", "run.simulation={runs: 3}",
+                    "plan={precision: fp8, micro_batch_size: 1, global_batch_size: 256}")  # fmt: skip
+    keep = ["tp", "cp", "micro_batch_size", "recompute", "sharding"]
+    found = search(base, SearchOptions(keep=keep, top=4))
+    best, capacity = found.plans[0], base.cluster.accelerator.memory_capacity_bytes
+    assert best.plan.layout == split_by_cost(base, replace(best.plan, layout=None)).layout  # type: ignore[union-attr]
+    assert found.front[0].step_time_s <= best.step_time_s
+    for each in found.plans:
+        free = 1 - each.device_memory_bytes / capacity
+        levels = [point for point in found.front if point.headroom_fraction <= free]
+        assert all(point.step_time_s <= each.step_time_s for point in levels), plan_line(each.plan)
+    (before_s,) = {round(gain.kept_step_time_s - gain.gain_s, 9) for gain in found.gains}
+    assert before_s > best.step_time_s * (1 + 1e-6)
+    against = f"against {format_seconds(before_s)}, the best before layers are split by cost"
+    assert against in " ".join(search_text(base, found).split())
