@@ -1,4 +1,4 @@
-"""Which of two predictions is better, and by what: whether it finishes, when, or what it costs.
+"""Which of two predictions is better, and by what: whether it fits and finishes, when, or what it costs.
 
 The time of the whole run is that of all tokens and what the run loses beside it. The first is off as steps are off, and
 what both steps rest on cancels; the second differs as it was played, within the noise of so many runs.
@@ -14,8 +14,18 @@ from simulator.predict.confidence import STANDARD_DEVIATIONS
 from simulator.predict.prediction import Prediction
 
 Interval = tuple[float, float]
-Word = Literal["faster", "slower", "cheaper", "costs more", "the same", "cannot be told apart", "does not finish"]
-Measure = Literal["training", "finish P50", "finish P90", "cost", "whether it finishes"]
+Word = Literal[
+    "faster",
+    "slower",
+    "cheaper",
+    "costs more",
+    "the same",
+    "cannot be told apart",
+    "does not finish",
+    "fits",
+    "does not fit",
+]
+Measure = Literal["training", "finish P50", "finish P90", "cost", "whether it finishes", "whether it fits"]
 # Of a figure: a difference below is none.
 ROUNDING = 1e-9
 # Standard error of a normal distribution's percentile over n draws, in standard deviations / sqrt(n):
@@ -37,7 +47,14 @@ class Verdict:
 
 
 def verdict(first: Prediction, second: Prediction, tokens_interval_s: Interval) -> Verdict:
-    """The second against the first; `tokens_interval_s`: the interval of the difference of their training times."""
+    """The second against the first; `tokens_interval_s`: the interval of the difference of their training times.
+
+    How fast it would be says nothing for one that does not fit in memory, or against one that does not.
+    """
+    if not second.fits:
+        return Verdict("does not fit", "whether it fits")
+    if not first.fits:
+        return Verdict("fits", "whether it fits")
     if first.run is None or second.run is None:
         return _of_time(first, second, tokens_interval_s)
     if not second.run.finishes:

@@ -90,7 +90,12 @@ def _step(column: Mapping[str, Any]) -> Text:
     if column["figures"] is None:
         return Text("refused", style="red")
     step = step_seconds(column["figures"]["step_time_s"])
-    return Text(f"{step}\nthe answer is no", style="red") if column["unfit"] else Text(step, style="bold green")
+    return Text(f"{step}\n{_no(column['unfit'])}", style="red") if column["unfit"] else Text(step, style="bold green")
+
+
+def _no(unfit: Sequence[str]) -> str:
+    """Why the answer is no, in the few words that a column has room for; the notes below say it all."""
+    return "does not finish" if all("does not finish" in reason for reason in unfit) else "does not fit"
 
 
 def _interval(column: Mapping[str, Any]) -> str:
@@ -110,9 +115,9 @@ def _verdict(column: Mapping[str, Any]) -> Text:
     if difference is None:
         return Text("")
     word, measure = difference["verdict"], difference["judged_by"]
-    if word == "does not finish":
+    if word in ("does not finish", "does not fit"):
         return Text(word, style="red")
-    told_by = f"\nby {measure}" if measure else ""
+    told_by = f"\nby {measure}" if measure and word != "fits" else ""
     return Text(word + told_by, style="yellow" if word == "cannot be told apart" else "")
 
 

@@ -119,6 +119,19 @@ def test_a_run_that_ends_is_faster_than_one_that_does_not() -> None:
     assert verdicts == ["faster", "does not finish"]
 
 
+def test_no_speed_is_compared_with_that_of_a_plan_that_does_not_fit() -> None:
+    """However fast it would be, and whichever of the two it is."""
+    large, small = ["plan.micro_batch_size=16", "run.seq_length=131072"], ["plan.micro_batch_size=1"]
+    scenarios = {tuple(each): load_scenario(TINY, ["run.simulation={runs: 3}", *each]) for each in (large, small)}
+    for order, word in (((small, large), "does not fit"), ((large, small), "fits"), ((large, large), "does not fit")):
+        found = compare([scenarios[tuple(each)] for each in order])
+        difference = found.columns[1].difference
+        assert difference is not None
+        assert (difference.verdict, difference.judged_by) == (word, "whether it fits")
+        jsonschema.validate(found.to_dict(), json.loads(traincast("schema", "compare").stdout))
+        assert f" {word}" in report_text(comparison(found.to_dict())).partition("step time")[0]
+
+
 def test_a_component_that_both_share_cancels() -> None:
     """Four seconds of each and one second of bubble more: what is off of the four drops out."""
     kernels, links = ("compute", "part"), ("ep", "links")
@@ -179,6 +192,7 @@ def test_a_column_that_does_not_fit_is_shown_with_its_figures() -> None:
     done = traincast("compare", str(TINY), "--with", "plan.micro_batch_size=16,run.seq_length=131072")
     assert done.returncode == 0
     assert "does not fit in memory: pipeline rank" in done.stdout
+    assert "the answer is no" not in done.stdout
     alone = traincast("compare", str(TINY), "--set", "run.seq_length=1048576", "--with", "plan.micro_batch_size=4")
     assert alone.returncode == 1
 
