@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hardware.units import format_bytes, format_seconds
+from hardware.units import format_bytes
 from simulator.cli.common import AsJson, Overrides, ScenarioFile, print_json
 
 if TYPE_CHECKING:
@@ -112,8 +112,10 @@ def launch_text(made: Launch, out: Path) -> str:
 
 def _predicted(made: Launch) -> str:
     """The step and memory of what is launched, and the stack that they are of."""
+    from simulator.report.beyond import step_seconds
+
     forecast = made.forecast
-    step, memory = format_seconds(forecast.step_time_s), format_bytes(forecast.peak_memory_bytes)
+    step, memory = step_seconds(forecast.step_time_s), format_bytes(forecast.peak_memory_bytes)
     stack = made.scenario.plan.stack.name
     return f"predicted on {stack}: {step} a step, {memory} allocated at the peak of the fullest GPU"
 
@@ -124,7 +126,9 @@ def _nearest_lines(made: Launch) -> list[str]:
     overrides = " ".join(f"--set '{each}'" for each in made.nearest.overrides)
     lines = ["the nearest plan that it can be told:", f"  {overrides}"]
     if made.nearest_step_time_s is not None:
-        step, asked = (format_seconds(each) for each in (made.nearest_step_time_s, made.forecast.step_time_s))
+        from simulator.report.beyond import step_seconds
+
+        step, asked = (step_seconds(each) for each in (made.nearest_step_time_s, made.forecast.step_time_s))
         stack, of = made.nearest.plan.stack.name, made.scenario.plan.stack.name
         lines.append(f"  {step} a step on {stack} instead of {asked} on {of}")
     return lines

@@ -51,9 +51,12 @@ def answer(
 
 def _with_origin(refused: Inexpressible, scenario: Scenario) -> Inexpressible:
     """With the stack named where it, not the file, gives the plan the value."""
-    if refused.key.removeprefix("plan.") not in scenario.stack_settings:
+    key, stack = refused.key.removeprefix("plan."), scenario.plan.stack.name
+    if key not in scenario.stack_settings:
         return refused
-    origin = f"{scenario.plan.stack.name} brings it, as the plan leaves it out"
+    # A plain fp8 is the scenario's own word; which recipe it is the stack says.
+    own = key == "precision"
+    origin = f"the fp8 of {stack}" if own else f"{stack} brings it, as the plan leaves it out"
     return replace(refused, why=f"{refused.why} ({origin})")
 
 

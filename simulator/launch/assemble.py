@@ -10,7 +10,7 @@ from typing import Any
 
 from hardware.documents import Document
 from hardware.problems import InputError, Place, Problem, one_of
-from hardware.units import format_bytes, format_seconds
+from hardware.units import format_bytes
 from simulator.launch.answer import Answer, answer, nearest_plan
 from simulator.launch.environment import Variable, cluster_facts, environment
 from simulator.launch.express import Inexpressible
@@ -31,6 +31,7 @@ from simulator.plain import plain
 from simulator.plans.allocation import allocated
 from simulator.predict.prediction import evaluate, predict
 from simulator.predict.simulate import simulate
+from simulator.report.beyond import step_seconds
 from simulator.scenario.resolved import scenario_yaml
 from simulator.scenario.schema import Scenario, read_scenario
 from simulator.scenario.spec import check_scenario
@@ -209,7 +210,7 @@ def _notes_of_stack(asked: Scenario, launched: Scenario, evaluates: bool) -> lis
     taken, usual = launched.plan.stack.name, asked.plan.stack.name
     if taken == usual:
         return []
-    step = f", {format_seconds(simulate(asked).step.step_time_s)} a step" if evaluates else ""
+    step = f", {step_seconds(simulate(asked).step.step_time_s)} a step" if evaluates else ""
     return [
         f"The scenario names no stack: the figures here are of {taken}, which is launched; those of `traincast "
         f"evaluate` on the same file are of {usual}{step}. With plan.stack={taken} both are of one stack."
@@ -250,8 +251,8 @@ def _readme(made: Launch, on: str, said: Answer, work: Work, exported: tuple[Var
         start=SCHEDULERS[on].start(work),
         job=work.job,
         forecast=forecast,
-        step_time=format_seconds(forecast.step_time_s),
-        step_interval=f"{format_seconds(low_s)} to {format_seconds(high_s)}",
+        step_time=step_seconds(forecast.step_time_s),
+        step_interval=f"{step_seconds(low_s)} to {step_seconds(high_s)}",
         peak_memory=format_bytes(forecast.peak_memory_bytes),
         inexpressible=made.inexpressible,
         notes=made.notes,

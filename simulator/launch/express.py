@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hardware.precisions import PRECISIONS
 from simulator.launch.tables import MISSING, STATED_BY, Fixed, Row, Table, as_text, holds, stated_key
 
 
@@ -83,7 +84,7 @@ def _say(row: Row, fact: Any) -> Setting | Inexpressible | None:
         return _setting(row, fact, fact)
     word = row.words.get(as_text(fact), row.words.get("*", MISSING))
     if word is MISSING:
-        return Inexpressible(row.key, fact, f"{row.name} has no such value", _first_word(row))
+        return Inexpressible(row.key, fact, f"{row.name} has no such value", _nearest_word(row, fact))
     if word == "":
         return None
     return _setting(row, _translated(word, fact), fact)
@@ -94,9 +95,12 @@ def _translated(word: Any, fact: Any) -> Any:
     return special.get(word, word) if isinstance(word, str) else word
 
 
-def _first_word(row: Row) -> Any:
-    """The first value that the setting has a word for."""
-    first = next(iter(row.words or {}), MISSING)
+def _nearest_word(row: Row, fact: Any) -> Any:
+    """The first value that the setting has a word for, of precisions the first that computes in the same format."""
+    words = list(row.words or {})
+    if fact in PRECISIONS:
+        words.sort(key=lambda word: word not in PRECISIONS or PRECISIONS[word].format != PRECISIONS[fact].format)
+    first = words[0] if words else MISSING
     return {"true": True, "false": False, "null": None}.get(first, first) if isinstance(first, str) else first
 
 

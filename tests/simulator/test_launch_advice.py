@@ -10,13 +10,13 @@ from typing import Any
 import jsonschema
 import pytest
 
-from hardware.units import format_seconds
 from simulator import compare, evaluate, plan, size
 from simulator.cli.launch import launch_text
 from simulator.launch import launch
 from simulator.launch.targets import TARGETS
 from simulator.predict.prediction import predict
 from simulator.predict.simulate import simulate
+from simulator.report.beyond import step_seconds
 from simulator.report.document import document_schema
 from simulator.scenario.schema import Scenario, load_scenario
 from tests.command import ROOT, traincast
@@ -102,13 +102,11 @@ def test_a_launch_on_another_stack_than_evaluates_says_of_which_every_figure_is(
         load_scenario(TINY, ["plan={micro_batch_size: 1, global_batch_size: 64}", "model=llama-3-8b"])
     )
     made = launch(scenario, "torchtitan", "torchrun", partial=True)
-    of_file = format_seconds(predict(simulate(scenario)).step_time_s)
+    of_file = step_seconds(predict(simulate(scenario)).step_time_s)
     (note,) = (each for each in made.notes if "names no stack" in each)
     assert "the figures here are of torchtitan-0.3" in note
     assert f"are of megatron-core-0.19, {of_file} a step" in note
-    assert (
-        f"Predicted on `torchtitan-0.3`: {format_seconds(made.forecast.step_time_s)} a step" in made.files["README.md"]
-    )
+    assert f"Predicted on `torchtitan-0.3`: {step_seconds(made.forecast.step_time_s)} a step" in made.files["README.md"]
     assert note in made.files["README.md"]
     assert json.loads(made.files["manifest.json"])["prediction"]["stack"] == "torchtitan-0.3"
     assert "predicted on torchtitan-0.3: " in launch_text(made, tmp_path)
@@ -124,7 +122,7 @@ def test_the_step_of_a_nearest_plan_and_the_asked_one_name_their_stacks(tmp_path
     named = ["model=llama-3-8b", "plan={tp: 2, micro_batch_size: 1, global_batch_size: 64, stack: megatron-core-0.16}"]
     made = launch(without_run(load_scenario(TINY, named)), "deepspeed", "torchrun")
     assert made.to_dict()["nearest_stack"] == "deepspeed-0.19"
-    near, asked = (format_seconds(each or 0.0) for each in (made.nearest_step_time_s, made.forecast.step_time_s))
+    near, asked = (step_seconds(each or 0.0) for each in (made.nearest_step_time_s, made.forecast.step_time_s))
     assert f"{near} a step on deepspeed-0.19 instead of {asked} on megatron-core-0.16" in launch_text(made, tmp_path)
 
 
@@ -136,3 +134,20 @@ def test_what_a_stack_brings_is_not_said_to_stand_in_the_plan() -> None:
         refused = launch(loaded, "deepspeed", "torchrun", forecast=FORECAST).inexpressible
         (why,) = (each.why for each in refused if each.key == "plan.sharding")
         assert ("deepspeed-0.19 brings it" in why) == brought
+
+
+def test_the_nearest_precision_is_one_of_the_same_width() -> None:
+    """torchtitan 0.3 has no word for tensor-wise FP8; row-wise FP8 is nearer to it than 16 bit. What the scenario calls
+    fp8 the stack says; it is not left out."""
+    given = "plan={tp: 1, micro_batch_size: 1, global_batch_size: 64, precision: fp8}"
+    made = launch(without_run(load_scenario(TINY, ["model=llama-3-8b", "plan.pp=1", given])), "torchtitan", "torchrun")
+    assert "plan.precision=fp8-rowwise" in made.to_dict()["nearest"]
+    (why,) = (each.why for each in made.inexpressible if each.key == "plan.precision")
+    assert why.endswith("(the fp8 of torchtitan-0.3)")
+
+
+def test_a_step_of_minutes_is_told_in_seconds_as_evaluate_does(tmp_path: Path) -> None:
+    slow = replace(FORECAST, step_time_s=927.06)
+    made = launch(without_run(load_scenario(TINY)), "megatron", "torchrun", forecast=slow)
+    assert "927.06 s a step" in launch_text(made, tmp_path)
+    assert "927.06 s a step" in made.files["README.md"]
