@@ -14,7 +14,6 @@ from simulator.cli.common import AsJson, OutDir, Overrides, ScenarioFile, print_
 if TYPE_CHECKING:
     from simulator.predict.simulate import Simulated
     from simulator.run.alternatives import Alternative
-    from simulator.run.result import RunResult
     from simulator.scenario.schema import Scenario
 
 
@@ -84,7 +83,7 @@ def evaluate(
     with progress_bar("runs") as progress:
         prediction = predict(done, progress)
     if alternatives:
-        around["alternatives"] = try_alternatives(done, prediction.run)
+        around["alternatives"] = try_alternatives(done)
     document = evaluate_document(prediction, every, around)
     if out is not None:
         from simulator.report.folder import evaluation_files, write_results
@@ -103,16 +102,14 @@ def evaluate(
     raise typer.Exit(0 if prediction.fits and finishes else 1)
 
 
-def try_alternatives(done: Simulated, planned: RunResult | None) -> tuple[Alternative, ...]:
-    """Other choices for the run of a simulated step, beside the one that was predicted."""
+def try_alternatives(done: Simulated) -> tuple[Alternative, ...]:
+    """Other choices for the run of a simulated step."""
     from simulator.predict.run_spec import whole_run_spec
     from simulator.run.alternatives import alternatives
-    from simulator.run.played_spares import with_hot_spares
 
     spec = whole_run_spec(done)
-    if spec is None or planned is None:
+    if spec is None:
         return ()
-    spec = with_hot_spares(spec, planned.spares)
     with progress_bar("alternatives") as progress:
         return alternatives(spec, progress)
 

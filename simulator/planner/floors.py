@@ -9,9 +9,10 @@ import numpy as np
 from simulator.predict.confidence import step_time_interval_s
 from simulator.predict.power import gpu_power_w
 from simulator.predict.prediction import model_flops_per_s_per_gpu
-from simulator.predict.run_spec import whole_run_spec
+from simulator.predict.run_spec import run_spec_before_spares
 from simulator.predict.simulate import Simulated
 from simulator.run.arrays import Floats
+from simulator.run.auto_spares import with_hot_spares
 from simulator.run.money import cost_usd, energy_j
 from simulator.run.quantiles import quantiles
 from simulator.run.specs import Power, RunSpec
@@ -24,13 +25,16 @@ WORST_EVIDENCE, BEST_EVIDENCE = 1.0, 0.0  # share of a step that rests on assump
 def least_value(objective: str, done: Simulated, step_time_s: float) -> float | None:
     """What no run of a plan of `done`'s scenario with a step of `step_time_s` or more stays below, of runs that end.
 
-    Runs are taken without failures, saves, evaluations and unused GPUs, their steps as far off the prediction as those
-    of the same number are. GPUs compute the model's FLOPs at the highest peak of the part and wait the rest of the
-    step, which draws least. None where the scenario does not say what is minimised.
+    Runs are taken without failures, saves, evaluations, unused GPUs and spares that are left open, their steps as far
+    off the prediction as those of the same number are. GPUs compute the model's FLOPs at the highest peak of the part
+    and wait the rest of the step, which draws least. None where the scenario does not say what is minimised.
     """
-    spec = whole_run_spec(done)
-    if spec is None:
+    spec = run_spec_before_spares(done)
+    policies = done.scenario.run.policies
+    if spec is None or policies is None:
         return None
+    if policies.auto_spares:
+        spec = with_hot_spares(spec, spec.recovery.cold_spares)
     steps = sum(segment.steps for segment in spec.segments)
     finish_s = steps * step_time_s * least_factors(done.scenario, spec)
     if objective == "finish":

@@ -9,7 +9,7 @@ import numpy as np
 
 from hardware.documents import Document
 from hardware.problems import Place
-from simulator.predict.run_spec import whole_run_spec
+from simulator.predict.run_spec import run_spec_before_spares, whole_run_spec
 from simulator.predict.simulate import Simulated, simulate
 from simulator.run.arrays import Floats
 from simulator.run.montecarlo import outcomes, saving_of
@@ -21,6 +21,8 @@ from simulator.run.uncertainty import Uncertainty
 from simulator.scenario.resolved import resolved
 from simulator.scenario.schema import read_scenario
 from simulator.scenario.spec import Scenario
+
+NO_POLICIES = "the scenario has no run policies; read it from a file"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ def with_sized_spares(scenario: Scenario) -> Scenario:
     """The scenario with as many spares as suffice, beside the job's GPUs, unless it writes their number."""
     policies = scenario.run.policies
     if policies is None:
-        raise ValueError("the scenario has no run policies; read it from a file")
+        raise ValueError(NO_POLICIES)
     run = scenario.written.get("run", {})
     recovery = replace(policies.recovery, spares_within_cluster=False)
     sized = replace(policies, recovery=recovery, auto_spares=policies.auto_spares or "spares" not in run)
@@ -75,7 +77,7 @@ def with_spares(scenario: Scenario, nodes: int) -> Scenario:
     """The scenario with so many hot spares beside the job's GPUs."""
     policies = scenario.run.policies
     if policies is None:
-        raise ValueError("the scenario has no run policies; read it from a file")
+        raise ValueError(NO_POLICIES)
     recovery = replace(policies.recovery, hot_spares=nodes, cold_spares=0, spares_within_cluster=False)
     counted = replace(policies, recovery=recovery, auto_spares=False)
     return replace(scenario, run=replace(scenario.run, policies=counted))
@@ -95,7 +97,7 @@ def run_spec_of(simulated: Simulated) -> RunSpec:
     """What the whole run of a simulated step is played from. Raises InputError for policies that it cannot have."""
     spec = whole_run_spec(simulated)
     if spec is None:
-        raise ValueError("the scenario has no run policies; read it from a file")
+        raise ValueError(NO_POLICIES)
     return spec
 
 
@@ -108,12 +110,15 @@ def run_job(simulated: Simulated, spec: RunSpec) -> Job:
 
 
 def with_step(job: Job, simulated: Simulated, uncertainty: Uncertainty | None = None) -> Job:
-    """The job with another step in the place of its own, over the same tokens; the step may be off by `uncertainty`
-    (None: by its own)."""
-    spec = run_spec_of(simulated)
+    """The job with another step in the place of its own, over the same tokens with the same spares; the step may be off
+    by `uncertainty` (None: by its own)."""
+    spec = run_spec_before_spares(simulated)
+    if spec is None:
+        raise ValueError(NO_POLICIES)
     pairs = zip(spec.segments, job.spec.segments, strict=True)
     segments = tuple(replace(each, tokens=own.tokens) for each, own in pairs)
-    return run_job(simulated, replace(spec, segments=segments, uncertainty=uncertainty or spec.uncertainty))
+    uncertainty = uncertainty or spec.uncertainty
+    return run_job(simulated, replace(spec, segments=segments, recovery=job.spec.recovery, uncertainty=uncertainty))
 
 
 def with_tokens(job: Job, factor: float) -> Job:

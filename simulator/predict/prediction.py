@@ -24,9 +24,8 @@ from simulator.predict.run_spec import host_copy_bytes, stretch, stretches, toke
 from simulator.predict.simulate import Simulated, SimulatedPhase, simulate
 from simulator.run.montecarlo import Progress
 from simulator.run.montecarlo import simulate as simulate_run
-from simulator.run.played_spares import simulate_with_best_spares, with_hot_spares
 from simulator.run.result import RunResult
-from simulator.run.specs import RunSpec, Segment
+from simulator.run.specs import Segment
 from simulator.scenario.legal import validated
 from simulator.scenario.phases import Phase, runs_as_written
 from simulator.scenario.spec import Scenario, check_scenario
@@ -139,9 +138,7 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
     gpus = scenario.cluster.gpus * step.around.clusters
     interval_s = step_interval_s(done)
     spec = whole_run_spec(done, interval_s)
-    whole = None if spec is None else play_run(scenario, spec, progress)
-    if spec is not None and whole is not None:
-        spec = with_hot_spares(spec, whole.spares)
+    whole = None if spec is None else simulate_run(spec, progress)
     rests_on = premises(scenario, spec, whole)
     network = link_use(done)
     host = host_of(done)
@@ -186,14 +183,6 @@ def predict(done: Simulated, progress: Progress | None = None) -> Prediction:
         headline_phase=next((each.phase.name for each in done.phases if runs_as_written(scenario, each.phase)), None),
         jobs=None if spec is None or whole is None else jobs_report(scenario, spec, whole, job_runs(scenario)),
     )
-
-
-def play_run(scenario: Scenario, spec: RunSpec, progress: Progress | None = None) -> RunResult:
-    """The whole run; where the scenario leaves the spares open, with as many as are worth their hours."""
-    policies = scenario.run.policies
-    if policies is not None and policies.auto_spares:
-        return simulate_with_best_spares(spec, progress)
-    return simulate_run(spec, progress)
 
 
 def job_runs(scenario: Scenario) -> dict[str, RunResult]:

@@ -13,6 +13,7 @@ from simulator.predict.outer_reports import parameter_count
 from simulator.predict.power import job_power
 from simulator.predict.simulate import Simulated
 from simulator.predict.storage import storage_of
+from simulator.run.auto_spares import with_best_spares
 from simulator.run.checkpoints import HOST_COPIES
 from simulator.run.job_facts import JobFacts, run_spec
 from simulator.run.read import RunPolicies
@@ -46,8 +47,18 @@ class Stretch:
 def whole_run_spec(done: Simulated, interval_s: tuple[float, float] | None = None) -> RunSpec | None:
     """The run of a simulated step to its last token; None where the scenario has no policies.
 
-    `interval_s`: the 80 % interval of the step (None: found here).
+    Spares that the scenario leaves open are as many as make it take the fewest GPU-hours. `interval_s`: the 80 %
+    interval of the step (None: found here).
     """
+    spec = run_spec_before_spares(done, interval_s)
+    policies = done.scenario.run.policies
+    if spec is None or policies is None or not policies.auto_spares:
+        return spec
+    return with_best_spares(spec)
+
+
+def run_spec_before_spares(done: Simulated, interval_s: tuple[float, float] | None = None) -> RunSpec | None:
+    """The same run before spares that the scenario leaves open are settled: with as many as Erlang's formula gives."""
     policies = done.scenario.run.policies
     if policies is None:
         return None

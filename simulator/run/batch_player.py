@@ -88,6 +88,15 @@ def _fault_table(timelines: Mapping[int, FaultTimeline], runs: int) -> FaultTabl
 def _settle(batch: Batch, until_s: Floats) -> None:
     """Lets time pass to `until_s` (at most the next event): down first, then at work, perhaps to the end."""
     _settle_down(batch, until_s)
+    works = ~batch.halted & (batch.job.resume_at_s < until_s)
+    if works.any():
+        _settle_at_work(batch, until_s)
+    else:
+        batch.job.now_s = until_s
+
+
+def _settle_at_work(batch: Batch, until_s: Floats) -> None:
+    """Work and saves up to `until_s` of the runs that are up by then."""
     spec, job, grid, by_cause = batch.spec, batch.job, batch.saving.grid, batch.losses.by_cause
     shrunk, slow = batch.speeds()
     speed = shrunk * slow / batch.step_factor

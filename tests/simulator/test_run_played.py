@@ -8,15 +8,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from simulator.run.auto_spares import with_best_spares, with_hot_spares
 from simulator.run.montecarlo import simulate
-from simulator.run.played_spares import gpu_hours, simulate_with_best_spares, waiting_fraction, with_hot_spares
 from simulator.run.quantiles import quantiles
+from simulator.run.result import RunResult
 from simulator.run.specs import Recovery, Simulation
 from simulator.run.uncertainty import Uncertainty, step_factors
 from tests.simulator.run_specs import DAY, crashes, quiet
 
 NODES = 64
 ERRORS = Uncertainty(0.8, 1.3, 0.0)
+
+
+def gpu_hours(result: RunResult) -> float:
+    """GPU-seconds of the mean run, the spares' included."""
+    return result.paid_gpus * (result.ideal_s + sum(result.lost_s.values()))
 
 
 def test_the_median_run_without_failures_is_the_prediction() -> None:
@@ -61,17 +67,17 @@ def test_spares_are_taken_while_they_save_more_hours_than_they_take() -> None:
     model = crashes(DAY / 12, NODES * 8, repair_s=DAY)
     spec = replace(quiet(days=10, nodes=NODES), failures=model, recovery=Recovery(hot_spares=8),
                    simulation=Simulation(runs=20))  # fmt: skip
-    best = simulate_with_best_spares(spec)
+    best = simulate(with_best_spares(spec))
     assert best.spares > 8
     assert gpu_hours(best) < gpu_hours(simulate(spec))
     again = simulate(with_hot_spares(spec, best.spares))
     assert again.finish_s == best.finish_s
 
 
-def test_no_spares_are_tried_where_nothing_waits() -> None:
+def test_no_spares_are_taken_where_nothing_waits() -> None:
     spec = replace(quiet(days=1), recovery=Recovery(hot_spares=0), simulation=Simulation(runs=2))
-    result = simulate_with_best_spares(spec)
-    assert waiting_fraction(result) == 0
+    result = simulate(with_best_spares(spec))
+    assert result.lost_s["waiting"] == 0
     assert result.spares == 0
 
 

@@ -11,6 +11,7 @@ import pytest
 from hardware.problems import InputError
 from simulator import evaluate, load_scenario, size
 from simulator.planner.fastest import best_plan
+from simulator.planner.job import play_job, with_sized_spares
 from simulator.planner.resized import NoPlan, gpu_counts, on_cluster
 from simulator.planner.sizing import Sizing
 from simulator.predict.simulate import simulate
@@ -207,3 +208,10 @@ def test_the_document_follows_its_schema_and_the_answer_is_written(tmp_path: Pat
 def test_a_question_needs_known_nodes_in_python_too() -> None:
     with pytest.raises(InputError, match="h9"):
         size(load_scenario(TINY), finish_within_s=DAY_S, nodes=["h9"])
+
+
+def test_sizing_takes_the_spares_that_evaluate_takes_where_they_are_left_open() -> None:
+    scenario = load_scenario(TINY, [*LONG, "run.failures={base: llama-3, mtbf: 4 h}"])
+    run = evaluate(scenario).run
+    assert run is not None
+    assert play_job(with_sized_spares(scenario)).spec.recovery.spares == run.spares > 0
