@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ ONLY_HOMES = {
 }
 
 
+@cache
 def modules() -> list[tuple[str, Path]]:
     found = []
     for package in ("hardware", "simulator", "validate"):
@@ -45,6 +47,7 @@ def modules() -> list[tuple[str, Path]]:
     return found
 
 
+@cache
 def imports(path: Path, module: str) -> list[tuple[str, bool]]:
     """Names imported by a file, each with whether it happens inside a function (lazily)."""
     tree = ast.parse(path.read_text())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -21,6 +22,8 @@ from simulator.schedules import SCHEDULES
 from simulator.stack.spec import Framework
 
 ROOT = Path(__file__).parent.parent
+# On one worker of pytest-xdist: every file is read once.
+pytestmark = pytest.mark.xdist_group("names at home")
 # Table: its words, the keys of a plan (or columns) that hold them, and the room where they may be spelled out.
 TABLES: dict[str, tuple[frozenset[str], frozenset[str], str]] = {
     "schedule": (frozenset(SCHEDULES), frozenset({"schedule"}), "simulator/schedules/"),
@@ -96,10 +99,9 @@ def is_prefix_test(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "startswith"
 
 
-def of_table(node: ast.AST, table: str) -> tuple[str, ...]:
-    """The words of a table that a node compares."""
+def of_table(node: ast.AST, table: str, literals: list[str], against: str) -> tuple[str, ...]:
+    """The words of a table among the literals that a node compares."""
     words, keys, _ = TABLES[table]
-    literals, against = compared(node)
     if is_prefix_test(node):
         starts = [each for each in literals if len(each) > 1 and any(word.startswith(each) for word in words)]
         return tuple(starts) if any(key in against for key in keys) else ()
@@ -120,12 +122,14 @@ def is_at_home(path: str, words: tuple[str, ...]) -> bool:
 def findings(path: str, source: str) -> Iterator[Finding]:
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        for table in TABLES:
-            found = of_table(node, table)
+        literals, against = compared(node)
+        for table in TABLES if literals else ():
+            found = of_table(node, table, literals, against)
             if found and not is_at_home(path, found):
                 yield Finding(path, getattr(node, "lineno", 0), table, found)
 
 
+@cache
 def all_findings() -> list[Finding]:
     files = [
         file for package in ("hardware", "simulator", "validate") for file in sorted((ROOT / package).rglob("*.py"))

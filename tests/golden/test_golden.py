@@ -10,7 +10,7 @@ CHUNKS = 16
 
 
 # A thousand whole predictions: what they run the rooms' own tests cover, and tracing them doubles minutes.
-@pytest.mark.no_cover
+@pytest.mark.untraced
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_predictions_are_those_of_the_golden_file(chunk: int) -> None:
     golden, now = read_golden(), cases()
