@@ -56,7 +56,8 @@ def host_memory(
     `ranks` are the slots of every pipeline rank, `checkpoint_bytes` what a GPU's checkpoints take of its host's memory.
     """
     node_gpus = min(cluster.node.gpus, cluster.gpus)
-    rank_owners = [rank_host_bytes(workload, held, slots) for held, slots in placed(workload, ranks)]
+    offloaded = [float(kept.offloaded) for kept in stage_kept(workload)]
+    rank_owners = [rank_host_bytes(workload, held, slots, offloaded) for held, slots in placed(workload, ranks)]
     owners = fullest_node(rank_owners, workload.plan, node_gpus)
     owners["checkpoint copies"] = checkpoint_bytes * node_gpus
     on_drives = [drive_bytes(workload, held) for held, _ in placed(workload, ranks)]
@@ -74,11 +75,16 @@ def placed(
     return list(zip(stages_of_ranks(workload.plan), ranks, strict=True))
 
 
-def rank_host_bytes(workload: Workload, held: Sequence[int], slots: Sequence[ScheduleSlot]) -> dict[str, float]:
-    """Bytes of host memory behind one GPU: offloaded states with their buffers, and activations in flight."""
+def rank_host_bytes(
+    workload: Workload, held: Sequence[int], slots: Sequence[ScheduleSlot], offloaded: Sequence[float]
+) -> dict[str, float]:
+    """Bytes of host memory behind one GPU: offloaded states with their buffers, and activations in flight.
+
+    `offloaded` are the bytes of one micro-batch's activations that each virtual stage moves to the host.
+    """
     states = offloaded_state_bytes(distinct_parameters(workload, held), workload.plan)
-    kept = stage_kept(workload)
-    activations = sum(most_in_flight(slots, chunk) * float(kept[stage].offloaded) for chunk, stage in enumerate(held))
+    moving = [(chunk, offloaded[stage]) for chunk, stage in enumerate(held) if offloaded[stage]]
+    activations = sum((most_in_flight(slots, chunk) * size for chunk, size in moving), 0.0)
     buffers = BUFFER_FRACTION * sum(states.values())
     return {**states, "pinned buffers": buffers, "activations": activations}
 

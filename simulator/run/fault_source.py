@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from simulator.run.fault_classes import FaultClasses, fault_classes
 from simulator.run.fault_log import observed_s, timeline_of
-from simulator.run.fault_timeline import FaultTimeline, draw, draw_lemons, merged
-from simulator.run.faults import JOB, PLANNED, FailureModel, Machines, mean_rate_per_s, scaled
+from simulator.run.fault_timeline import FaultTimeline, draw_classes, draw_lemons, merged
+from simulator.run.faults import JOB, PLANNED, mean_rate_per_s
 from simulator.run.specs import RunSpec
 from simulator.run.uncertainty import rate_factors
 
@@ -20,32 +21,42 @@ FaultSource = Callable[[int, tuple[float, float]], FaultTimeline]  # (run, windo
 
 @dataclass(frozen=True, slots=True)
 class DrawnFaults:
-    """Faults drawn from the failure model, in each run at a rate of its own where the rate is not known."""
+    """Faults drawn from the failure model, in each run at a rate of its own where the rate is not known.
+
+    `more`: spares beyond those drawn first. Their faults are from streams of their own, so that the others keep theirs.
+    """
 
     spec: RunSpec
+    first: FaultClasses
+    more: FaultClasses | None
 
     def __call__(self, run: int, window_s: tuple[float, float]) -> FaultTimeline:
-        spec, machines = self.spec, self.spec.drawn_machines
-        rate_factor = rate_factors(spec.uncertainty, spec.simulation.seed, np.array([run]))[0]
-        model = scaled(spec.failures, float(rate_factor))
+        spec, drawn = self.spec, self.first.machines.nodes
+        rate_factor = float(rate_factors(spec.uncertainty, spec.simulation.seed, np.array([run]))[0])
         number = round(window_s[0] / (window_s[1] - window_s[0]))
-        first = [spec.simulation.seed, run]
-        timeline = _drawn(model, machines, window_s, first, [*first, number + 1])
-        missing = spec.machines.nodes - machines.nodes
-        if missing < 0:
+        seed = [spec.simulation.seed, run]
+        timeline = _drawn(self.first, rate_factor, window_s, seed, [*seed, number + 1])
+        if drawn > spec.machines.nodes:
             timeline = timeline.take(np.flatnonzero(timeline.node < spec.machines.nodes))
-        if missing > 0:  # spares beyond those drawn first: from streams of their own, so that the others keep theirs
-            more = replace(machines, job_nodes=0, spare_nodes=missing)
-            late = _drawn(model, more, window_s, [*first, 0, 1], [*first, number + 1, 1])
-            timeline = merged(timeline, replace(late, node=late.node + machines.nodes))
+        if self.more is not None:
+            late = _drawn(self.more, rate_factor, window_s, [*seed, 0, 1], [*seed, number + 1, 1])
+            timeline = merged(timeline, replace(late, node=late.node + drawn))
         return timeline
 
 
+def drawn_faults(spec: RunSpec) -> DrawnFaults:
+    """The source of faults drawn from the run's failure model."""
+    machines = spec.drawn_machines
+    missing = spec.machines.nodes - machines.nodes
+    more = fault_classes(spec.failures, replace(machines, job_nodes=0, spare_nodes=missing)) if missing > 0 else None
+    return DrawnFaults(spec, fault_classes(spec.failures, machines), more)
+
+
 def _drawn(
-    model: FailureModel, machines: Machines, window_s: tuple[float, float], lemon_seed: list[int], seed: list[int]
+    classes: FaultClasses, rate_factor: float, window_s: tuple[float, float], lemon_seed: list[int], seed: list[int]
 ) -> FaultTimeline:
-    lemons = draw_lemons(model, machines, np.random.default_rng(lemon_seed))
-    return draw(model, machines, window_s, lemons, np.random.default_rng(seed))
+    lemons = draw_lemons(classes.model, classes.machines, np.random.default_rng(lemon_seed))
+    return draw_classes(classes, rate_factor, window_s, lemons, np.random.default_rng(seed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +110,9 @@ def _maintenance(spec: RunSpec, every_s: float, window_s: tuple[float, float]) -
 
 def fault_source(spec: RunSpec) -> FaultSource:
     """The log's faults where the run has a log, else faults drawn from its failure model; and its maintenance."""
-    source: FaultSource = DrawnFaults(spec)
+    source: FaultSource = drawn_faults(spec)
     if spec.fault_log:
-        source = LoggedFaults(_logged(spec), log_ends_s(spec), DrawnFaults(spec))
+        source = LoggedFaults(_logged(spec), log_ends_s(spec), drawn_faults(spec))
     return WithMaintenance(source, spec)
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from simulator.run.arrays import Floats, Ints
-from simulator.run.durations import Duration
-from simulator.run.faults import JOB, KINDS, FailureModel, Machines, cumulative_hazard
+from simulator.run.fault_classes import Durations, FaultClasses, fault_classes
+from simulator.run.faults import JOB, FailureModel, Machines, hazard_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,41 +56,48 @@ def draw(
     model: FailureModel, machines: Machines, window_s: tuple[float, float], lemons: Ints, rng: np.random.Generator
 ) -> FaultTimeline:
     """Faults of all machines within `window_s` = (start, end) of the run, in order of time."""
-    time_s, component = _draw_times(model, machines, window_s, rng)
-    classes = model.classes
-    node = _draw_nodes(model, machines, len(time_s), lemons, rng)
-    breadth = np.array([machines.breadth(fault.scope) for fault in classes], int)[component]
+    return draw_classes(fault_classes(model, machines), 1.0, window_s, lemons, rng)
+
+
+def draw_classes(
+    classes: FaultClasses, rate_factor: float, window_s: tuple[float, float], lemons: Ints, rng: np.random.Generator
+) -> FaultTimeline:
+    """The same of a model that is laid out already, with every rate multiplied by `rate_factor`."""
+    time_s, component = _draw_times(classes, rate_factor, window_s, rng)
+    node = _draw_nodes(classes, len(time_s), lemons, rng)
+    breadth = classes.breadth[component]
     first_node = node - node % np.maximum(breadth, 1)  # of the rack or pod
     timeline = FaultTimeline(
         time_s=time_s,
         component=component,
-        kind=np.array([KINDS.index(fault.kind) for fault in classes], int)[component],
+        kind=classes.kind[component],
         node=np.where(breadth == 0, JOB, first_node),
         breadth=breadth,
-        detect_s=_draw_durations([fault.detect for fault in classes], component, rng),
-        repair_s=_draw_durations([fault.repair for fault in classes], component, rng),
-        outage_s=_draw_durations([fault.outage for fault in classes], component, rng),
-        lasts_s=_draw_durations([fault.lasts for fault in classes], component, rng),
-        speed=np.array([fault.speed for fault in classes])[component],
+        detect_s=_draw_durations(classes.detect, component, rng),
+        repair_s=_draw_durations(classes.repair, component, rng),
+        outage_s=_draw_durations(classes.outage, component, rng),
+        lasts_s=_draw_durations(classes.lasts, component, rng),
+        speed=classes.speed[component],
     )
-    return _by_node(timeline, machines)
+    return _by_node(timeline, classes.machines)
 
 
 def _draw_times(
-    model: FailureModel, machines: Machines, window_s: tuple[float, float], rng: np.random.Generator
+    classes: FaultClasses, rate_factor: float, window_s: tuple[float, float], rng: np.random.Generator
 ) -> tuple[Floats, Ints]:
     """Times and classes of all events: Poisson counts per class and swing period, bursts added, sorted."""
+    model = classes.model
     edges_s, swing = _swings(model, window_s, rng)
-    hazard = np.array([cumulative_hazard(fault, edges_s) for fault in model.classes])
-    hazard = hazard.reshape(len(model.classes), len(edges_s))
+    rate_per_gpu_s = classes.rate_per_gpu_s * rate_factor
+    hazard = _hazard(classes, rate_per_gpu_s, edges_s)
     increase = np.diff(hazard, axis=1)
-    gpus = _exposed_gpus(model, machines)
-    counts = rng.poisson(gpus[:, None] * increase * swing / (1 + model.burst_mean))
+    counts = rng.poisson(classes.gpus[:, None] * increase * swing / (1 + model.burst_mean))
+    every = np.arange(counts.size).repeat(counts.ravel())
     component: Ints
-    component, period = (index.repeat(counts.ravel()) for index in np.indices(counts.shape).reshape(2, -1))
+    component, period = np.divmod(every, len(swing))
     # An event falls evenly on the hazard of its period; the hazard's inverse gives its time.
     level = hazard[component, period] + rng.random(len(component)) * increase[component, period]
-    time_s = _age_at_hazard_s(model, component, level) - model.age_s
+    time_s = _age_at_hazard_s(classes, rate_per_gpu_s, component, level) - model.age_s
     if model.burst_mean > 0:
         time_s, component = _with_bursts(model, time_s, component, rng)
     inside = time_s < window_s[1]
@@ -109,18 +116,18 @@ def _swings(model: FailureModel, window_s: tuple[float, float], rng: np.random.G
     return model.age_s + edges_s, swing
 
 
-def _exposed_gpus(model: FailureModel, machines: Machines) -> Floats:
-    """GPUs on which each class may strike, (classes,): what stops the job alone does not strike spares."""
-    strikes_job = [machines.breadth(fault.scope) == 0 for fault in model.classes]
-    nodes = [machines.job_nodes if alone else machines.nodes for alone in strikes_job]
-    return np.array([machines.gpus_per_node * count for count in nodes], float)
+def _hazard(classes: FaultClasses, rate_per_gpu_s: Floats, age_s: Floats) -> Floats:
+    """Expected events of each class per GPU up to each age, (classes, ages)."""
+    law = (rate_per_gpu_s, classes.shape, classes.reference_age_s)
+    rate, shape, reference_s = (each[:, None] for each in law)
+    return np.asarray(hazard_at(rate, shape, reference_s, age_s))
 
 
-def _age_at_hazard_s(model: FailureModel, component: Ints, level: Floats) -> Floats:
-    """The inverse of `cumulative_hazard` for one class per event: ref (level k / (rate ref))^(1 / k)."""
-    shape = np.array([fault.shape for fault in model.classes])[component]
-    reference_s = np.array([fault.reference_age_s for fault in model.classes])[component]
-    rate = np.array([fault.rate_per_gpu_s for fault in model.classes])[component]
+def _age_at_hazard_s(classes: FaultClasses, rate_per_gpu_s: Floats, component: Ints, level: Floats) -> Floats:
+    """The inverse of `hazard_at` for one class per event: ref (level k / (rate ref))^(1 / k)."""
+    shape = classes.shape[component]
+    reference_s = classes.reference_age_s[component]
+    rate = rate_per_gpu_s[component]
     age_s: Floats = reference_s * (level * shape / (rate * reference_s)) ** (1 / shape)
     return age_s
 
@@ -133,8 +140,9 @@ def _with_bursts(model: FailureModel, time_s: Floats, component: Ints, rng: np.r
     return times_s, np.concatenate([component, component.repeat(followers)])
 
 
-def _draw_nodes(model: FailureModel, machines: Machines, count: int, lemons: Ints, rng: np.random.Generator) -> Ints:
+def _draw_nodes(classes: FaultClasses, count: int, lemons: Ints, rng: np.random.Generator) -> Ints:
     """The node each event starts from: uniform, but lemons `lemon_multiplier` times as likely as the others."""
+    model, machines = classes.model, classes.machines
     node = rng.integers(0, machines.nodes, count)
     if len(lemons) in (0, machines.nodes):
         return node
@@ -147,12 +155,12 @@ def _draw_nodes(model: FailureModel, machines: Machines, count: int, lemons: Int
     return np.where(again, lemons[rng.integers(0, len(lemons), count)], node)
 
 
-def _draw_durations(given: list[Duration | None], component: Ints, rng: np.random.Generator) -> Floats:
+def _draw_durations(durations: Durations, component: Ints, rng: np.random.Generator) -> Floats:
     """One draw per event from its class's duration, 0 without one; each distinct duration is sampled once."""
     drawn = np.zeros(len(component))
-    for duration in dict.fromkeys(each for each in given if each is not None):
-        chosen = np.isin(component, [i for i, each in enumerate(given) if each == duration])
-        drawn[chosen] = duration.sample_s(int(chosen.sum()), rng)
+    for duration, has_it in durations:
+        chosen = np.flatnonzero(has_it[component])
+        drawn[chosen] = duration.sample_s(len(chosen), rng)
     return drawn
 
 

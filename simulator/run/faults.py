@@ -230,9 +230,15 @@ class Machines:
 
 
 def cumulative_hazard(fault: FaultClass, age_s: float | Floats) -> float | Floats:
-    """Expected events per GPU up to an age: rate ref / k (age / ref)^k."""
-    reference_s = fault.reference_age_s
-    return fault.rate_per_gpu_s * reference_s / fault.shape * (age_s / reference_s) ** fault.shape
+    """Expected events of one class per GPU up to an age."""
+    return hazard_at(fault.rate_per_gpu_s, fault.shape, fault.reference_age_s, age_s)
+
+
+def hazard_at(
+    rate_per_gpu_s: float | Floats, shape: float | Floats, reference_s: float | Floats, age_s: float | Floats
+) -> float | Floats:
+    """Expected events per GPU up to an age: rate ref / k (age / ref)^k; shapes broadcast."""
+    return rate_per_gpu_s * reference_s / shape * (age_s / reference_s) ** shape
 
 
 def mean_rate_per_s(fault: FaultClass, gpus: int, start_s: float, end_s: float, age_s: float) -> float:

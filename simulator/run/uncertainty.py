@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist
 
 import numpy as np
@@ -52,7 +53,7 @@ def step_factors(uncertainty: Uncertainty, seed: int, runs: Ints) -> Floats:
     """By how much the step of each run, given by number, is longer than predicted; shape (runs,)."""
     if uncertainty.step_p10 == uncertainty.step_p90 == 1.0:
         return np.ones(len(runs))
-    normal = _normal(seed, runs)[0]
+    normal = _step_normal(seed, runs)
     below, above = math.log(uncertainty.step_p10) / -P90, math.log(uncertainty.step_p90) / P90
     factors: Floats = np.exp(normal * np.where(normal < 0, below, above))
     return factors
@@ -62,18 +63,31 @@ def rate_factors(uncertainty: Uncertainty, seed: int, runs: Ints) -> Floats:
     """By how much each run, given by number, fails more often than predicted; shape (runs,)."""
     if uncertainty.rate_sigma == 0:
         return np.ones(len(runs))
-    factors: Floats = np.exp(uncertainty.rate_sigma * _normal(seed, runs)[1])
+    factors: Floats = np.exp(uncertainty.rate_sigma * _rate_normal(seed, runs))
     return factors
 
 
-def _normal(seed: int, runs: Ints) -> tuple[Floats, Floats]:
-    """Two standard normal values for each run, from the sequence that the seed starts."""
-    start = np.random.default_rng([seed, STREAM]).random(2)
-    stride = np.array([1 / PLASTIC, 1 / PLASTIC**2])
+def _step_normal(seed: int, runs: Ints) -> Floats:
+    """A standard normal value for the step of each run; those of a pair are mirrored."""
     pairs, is_mirrored = np.divmod(np.asarray(runs), 2)
-    points = (start + np.stack([pairs + 1, np.asarray(runs) + 1], axis=1) * stride) % 1.0
-    points[:, 0] = np.where(is_mirrored, 1 - points[:, 0], points[:, 0])
-    inverse = NormalDist().inv_cdf
-    inside = np.clip(points, 1e-12, 1 - 1e-12)
-    step, rate = (np.array([inverse(float(point)) for point in column]) for column in inside.T)
+    point = (_start(seed)[0] + (pairs + 1) * (1 / PLASTIC)) % 1.0
+    return _quantiles(np.where(is_mirrored, 1 - point, point))
+
+
+def _rate_normal(seed: int, runs: Ints) -> Floats:
+    """A standard normal value for the rate of each run."""
+    return _quantiles((_start(seed)[1] + (np.asarray(runs, float) + 1) * (1 / PLASTIC**2)) % 1.0)
+
+
+@cache
+def _start(seed: int) -> tuple[float, float]:
+    """Where the sequence of a seed begins."""
+    step, rate = np.random.default_rng([seed, STREAM]).random(2).tolist()
     return step, rate
+
+
+def _quantiles(probability: Floats) -> Floats:
+    """Values of the standard normal law at these probabilities."""
+    inverse = NormalDist().inv_cdf
+    inside = np.clip(probability, 1e-12, 1 - 1e-12)
+    return np.array([inverse(each) for each in inside.tolist()])
