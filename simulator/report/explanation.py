@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -16,11 +16,11 @@ from simulator.plain import plain
 from simulator.report.printing import signed
 
 # What people call a figure, its unit, and how many of these the SI unit has.
-SHOWN: Mapping[str, tuple[str, str, float]] = {
-    "step_time_s": ("step time", "s", 1.0),
-    "tokens_per_s": ("tokens/s", "tokens/s", 1.0),
-    "tokens_per_s_per_gpu": ("tokens/s/GPU", "tokens/s/GPU", 1.0),
-    "mfu_fraction": ("MFU", "%", 100.0),
+SHOWN: Mapping[str, tuple[str, float]] = {
+    "step_time_s": ("step time (s)", 1.0),
+    "tokens_per_s": ("tokens/s", 1.0),
+    "tokens_per_s_per_gpu": ("tokens/s/GPU", 1.0),
+    "mfu_fraction": ("MFU (%)", 100.0),
 }
 
 
@@ -97,8 +97,9 @@ def print_explanation(document: Mapping[str, Any]) -> None:
     console.print(Text(f"{log['explained']} of {log['file']}, against {document['scenario']}", style="bold"))
     low, high = steady["quartiles_s"]
     console.print(
-        f"{steady['steps']} steady steps, half of them from {format_seconds(low)} to {format_seconds(high)}; "
-        f"{steady['warm_up_lines']} lines of warm-up, {steady['spikes']} spikes"
+        f"{_counted(steady['steps'], 'steady step')}, half of them from {format_seconds(low)} to "
+        f"{format_seconds(high)}; {_counted(steady['warm_up_lines'], 'line')} of warm-up, "
+        f"{_counted(steady['spikes'], 'spike')}"
     )
     if steady["drift"]:
         drift = steady["drift"]
@@ -116,6 +117,10 @@ def print_explanation(document: Mapping[str, Any]) -> None:
         for number, text in enumerate(document["next"], 1):
             console.print(Text(f"  {number}. {text}"))
     _print_fitted(console, document)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _print_other_plan(console: Console, document: Mapping[str, Any]) -> None:
@@ -153,13 +158,13 @@ def _print_figures(console: Console, document: Mapping[str, Any]) -> None:
     predicted = "predicted as run" if apart and other["step_time_s"] is not None else "predicted"
     table = _table("", "measured", predicted, "80 % interval", "difference")
     for row in document["figures"]:
-        name, unit, scale = SHOWN[row["quantity"]]
+        name, scale = SHOWN[row["quantity"]]
         interval = row["interval"]
-        within = f"{interval[0] * scale:.4g} to {interval[1] * scale:.4g}" if interval else ""
+        within = " to ".join(_number(end * scale, 4) for end in interval) if interval else ""
         table.add_row(
-            f"{name} ({unit})" if unit not in name else name,
-            f"{row['measured'] * scale:.5g}",
-            f"{row['predicted'] * scale:.5g}",
+            name,
+            _number(row["measured"] * scale, 5),
+            _number(row["predicted"] * scale, 5),
             within,
             f"{100 * row['difference_fraction']:+.1f} %",
         )
@@ -169,6 +174,11 @@ def _print_figures(console: Console, document: Mapping[str, Any]) -> None:
         console.print(
             "tokens/s/GPU and MFU are left out: the log is of another model or GPU count, which cannot be predicted"
         )
+
+
+def _number(value: float, digits: int) -> str:
+    """A figure with so many digits, large ones whole and with commas."""
+    return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 
 def _print_memory(console: Console, document: Mapping[str, Any]) -> None:
@@ -238,12 +248,23 @@ def _print_causes(console: Console, document: Mapping[str, Any]) -> None:
         console.print(f"all of them at their limits together: {100 * document['together_fraction']:.0f} %")
     if document["stacks"]:
         table = _table("if the software were other", "adds", "explains")
-        for row in document["stacks"][:6]:
-            table.add_row(
-                row["name"], signed(row["effect_s"], format_seconds), f"{100 * row['explains_fraction']:.0f} %"
-            )
+        for name, row in _unlike(document["stacks"])[:6]:
+            table.add_row(name, signed(row["effect_s"], format_seconds), f"{100 * row['explains_fraction']:.0f} %")
         console.print()
         console.print(table)
+
+
+def _unlike(stacks: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Changes of the software, those that add the same to the step as one, with the names of all."""
+    alike: dict[float, list[Mapping[str, Any]]] = {}
+    for row in stacks:
+        alike.setdefault(round(row["effect_s"], 9), []).append(row)
+    found = []
+    for rows in alike.values():
+        first, *others = (row["name"] for row in rows)
+        also = ", ".join(name.removeprefix("the release is ") for name in others)
+        found.append((f"{first} (or {also})" if also else first, rows[0]))
+    return found
 
 
 def _print_fitted(console: Console, document: Mapping[str, Any]) -> None:

@@ -522,3 +522,23 @@ def test_the_verb_explains_fits_a_site_and_says_what_to_look_at(tmp_path: Path) 
     assert evaluated["step_time_s"] == pytest.approx(fitted["step_time_s"])
     assert evaluated["step_time_interval_s"] == pytest.approx(fitted["interval_s"])
     assert math.fsum(evaluated["breakdown_s"].values()) == pytest.approx(evaluated["step_time_s"])
+
+
+def test_figures_have_their_units_and_releases_that_add_the_same_stand_in_one_row(tmp_path: Path) -> None:
+    """Llama 3.1 8B in FP8 a little faster than predicted: several releases of Megatron-Bridge explain as much."""
+    scenario = ROOT / "scenarios" / "qwen3-235b-256xh100.yaml"
+    given = ["model=llama-3.1-8b", "cluster.gpus=16", "run.seq_length=4096",
+             "plan={precision: fp8, tp: 2, micro_batch_size: 2, global_batch_size: 256, stack: megatron-core-0.19}",
+    ]  # fmt: skip
+    log = tmp_path / "run.log"
+    log.write_text(run_of(range(1, 41), 4800.0, batch=256)[0])
+    sets = [part for each in given for part in ("--set", each)]
+    done = traincast("explain", str(scenario), "--log", str(log), *sets)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert next(line for line in lines if line.startswith("step time")).split()[:4] == ["step", "time", "(s)", "4.8"]
+    assert next(line for line in lines if line.startswith("tokens/s ")).split()[1] == "218,453"
+    releases = [line for line in lines if line.startswith("the release is")]
+    assert any("(or megatron-bridge-" in line for line in releases)
+    effects = [tuple(line.split()[-5:]) for line in releases]
+    assert len(effects) == len(set(effects))
