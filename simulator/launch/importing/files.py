@@ -29,6 +29,8 @@ def file_text(path: Path) -> str:
     try:
         with open(path, "rb") as file:
             raw = file.read(MOST_BYTES + 1)
+    except IsADirectoryError:
+        raise InputError([Problem(str(path), None, "", "is a folder; name the files in it")]) from None
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise InputError([Problem(str(path), None, "", f"cannot be read: {reason}")]) from None

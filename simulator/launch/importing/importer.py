@@ -28,6 +28,7 @@ from simulator.launch.importing.derived import (
 from simulator.launch.importing.dialects import DATA, dialects, in_table_words
 from simulator.launch.importing.files import file_text, is_cluster_file, names_in, read_launch_file, unknown_file
 from simulator.launch.importing.models import model_of
+from simulator.launch.importing.own_files import without_records
 from simulator.launch.importing.statements import GIVEN, Found, Keys, Origin, Reading, Statement, typed
 from simulator.launch.importing.titan import FLOAT8_RECIPE, command_line_last
 from simulator.launch.importing.valid import check_values
@@ -58,6 +59,7 @@ def import_launch(paths: Sequence[Path], given: Sequence[str] = (), folder: Path
     Raises InputError for files that cannot be read, say nothing, or use the words of several frameworks.
     """
     texts = {path: file_text(path) for path in paths}
+    paths, records = without_records(texts)
     launches = [path for path in paths if not is_cluster_file(path, texts[path]) and not _is_config(texts[path], path)]
     configs = [path for path in paths if _is_config(texts[path], path)]
     readings, overridden = _ordered([_read(path, texts) for path in launches])
@@ -80,7 +82,7 @@ def import_launch(paths: Sequence[Path], given: Sequence[str] = (), folder: Path
     keys.notes += against.values()
     imported = Imported(keys, model, node, server, switches, stack, told, _source(paths), against)
     lines = list(entries(imported))
-    notes = [*(note for reading in readings for note in reading.notes), *overridden, *keys.notes]
+    notes = [*records, *(note for reading in readings for note in reading.notes), *overridden, *keys.notes]
     head = [
         f"Imported by traincast from {', '.join(path.name for path in paths)}.",
         "Each line says whence it came (file:line); lines marked TO FILL IN say what the launch does not tell.",
