@@ -255,7 +255,8 @@ def _storage(scenario: Scenario) -> Iterable[Premise]:
 def _spares(scenario: Scenario, policies: RunPolicies, result: RunResult) -> Premise:
     where = "among cluster.gpus" if policies.recovery.spares_within_cluster else "on top of cluster.gpus"
     nodes = f"{result.spares:,} spare node{'' if result.spares == 1 else 's'}"
-    text = f"{nodes} {where}; {result.paid_gpus:,} GPUs are paid for in all"
+    paid = "one GPU is" if result.paid_gpus == 1 else f"{result.paid_gpus:,} GPUs are"
+    text = f"{nodes} {where}; {paid} paid for in all"
     if policies.auto_spares:
         return Premise("spares", text, f"assumed: {AUTO_SPARES}", True)
     given = _given(scenario, "run", "spares")

@@ -118,7 +118,8 @@ def job_facts(done: Simulated, policies: RunPolicies) -> JobFacts:
     return JobFacts(
         segments=tuple(part.segment for part in parts),
         job_nodes=cluster.nodes * clusters,
-        gpus_per_node=node.gpus,
+        # A job on part of a server holds, pays for and powers that part.
+        gpus_per_node=min(node.gpus, cluster.gpus),
         replicas=replicas,
         replica_speed=ReplicaSpeeds(scenario, step_s, replicas),
         slow_speed=slow_speeds(scenario, policies, step_s),

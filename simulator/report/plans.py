@@ -29,6 +29,9 @@ WIDTH = 100
 VALUES: dict[str, Callable[[float], str]] = {"cost": format_usd, "energy": format_energy, "finish": format_seconds}
 # Seconds below which a difference of two plans' causes is not worth a word, as a share of the step.
 WORTH_TELLING = 0.002
+BESIDE_COMPUTE = "most lost to"
+# Of a step: smaller shares are written as none.
+LEAST_SHARE = 5e-4
 
 
 def print_phases(scenario: Scenario) -> None:
@@ -126,8 +129,8 @@ def fitting_words(headroom_fraction: float) -> str:
 
 def plans_table(found: PlanSearch) -> Table:
     table = Table(box=None, padding=(0, 1), pad_edge=False)
-    for name in ("#", "step", "80 % interval", "MFU", "free", "finish P50 / P90", "USD", "bound by"):
-        table.add_column(name, justify="left" if name == "bound by" else "right", no_wrap=True)
+    for name in ("#", "step", "80 % interval", "MFU", "free", "finish P50 / P90", "USD", BESIDE_COMPUTE):
+        table.add_column(name, justify="left" if name == BESIDE_COMPUTE else "right", no_wrap=True)
     for each in found.plans:
         low, high = each.step_time_interval_s
         table.add_row(
@@ -171,8 +174,9 @@ def cost_words(each: RankedPlan) -> str:
 
 
 def bound_words(each: RankedPlan) -> str:
+    """What takes most of the step beside computing, with its share; nothing where all else takes none."""
     share = each.breakdown_s[each.bound_by] / each.step_time_s
-    return f"{each.bound_by} {format_fraction(share)}"
+    return f"{each.bound_by} {format_fraction(share)}" if share >= LEAST_SHARE else "-"
 
 
 def ties(found: PlanSearch) -> list[RenderableType]:

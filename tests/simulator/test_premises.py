@@ -175,6 +175,18 @@ def test_figures_that_nothing_real_has_are_refused(change: str, right: str) -> N
         load_scenario(SCENARIOS / "tiny.yaml", [change])
 
 
+@pytest.mark.parametrize(("gpus", "paid"), [(1, "one GPU is paid for"), (2, "2 GPUs are paid for")])
+def test_a_job_on_part_of_a_server_pays_for_and_powers_that_part(gpus: int, paid: str) -> None:
+    """Rent of 3.5 USD per GPU and hour; at most TDP and the server's share of each GPU, times the PUE."""
+    changes = (f"cluster.gpus={gpus}", "plan.pp=1", "plan.ep=1", "plan.micro_batch_size=1", "run.spares=0")
+    premises, run, _ = said(*changes, "run.failures=none", "run.prices={gpu_hour: 3.5 USD/h}")
+    hours = run["finish_s"]["p50"] / 3600
+    assert paid in premises["spares"].text
+    assert run["cost_usd"] == pytest.approx(gpus * hours * 3.5, rel=0.1)
+    most_w = gpus * (700 + 575 + 78) * 1.3
+    assert 0.5 * most_w < run["energy_j"] / (3600 * hours) < 1.05 * most_w
+
+
 def test_what_an_own_accelerator_leaves_to_its_base_is_named_with_its_figures(tmp_path: Path) -> None:
     """Formats of an own peak count one by one, and a part in a file of its own like one written in the scenario."""
     (tmp_path / "ours.yaml").write_text("name: ours\nbase: h100-sxm-80gb\ntdp: 500 W\npeak: {bf16: 500 TFLOP/s}\n")
