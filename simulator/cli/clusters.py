@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,18 +69,19 @@ def over_sizes(
     for kind, name, known in (("--algorithm", algorithm, tuple(ALGORITHMS)), ("--protocol", protocol, PROTOCOLS)):
         if name is not None:
             check_known(kind, name, known)
+    check_offered(operation, algorithm, protocol)
     machine = named_cluster(cluster, fabric)
     smallest, largest = size_option("--min", low), size_option("--max", high)
     if smallest > largest:
         raise InputError([Problem("--min", None, "", f"{low} is above --max {high}; give the smaller of both")])
     if not factor > 1:
         raise InputError([Problem("--factor", None, "", f"{factor:g} leads to no larger size; give more than 1, as 2")])
-    try:
+    with blamed_on("--factor"):
         sizes = sizes_between(smallest, largest, factor)
+    with blamed_on("--gpus" if stride == 1 else "--gpus, --stride"):
         group = strided_group(machine, gpus, stride)
+    with blamed_on("--algorithm" if algorithm else "OPERATION"):
         rows = size_table(operation, machine, gpus, sizes, algorithm, protocol, group)
-    except ValueError as error:
-        raise InputError([Problem("command line", None, "", str(error))]) from None
     document = collective_document(operation, machine, gpus, rows)
     print_json(document) if as_json else print_collective(document)
 
@@ -110,21 +113,44 @@ def gradients(
     from hardware.collectives import strided_group
     from hardware.collectives.compression import COMPRESSIONS
     from hardware.collectives.gradients import SCHEMES, Reduction, reduce_gradients, tensor_sizes
-    from hardware.problems import InputError, Problem
-    from hardware.units import QuantityError, parse
+    from hardware.units import parse
     from simulator.report.network import gradients_document, print_gradients
 
     check_known("--scheme", scheme, SCHEMES)
     check_known("--compression", compression, tuple(COMPRESSIONS))
     machine = named_cluster(cluster, fabric)
-    try:
+    with blamed_on("--backward"):
         backward_s = parse(backward, "s")
+    with blamed_on("--bucket"):
         how = Reduction(scheme, parse(bucket, "bytes") if bucket else None, compression, keep, servers)
-        rows = reduce_gradients(tensor_sizes(layers), backward_s, strided_group(machine, gpus, stride), machine, how)
-    except (QuantityError, ValueError) as error:
-        raise InputError([Problem("command line", None, "", str(error))]) from None
+    with blamed_on("--layers"):
+        sizes = tensor_sizes(layers)
+    with blamed_on("--gpus" if stride == 1 else "--gpus, --stride"):
+        group = strided_group(machine, gpus, stride)
+    with blamed_on("--scheme, --compression, --keep, --servers"):
+        rows = reduce_gradients(sizes, backward_s, group, machine, how)
     document = gradients_document(machine, gpus, how, backward_s, rows)
     print_json(document) if as_json else print_gradients(document)
+
+
+def check_offered(operation: str, algorithm: str | None, protocol: str | None) -> None:
+    """Raises InputError that names the option, where the operation has no such algorithm, or that no such protocol."""
+    from hardware.collectives.algorithms import candidates
+
+    for option, fixed in (("--algorithm", (algorithm, None)), ("--protocol", (algorithm, protocol))):
+        with blamed_on(option):
+            candidates(operation, *fixed)
+
+
+@contextmanager
+def blamed_on(options: str) -> Iterator[None]:
+    """A value that cannot be, as an InputError that names the options behind it."""
+    from hardware.problems import InputError, Problem
+
+    try:
+        yield
+    except ValueError as error:
+        raise InputError([Problem(options, None, "", str(error))]) from None
 
 
 def size_option(option: str, text: str) -> float:
