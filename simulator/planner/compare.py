@@ -169,6 +169,7 @@ def figures(prediction: Prediction) -> Figures:
         finish_s=run.finish_s.to_dict() if run else None,
         goodput_fraction=run.goodput_fraction if run else None,
         cost_usd=ended.cost_usd if ended else None,
+        cost_error_usd=ended.cost_error_usd if ended else None,
         energy_j=ended.energy_j if ended else None,
     )
 

@@ -16,7 +16,8 @@ class Figures:
 
     `memory_bytes` are the owners on the fullest rank, what lies outside the allocator included: they add up to
     `device_memory_bytes`. `finish_s`, `cost_usd` and `energy_j` are of the whole run with failures (None: not
-    simulated, or not known; cost and energy also where the run does not finish); `cost_usd` is as the run is paid for.
+    simulated, or not known; cost and energy also where the run does not finish); `cost_usd` is as the run is paid for,
+    `cost_error_usd` its standard error.
     """
 
     step_time_s: float
@@ -32,6 +33,7 @@ class Figures:
     finish_s: Mapping[str, float | None] | None
     goodput_fraction: float | None
     cost_usd: float | None
+    cost_error_usd: float | None
     energy_j: float | None
 
 

@@ -11,12 +11,11 @@ from simulator.predict.power import gpu_power_w
 from simulator.predict.prediction import model_flops_per_s_per_gpu
 from simulator.predict.run_spec import run_spec_before_spares
 from simulator.predict.simulate import Simulated
-from simulator.run.arrays import Floats
 from simulator.run.auto_spares import with_hot_spares
 from simulator.run.money import cost_usd, energy_j
 from simulator.run.quantiles import quantiles
 from simulator.run.specs import Power, RunSpec
-from simulator.run.uncertainty import step_factors, step_uncertainty
+from simulator.run.uncertainty import Uncertainty, mean_step_factor, step_factors, step_uncertainty
 from simulator.scenario.spec import Scenario
 
 WORST_EVIDENCE, BEST_EVIDENCE = 1.0, 0.0  # share of a step that rests on assumptions
@@ -36,10 +35,12 @@ def least_value(objective: str, done: Simulated, step_time_s: float) -> float | 
     if policies.auto_spares:
         spec = with_hot_spares(spec, spec.recovery.cold_spares)
     steps = sum(segment.steps for segment in spec.segments)
-    finish_s = steps * step_time_s * least_factors(done.scenario, spec)
+    ideal_s, widest = steps * step_time_s, widest_uncertainty(done.scenario, spec)
+    factors = step_factors(widest, spec.simulation.seed, np.arange(spec.simulation.runs))
     if objective == "finish":
-        return quantiles(finish_s).p50
-    mean_s = float(finish_s.mean())
+        return quantiles(ideal_s * factors).p50
+    # Means of few runs are theirs, of many by weights that give the step's factor its known mean.
+    mean_s = ideal_s * min(float(factors.mean()), mean_step_factor(widest))
     power = None if spec.power is None else least_power(done, spec.power, step_time_s)
     energy = None if power is None else energy_j({"work": mean_s}, spec.job_gpus, spec.gpus, power)
     if objective == "energy":
@@ -47,16 +48,15 @@ def least_value(objective: str, done: Simulated, step_time_s: float) -> float | 
     return None if spec.prices is None else cost_usd(mean_s, energy, spec.gpus, spec.prices, power)
 
 
-def least_factors(scenario: Scenario, spec: RunSpec) -> Floats:
-    """By how much the step of each run is at least longer than predicted, whatever the plan.
+def widest_uncertainty(scenario: Scenario, spec: RunSpec) -> Uncertainty:
+    """By which the step of each run is longer than predicted at least, whatever the plan.
 
     Of two plans of a scenario the one that rests more on assumptions has the wider interval: the lowest end is that of
     a plan of assumptions alone, the least high end that of one without.
     """
     low_s = step_time_interval_s(scenario, 1.0, WORST_EVIDENCE)[0]
     high_s = step_time_interval_s(scenario, 1.0, BEST_EVIDENCE)[1]
-    widest = step_uncertainty(1.0, (low_s, high_s), spec.uncertainty.rate_sigma)
-    return step_factors(widest, spec.simulation.seed, np.arange(spec.simulation.runs))
+    return step_uncertainty(1.0, (low_s, high_s), spec.uncertainty.rate_sigma)
 
 
 def least_power(done: Simulated, power: Power, step_time_s: float) -> Power:

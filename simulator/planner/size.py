@@ -169,6 +169,7 @@ def summary(job: Job, question: Question) -> Purchase:
         rent_usd=result.rent_usd,
         owned_usd=result.owned_usd,
         cost_usd=result.cost_usd,
+        cost_error_usd=result.cost_error_usd,
         power_w=job.power_w,
         energy_j=result.energy_j,
     )

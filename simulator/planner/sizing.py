@@ -26,7 +26,8 @@ class Purchase:
     """GPUs of one kind and what they do. `gpus` = `job_gpus` + spare nodes; `paid_gpus` adds the unused slots of
     the domains that they span. Times are quantiles over runs, with failures
     and the model's own error. `at_confidence_s`: within which the asked share of runs ends; `chance_fraction`: the
-    share that ends within the asked time. Costs are of the mean run, None where no price is known."""
+    share that ends within the asked time. Costs are of the mean run, None where no price is known;
+    `cost_error_usd` is the standard error of `cost_usd`."""
 
     gpus: int
     job_gpus: int
@@ -42,6 +43,7 @@ class Purchase:
     rent_usd: float | None
     owned_usd: float | None
     cost_usd: float | None
+    cost_error_usd: float | None
     power_w: float
     energy_j: float | None
 

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from hardware.units import format_bytes, format_energy, format_fraction, format_seconds, format_usd
 from simulator.report.beyond import step_seconds
-from simulator.report.printing import pairs, print_report, printable_values, signed
+from simulator.report.printing import pairs, print_report, printable_values, signed, with_error
 
 COLUMNS = 5  # side by side in 100 letters; more follow below
 ROUNDING = 1e-6  # of a figure: a difference below is none
@@ -71,7 +71,7 @@ def _rows(columns: Sequence[Mapping[str, Any]]) -> Iterable[tuple[str | Text, li
     yield Text("training", style="bold"), _cells(columns, ("training_time_s",), format_seconds)
     for percent in ("p10", "p50", "p90"):
         yield f"  {percent.upper()} in all", _cells(columns, ("finish_s", percent), format_seconds)
-    yield "cost, mean run", _cells(columns, ("cost_usd",), format_usd)
+    yield "cost, mean run", _cells(columns, ("cost_usd",), format_usd, "cost_error_usd")
     yield "energy, mean run", _cells(columns, ("energy_j",), format_energy)
 
 
@@ -132,17 +132,22 @@ def _against(column: Mapping[str, Any]) -> str:
     return _between(interval, lambda change: _signed(change, step_seconds))
 
 
-def _cells(columns: Sequence[Mapping[str, Any]], path: Sequence[str], written: Written) -> list[str | Text]:
-    """The figure of each column, and below it its difference from the first."""
+def _cells(
+    columns: Sequence[Mapping[str, Any]], path: Sequence[str], written: Written, error: str = ""
+) -> list[str | Text]:
+    """The figure of each column, with its standard error where that has a name, and below it its difference from the
+    first."""
     cells: list[str | Text] = []
     for column in columns:
         value, change = _at(column["figures"], path), _at(column["difference"], path)
         if value is None:
             cells.append("-" if column["figures"] else "")
-        elif change is None or abs(change) <= ROUNDING * abs(value):
-            cells.append(written(value))
+            continue
+        figure = with_error(value, _at(column["figures"], (error,)), written)
+        if change is None or abs(change) <= ROUNDING * abs(value):
+            cells.append(figure)
         else:
-            cells.append(Text.assemble(written(value), "\n", (_signed(change, written), "dim")))
+            cells.append(Text.assemble(figure, "\n", (_signed(change, written), "dim")))
     return cells
 
 

@@ -17,7 +17,7 @@ from simulator.report.bars import Bar, bars_svg
 from simulator.report.beyond import step_seconds
 from simulator.report.markup import as_html
 from simulator.report.memory_table import held_bytes
-from simulator.report.printing import printable_values
+from simulator.report.printing import printable_values, with_error
 from simulator.report.terminal import sections
 
 # Parts of the terminal's report in the order of the page, under the headings that they share.
@@ -106,7 +106,8 @@ def _cards(document: Mapping[str, Any]) -> Iterable[Card]:
     note = f"P10 {format_seconds(finish['p10'])}, P90 {format_seconds(finish['p90'])}"
     yield Card("Whole run", format_seconds(finish["p50"]), note)
     if run["cost_usd"] is not None:
-        yield Card("Cost in the mean", format_usd(run["cost_usd"]), f"{run['paid_gpus']:,} GPUs paid for")
+        cost = with_error(run["cost_usd"], run.get("cost_error_usd"), format_usd)
+        yield Card("Cost in the mean", cost, f"{run['paid_gpus']:,} GPUs paid for")
 
 
 def _run_chart(document: Mapping[str, Any]) -> Iterable[str]:

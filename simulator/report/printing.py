@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ from rich.text import Text
 from hardware.problems import printable
 
 WIDTH = 100
+LEAST_ERROR = 5e-4  # of a mean: smaller ones do not reach the four digits that are printed
 
 
 def print_report(report: RenderableType) -> None:
@@ -35,6 +37,16 @@ def report_text(report: RenderableType) -> str:
 def signed(value: float, written: Callable[[float], str]) -> str:
     """A change with its sign, in the form that `written` gives sizes."""
     return ("-" if value < 0 else "+") + written(abs(value))
+
+
+def with_error(mean: float, error: float | None, written: Callable[[float], str]) -> str:
+    """A mean over simulated runs, in the digits that its standard error leaves, and that error where it is seen in
+    them."""
+    share = error / mean if error and mean > 0 else 0.0
+    if share < LEAST_ERROR:
+        return written(mean)
+    digits = 1 + max(1, math.ceil(-math.log10(share)))
+    return f"{written(float(f'{mean:.{digits}g}'))} +- {100 * share:.2g} %"
 
 
 def printable_values(value: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from hardware.units import format_energy, format_fraction, format_power, format_seconds, format_usd, format_volume
+from simulator.report.printing import LEAST_ERROR, with_error
 
 Row = tuple[str, str]
 ROUNDING = 1e-9  # of the run: what is lost below is no loss
@@ -71,7 +72,15 @@ def _lost(run: Mapping[str, Any]) -> Iterator[Row]:
         price = f" = {format_usd(costs[cause])}" if costs else ""
         parts.append(f"{cause.replace('_', ' ')} {format_seconds(spent)}{price}")
     if parts:
-        yield "Lost", "in the mean: " + ", ".join(parts)
+        yield "Lost", f"in the mean{_off_by(run)}: " + ", ".join(parts)
+
+
+def _off_by(run: Mapping[str, Any]) -> str:
+    """The standard error of all losses together, where it is seen in them."""
+    error_s, lost_s = run.get("mean_error_s"), sum(run["lost_s"].values())
+    if not error_s or error_s < LEAST_ERROR * lost_s:
+        return ""
+    return f", {with_error(lost_s, error_s, format_seconds)} in all"
 
 
 def _cost(run: Mapping[str, Any], tokens: float) -> Iterator[Row]:
@@ -79,7 +88,7 @@ def _cost(run: Mapping[str, Any], tokens: float) -> Iterator[Row]:
     if quantiles is None:
         yield "Cost", "not known: no price is known of these GPUs; give run.prices"
         return
-    mean = "" if run["cost_usd"] is None else f"; {format_usd(run['cost_usd'])} in the mean"
+    mean = "" if run["cost_usd"] is None else f"; {usd_words(run, 'cost_usd')} in the mean"
     per_trillion = (
         "" if quantiles["p50"] is None else f"; {format_usd(quantiles['p50'] / tokens * 1e12)} per 10^12 tokens"
     )
@@ -89,7 +98,14 @@ def _cost(run: Mapping[str, Any], tokens: float) -> Iterator[Row]:
         return
     months = run["break_even_months"]
     even = "owning never pays" if months is None else f"owning pays after {months:.1f} months of use{_in_life(run)}"
-    yield "Cost", f"in the mean {format_usd(owned)} owned, {format_usd(rent)} rented: {even}"
+    yield "Cost", f"in the mean {usd_words(run, 'owned_usd')} owned, {usd_words(run, 'rent_usd')} rented: {even}"
+
+
+def usd_words(run: Mapping[str, Any], key: str) -> str:
+    """A cost of the mean run, by its key, which is as far off as `cost_usd`."""
+    paid, error = run["cost_usd"], run.get("cost_error_usd")
+    scaled = error * run[key] / paid if error and paid else None
+    return with_error(run[key], scaled, format_usd)
 
 
 def _in_life(run: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from hardware.units import (
 )
 from simulator.report.beyond import step_seconds
 from simulator.report.printing import pairs, print_report
+from simulator.report.run_rows import usd_words
 
 
 def print_sizing(document: Mapping[str, Any]) -> None:
@@ -95,7 +96,7 @@ def _rows(option: Mapping[str, Any], question: Mapping[str, Any]) -> Iterable[tu
     if bought["chance_fraction"] is not None:
         yield "in time", f"{format_fraction(bought['chance_fraction'])} of the runs"
     for name, words in (("rent_usd", "rent"), ("owned_usd", "owned")):
-        yield words, "-" if bought[name] is None else format_usd(bought[name])
+        yield words, "-" if bought[name] is None else usd_words(bought, name)
     yield "power", format_power(bought["power_w"])
     if bought["energy_j"] is not None:
         yield "energy", format_energy(bought["energy_j"])

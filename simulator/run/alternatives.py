@@ -13,6 +13,7 @@ from simulator.run.arrays import Floats
 from simulator.run.montecarlo import outcomes, saving_of
 from simulator.run.outcome import Outcome
 from simulator.run.result import RunResult
+from simulator.run.run_means import run_weights
 from simulator.run.specs import RunSpec
 from simulator.run.summary import summarise
 from simulator.run.trials import Kind, Trial, together, trials
@@ -59,10 +60,12 @@ class Alternative:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """The run as planned, with which the others are compared: its result, and when each of its runs ends, (runs,)."""
+    """The run as planned, with which the others are compared: its result, when each of its runs ends and what each
+    counts in a mean, (runs,)."""
 
     result: RunResult
     finish_s: Floats
+    weights: Floats
 
 
 def alternatives(spec: RunSpec, progress: Progress | None = None) -> tuple[Alternative, ...]:
@@ -75,7 +78,7 @@ def alternatives(spec: RunSpec, progress: Progress | None = None) -> tuple[Alter
     tried = list(trials(spec))
     tell = progress or _silent
     outcome, result = _play(spec)
-    planned = Planned(result, outcome.finish_s)
+    planned = Planned(result, outcome.finish_s, run_weights(spec, outcome))
     rows = [Alternative("planned", "as planned", result, extra_cost_usd=_extra_cost_usd(result, result))]
     for number, trial in enumerate(tried):
         rows.append(_compared(trial, planned))
@@ -93,33 +96,36 @@ def _silent(done: int, total: int) -> None:
     """Progress that nobody watches."""
 
 
-def _play(spec: RunSpec) -> tuple[Outcome, RunResult]:
+def _play(spec: RunSpec, weights: Floats | None = None) -> tuple[Outcome, RunResult]:
+    """The run, its means by the given weights where it has as many runs, so that differences are of equal runs."""
     saving = saving_of(spec)
     outcome = outcomes(spec, saving)
-    return outcome, summarise(spec, saving, outcome)
+    is_alike = weights is not None and len(weights) == len(outcome.finish_s)
+    return outcome, summarise(spec, saving, outcome, weights if is_alike else None)
 
 
 def _compared(trial: Trial, planned: Planned) -> Alternative:
     """The trial's figures and how they differ from the planned run's."""
-    outcome, result = _play(trial.spec)
-    later_s, error_s = _later_s(outcome.finish_s, planned.finish_s)
+    outcome, result = _play(trial.spec, planned.weights)
+    later_s, error_s = _later_s(outcome.finish_s, planned)
     if not (result.finishes and planned.result.finishes):
         later_s, error_s = None, None
     extra = _extra_cost_usd(result, planned.result)
     return Alternative(trial.kind, trial.change, result, later_s, error_s, extra)
 
 
-def _later_s(finish_s: Floats, planned_s: Floats) -> tuple[float | None, float | None]:
+def _later_s(finish_s: Floats, planned: Planned) -> tuple[float | None, float | None]:
     """Mean difference over the runs that end in both, and its standard error; None where too few do."""
     # A run that a fault log covers is played once, and ends alike under every seed.
-    finish_s, planned_s = np.broadcast_arrays(finish_s, planned_s)
+    finish_s, planned_s = np.broadcast_arrays(finish_s, planned.finish_s)
     both = np.isfinite(planned_s) & np.isfinite(finish_s)
     later_s = finish_s[both] - planned_s[both]
     count = len(later_s)
     if count == 0:
         return None, None
     error_s = float(later_s.std(ddof=1) / math.sqrt(count)) if count > 1 else None
-    return float(later_s.mean()), error_s
+    weights = np.broadcast_to(planned.weights, both.shape)[both]
+    return float(np.average(later_s, weights=weights)), error_s
 
 
 def _extra_cost_usd(result: RunResult, base: RunResult) -> float | None:

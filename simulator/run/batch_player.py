@@ -12,7 +12,7 @@ from simulator.run.arrays import Floats, Ints
 from simulator.run.batch_events import FaultColumns, fire_timers, next_timer_s, strike
 from simulator.run.batch_state import NO_CHECKPOINT, Batch, new_batch
 from simulator.run.checkpoints import Saving
-from simulator.run.fault_source import FaultSource, window_s
+from simulator.run.fault_source import FaultSource, repairs_s, window_s
 from simulator.run.fault_timeline import FaultTimeline
 from simulator.run.outcome import Outcome, is_hopeless
 from simulator.run.specs import DOWN, RunSpec
@@ -55,7 +55,10 @@ def play(
 def _play_window(batch: Batch, source: FaultSource, window: tuple[float, float]) -> None:
     """Plays all live runs to the end of the window, in rounds: each run moves on to its own next event."""
     live = np.flatnonzero(~batch.halted)
-    table = _fault_table({int(i): source(int(batch.runs[i]), window) for i in live}, len(batch.runs))
+    timelines = {int(i): source(int(batch.runs[i]), window) for i in live}
+    if window[0] == 0:
+        batch.losses.repairs_s[live] = [repairs_s(batch.spec, timeline) for timeline in timelines.values()]
+    table = _fault_table(timelines, len(batch.runs))
     every_run = np.arange(len(batch.runs))
     at = np.zeros(len(batch.runs), int)
     while True:
@@ -180,4 +183,5 @@ def _outcome(batch: Batch) -> Outcome:
         stops_by_component=losses.stops_by_component,
         faults=losses.faults,
         waits_for_ever=~job.done & (job.resume_at_s == np.inf),
+        repairs_s=None if batch.spec.fault_log else losses.repairs_s,
     )

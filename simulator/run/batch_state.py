@@ -94,12 +94,14 @@ class NodeState:
 
 @dataclass(slots=True)
 class Losses:
-    """What was lost to what: `by_cause` maps causes to (runs,), the others are (runs, components); `faults` (runs,)."""
+    """What was lost to what: `by_cause` maps causes to (runs,), the others are (runs, components); `faults` and
+    `repairs_s` (runs,)."""
 
     by_cause: dict[str, Floats]
     by_component_s: Floats
     stops_by_component: Ints
     faults: Ints
+    repairs_s: Floats
 
 
 @dataclass(slots=True)
@@ -216,4 +218,5 @@ def _no_losses(components: int, count: int) -> Losses:
         by_component_s=np.zeros((count, components)),
         stops_by_component=np.zeros((count, components), int),
         faults=np.zeros(count, int),
+        repairs_s=np.zeros(count),
     )

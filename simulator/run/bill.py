@@ -23,6 +23,7 @@ from simulator.run.money import (
 )
 from simulator.run.outcome import Outcome
 from simulator.run.quantiles import Quantiles, quantiles
+from simulator.run.run_means import run_weights, standard_error
 from simulator.run.specs import RunPrices, RunSpec
 
 
@@ -42,6 +43,7 @@ class Bill:
     heat_by_medium_w: Mapping[str, float] | None = None
     water_m3: float | None = None
     cost_usd: float | None = None
+    cost_error_usd: float | None = None
     cost_quantiles_usd: Quantiles | None = None
     rent_usd: float | None = None
     owned_usd: float | None = None
@@ -52,10 +54,12 @@ class Bill:
     carbon_kg: float | None = None
 
 
-def bill_of(spec: RunSpec, outcome: Outcome) -> Bill:
-    """The bill of raw outcomes; a run that never ends has no cost, in quantiles infinity."""
+def bill_of(spec: RunSpec, outcome: Outcome, weights: Floats | None = None) -> Bill:
+    """The bill of raw outcomes, by `weights` (runs,) in the means (None: the runs' own); a run that never ends has no
+    cost, in quantiles infinity."""
+    weights = run_weights(spec, outcome) if weights is None else weights
     seconds = {"work": outcome.work_s, **outcome.lost_s}
-    mean_s = {name: float(values.mean()) for name, values in seconds.items()}
+    mean_s = {name: float(weights @ values) for name, values in seconds.items()}
     energies = _energy_j(spec, seconds)
     bill = _consumed(spec, outcome, energies, mean_s)
     return bill if spec.prices is None else _priced(bill, spec, spec.prices, outcome, energies, mean_s)
@@ -67,7 +71,7 @@ def _consumed(spec: RunSpec, outcome: Outcome, energies: Floats | None, mean_s: 
         return Bill()
     parts = energy_by_part_j(mean_s, spec.job_gpus, spec.gpus, spec.power)
     return Bill(
-        energy_j=float(energies.mean()),
+        energy_j=sum(parts.values()),
         energy_quantiles_j=_of_finished(energies, outcome),
         energy_by_part_j=parts,
         heat_by_medium_w=heat_by_medium_w(parts, sum(mean_s.values()), spec.power),
@@ -84,17 +88,19 @@ def _priced(
     mean_s: Mapping[str, float],
 ) -> Bill:
     """The bill with its money; time in which GPUs stand is cheaper in electricity."""
-    gpus, wall_s, energy = spec.paid_gpus, float(outcome.elapsed_s.mean()), bill.energy_j
+    gpus, wall_s, energy = spec.paid_gpus, sum(mean_s.values()), bill.energy_j
     power = spec.power
     cost = cost_usd(wall_s, energy, gpus, prices, power)
     gpu_w = 0.0 if energy is None else energy / wall_s / gpus
     all_finish = bool(np.isfinite(outcome.finish_s).all())
+    costs = cost_usd(outcome.elapsed_s, energies, gpus, prices, power)
     months = break_even_months(gpu_w, prices, power)
     lost_s = {cause: seconds for cause, seconds in mean_s.items() if cause != "work"}
     return replace(
         bill,
         cost_usd=cost,
-        cost_quantiles_usd=_of_finished(cost_usd(outcome.elapsed_s, energies, gpus, prices, power), outcome),
+        cost_error_usd=standard_error(spec, outcome, costs),
+        cost_quantiles_usd=_of_finished(costs, outcome),
         rent_usd=rent_usd(wall_s, gpus, prices),
         owned_usd=owned_usd(wall_s, energy, gpus, prices, power),
         break_even_months=months,

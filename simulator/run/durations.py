@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -39,6 +40,23 @@ class Duration:
             )
         return self.scale_s
 
+    def mean_below_s(self, most_s: float) -> float:
+        """Expected value of the time or of `most_s`, whichever is smaller.
+
+        Log-normal with median m: mean Phi(d - s) + most (1 - Phi(d)), d = ln(most / m) / s.
+        """
+        if self.kind == "exponential":
+            return -self.scale_s * math.expm1(-most_s / self.scale_s)
+        if self.kind == "lognormal" and self.sigma > 0:
+            phi, distance = NormalDist().cdf, math.log(most_s / self.scale_s) / self.sigma
+            return self.mean_s() * phi(distance - self.sigma) + most_s * (1 - phi(distance))
+        if self.kind == "quantiles":
+            return sum(
+                (probability_1 - probability_0) * _mean_of_line(seconds_0, seconds_1, most_s)
+                for (probability_0, seconds_0), (probability_1, seconds_1) in pairwise(self.points)
+            )
+        return min(self.scale_s, most_s)
+
     def scaled(self, factor: float) -> Duration:
         """The same law, every time multiplied by `factor`."""
         points = tuple((probability, seconds * factor) for probability, seconds in self.points)
@@ -55,6 +73,16 @@ class Duration:
             drawn: Floats = np.interp(rng.random(count), probability, seconds)
             return drawn
         return np.full(count, self.scale_s)
+
+
+def _mean_of_line(low_s: float, high_s: float, most_s: float) -> float:
+    """Mean of the smaller of `most_s` and a time that is even between two others."""
+    if high_s <= most_s:
+        return (low_s + high_s) / 2
+    if low_s >= most_s:
+        return most_s
+    share = (most_s - low_s) / (high_s - low_s)
+    return share * (low_s + most_s) / 2 + (1 - share) * most_s
 
 
 def fixed(seconds: float) -> Duration:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, replace
 
 from simulator.fields import Setting, setting
 from simulator.run.outcome import Outcome
@@ -29,13 +29,5 @@ def with_evaluation(outcome: Outcome, share: float) -> Outcome:
     if share == 0:
         return outcome
     evaluated_s = share * outcome.work_s
-    return Outcome(
-        finish_s=outcome.finish_s,
-        elapsed_s=outcome.elapsed_s,
-        work_s=outcome.work_s - evaluated_s,
-        lost_s={**outcome.lost_s, "evaluation": evaluated_s},
-        lost_by_component_s=outcome.lost_by_component_s,
-        stops_by_component=outcome.stops_by_component,
-        faults=outcome.faults,
-        waits_for_ever=outcome.waits_for_ever,
-    )
+    lost_s = {**outcome.lost_s, "evaluation": evaluated_s}
+    return replace(outcome, work_s=outcome.work_s - evaluated_s, lost_s=lost_s)

@@ -76,6 +76,7 @@ class Job:
         self.corrupted = False  # a corruption has not been found yet
         self.regrowth = 0  # number of the regrowth that counts; a newer stop makes older ones void
         self.component = self.faults = 0
+        self.repairs_s = 0.0
         self.names = component_names(spec)
         self.lost_s = dict.fromkeys(LOSSES, 0.0)
         self.lost_by_component_s = np.zeros(len(self.names))
@@ -191,4 +192,5 @@ class Job:
             stops_by_component=self.stops_by_component[None],
             faults=np.array([self.faults]),
             waits_for_ever=np.array([waits_for_ever]),
+            repairs_s=None if self.spec.fault_log else np.array([self.repairs_s]),
         )

@@ -10,7 +10,7 @@ import simpy
 from simulator.run.checkpoints import Saving
 from simulator.run.event_effects import events, strike
 from simulator.run.event_job import Job, Process
-from simulator.run.fault_source import FaultSource, window_s
+from simulator.run.fault_source import FaultSource, repairs_s, window_s
 from simulator.run.faults import JOB
 from simulator.run.outcome import Outcome, RunEvent, is_hopeless
 from simulator.run.specs import RunSpec
@@ -48,7 +48,10 @@ def _suffer(job: Job, source: FaultSource, run: int) -> Process:
     length_s, start_s = window_s(job.spec), 0.0
     while True:
         end_s = start_s + length_s
-        for fault in events(source(run, (start_s, end_s))):
+        timeline = source(run, (start_s, end_s))
+        if start_s == 0:
+            job.repairs_s = repairs_s(job.spec, timeline)
+        for fault in events(timeline):
             yield job.env.timeout(fault.time_s - job.now_s)
             strike(job, fault)
         yield job.env.timeout(max(end_s - job.now_s, 0.0))

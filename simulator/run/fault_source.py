@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -10,7 +11,7 @@ import numpy as np
 from simulator.run.fault_classes import FaultClasses, fault_classes
 from simulator.run.fault_log import observed_s, timeline_of
 from simulator.run.fault_timeline import FaultTimeline, draw_classes, draw_lemons, merged
-from simulator.run.faults import JOB, PLANNED, mean_rate_per_s
+from simulator.run.faults import JOB, PLANNED, FaultClass, mean_rate_per_s
 from simulator.run.specs import RunSpec
 from simulator.run.uncertainty import rate_factors
 
@@ -137,6 +138,45 @@ def window_s(spec: RunSpec) -> float:
     if spec.recovery.maintenance_every_s is not None:
         rate_per_s += 1 / spec.recovery.maintenance_every_s
     return min(longest_s, FAULTS_PER_WINDOW / rate_per_s) if rate_per_s > 0 else longest_s
+
+
+def repairs_s(spec: RunSpec, timeline: FaultTimeline) -> float:
+    """Seconds of repair of all single nodes that crash, hang or corrupt in a timeline, each up to when a run is given
+    up."""
+    chosen = np.isin(timeline.component, list(_repaired_classes(spec)))
+    return float(np.minimum(timeline.repair_s[chosen], _longest_s(spec)).sum())
+
+
+def mean_repairs_s(spec: RunSpec) -> float:
+    """What `repairs_s` of the first window is in the mean over runs at the predicted failure rate.
+
+    Faults times their mean repair; of those that follow others in a burst, some come only after the window.
+    """
+    model, length_s = spec.failures, window_s(spec)
+    gpus = spec.machines.nodes * spec.gpus_per_node
+    inside = 1.0
+    if model.burst_mean > 0:
+        windows = model.burst_window_s / length_s
+        followers = model.burst_mean * (1 - windows * -math.expm1(-1 / windows))
+        inside = (1 + followers) / (1 + model.burst_mean)
+    total_s = 0.0
+    for fault in _repaired_classes(spec).values():
+        faults = inside * length_s * mean_rate_per_s(fault, gpus, 0.0, length_s, model.age_s)
+        total_s += faults * (fault.repair.mean_below_s(_longest_s(spec)) if fault.repair else 0.0)
+    return total_s
+
+
+def _repaired_classes(spec: RunSpec) -> dict[int, FaultClass]:
+    """Classes of the failure model that take a single node away, by their place in it."""
+    return {
+        number: fault
+        for number, fault in enumerate(spec.failures.classes)
+        if fault.scope in ("gpu", "node") and fault.kind in ("crash", "hang", "corruption") and fault.repair
+    }
+
+
+def _longest_s(spec: RunSpec) -> float:
+    return spec.work_s / spec.simulation.give_up_fraction
 
 
 def component_names(spec: RunSpec) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ class Outcome:
     `finish_s` (n,) is infinite where the run was given up; `elapsed_s` is the wall time played, `work_s` the useful
     part of it. `lost_s` maps causes to (n,): work_s and the losses add up to elapsed_s. `lost_by_component_s` and
     `stops_by_component` are (n, components): time down and work lost, and stops of a job at work, by what had failed.
+    `repairs_s` (n,): what `fault_source.repairs_s` gives for each run's first window (None: its faults are not drawn).
     """
 
     finish_s: Floats
@@ -30,6 +31,7 @@ class Outcome:
     stops_by_component: Ints
     faults: Ints
     waits_for_ever: Bools
+    repairs_s: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,4 +82,10 @@ def joined(parts: Sequence[Outcome]) -> Outcome:
         stops_by_component=np.concatenate([p.stops_by_component for p in parts]),
         faults=np.concatenate([p.faults for p in parts]),
         waits_for_ever=np.concatenate([p.waits_for_ever for p in parts]),
+        repairs_s=_joined_repairs_s(parts),
     )
+
+
+def _joined_repairs_s(parts: Sequence[Outcome]) -> Floats | None:
+    known = [part.repairs_s for part in parts if part.repairs_s is not None]
+    return np.concatenate(known) if len(known) == len(parts) else None

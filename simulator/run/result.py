@@ -12,9 +12,10 @@ from simulator.run.quantiles import Quantiles
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """The whole run over all seeds; means are over runs.
+    """The whole run over all seeds; means are over runs, weighted so that less of them is chance (`run_means`).
 
-    `ideal_s` + the sum of `lost_s` is the mean wall time (of what was played, where runs were given up).
+    `ideal_s` + the sum of `lost_s` is the mean wall time (of what was played, where runs were given up), `mean_error_s`
+    its standard error and `cost_error_usd` that of `cost_usd` (None: of a single run).
     `lost_by_component_s` splits time down and work lost by what had failed, `interruptions` counts stops by the same.
     `mean_time_between_interruptions_s` is the time at work (not down) of all runs over their interruptions: it is that
     of the job's own GPUs, `job_gpus`, whatever its spares.
@@ -30,6 +31,7 @@ class RunResult:
     finishing_fraction: float
     reason: str | None
     ideal_s: float
+    mean_error_s: float | None
     finish_s: Quantiles
     goodput_fraction: float
     goodput_quantiles: Quantiles
@@ -45,6 +47,7 @@ class RunResult:
     heat_by_medium_w: Mapping[str, float] | None
     water_m3: float | None
     cost_usd: float | None
+    cost_error_usd: float | None
     cost_quantiles_usd: Quantiles | None
     rent_usd: float | None
     owned_usd: float | None
@@ -71,6 +74,7 @@ class RunResult:
             "reason": self.reason,
             "runs": self.runs,
             "ideal_s": self.ideal_s,
+            "mean_error_s": self.mean_error_s,
             "finish_s": self.finish_s.to_dict(),
             "goodput_fraction": self.goodput_fraction,
             "goodput_quantiles": self.goodput_quantiles.to_dict(),
@@ -94,6 +98,7 @@ class RunResult:
             "heat_by_medium_w": _mapping(self.heat_by_medium_w),
             "water_m3": self.water_m3,
             "cost_usd": self.cost_usd,
+            "cost_error_usd": self.cost_error_usd,
             "cost_quantiles_usd": _quantiles(self.cost_quantiles_usd),
             "rent_usd": self.rent_usd,
             "owned_usd": self.owned_usd,

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from simulator.run.arrays import Bools, Floats, Ints
+from simulator.run.arrays import Bools, Floats
 from simulator.run.bill import Bill, bill_of
 from simulator.run.checkpoint_interval import every
 from simulator.run.checkpoints import Saving
@@ -16,6 +16,7 @@ from simulator.run.fault_source import component_names, log_ends_s
 from simulator.run.outcome import Outcome
 from simulator.run.quantiles import quantiles
 from simulator.run.result import RunResult
+from simulator.run.run_means import run_weights, standard_error
 from simulator.run.spares import spares_needed
 from simulator.run.specs import DOWN, RunSpec
 from simulator.run.uncertainty import step_factors
@@ -24,26 +25,31 @@ SECONDS_PER_DAY = 86400.0
 FEWEST_RUNS = 20  # whose quantiles are shown without a warning
 
 
-def summarise(spec: RunSpec, saving: Saving, outcome: Outcome) -> RunResult:
-    """Quantiles and means of raw outcomes, with money, energy and the closed form beside them."""
+def summarise(spec: RunSpec, saving: Saving, outcome: Outcome, weights: Floats | None = None) -> RunResult:
+    """Quantiles and means of raw outcomes, with money, energy and the closed form beside them.
+
+    `weights` (runs,): what each run counts in a mean (None: its own, see `run_weights`).
+    """
     finished = np.isfinite(outcome.finish_s)
-    lost_s = {cause: float(seconds.mean()) for cause, seconds in outcome.lost_s.items()}
-    work_s, elapsed_s = float(outcome.work_s.mean()), float(outcome.elapsed_s.mean())
+    weights = run_weights(spec, outcome) if weights is None else weights
+    lost_s = {cause: float(weights @ seconds) for cause, seconds in outcome.lost_s.items()}
+    work_s, elapsed_s = float(weights @ outcome.work_s), float(weights @ outcome.elapsed_s)
     names = component_names(spec)
     stops = float(outcome.stops_by_component.sum())
-    bill = bill_of(spec, outcome)
+    bill = bill_of(spec, outcome, weights)
     return RunResult(
         runs=len(finished),
         finishes=bool(finished.mean() > 0.5),
         finishing_fraction=float(finished.mean()),
         reason=_reason(spec, outcome, finished),
-        ideal_s=_ideal_s(spec, len(finished)),
+        ideal_s=_ideal_s(spec, weights),
+        mean_error_s=standard_error(spec, outcome, outcome.elapsed_s),
         finish_s=quantiles(outcome.finish_s),
         goodput_fraction=min(1.0, work_s / elapsed_s),
         goodput_quantiles=quantiles((outcome.work_s / outcome.elapsed_s).clip(max=1.0)),
         lost_s=lost_s,
-        lost_by_component_s=_by_name(names, outcome.lost_by_component_s),
-        interruptions=_by_name(names, outcome.stops_by_component),
+        lost_by_component_s=_by_name(names, weights @ outcome.lost_by_component_s),
+        interruptions=_by_name(names, weights @ outcome.stops_by_component),
         mean_time_between_interruptions_s=_at_work_s(outcome) / stops if stops else math.inf,
         checkpoint_every_s={tier.name: every(tier) for tier in saving.tiers},
         first_order_goodput_fraction=closed_form_goodput(spec, saving),
@@ -66,11 +72,11 @@ def _at_work_s(outcome: Outcome) -> float:
     return float(outcome.elapsed_s.sum()) - down_s
 
 
-def _ideal_s(spec: RunSpec, runs: int) -> float:
+def _ideal_s(spec: RunSpec, weights: Floats) -> float:
     """Wall time of the mean run if nothing ever broke and nothing were saved or evaluated."""
-    factors = step_factors(spec.uncertainty, spec.simulation.seed, np.arange(runs))
+    factors = step_factors(spec.uncertainty, spec.simulation.seed, np.arange(len(weights)))
     trained_s = spec.work_s * (1 - spec.evaluation_fraction)
-    return trained_s * float(factors.mean())
+    return trained_s * float(weights @ factors)
 
 
 def _saved_by_best_s(spec: RunSpec, saving: Saving) -> float:
@@ -84,9 +90,8 @@ def _saved_by_best_s(spec: RunSpec, saving: Saving) -> float:
     return max(0.0, spec.work_s / now - spec.work_s / then) if now > 0 else 0.0
 
 
-def _by_name(names: tuple[str, ...], table: Floats | Ints) -> dict[str, float]:
-    """Means by component of a (runs, components) table, those that never occurred left out."""
-    means = table.mean(axis=0)
+def _by_name(names: tuple[str, ...], means: Floats) -> dict[str, float]:
+    """Means by component (components,), those that never occurred left out."""
     return {name: float(mean) for name, mean in zip(names, means, strict=True) if mean > 0}
 
 

@@ -54,7 +54,7 @@ def step_factors(uncertainty: Uncertainty, seed: int, runs: Ints) -> Floats:
     if uncertainty.step_p10 == uncertainty.step_p90 == 1.0:
         return np.ones(len(runs))
     normal = _step_normal(seed, runs)
-    below, above = math.log(uncertainty.step_p10) / -P90, math.log(uncertainty.step_p90) / P90
+    below, above = _step_sigmas(uncertainty)
     factors: Floats = np.exp(normal * np.where(normal < 0, below, above))
     return factors
 
@@ -65,6 +65,23 @@ def rate_factors(uncertainty: Uncertainty, seed: int, runs: Ints) -> Floats:
         return np.ones(len(runs))
     factors: Floats = np.exp(uncertainty.rate_sigma * _rate_normal(seed, runs))
     return factors
+
+
+def mean_step_factor(uncertainty: Uncertainty) -> float:
+    """Mean of the factor on the step: half a log-normal on either side of 1, E[exp(sZ); Z > 0] = exp(s^2/2) Phi(s)."""
+    below, above = _step_sigmas(uncertainty)
+    phi = NormalDist().cdf
+    return math.exp(below**2 / 2) * phi(-below) + math.exp(above**2 / 2) * phi(above)
+
+
+def mean_rate_factor(uncertainty: Uncertainty) -> float:
+    """Mean of the factor on the failure rate, log-normal with median 1."""
+    return math.exp(uncertainty.rate_sigma**2 / 2)
+
+
+def _step_sigmas(uncertainty: Uncertainty) -> tuple[float, float]:
+    """Standard deviations of the step factor's logarithm below and above its median."""
+    return math.log(uncertainty.step_p10) / -P90, math.log(uncertainty.step_p90) / P90
 
 
 def _step_normal(seed: int, runs: Ints) -> Floats:
