@@ -17,7 +17,7 @@ from hardware.specs import Cluster
 from simulator.fields import read_fields
 from simulator.model.spec import Model
 from simulator.plans.balancing import balancing_of_model
-from simulator.plans.case import near
+from simulator.plans.case import divisors, near
 from simulator.plans.choices import GRANULARITIES
 from simulator.plans.spec import Plan
 from simulator.scenario.precision_section import write_out_precision
@@ -33,6 +33,7 @@ from simulator.schedules import default_schedule
 from simulator.stack import DEFAULT, Stack, default_stack, release
 
 MOST_GPUS = 10_000_000
+NEAR = 2  # times the GPUs of the scenario, or a part of them: other clusters are no advice
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,14 +180,24 @@ def _fill_gpus(section: Section, machines: Machines, degrees: Mapping[str, int])
     if gpus % replica:
         products = dict(zip(degrees, accumulate(degrees.values(), operator.mul), strict=True))
         culprit = next(name for name, product in products.items() if gpus % product)
-        nearest = near(gpus, _possible_gpus(machines, gpus, replica))
-        section.report(culprit, f"{written} = {replica} GPUs to a replica does not divide the cluster's {gpus}; change "
-                       f"a degree, or take {nearest} GPUs")  # fmt: skip
+        why = f"{written} = {replica} GPUs to a replica does not divide the cluster's {gpus}"
+        section.report(culprit, f"{why}; {_right_degrees(machines, degrees, culprit)}")
     elif dp is None:
         section.data = {"dp": gpus // replica, **section.data}
     elif _is_count(dp) and dp * replica != gpus:
         section.report("dp", f"is {dp}, but {written} x dp {dp} = {dp * replica} GPUs and the cluster has {gpus}; "
                        f"leave dp out, or write {gpus // replica}")  # fmt: skip
+
+
+def _right_degrees(machines: Machines, degrees: Mapping[str, int], culprit: str) -> str:
+    """What to write instead: the culprit's nearest values that divide the cluster, or a cluster of about its size."""
+    gpus, replica = machines.gpus or 1, math.prod(degrees.values())
+    others = replica // degrees[culprit]
+    words = "change a degree"
+    if gpus % others == 0:
+        words = f"write {culprit} {near(degrees[culprit], divisors(gpus // others))}"
+    alike = [count for count in _possible_gpus(machines, gpus, replica) if gpus <= NEAR * count <= NEAR**2 * gpus]
+    return f"{words}, or take {near(gpus, alike)} GPUs" if alike else words
 
 
 def _possible_gpus(machines: Machines, gpus: int, replica: int) -> list[int]:

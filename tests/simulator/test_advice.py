@@ -83,6 +83,8 @@ def advised(problem: Problem) -> Iterator[str]:
         yield from (f"{key}={value}" for value in remedy.split(" or "))
     if meant := re.search(r"did you mean (.*)\?", text):
         yield from (f"{key}={value}" for value in meant[1].split(" or "))
+    if written := re.search(r"write ([a-z]+) (\d+)(?: or (\d+))?(?:, or take .* GPUs)?$", text):
+        yield from (f"plan.{written[1]}={degree}" for degree in written.groups()[1:] if degree)
     if taken := re.search(r"take (\d+)(?: or (\d+))? GPUs", text):
         yield from (f"cluster.gpus={count}" for count in taken.groups() if count)
     if filled := re.search(r"(\d+) or (\d+) would", text):

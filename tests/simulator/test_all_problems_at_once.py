@@ -80,9 +80,11 @@ def test_a_fraction_of_a_degree_is_one_problem() -> None:
 @pytest.mark.parametrize(
     ("gpus", "tp", "expected"),
     [
-        (4096, 3, "take 4080 or 4104 GPUs"),  # multiples of 24: whole servers of 8, whole replicas of 6
-        (16, 3, "take 6 or 24 GPUs"),  # one server need not be full
-        (4100, 8, "take 4096 or 4112 GPUs"),
+        (4096, 3, "write tp 2 or 4, or take 4080 or 4104 GPUs"),  # multiples of 24: servers of 8, replicas of 6
+        (16, 3, "write tp 2 or 4, or take 24 GPUs"),  # 6 are fewer than half of them
+        (8, 3, "write tp 2 or 4, or take 6 GPUs"),  # one server need not be full
+        (8, 5, "write tp 4"),  # replicas of 10 fill 40 GPUs, and no fewer
+        (4100, 8, "write tp 5 or 10, or take 4096 or 4112 GPUs"),
     ],
 )
 def test_gpus_that_are_advised_fill_servers_and_replicas(gpus: int, tp: int, expected: str) -> None:

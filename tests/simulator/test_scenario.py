@@ -133,7 +133,7 @@ BROKEN: list[tuple[str, str | bytes, list[tuple[int | None, str, str]]]] = [
     ("zero GPUs", changed("gpus: 8", "gpus: 0"), [(12, "cluster.gpus", "at least 1, not 0")]),
     ("half a stage", changed("pp: 2", "pp: 2.5"), [(16, "plan.pp", "whole number of at least 1, not 2.5")]),
     ("indivisible degrees", changed("pp: 2", "pp: 3"), [
-        (16, "plan.pp", "3 GPUs to a replica does not divide the cluster's 8; change a degree, or take 6 or 24 GPUs"),
+        (16, "plan.pp", "3 GPUs to a replica does not divide the cluster's 8; write pp 2 or 4, or take 6 GPUs"),
     ]),
     ("dp that does not fill", changed("pp: 2", "pp: 2\n  dp: 8"), [
         (17, "plan.dp", "16 GPUs and the cluster has 8; leave dp out, or write 4"),
