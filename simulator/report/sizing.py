@@ -25,6 +25,8 @@ from simulator.report.beyond import step_seconds
 from simulator.report.printing import pairs, print_report
 from simulator.report.run_rows import usd_words
 
+LEAST_CHANGE = 1e-4  # of a time or a cost: smaller ones are not seen in the four digits that are printed
+
 
 def print_sizing(document: Mapping[str, Any]) -> None:
     """Prints the report on stdout: in colour on a terminal, as plain text elsewhere."""
@@ -37,20 +39,26 @@ def sizing(document: Mapping[str, Any]) -> Group:
         _answer(document),
         *([_table(document)] if any(option["purchase"] for option in document["options"]) else []),
         Group("", pairs(_limits(document))),
-        *([_parts(document["parts"])] if document["parts"] else []),
+        *([_parts(document)] if document["parts"] else []),
         *([_assumptions(document)] if document["assumptions"] else []),
     )
 
 
 def _answer(document: Mapping[str, Any]) -> RenderableType:
-    chosen = next((option for option in document["options"] if option["node"] == document["answer"]), None)
-    if chosen is None:
+    if document["answer"] is None:
         return Group(Text(f"Nothing is enough: {_asked(document['question'])}", style="bold red"))
+    chosen = _chosen(document)
     bought = chosen["purchase"]
     gpus = f"{bought['gpus']:,} x {chosen['accelerator']}"
     spares = f"{bought['job_gpus']:,} in the job, {bought['spare_nodes']:,} spare nodes within"
     head = Text.assemble((gpus, "bold green"), f" in {chosen['node']} ({spares})")
     return Group(head, Text(_asked(document["question"]), style="italic"), "")
+
+
+def _chosen(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The option that is the answer."""
+    answer: Mapping[str, Any] = next(each for each in document["options"] if each["node"] == document["answer"])
+    return answer
 
 
 def _asked(question: Mapping[str, Any]) -> str:
@@ -114,35 +122,49 @@ def _limits(document: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
             yield option["node"], f"on {option['fabric']}: {option['fabric_reason']}"
 
 
-def _parts(rows: Iterable[Mapping[str, Any]]) -> RenderableType:
+def _parts(document: Mapping[str, Any]) -> RenderableType:
     """What twice of each part would change."""
     head = Text.assemble(("What more would buy", "bold"), "  each part twice as good, the plan kept")
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_edge=False)
     for name in ("", "", "earlier by", "worth"):
         table.add_column(name, justify="left" if not name else "right", overflow="fold")
     table.columns[3].justify = "left"
-    for row in rows:
-        table.add_row(row["part"], row["change"], _signed_s(row["saved_s"]), _worth(row))
+    bought = _chosen(document)["purchase"]
+    for row in document["parts"]:
+        saved_s = _seen(row["saved_s"], bought["at_confidence_s"])
+        saved_usd = None if row["saved_usd"] is None else _seen(row["saved_usd"], bought["cost_usd"])
+        worth = _worth(row, saved_s, saved_usd)
+        table.add_row(row["part"], row["change"], _earlier(saved_s), worth)
     return Group("", head, Padding(table, (0, 0, 0, 2)))
 
 
-def _worth(row: Mapping[str, Any]) -> str:
-    saved = row["saved_usd"]
-    if saved is None:
-        return "no price is known"
-    if not row["priced"]:
-        return f"pays for itself below {format_usd(saved)}" if saved > 0 else "nothing"
-    if saved < 0 and row["saved_s"] <= 0:
-        return f"costs {format_usd(-saved)} and gains nothing"
-    if row["saved_s_per_million_usd"] is not None:
-        return f"costs {format_usd(-saved)}: {_signed_s(row['saved_s_per_million_usd'])} for a million USD"
-    return f"saves {format_usd(saved)}"
+def _seen(change: float, whole: float | None) -> float:
+    """A change as far as it is seen in the digits of the whole; 0 below."""
+    return change if abs(change) >= LEAST_CHANGE * (whole or 0.0) else 0.0
 
 
-def _signed_s(seconds: float) -> str:
-    if abs(seconds) < 1:
+def _earlier(saved_s: float) -> str:
+    if saved_s == 0:
         return "0"
-    return format_seconds(seconds) if seconds > 0 else f"-{format_seconds(-seconds)}"
+    return format_seconds(saved_s) if saved_s > 0 else f"{format_seconds(-saved_s)} later"
+
+
+def _worth(row: Mapping[str, Any], saved_s: float, saved_usd: float | None) -> str:
+    """What the part is worth, in dollars of the mean run; the time saved is that of the asked confidence."""
+    if saved_usd is None:
+        return "no price is known"
+    if saved_usd > 0:
+        if saved_s < 0:
+            return f"the mean run costs {format_usd(saved_usd)} less"
+        return f"saves {format_usd(saved_usd)}" if row["priced"] else f"pays for itself below {format_usd(saved_usd)}"
+    if saved_usd == 0:
+        return "nothing" if saved_s <= 0 else "nothing: the mean run costs the same"
+    more = f"costs {format_usd(-saved_usd)}" if row["priced"] else f"the mean run costs {format_usd(-saved_usd)} more"
+    if saved_s <= 0:
+        return f"{more} and gains nothing"
+    if row["saved_s_per_million_usd"] is None:
+        return more
+    return f"{more}: {format_seconds(row['saved_s_per_million_usd'])} for a million USD"
 
 
 def _assumptions(document: Mapping[str, Any]) -> RenderableType:

@@ -10,11 +10,14 @@ import pytest
 
 from hardware.problems import InputError
 from simulator import evaluate, load_scenario, size
+from simulator.plain import plain
 from simulator.planner.fastest import best_plan
 from simulator.planner.job import play_job, with_sized_spares
 from simulator.planner.resized import NoPlan, gpu_counts, on_cluster
-from simulator.planner.sizing import Sizing
+from simulator.planner.sizing import Part, Sizing
 from simulator.predict.simulate import simulate
+from simulator.report.printing import report_text
+from simulator.report.sizing import sizing
 from tests.command import ROOT, traincast
 
 TINY = ROOT / "scenarios" / "tiny.yaml"
@@ -215,3 +218,46 @@ def test_sizing_takes_the_spares_that_evaluate_takes_where_they_are_left_open() 
     run = evaluate(scenario).run
     assert run is not None
     assert play_job(with_sized_spares(scenario)).spec.recovery.spares == run.spares > 0
+
+
+def test_the_share_in_time_and_the_time_at_that_share_agree(three_days: Sizing) -> None:
+    """What is bought is in time by both, what is one step smaller by neither."""
+    for option in three_days.options:
+        bought, smaller = option.purchase, option.smaller
+        assert bought is not None
+        assert smaller is not None
+        assert bought.chance_fraction is not None
+        assert smaller.chance_fraction is not None
+        assert bought.at_confidence_s <= 3 * DAY_S
+        assert bought.chance_fraction >= 0.9
+        assert smaller.at_confidence_s > 3 * DAY_S
+        assert smaller.chance_fraction < 0.9
+
+
+@pytest.mark.parametrize(
+    ("saved_s", "saved_usd", "priced", "words"),
+    [
+        (0.0, 2e-3, False, "0 nothing"),
+        (-1.0, 0.001, False, "0 nothing"),
+        (7200.0, 500.0, False, "2 h pays for itself below 500 USD"),
+        (0.0, 500.0, False, "0 pays for itself below 500 USD"),
+        (-7200.0, 500.0, False, "2 h later the mean run costs 500 USD less"),
+        (-7200.0, -500.0, False, "2 h later the mean run costs 500 USD more and gains nothing"),
+        (7200.0, -500.0, False, "2 h the mean run costs 500 USD more"),
+        (7200.0, 0.0, False, "2 h nothing: the mean run costs the same"),
+        (7200.0, -500.0, True, "2 h costs 500 USD: 4 h for a million USD"),
+        (0.0, -500.0, True, "0 costs 500 USD and gains nothing"),
+        (7200.0, 500.0, True, "2 h saves 500 USD"),
+        (7200.0, None, True, "2 h no price is known"),
+    ],
+)
+def test_what_a_part_is_worth_agrees_with_the_time_beside_it(
+    three_days: Sizing, saved_s: float, saved_usd: float | None, priced: bool, words: str
+) -> None:
+    """Beside three days and some thousand dollars a second and a tenth of a cent are nothing."""
+    per_million = 14400.0 if priced and saved_usd is not None and saved_usd < 0 else None
+    document = three_days.to_dict()
+    document["parts"] = plain((Part("part", "change", saved_s, saved_usd, priced, per_million),))
+    text = report_text(sizing(document))
+    (line,) = (" ".join(line.split()) for line in text.splitlines() if line.strip().startswith("part"))
+    assert line == f"part change {words}"
