@@ -21,6 +21,10 @@ SCENARIOS = ROOT / "scenarios"
 TINY, KIMI = SCENARIOS / "tiny.yaml", SCENARIOS / "kimi-k2-10240xh100.yaml"
 
 
+# On one worker of pytest-xdist, so that what the tests share is made once.
+pytestmark = pytest.mark.xdist_group("compared plans")
+
+
 @pytest.fixture(scope="module")
 def depths() -> Comparison:
     """The pipeline of Kimi-K2 as written, with half the chunks unevenly filled, and with the same plan again."""

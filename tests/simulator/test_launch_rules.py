@@ -58,6 +58,7 @@ def test_shipped_scenarios_obey_every_rule(path: Path, to: str) -> None:
     assert made.nearest is not None or path.stem in ("bert-large-64xv100", "gpt3-175b-1024xa100")
 
 
+@pytest.mark.untraced
 def test_drawn_plans_obey_every_rule() -> None:
     said = 0
     for number, scenario in enumerate(drawn(DRAWN)):

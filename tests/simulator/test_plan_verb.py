@@ -107,6 +107,7 @@ def test_dollars_of_a_small_run_have_digits() -> None:
     assert f" {format_count(best['cost_usd'])} " in row
 
 
+@pytest.mark.untraced
 def test_plans_that_differ_in_nothing_are_shown_once() -> None:
     rows = json.loads(traincast("plan", TINY, *KEEP[:-2], "--top", "30", "--json").stdout)["plans"]
     pairs = [(row["step_time_s"], row["device_memory_bytes"]) for row in rows]
@@ -155,6 +156,7 @@ def test_nothing_that_fits_is_exit_code_1() -> None:
     assert document["remedies"]
 
 
+@pytest.mark.untraced
 def test_plans_fit_that_leave_the_memory_asked_for() -> None:
     arguments = ("plan", TINY, *KEEP, "--keep", "plan.recompute", "--top", "1000")
     whole = json.loads(traincast(*arguments, "--json").stdout)
@@ -201,6 +203,7 @@ def test_a_folder_of_others_is_refused(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["theirs.txt"]
 
 
+@pytest.mark.untraced
 def test_another_objective_says_what_plans_that_were_not_evaluated_come_to() -> None:
     arguments = ("plan", TINY, *KEEP, "--keep", "plan.recompute", "--top", "1", "--objective", "cost")
     found = json.loads(traincast(*arguments, "--json").stdout)

@@ -87,6 +87,7 @@ def check_against_evaluate(space: Space, count: int, seed: int) -> set[str]:
     return seen
 
 
+@pytest.mark.untraced
 def test_300_plans_of_every_kind_are_what_evaluate_says() -> None:
     space = space_of(
         scenario("tiny", *EVERY_SCHEDULE),
@@ -100,6 +101,7 @@ def test_300_plans_of_every_kind_are_what_evaluate_says() -> None:
     assert {"layout True", "layout False", "pair True", "pair False"} <= seen
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize(
     ("name", "overrides", "keep"),
     [
@@ -116,6 +118,7 @@ def test_plans_of_shipped_scenarios_are_what_evaluate_says(
     check_against_evaluate(space_of(scenario(name, *overrides), keep=keep), 6, seed=2)
 
 
+@pytest.mark.untraced
 def test_stacks_that_shard_otherwise_are_what_evaluate_says() -> None:
     """FSDP gathers by layer, torch's pipelines keep buffers, DeepSpeed copies flat: each has memory of its own."""
     for stack in ("torchtitan-2025-06", "megatron-deepspeed-2022"):
@@ -154,6 +157,7 @@ def small_space() -> tuple[Scenario, list[str], dict[str, Any]]:
     return scenario("tiny"), keep, {"micro_batch_size": [1, 2]}
 
 
+@pytest.mark.untraced
 def test_the_best_are_those_of_playing_all() -> None:
     base, keep, free = small_space()
     space = space_of(base, keep, free)
@@ -209,6 +213,7 @@ def check_the_best_of_playing_all(base: Scenario, keep: list[str], least: int) -
 SHORT = ("plan.global_batch_size=16", "plan.micro_batch_size=1")
 
 
+@pytest.mark.untraced
 def test_the_ten_best_of_hundreds_are_those_of_playing_each_by_itself() -> None:
     keep = ["cp", "sequence_parallel", "dispatcher", "recompute", "overlap.shared_experts", "overlap.delay_wgrad"]
     check_the_best_of_playing_all(scenario("tiny", *SHORT), keep, least=200)
@@ -249,6 +254,7 @@ class Counts:
             yield work(prepare(chunk))
 
 
+@pytest.mark.untraced
 def test_progress_is_told_before_the_first_chunk_and_after_each() -> None:
     base, keep, free = small_space()
     keep.remove("cp")
@@ -307,6 +313,7 @@ def test_chunks_hold_every_combination_once() -> None:
     assert set(rows) == set(every)
 
 
+@pytest.mark.untraced
 def test_a_killed_search_goes_on_and_finds_the_same(tmp_path: Path) -> None:
     base, keep, free = small_space()
     keep.remove("cp")
@@ -334,6 +341,7 @@ def test_files_of_another_search_are_not_read(tmp_path: Path) -> None:
     assert found.legal == 0
 
 
+@pytest.mark.untraced
 def test_processes_find_the_same() -> None:
     base, keep, free = small_space()
     keep.remove("cp")
@@ -448,6 +456,7 @@ def test_columns_number_their_combinations() -> None:
     assert index.tolist() == [1, 0, 1, 2]
 
 
+@pytest.mark.untraced
 def test_plans_that_the_hosts_memory_does_not_hold_are_not_among_the_best() -> None:
     """With the whole optimizer offloaded and almost no host memory, the search goes on to plans that move nothing."""
     keep = ["cp", "pp", "ep", "sequence_parallel", "dispatcher", "recompute", "overlap.shared_experts"]
@@ -463,6 +472,7 @@ def test_plans_that_the_hosts_memory_does_not_hold_are_not_among_the_best() -> N
     assert not none.plans
 
 
+@pytest.mark.untraced
 def test_a_phases_plan_is_searched_by_its_name() -> None:
     phases = "run.phases=[{name: main}, {name: long, tokens: 1e8, seq_length: 8192, global_batch_size: 16}]"
     base = scenario("tiny", phases)

@@ -23,6 +23,8 @@ from simulator.predict.simulate import simulate
 TINY = Path(__file__).parents[2] / "scenarios" / "tiny.yaml"
 KEEP = ("tp", "cp", "sequence_parallel", "dispatcher", "recompute", "overlap.shared_experts", "overlap.delay_wgrad",
         "overlap.moe_ep", "schedule", "vpp")  # fmt: skip
+# On one worker of pytest-xdist, so that every plan is evaluated once.
+pytestmark = [pytest.mark.xdist_group("every plan"), pytest.mark.untraced]
 OBJECTIVES = ("cost", "energy", "finish")
 
 

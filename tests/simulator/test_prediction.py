@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 
 from simulator.predict.prediction import Prediction, evaluate
-from simulator.scenario.schema import Scenario, load_scenario
+from simulator.scenario.schema import Scenario
+from tests.predicted import shipped
 
+pytestmark = pytest.mark.xdist_group("shipped scenarios")
 SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.yaml"))
 
 
-@pytest.fixture(scope="module", params=SCENARIOS, ids=lambda path: path.stem)
+@pytest.fixture(params=[path.stem for path in SCENARIOS])
 def prediction(request: pytest.FixtureRequest) -> Prediction:
-    return evaluate(load_scenario(request.param))
+    return shipped(request.param)
 
 
 def test_breakdown_adds_up(prediction: Prediction) -> None:

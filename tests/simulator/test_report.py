@@ -17,14 +17,16 @@ from simulator.report.folder import evaluation_files, json_text, write_results
 from simulator.report.printing import WIDTH
 from simulator.report.terminal import evaluation_text
 from simulator.scenario.schema import Scenario, load_scenario
+from tests.predicted import shipped
 
+pytestmark = pytest.mark.xdist_group("shipped scenarios")
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 NAMES = ("tiny", "deepseek-v3-2048xh800", "llama-3.1-405b-16384xh100", "bert-large-64xv100")
 
 
 @pytest.fixture(scope="module")
 def documents() -> dict[str, dict[str, Any]]:
-    return {name: evaluate_document(evaluate(scenario(name))) for name in NAMES}
+    return {name: evaluate_document(shipped(name)) for name in NAMES}
 
 
 def scenario(name: str) -> Scenario:

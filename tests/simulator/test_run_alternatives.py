@@ -14,6 +14,9 @@ from simulator.run.montecarlo import simulate
 from simulator.run.specs import Recovery, RunPrices, RunSpec, Simulation
 from tests.simulator.run_specs import DAY, crashes, quiet, stormy
 
+# On one worker of pytest-xdist, so that what the tests share is made once.
+pytestmark = pytest.mark.xdist_group("run alternatives")
+
 
 def struck() -> RunSpec:
     """256 nodes that lose one every five hours for a day, three spares."""

@@ -32,6 +32,7 @@ def three_days() -> Sizing:
     return size(load_scenario(TINY, LONG), finish_within_s=3 * DAY_S, nodes=NODES)
 
 
+@pytest.mark.xdist_group("three days")
 def test_the_answer_meets_the_date_when_evaluated(three_days: Sizing) -> None:
     """At 90 % the asked time and the run's P90 are one and the same."""
     for option in three_days.options:
@@ -45,6 +46,7 @@ def test_the_answer_meets_the_date_when_evaluated(three_days: Sizing) -> None:
         assert run.paid_gpus == option.purchase.paid_gpus
 
 
+@pytest.mark.xdist_group("three days")
 def test_one_step_smaller_does_not(three_days: Sizing) -> None:
     scenario = load_scenario(TINY, LONG)
     for option in three_days.options:
@@ -56,6 +58,7 @@ def test_one_step_smaller_does_not(three_days: Sizing) -> None:
         assert option.smaller.at_confidence_s > 3 * DAY_S
 
 
+@pytest.mark.xdist_group("three days")
 def test_spares_are_within_the_purchase(three_days: Sizing) -> None:
     option = three_days.answer
     assert option is not None
@@ -67,12 +70,14 @@ def test_spares_are_within_the_purchase(three_days: Sizing) -> None:
     assert option.scenario.cluster.gpus == bought.job_gpus
 
 
+@pytest.mark.xdist_group("three days")
 def test_the_cheapest_node_is_the_answer(three_days: Sizing) -> None:
     costs = [option.purchase.cost_usd for option in three_days.options if option.purchase]
     assert costs == sorted(costs)
     assert three_days.answer == three_days.options[0]
 
 
+@pytest.mark.xdist_group("three days")
 def test_parts_and_assumptions_move_the_answer_the_right_way(three_days: Sizing) -> None:
     by_part = {part.part: part for part in three_days.parts}
     assert by_part["HBM"].saved_s > by_part["storage"].saved_s
@@ -118,6 +123,7 @@ def test_turned_round_it_says_why_gpus_are_left_over() -> None:
     assert faster_s < ends_s < slower_s
 
 
+@pytest.mark.untraced
 def test_a_budget_alone_buys_the_fastest_run_that_it_pays_for() -> None:
     """Without spares a larger job is sooner done and dearer."""
     scenario = load_scenario(TINY, [*LONG, "run.spares={hot: 0}"])

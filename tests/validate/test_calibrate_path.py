@@ -45,7 +45,8 @@ SCENARIO = {
 
 
 NO_END = "1e9"  # seconds of budget: everything is measured, however loaded the machine is
-pytestmark = pytest.mark.usefixtures("one_thread")
+# On one worker of pytest-xdist, so that the machine is measured once.
+pytestmark = [pytest.mark.xdist_group("calibrated"), pytest.mark.usefixtures("one_thread")]
 
 
 def called(*arguments: str) -> subprocess.CompletedProcess[str]:

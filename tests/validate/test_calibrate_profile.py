@@ -28,6 +28,8 @@ from validate.calibrate.options import Options
 from validate.calibrate.points import MeasuredPoint, Points
 from validate.calibrate.profile_files import finish
 
+# On one worker of pytest-xdist, so that what the tests share is made once.
+pytestmark = pytest.mark.xdist_group("calibrated profile")
 ROOT = Path(__file__).parents[2]
 H100 = accelerator("h100")
 WHERE = {"gpu": "NVIDIA H100 80GB HBM3", "part": "h100-sxm-80gb", "device": "cuda", "torch": "2.13.0", "driver": "580"}

@@ -110,11 +110,13 @@ def weak_entries() -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.untraced
 def test_planted_constants_are_found_exactly_without_noise() -> None:
     values = fitted_until_still(measured_with(PLANTED, noise=0.0), weak_entries())
     assert [fitted.value for fitted in values] == pytest.approx(list(PLANTED.values()), rel=2e-3)
 
 
+@pytest.mark.untraced
 def test_planted_constants_are_found_through_noise() -> None:
     """Steps measured to 0.5 % give every constant to 5 %, and the interval of a 5 % fit holds it with room."""
     values = fitted_until_still(measured_with(PLANTED, noise=0.005), weak_entries())

@@ -12,6 +12,7 @@ import pytest
 import validate
 from simulator.cost import constants
 from simulator.predict import confidence, residuals
+from tests.predicted import published
 from validate.ranking import kendall_tau, ranking, rankings, share_within
 from validate.report_results import (
     HERE,
@@ -24,8 +25,7 @@ from validate.report_results import (
     results,
     unfitting,
 )
-from validate.rows import read_rows
-from validate.runs import Compared, compare_all, statistics
+from validate.runs import Compared, statistics
 
 BOUNDS: dict[str, Any] = tomllib.loads((Path(validate.__file__).parent / "bounds.toml").read_text())
 # All on one worker of pytest-xdist: every row is predicted once.
@@ -40,7 +40,7 @@ def in_small_sample(identifier: str) -> bool:
 
 @pytest.fixture(scope="module")
 def entries() -> list[Compared]:
-    return compare_all(read_rows(), processes=2)
+    return list(published())
 
 
 def test_step_times_stay_within_bounds(entries: list[Compared]) -> None:
