@@ -39,6 +39,8 @@ from simulator.scenario.schema import load_scenario
 from simulator.scenario.spec import Scenario
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
+# The best of a search are evaluated with their whole runs, which say nothing of their steps.
+WITHOUT_FAILURES = "run.failures=none"
 # A stack of universal rules only: every schedule is legal.
 EVERY_SCHEDULE = ("plan.stack=hai-llm-2024", "plan.dispatch_fp8=false")
 
@@ -154,7 +156,7 @@ def test_rules_on_columns_are_the_rules_on_plans() -> None:
 
 def small_space() -> tuple[Scenario, list[str], dict[str, Any]]:
     keep = ["tp", "cp", "sequence_parallel", "dispatcher", "overlap.shared_experts", "overlap.delay_wgrad"]
-    return scenario("tiny"), keep, {"micro_batch_size": [1, 2]}
+    return scenario("tiny", WITHOUT_FAILURES), keep, {"micro_batch_size": [1, 2]}
 
 
 @pytest.mark.untraced
@@ -210,7 +212,7 @@ def check_the_best_of_playing_all(base: Scenario, keep: list[str], least: int) -
 
 
 # Short steps, so that hundreds of plans can be played one by one.
-SHORT = ("plan.global_batch_size=16", "plan.micro_batch_size=1")
+SHORT = ("plan.global_batch_size=16", "plan.micro_batch_size=1", WITHOUT_FAILURES)
 
 
 @pytest.mark.untraced
@@ -475,14 +477,14 @@ def test_plans_that_the_hosts_memory_does_not_hold_are_not_among_the_best() -> N
 @pytest.mark.untraced
 def test_a_phases_plan_is_searched_by_its_name() -> None:
     phases = "run.phases=[{name: main}, {name: long, tokens: 1e8, seq_length: 8192, global_batch_size: 16}]"
-    base = scenario("tiny", phases)
+    base = scenario("tiny", phases, WITHOUT_FAILURES)
     keep = [key for key in KEYS_SEARCHED if key not in ("cp", "micro_batch_size")]
     own, long = (search(base, SearchOptions(keep=keep, phase=name)) for name in (None, "long"))
     assert own.start is not None
     assert long.start is not None
     assert own.start.plan.global_batch_size == 64
     assert long.start.plan.global_batch_size == 16
-    by_hand = scenario("tiny", "run.seq_length=8192", "plan.global_batch_size=16", "run.tokens=1e8")
+    by_hand = scenario("tiny", "run.seq_length=8192", "plan.global_batch_size=16", "run.tokens=1e8", WITHOUT_FAILURES)
     assert long.plans[0].step_time_s == pytest.approx(
         search(by_hand, SearchOptions(keep=keep)).plans[0].step_time_s, rel=1e-12
     )
