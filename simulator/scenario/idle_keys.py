@@ -8,6 +8,18 @@ from simulator.plans.balancing import stated_imbalance
 from simulator.scenario.spec import Scenario
 
 OWNERS_PRICES = ("life", "utilisation", "electricity", "water")
+# What a resolved scenario writes of a model without experts.
+DEFAULT_DISPATCHER = "alltoall"
+
+
+def idle_keys(scenario: Scenario, starts_search: bool) -> tuple[str, ...]:
+    """Words on every key that acts on nothing; `starts_search`: the plan is where a search starts."""
+    return (
+        *idle_imbalance(scenario, starts_search),
+        *idle_plan(scenario, starts_search),
+        *idle_spread(scenario),
+        *idle_prices(scenario),
+    )
 
 
 def idle_imbalance(scenario: Scenario, starts_search: bool) -> Iterator[str]:
@@ -21,6 +33,24 @@ def idle_imbalance(scenario: Scenario, starts_search: bool) -> Iterator[str]:
         yield "plan.expert_imbalance does nothing with ep 1: every rank has all experts. Leave it out"
     elif plan.capacity_factor is not None:
         yield "plan.expert_imbalance does nothing beside plan.capacity_factor, which fills all experts. Leave it out"
+
+
+def idle_plan(scenario: Scenario, starts_search: bool) -> Iterator[str]:
+    """Words on keys of the plan as written that act on nothing, unless a search may choose other degrees."""
+    written, plan = scenario.written.get("plan"), scenario.plan
+    if not isinstance(written, Mapping):
+        return
+    if "dispatcher" in written and plan.dispatcher != DEFAULT_DISPATCHER and not scenario.model.has_experts:
+        yield "plan.dispatcher does nothing: the model has no experts. Leave it out"
+    for key in ("account_for_embedding", "account_for_loss"):
+        if written.get(key) is True and plan.pp * plan.vpp == 1 and not starts_search:
+            yield f"plan.{key} does nothing with pp 1: all layers are on one stage. Leave it out"
+
+
+def idle_spread(scenario: Scenario) -> Iterator[str]:
+    """A word on what makes GPUs unequal: equal ranks are simulated once, and the step time is theirs."""
+    if scenario.spread is not None:
+        yield "spread acts on the figures of every GPU by itself (traincast evaluate --ranks all), not on the step time"
 
 
 def idle_prices(scenario: Scenario) -> Iterator[str]:

@@ -78,6 +78,10 @@ def read_precision(section: Section, model: Model | None, plain_fp8: str) -> Wri
     if low is None:
         if counts or share is not None:
             section.report("base", f"is {base}, not below 16 bit: nothing is left in 16 bit. Write e.g. {plain_fp8}")
+        for part, name in named.items():
+            if name not in (None, base):
+                why = f"is {name}; what is not below 16 bit computes in the base, {base}"
+                section.report(part, f"{why}. Write {base}, or leave it out")
         return Written(base, {})
     _report_other_high(section, low, {"base": base, **named})
     if model is not None:

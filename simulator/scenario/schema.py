@@ -31,7 +31,7 @@ from simulator.run.read import RunPolicies, read_run_in_part, run_schema
 from simulator.scenario.auto_layout import with_best_layouts, with_even_layout, with_even_layouts
 from simulator.scenario.cluster_section import ClusterKeys, read_cluster
 from simulator.scenario.distillation_section import MODEL, Distillation, DistillationKeys, read_distillation
-from simulator.scenario.idle_keys import idle_imbalance, idle_prices
+from simulator.scenario.idle_keys import idle_keys
 from simulator.scenario.jobs import lists_jobs, unfit_job
 from simulator.scenario.legal import broken_rules, problems
 from simulator.scenario.outer_sections import NOTHING_AROUND, Surroundings, read_surroundings, surroundings_schema
@@ -231,7 +231,7 @@ def _with_layouts(scenario: Scenario, top: Section, starts_search: bool) -> Scen
     scenario, remarks = (even, ()) if starts_search else with_best_layouts(even, scenario)
     model, plan, seq_length = scenario.model, scenario.plan, scenario.run.seq_length
     idle = without_effect(model, plan, gpus=scenario.cluster.gpus, seq_length=seq_length)
-    remarks = (*remarks, *idle_imbalance(scenario, starts_search), *idle_prices(scenario))
+    remarks = (*remarks, *idle_keys(scenario, starts_search))
     return replace(
         scenario,
         spread=fitted(scenario.spread, model, plan, seq_length) if scenario.spread else None,
