@@ -106,7 +106,8 @@ def launch_text(made: Launch, out: Path) -> str:
     left_out = "; these keys are left out, so what runs differs from what was predicted" if made.files else ""
     lines += ["", f"{made.table.title} cannot be told all of it{left_out}:"]
     lines += [f"  {each.text}" for each in made.inexpressible]
-    lines += ["", *_nearest_lines(made), ""]
+    nearest = _nearest_lines(made)
+    lines += ["", *nearest, ""] if nearest else [""]
     return "\n".join(lines)
 
 
@@ -121,8 +122,11 @@ def _predicted(made: Launch) -> str:
 
 
 def _nearest_lines(made: Launch) -> list[str]:
+    from simulator.launch.assemble import NEAREST_UNFIT
+
     if made.nearest is None:
-        return ["no plan near this one can be told; see the reasons above"]
+        unfit = NEAREST_UNFIT in made.notes
+        return [] if unfit else ["no plan near this one can be told; see the reasons above"]
     overrides = " ".join(f"--set '{each}'" for each in made.nearest.overrides)
     lines = ["the nearest plan that it can be told:", f"  {overrides}"]
     if made.nearest_step_time_s is not None:

@@ -151,3 +151,13 @@ def test_a_step_of_minutes_is_told_in_seconds_as_evaluate_does(tmp_path: Path) -
     made = launch(without_run(load_scenario(TINY)), "megatron", "torchrun", forecast=slow)
     assert "927.06 s a step" in launch_text(made, tmp_path)
     assert "927.06 s a step" in made.files["README.md"]
+
+
+def test_a_nearest_plan_that_does_not_fit_is_said_once(tmp_path: Path) -> None:
+    """Not that there is none, too."""
+    given = ["model=llama-3-70b", "run.seq_length=32768",
+             "plan={tp: 8, cp: 1, micro_batch_size: 1, global_batch_size: 8, stack: torchtitan-0.3}"]  # fmt: skip
+    made = launch(without_run(load_scenario(TINY, given)), "deepspeed", "torchrun")
+    assert made.nearest is None
+    assert any("does not fit in memory, so none is proposed" in note for note in made.notes)
+    assert "no plan near this one" not in launch_text(made, tmp_path)
