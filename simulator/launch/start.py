@@ -6,13 +6,16 @@ their defaults or an example.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf
+from functools import partial
+from math import ceil, inf
 from typing import Any
 
 from hardware import catalogue
 from hardware.documents import Document
+from hardware.precisions import REFERENCE
 from hardware.problems import InputError, Place, Problem
 from hardware.specs import Cluster
 from simulator.launch.importing.written import flow
@@ -29,6 +32,7 @@ SEQ_LENGTH, TOKENS = 4096, "1T"
 # Judged: micro-batches of a replica per pipeline stage, which keep the bubble small.
 MICROBATCHES_PER_STAGE = 4
 MOST_TRIALS = 40
+SPARSE_TRIALS = 20
 # Pipeline stages of the plans that are tried first, and the most of any.
 STAGES = (1, 2, 4, 8, 16, 32)
 MOST_STAGES = 64
@@ -40,6 +44,8 @@ HEADROOM = 0.10
 LEAST_BYTES_PER_PARAM = 4
 # Longer lists of words are for `traincast schema scenario`.
 MOST_WORDS = 14
+# What parts without bf16 (Volta) train in.
+OLDER_PRECISION = "fp16"
 INDENT = "  "
 WIDTH = 118
 
@@ -109,8 +115,7 @@ def starting_plan(model: Model, name: str, cluster: Cluster, node: str, fabric: 
     rounds: list[Tried] = []
     for candidates in (usual_candidates(model, cluster), other_candidates(model, cluster)):
         wanted = [each for each in candidates if _may_fit(model, capacity, each)] or candidates
-        scenarios = ((each, _scenario_of(name, cluster, node, fabric, each, model)) for each in wanted)
-        rounds.append(_tried(scenarios, enough))
+        rounds.append(_tried(wanted, partial(_scenario_of, name, cluster, node, fabric, model), enough))
         if rounds[-1].memory_bytes <= enough:
             break
     trials = sum(each.trials for each in rounds)
@@ -124,12 +129,22 @@ def starting_plan(model: Model, name: str, cluster: Cluster, node: str, fabric: 
     return dict(best.written), about
 
 
-def _tried(plans: Iterable[tuple[Mapping[str, Any], Scenario | InputError]], enough_bytes: float) -> Tried:
-    """Plans simulated one after another until one needs no more than `enough_bytes`, MOST_TRIALS at most."""
+def _tried(
+    plans: Sequence[Mapping[str, Any]],
+    scenario_of: Callable[[Mapping[str, Any]], Scenario | InputError],
+    enough_bytes: float,
+) -> Tried:
+    """Plans simulated in their order until one needs no more than `enough_bytes`.
+
+    Of what MOST_TRIALS leave, as many more as SPARSE_TRIALS, evenly spread up to the last.
+    """
     best: Mapping[str, Any] | None = None
     least_bytes, trials = inf, 0
     refused: list[Problem] = []
-    for written, scenario in plans:
+    waiting = deque(plans)
+    while waiting:
+        written = waiting.popleft()
+        scenario = scenario_of(written)
         if isinstance(scenario, InputError):
             refused += scenario.problems
             continue
@@ -137,8 +152,10 @@ def _tried(plans: Iterable[tuple[Mapping[str, Any], Scenario | InputError]], eno
         memory_bytes = max(rank.device_bytes for rank in simulate(scenario).memory)
         if memory_bytes < least_bytes:
             best, least_bytes = written, memory_bytes
-        if memory_bytes <= enough_bytes or trials >= MOST_TRIALS:
+        if memory_bytes <= enough_bytes:
             break
+        if trials == MOST_TRIALS and waiting:
+            waiting = deque(list(waiting)[:: ceil(len(waiting) / SPARSE_TRIALS)])
     return Tried(best, least_bytes, trials, tuple(refused))
 
 
@@ -187,7 +204,7 @@ def usual_candidates(model: Model, cluster: Cluster) -> list[dict[str, Any]]:
     gpus = cluster.gpus
     few = [degree for degree in divisors(gpus) if degree < EXPERT_DEGREES[0]] if gpus < EXPERT_DEGREES[0] else [1]
     shapes = _shapes(model, cluster, STAGES, (*few, *EXPERT_DEGREES))
-    return _with_recomputation([_written(model, gpus, shape, by_cost=False) for shape in shapes])
+    return _completed([_written(model, gpus, shape, by_cost=False) for shape in shapes], cluster)
 
 
 def other_candidates(model: Model, cluster: Cluster) -> list[dict[str, Any]]:
@@ -200,7 +217,7 @@ def other_candidates(model: Model, cluster: Cluster) -> list[dict[str, Any]]:
     usual = set(_shapes(model, cluster, STAGES, (1, *EXPERT_DEGREES)))
     every = _shapes(model, cluster, stages, [degree for degree in divisors(_experts(model)) if degree <= most])
     shapes = [shape for shape in every if shape not in usual]
-    return _with_recomputation([_written(model, gpus, shape, by_cost=True) for shape in shapes])
+    return _completed([_written(model, gpus, shape, by_cost=True) for shape in shapes], cluster)
 
 
 def _shapes(
@@ -224,8 +241,10 @@ def _experts(model: Model) -> int:
     return next((layer.ffn.experts for layer in model.layers if isinstance(layer.ffn, MoE)), 1)
 
 
-def _with_recomputation(plans: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The plans as they are, and last with whole layers recomputed."""
+def _completed(plans: Sequence[dict[str, Any]], cluster: Cluster) -> list[dict[str, Any]]:
+    """The plans in a precision that the accelerator has, and last with whole layers recomputed too."""
+    if REFERENCE not in cluster.accelerator.peak_flops_per_s:
+        plans = [plan | {"precision": OLDER_PRECISION} for plan in plans]
     again = {"recompute": {"granularity": _whole_layers()}}
     return [*plans, *(plan | again for plan in plans)]
 
@@ -271,7 +290,7 @@ def uneven_layout(layers: int, mtp: int, pp: int) -> str:
 
 
 def _scenario_of(
-    name: str, cluster: Cluster, node: str, fabric: str, written: Mapping[str, Any], model: Model
+    name: str, cluster: Cluster, node: str, fabric: str, model: Model, written: Mapping[str, Any]
 ) -> Scenario | InputError:
     """The scenario of a plan; the rules that it breaks where it is not legal."""
     data = {

@@ -114,6 +114,21 @@ def test_degrees_that_are_no_powers_of_two_are_tried_where_those_do_not_fit(
     assert max(rank.device_bytes for rank in simulate(scenario).memory) <= 0.9 * capacity
 
 
+def test_parts_without_bf16_start_in_fp16(tmp_path: Path) -> None:
+    (tmp_path / "start.yaml").write_text(starting_scenario("bert-large", 8, "dgx-v100"))
+    scenario = load_scenario(tmp_path / "start.yaml")
+    assert scenario.plan.precision == "fp16"
+    assert predict(simulate(scenario)).fits
+
+
+def test_deep_pipelines_are_reached_where_many_plans_before_them_do_not_fit(tmp_path: Path) -> None:
+    """DeepSeek-V3 on 2,048 GPUs of 80 GB fits on eight stages or more; dozens of plans with fewer come first."""
+    (tmp_path / "start.yaml").write_text(starting_scenario("deepseek-v3", 2048, "hgx-h800"))
+    scenario = load_scenario(tmp_path / "start.yaml")
+    assert scenario.plan.pp >= 8
+    assert predict(simulate(scenario)).fits
+
+
 def test_a_model_with_learned_positions_starts_with_no_longer_sequences(tmp_path: Path) -> None:
     (tmp_path / "start.yaml").write_text(starting_scenario("gpt3-175b", 64, "dgx-a100-80"))
     loaded = load_scenario(tmp_path / "start.yaml")
