@@ -215,6 +215,8 @@ def _how_sure(model: FailureModel) -> str:
 
 
 def _checkpoints(scenario: Scenario, spec: RunSpec, result: RunResult) -> Premise:
+    if spec.checkpoint.policy == "none":
+        return Premise("checkpoints", "none: each failure starts the run over", "given: run.checkpoint", False)
     given = _given(scenario, "run", "checkpoint", "every")
     saves = [f"{tier} every {format_seconds(s)}" for tier, s in result.checkpoint_every_s.items() if isfinite(s)]
     text = f"{spec.checkpoint.policy}, {_size(spec.paths.state_bytes)} to {' and '.join(saves) or 'nowhere'}"

@@ -49,16 +49,21 @@ class FirstOrder:
 
 
 def first_order(
-    saving: Saving, mtbf_s: float, down_s: float, planned_fraction: float = 0.0, fast_share: float = 1.0
+    saving: Saving,
+    mtbf_s: float,
+    down_s: float,
+    planned_fraction: float = 0.0,
+    fast_share: float = 1.0,
+    total_s: float = math.inf,
 ) -> FirstOrder:
     """1 / (1 + C/T + (T/2 + lag + R) / M): saves, half an interval and a restart per failure.
 
     `down_s` is detection, replacement and restart per failure; `fast_share` the share of failures that the finest
-    tier survives, the others falling back to the coarsest.
+    tier survives, the others falling back to the coarsest. `total_s`: all the work, more than which is never lost.
     """
     fast, storage = saving.tiers[0], saving.tiers[-1]
-    fast_rework_s = every(fast) / 2 + fast.lag_s
-    storage_rework_s = every(storage) / 2 + storage.lag_s
+    fast_rework_s = min(every(fast), total_s) / 2 + fast.lag_s
+    storage_rework_s = min(every(storage), total_s) / 2 + storage.lag_s
     rework_s = fast_share * fast_rework_s + (1 - fast_share) * storage_rework_s
     return FirstOrder(
         checkpoint_fraction=sum(tier.stall_s / every(tier) for tier in saving.tiers),

@@ -37,7 +37,7 @@ def _kept_fraction(spec: RunSpec, saving: Saving) -> float:
     ]
     fast_share = sum(survived) / rate
     down_s += fast_share * fast.restore_s + (1 - fast_share) * storage.restore_s
-    return first_order(saving, 1 / rate, down_s, planned_fraction, fast_share).goodput_fraction
+    return first_order(saving, 1 / rate, down_s, planned_fraction, fast_share, spec.work_s).goodput_fraction
 
 
 def _replacement_s(spec: RunSpec, fault: FaultClass) -> float:
@@ -58,8 +58,9 @@ def _maintenance_fraction(spec: RunSpec, saving: Saving) -> float:
 
 
 def best_every_s(spec: RunSpec, saving: Saving) -> float:
-    """Daly's interval of the finest tier against the failures it serves; infinite without failures."""
+    """Daly's interval of the finest tier against the failures it serves; infinite without failures or saves, whose cost
+    is not known of a policy that makes none."""
     mtbf_s = mean_time_between_s(spec.failures, spec.job_gpus)
-    if not math.isfinite(mtbf_s):
+    if not math.isfinite(mtbf_s) or spec.checkpoint.policy == "none":
         return math.inf
     return best_interval_s(saving.tiers[0], mtbf_s, math.inf, spec.longest_step_s)

@@ -5,18 +5,27 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from simulator.predict.prediction import evaluate
+from simulator.report.document import evaluate_document
+from simulator.report.terminal import evaluation_text
 from simulator.run.checkpoint_interval import daly_s, exact_wall_s, first_order, young_s
 from simulator.run.checkpoints import POLICIES, CheckpointPolicy
+from simulator.run.closed_form import best_every_s, closed_form_goodput
 from simulator.run.durations import exponential, fixed
 from simulator.run.fault_timeline import draw
 from simulator.run.faults import FailureModel, FaultClass, Machines, Scope, cumulative_hazard
 from simulator.run.montecarlo import best_interval_by_simulation_s, outcomes, saving_of, simulate
 from simulator.run.specs import Recovery, Restart, RunSpec, Simulation
+from simulator.scenario.schema import load_scenario
 from tests.simulator.run_specs import DAY, crashes, paths, quiet
+
+TINY = Path(__file__).parents[2] / "scenarios" / "tiny.yaml"
+LONG = ("run.tokens=1T", "run.failures={mtbf: 90 d}")
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
@@ -213,3 +222,23 @@ def test_what_stops_the_job_alone_does_not_strike_spares() -> None:
         model = FailureModel("one", (fault,))
         found = draw(model, Machines(10, 90, 8), (0.0, 100.0), np.empty(0, int), np.random.default_rng(5))
         assert len(found) == pytest.approx(expected, abs=5 * expected**0.5)
+
+
+def test_without_saves_a_failure_loses_half_of_the_work_to_first_order() -> None:
+    """Ten days of work, a failure every 40: 1 / (1 + (5 + restart) / 40). Saves that are none have no best."""
+    spec = replace(failing(40 * DAY, None, 60.0, 0.01 * DAY, days=10.0), checkpoint=CheckpointPolicy("none"))
+    down_s = spec.restart_s + spec.failures.classes[0].detect.mean_s()
+    expected = 1 / (1 + (5 * DAY + down_s) / (40 * DAY))
+    assert closed_form_goodput(spec, saving_of(spec)) == pytest.approx(expected)
+    assert best_every_s(spec, saving_of(spec)) == math.inf
+    often = first_order(saving_of(failing(40 * DAY, 20 * DAY, 1.0, 0.0)), 40 * DAY, 0.0, total_s=10 * DAY)
+    assert often.lost_work_fraction == pytest.approx(5 / 40, rel=0.01)
+
+
+@pytest.mark.parametrize("policy", ["none", "async"])
+def test_every_policy_can_leave_the_spares_open(policy: str) -> None:
+    scenario = load_scenario(TINY, [f"run.checkpoint={{policy: {policy}}}", "run.simulation={runs: 5}", *LONG])
+    prediction = evaluate(scenario)
+    assert prediction.run is not None
+    assert 0 < prediction.run.first_order_goodput_fraction < 1
+    assert ("Daly's best" in evaluation_text(evaluate_document(prediction))) == (policy != "none")
