@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +22,9 @@ USEFUL = ("compute",)
 
 @dataclass(frozen=True, slots=True)
 class RankedPlan:
-    """A plan of the result: its prediction in short. `errors`: what its step rests on; `tied`: it is closer to the
-    best than the prediction can tell; `behind_s`: seconds by cause that it spends more than the best."""
+    """A plan of the result: its prediction in short. `never_ends`: why its whole run does not finish, which then has no
+    end, cost or energy (None: it does, or none was simulated). `errors`: what its step rests on; `tied`: it is closer
+    to the best than the prediction can tell; `behind_s`: seconds by cause that it spends more than the best."""
 
     rank: int
     plan: Plan
@@ -37,6 +39,7 @@ class RankedPlan:
     finish_s: Mapping[str, float] | None
     cost_usd: float | None
     energy_j: float | None
+    never_ends: str | None
     fits: bool
     breakdown_s: Mapping[str, float]
     errors: ErrorShares
@@ -65,6 +68,7 @@ class RankedPlan:
             "finish_s": dict(self.finish_s) if self.finish_s else None,
             "cost_usd": self.cost_usd,
             "energy_j": self.energy_j,
+            "never_ends": self.never_ends,
             "fits": self.fits,
             "bound_by": self.bound_by,
             "tied": self.tied,
@@ -228,9 +232,11 @@ def plan_line(plan: Plan) -> str:
 def ranked_plan(prediction: Prediction, errors: ErrorShares) -> RankedPlan:
     """A prediction in short, not ranked yet."""
     run = prediction.run
+    # What was spent until a run is given up is not what it costs.
+    ended = run if run is not None and run.finishes else None
     finish = None
-    if run is not None and run.finishes:
-        finish = {name: value for name, value in run.finish_s.to_dict().items() if value is not None}
+    if ended is not None:
+        finish = {name: value for name, value in ended.finish_s.to_dict().items() if value is not None}
     return RankedPlan(
         rank=0,
         plan=prediction.scenario.plan,
@@ -243,8 +249,9 @@ def ranked_plan(prediction: Prediction, errors: ErrorShares) -> RankedPlan:
         memory_free_bytes=prediction.memory_capacity_bytes - prediction.device_memory_bytes,
         training_time_s=prediction.training_time_s,
         finish_s=finish,
-        cost_usd=run.cost_usd if run else None,
-        energy_j=run.energy_j if run else None,
+        cost_usd=ended.cost_usd if ended else None,
+        energy_j=ended.energy_j if ended else None,
+        never_ends=run.reason if run and not run.finishes else None,
         fits=prediction.fits,
         breakdown_s=prediction.breakdown_s,
         errors=errors,
@@ -252,7 +259,10 @@ def ranked_plan(prediction: Prediction, errors: ErrorShares) -> RankedPlan:
 
 
 def value_of(ranked: RankedPlan, objective: str) -> float:
-    """What an objective minimises; where a scenario does not say what it costs, the step time."""
+    """What an objective minimises, infinite of a run that does not finish; where a scenario does not say what it costs,
+    the step time."""
+    if objective != "time" and ranked.never_ends is not None:
+        return math.inf
     if objective == "finish" and ranked.finish_s is not None:
         return ranked.finish_s["p50"]
     known = {"cost": ranked.cost_usd, "energy": ranked.energy_j, "finish": ranked.training_time_s}.get(objective)

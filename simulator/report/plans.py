@@ -87,13 +87,29 @@ def search_text(scenario: Scenario, found: PlanSearch) -> str:
 def search_report(scenario: Scenario, found: PlanSearch) -> Group:
     parts: list[RenderableType] = [covered(found)]
     if found.plans:
-        parts += [plans_table(found), *ties(found), *runner_up(found), *against_start(found), *gains(found)]
+        parts += [
+            plans_table(found),
+            *endless(found),
+            *ties(found),
+            *runner_up(found),
+            *against_start(found),
+            *gains(found),
+        ]
         parts += [front_table(scenario, found)]
     elif found.nearest is not None:
         parts.append(nothing_fits(scenario, found, found.nearest))
     else:
         parts.append(Text("Interrupted before any plan was played."))
     return Group(*parts)
+
+
+def endless(found: PlanSearch) -> list[RenderableType]:
+    """Plans whose whole run does not finish, and why, told by the first of them."""
+    plans = [each for each in found.plans if each.never_ends is not None]
+    if not plans:
+        return []
+    ranks = ", ".join(str(each.rank) for each in plans)
+    return [Text(f"The whole run of {ranks} does not finish: {plans[0].never_ends}.", style="red")]
 
 
 def covered(found: PlanSearch) -> Text:
@@ -118,6 +134,8 @@ def others_words(found: PlanSearch) -> str:
     if found.others_least is None:
         return "others were not looked at"
     least = VALUES[found.objective](found.others_least)
+    if found.plans[0].never_ends is not None:
+        return f"any other comes to {least} or more, without a failure; this one never ends"
     best = VALUES[found.objective](value_of(found.plans[0], found.objective))
     return f"any other comes to {least} or more, without a failure; this one to {best}"
 
@@ -169,8 +187,7 @@ def finish_words(each: RankedPlan) -> str:
 
 def cost_words(each: RankedPlan) -> str:
     """US dollars of the mean run; none of a run that does not finish."""
-    known = each.cost_usd is not None and each.finish_s is not None
-    return format_count(each.cost_usd or 0.0) if known else "-"
+    return "-" if each.cost_usd is None else format_count(each.cost_usd)
 
 
 def bound_words(each: RankedPlan) -> str:

@@ -212,3 +212,23 @@ def test_another_objective_says_what_plans_that_were_not_evaluated_come_to() -> 
     assert not found["is_proven_best"]
     told = " ".join(traincast(*arguments).stdout.split())
     assert f"any other comes to {format_usd(found['others_least'])} or more, without a failure; this one to" in told
+
+
+ENDLESS = ["--set", "run.failures={base: llama-3, mtbf: 30 s}", "--set", "run.simulation={runs: 20}"]
+
+
+@pytest.mark.parametrize("objective", ["time", "cost"])
+def test_a_run_that_never_ends_has_no_cost_and_says_why(tmp_path: Path, objective: str) -> None:
+    """A job that crashes every 30 s and restarts for two minutes; document, CSV and report agree."""
+    out = tmp_path / "out"
+    arguments = ("plan", TINY, *ENDLESS, *KEEP, "--top", "2", "--objective", objective)
+    rows = json.loads(traincast(*arguments, "--json", "--out", str(out)).stdout)["plans"]
+    for row in rows:
+        assert (row["cost_usd"], row["energy_j"], row["finish_s"]) == (None, None, None)
+        assert "cannot finish" in row["never_ends"]
+    written = list(csv.DictReader((out / "plans.csv").read_text().splitlines()))
+    assert [row["cost_usd"] for row in written] == ["", ""]
+    assert [row["never_ends"] for row in written] == [row["never_ends"] for row in rows]
+    assert "The whole run of 1, 2 does not finish: every run cannot finish" in " ".join(
+        traincast(*arguments).stdout.split()
+    )
