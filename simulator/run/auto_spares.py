@@ -13,13 +13,13 @@ from simulator.run.arrays import Floats
 from simulator.run.closed_form import closed_form_goodput
 from simulator.run.fault_source import FaultSource, fault_source, window_s
 from simulator.run.fault_timeline import merged
+from simulator.run.faults import KINDS, mean_rate_per_s, mean_time_between_s
 from simulator.run.montecarlo import saving_of
 from simulator.run.specs import RunSpec
-from simulator.run.uncertainty import rate_factors, step_factors
+from simulator.run.uncertainty import mean_rate_factor, rate_factors, step_factors
 
-MOST_DRAWS = 3
-SAME_EXPOSURE = 0.01  # of the nodes: spares whose own faults change nothing
-MOST_RUNS = 200  # whose faults are looked at
+FEWEST_SAMPLES, MOST_SAMPLES = 200, 500
+SAMPLED_FAULTS = 50_000  # of all samples together, where the fewest have fewer
 MOST_WINDOWS = 10  # of a run: some 10,000 faults, after which its pace is no longer a matter of luck
 
 
@@ -33,15 +33,35 @@ def with_best_spares(spec: RunSpec) -> RunSpec:
 
     Only the nodes away are followed, not the job: it stands (or shrinks) while more are away than there are spares, and
     all else that failures cost is taken to first order. A sample that would be given up counts until then. Spares fail
-    too: the faults are drawn again where their number turns out to be another. At most one spare a node of the job, no
-    fewer than the cold ones.
+    too: the faults are drawn again, more of them, with about as many as are taken. At most one spare a node of the job,
+    no fewer than the cold ones.
     """
-    for _ in range(MOST_DRAWS):
-        drawn = spec
-        spec = _with_best_of(drawn, _samples(drawn))
-        if abs(spec.recovery.spares - drawn.recovery.spares) <= SAME_EXPOSURE * drawn.machines.nodes:
-            break
-    return spec
+    if _is_never_worth_one(spec):
+        return with_hot_spares(spec, spec.recovery.cold_spares)
+    about = _with_best_of(spec, _samples(spec, FEWEST_SAMPLES))
+    count = _sample_count(about)
+    if count == FEWEST_SAMPLES and about.recovery == spec.recovery:
+        return about
+    return _with_best_of(about, _samples(about, count))
+
+
+def _is_never_worth_one(spec: RunSpec) -> bool:
+    """Whether a job without spares stands less, at most while any node is in repair, than one spare takes."""
+    away = 0.0
+    gpus = spec.job_nodes * spec.gpus_per_node
+    for fault in spec.failures.classes:
+        if fault.repair is not None:
+            rate_per_s = mean_rate_per_s(fault, gpus, 0.0, spec.work_s, spec.failures.age_s)
+            away += rate_per_s * (fault.detect.mean_s() + fault.repair.mean_s())
+    is_free = spec.unused_gpus > 0
+    return not is_free and mean_rate_factor(spec.uncertainty) * away <= 1 / spec.job_nodes
+
+
+def _sample_count(spec: RunSpec) -> int:
+    """More samples where they meet few faults: the seldom ones decide, and they are drawn fast."""
+    gpus = spec.machines.nodes * spec.gpus_per_node
+    faults = spec.work_s / mean_time_between_s(spec.failures, gpus, KINDS)
+    return round(min(MOST_SAMPLES, max(FEWEST_SAMPLES, SAMPLED_FAULTS / faults)))
 
 
 def _with_best_of(spec: RunSpec, samples: list[_Sample]) -> RunSpec:
@@ -103,12 +123,12 @@ class _Sample:
         return True
 
 
-def _samples(spec: RunSpec) -> list[_Sample]:
-    """The first runs, their faults drawn for as long as they take at full speed; none where nothing ever works."""
+def _samples(spec: RunSpec, count: int) -> list[_Sample]:
+    """So many runs, their faults drawn for as long as they take at full speed; none where nothing ever works."""
     goodput = closed_form_goodput(spec, saving_of(spec)) / (1 - spec.evaluation_fraction)
     if goodput <= 0:
         return []
-    runs = np.arange(min(spec.simulation.runs, MOST_RUNS))
+    runs = np.arange(count)
     seed = spec.simulation.seed
     lost_fraction = rate_factors(spec.uncertainty, seed, runs) * (1 / goodput - 1)
     works_s = spec.work_s * step_factors(spec.uncertainty, seed, runs) * (1 + lost_fraction)

@@ -220,7 +220,8 @@ def test_a_question_needs_known_nodes_in_python_too() -> None:
 
 
 def test_sizing_takes_the_spares_that_evaluate_takes_where_they_are_left_open() -> None:
-    scenario = load_scenario(TINY, [*LONG, "run.failures={base: llama-3, mtbf: 4 h}"])
+    larger = ["cluster.gpus=64", "plan.global_batch_size=512", "run.tokens=20T"]
+    scenario = load_scenario(TINY, [*larger, "run.failures={base: llama-3, mtbf: 3 d}"])
     run = evaluate(scenario).run
     assert run is not None
     assert play_job(with_sized_spares(scenario)).spec.recovery.spares == run.spares > 0
