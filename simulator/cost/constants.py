@@ -34,8 +34,9 @@ class Constants:
     `host_s_per_kernel` is what the host spends to launch one kernel, `expert_launches` the launches per local expert
     and direction where no grouped kernel does it all. `lost_beside_dp` is how long computing stands still, in effect,
     for every second of collectives that fully sharded parameters and gradients run beside it. `rank_noise` is the
-    spread of a rank's step, as a fraction: n
-    ranks wait for the slowest, which is about sqrt(2 ln n) spreads late.
+    spread of a rank's step, as a fraction, and `collective_wait_s` that of a rank's arrival at a collective that all
+    ranks of a tensor or context parallel group wait for: n ranks wait for the slowest (`slowest_of`).
+    `host_overlap_loss` is how much longer than either a slot takes whose host and GPU need equally long (`hosted_s`).
     """
 
     gemm_rate: float = 1.0
@@ -51,6 +52,8 @@ class Constants:
     expert_launches: float = 0.0
     lost_beside_dp: float = 0.0
     rank_noise: float = 0.0
+    collective_wait_s: float = 0.0
+    host_overlap_loss: float = 0.0
 
 
 # The family of kernels whose shipped curves a rate corrects.

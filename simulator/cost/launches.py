@@ -16,6 +16,7 @@ from simulator.workload.operators import CoreAttention, Matmul, Number, Operator
 
 DISPATCHES = Path(__file__).parent / "data" / "dispatches.toml"
 # What an ffn with experts does before the host must know how many tokens each expert gets.
+SHORTEST_S = 1e-15  # keeps ratios of nothing to nothing finite
 ROUTED_AHEAD = ("mlp_norm", "router", "routing")
 
 
@@ -67,6 +68,20 @@ def launches(work: Work, computing: Priced, repeated: Priced, prices: Prices) ->
         waiting=one_by_one + per_kernel["forward"] * behind if reads else 0,
         reads=reads,
     )
+
+
+def hosted_s(host_s: Number, gpu_s: Number, loss: float) -> Number:
+    """Seconds of kernels that the host launches in `host_s` and the GPU runs in `gpu_s`, the one ahead of the other.
+
+    Which of the two is behind changes from kernel to kernel, so that both lose where they need about equally long:
+    (host^k + gpu^k)^(1/k), where 2^(1/k) = 1 + `loss`. Without a loss it is the longer of the two.
+    """
+    if not loss:
+        return np.maximum(host_s, gpu_s)
+    exponent = 1 / np.log2(1 + loss)
+    longer = np.maximum(np.maximum(host_s, gpu_s), SHORTEST_S)
+    both = (np.maximum(host_s, 0.0) / longer) ** exponent + (np.maximum(gpu_s, 0.0) / longer) ** exponent
+    return longer * both ** (1 / exponent)
 
 
 def captured_by_graphs(work: Work, graphs: str) -> Callable[[Operator], bool]:

@@ -14,6 +14,7 @@ from hardware.kernels.matmul import Role
 from hardware.precisions import PRECISIONS
 from hardware.specs import Cluster
 from simulator.cost.constants import NEUTRAL, Constants, product_rate
+from simulator.cost.slowest import slowest_of
 from simulator.plans.spec import Plan
 from simulator.workload.operators import (
     CoreAttention,
@@ -192,8 +193,9 @@ def pass_price(op: Pass, prices: Prices) -> Price:
 def collective_price_s(operation: str | None, size_bytes: Number, group: str, prices: Prices) -> Number:
     if operation is None:
         return 0.0
-    seconds = collective_s(operation, size_bytes, prices.groups[group], prices.cluster).seconds
-    return seconds / prices.constants.tp_rate
+    members, constants = prices.groups[group], prices.constants
+    seconds = collective_s(operation, size_bytes, members, prices.cluster).seconds
+    return seconds / constants.tp_rate + constants.collective_wait_s * slowest_of(members.ranks)
 
 
 def exchange_price(op: Exchange, prices: Prices) -> Price:

@@ -12,6 +12,7 @@ from typing import TypeVar
 import numpy as np
 
 from simulator.cost.blocks import NO_COST, BlockCost, block_cost
+from simulator.cost.launches import hosted_s
 from simulator.cost.layers import Beside, LayerCost, forward, input_gradient, pair, weight_gradient
 from simulator.cost.price import Prices
 from simulator.cost.seconds import NO_TIME, Seconds
@@ -100,10 +101,12 @@ def stage_cost(layers: list[LayerCost], plan: Plan, prices: Prices, moved_s: Num
     weight = sum((weight_gradient(layer) * count for layer, count in distinct), NO_TIME)
     host_s = prices.constants.host_s_per_kernel
     launched = sum(count * (layer.mixer.backward_kernels + layer.ffn.backward_kernels) for layer, count in distinct)
+    loss = prices.constants.host_overlap_loss
+    backward_s = hosted_s(host_s * launched, back.total_s + weight.total_s, loss)
     return StageCost(
         tuple(layers),
-        with_host(ahead, np.maximum(moved_s, ahead.total_s + forward_wait_s(layers, plan, host_s))),
-        with_host(back, np.maximum(moved_s, host_s * launched), weight.total_s),
+        with_host(ahead, np.maximum(moved_s, ahead.total_s + forward_wait_s(layers, plan, host_s, loss))),
+        with_host(back, np.maximum(moved_s, backward_s), weight.total_s),
         weight,
         stage_evidence(distinct),
         host_s,
@@ -127,7 +130,7 @@ def stage_evidence(distinct: Sequence[tuple[LayerCost, int]]) -> dict[str, Numbe
     return found
 
 
-def forward_wait_s(layers: Sequence[LayerCost], plan: Plan, host_s: float) -> Number:
+def forward_wait_s(layers: Sequence[LayerCost], plan: Plan, host_s: float, loss: float = 0.0) -> Number:
     """Seconds for which the GPU waits for the host in the forwards of layers.
 
     Between layers without experts the host runs ahead. Every layer with experts makes it read how many tokens each
@@ -137,7 +140,8 @@ def forward_wait_s(layers: Sequence[LayerCost], plan: Plan, host_s: float) -> Nu
     distinct = counted(layers)
     free = [(layer, count) for layer, count in distinct if not np.any(layer.ffn.waiting_kernels)]
     kernels = sum(count * (layer.mixer.forward_kernels + layer.ffn.forward_kernels) for layer, count in free)
-    waits = np.maximum(0.0, host_s * kernels - sum(count * forward(layer, plan).total_s for layer, count in free))
+    free_s = sum(count * forward(layer, plan).total_s for layer, count in free)
+    waits = hosted_s(host_s * kernels, free_s, loss) - free_s
     for layer, count in distinct:
         if np.any(layer.ffn.waiting_kernels):
             whole_s = forward(layer, plan).total_s

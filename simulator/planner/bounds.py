@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log, sqrt
 from typing import Any
 
 import numpy as np
 
 from hardware.arrays import Floats
+from simulator.cost.slowest import slowest_of
 from simulator.cost.step_times import stage_send_s
 from simulator.memory.outside import fragmentation_bytes
 from simulator.planner.columns import Columns, Ints
@@ -71,7 +71,7 @@ def _send_s(setting: Setting, view: PlanView) -> Any:
 def rank_noise(setting: Setting, columns: Columns) -> Floats:
     """What the wait for the slowest rank adds to a step, as a fraction (see `simulator.predict.simulate.Step`)."""
     noise = np.array([each.rank_noise for each in columns.values["constants"]])[columns.codes["constants"]]
-    return noise * sqrt(2 * log(setting.scenario.cluster.gpus))
+    return noise * float(slowest_of(setting.scenario.cluster.gpus))
 
 
 def memory_bytes(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import log, sqrt
 
+from simulator.cost.slowest import slowest_of
 from simulator.cost.step_times import SlotTimes
 from simulator.schedules import Schedule
 from simulator.step.timeline import Timeline
@@ -44,8 +44,8 @@ class Step:
 
     @property
     def straggler_s(self) -> float:
-        """What the job waits for its slowest rank: the latest of n with spread s is about s sqrt(2 ln n) late."""
-        late_s = self.timeline.step_time_s * self.slots.constants.rank_noise * sqrt(2 * log(self.gpus))
+        """What the job waits for its slowest rank: the latest of n with spread s is s x `slowest_of` n late."""
+        late_s = self.timeline.step_time_s * self.slots.constants.rank_noise * float(slowest_of(self.gpus))
         return self.site_factor * late_s
 
     @property
