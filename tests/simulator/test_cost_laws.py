@@ -136,6 +136,18 @@ def test_a_block_keeps_its_exchanges_apart() -> None:
 
 ROW, COLUMN = Matmul("out", 1, 1, 1), Matmul("qkv", 1, 1, 1, column=True)
 ATTENTION = CoreAttention("core_attention", 1, 1, 1, 1, 1, 1, 1, True)
+def test_a_collective_waits_for_the_last_of_its_ranks() -> None:
+    """Arrivals spread by 10 us: the last of 8 ranks is 1.42360 spreads late, whatever they exchange."""
+    waits = replace(NEUTRAL, collective_wait_s=1e-5)
+    for size_bytes in (1e3, 1e8):
+        op = Exchange("in", "tp", "all_gather", "reduce_scatter", size_bytes, size_bytes)
+        prompt, late = (price(op, prices_of(constants, dp=8, tp=8, ep=1)) for constants in (NEUTRAL, waits))
+        assert late.forward_s - prompt.forward_s == pytest.approx(1.4236e-5, rel=1e-4)
+        assert late.input_s - prompt.input_s == pytest.approx(1.4236e-5, rel=1e-4)
+        assert late.regather_s == prompt.regather_s == 0.0, "nothing to gather again"
+        assert price(op, prices_of(waits)) == price(op, prices_of()), "one rank waits for nobody"
+
+
 GATHER = Exchange("in", "tp", "all_gather", "reduce_scatter", before_column=True)
 SCATTER = Exchange("out", "tp", "reduce_scatter", "all_gather")
 EXPERTS = Exchange("experts", "etp", "all_gather", "reduce_scatter")

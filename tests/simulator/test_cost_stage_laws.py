@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from hardware.catalogue import cluster
 from simulator.cost.blocks import BlockCost, Exchanges
 from simulator.cost.constants import NEUTRAL
 from simulator.cost.groups import plan_groups
+from simulator.cost.launches import hosted_s
 from simulator.cost.layers import Beside, LayerCost, forward, input_gradient, pair
 from simulator.cost.price import Prices
 from simulator.cost.seconds import NO_TIME, Seconds
@@ -94,6 +96,34 @@ def test_the_host_bounds_a_stage() -> None:
     moving = stage_cost([layer], PLAN, launching(), moved_s=9.0)
     assert (moving.forward.total_s, moving.input.total_s) == (9.0, 6.0)
     assert with_host(Seconds(compute_s=3.0, host_s=1.0), 7.0, 2.0) == Seconds(compute_s=3.0, host_s=2.0)
+
+
+def test_host_and_gpu_that_need_equally_long_take_longer_than_either() -> None:
+    """A loss of a quarter: (1^k + 1^k)^(1/k) = 1.25, so k = 1 / log2(1.25) = 3.106; 2 s beside 1 s then take 2.0724."""
+    assert hosted_s(1.0, 1.0, 0.25) == pytest.approx(1.25)
+    assert hosted_s(2.0, 1.0, 0.25) == hosted_s(1.0, 2.0, 0.25) == pytest.approx(2 * (1 + 2**-3.10628) ** (1 / 3.10628))
+    assert hosted_s(2.0, 1.0, 0.0) == 2.0
+    assert hosted_s(0.0, 3.0, 0.25) == pytest.approx(3.0)
+    assert hosted_s(0.0, 0.0, 0.25) == pytest.approx(0.0, abs=1e-12)
+    found = hosted_s(np.array([1.0, 2.0]), 1.0, 0.25)
+    assert found == pytest.approx([1.25, hosted_s(2.0, 1.0, 0.25)])
+
+
+def test_what_host_and_gpu_lose_to_each_other_is_shown_as_host_time() -> None:
+    """5 kernels at 0.2 s beside 1 s of forward lose a quarter; 25 beside 2 + 3 s of backward the same."""
+    prices = launching()
+    prices = replace(prices, constants=replace(prices.constants, host_overlap_loss=0.25))
+    layer = LayerCost(
+        BlockCost(
+            Seconds(compute_s=1.0), Seconds(compute_s=2.0), Seconds(compute_s=3.0), forward_kernels=5,
+            backward_kernels=25,
+        )
+    )  # fmt: skip
+    found = stage_cost([layer], PLAN, prices)
+    assert found.forward.host_s == pytest.approx(0.25)
+    assert found.input.host_s == pytest.approx(1.25)
+    assert found.weight.host_s == 0.0
+    assert stage_cost([layer] * 3, PLAN, prices).forward.host_s == pytest.approx(0.75)
 
 
 def test_a_forward_that_reads_its_routing_waits_for_the_later_of_two_launches() -> None:
