@@ -150,7 +150,7 @@ def inside_intervals() -> dict[str, bool]:
         ids = [row["id"] for row in csv.DictReader(file)]
     found = {}
     for name, case, family, error in zip(ids, known.cases, known.families, known.errors, strict=True):
-        low, high = confidence.log_interval(case, known, without=residuals.source_of(family))
+        low, high = confidence.interval_of(case, known, without=residuals.source_of(family))
         found[name] = bool(low <= error <= high)
     return found
 

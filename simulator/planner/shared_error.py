@@ -25,7 +25,7 @@ Component = tuple[str, ...]
 # validate/sweeps.toml, so that 80 % intervals hold 80 % of them (tests/validate/test_differences.py): what the spread
 # of log(measured ratio / predicted ratio) tends to, and the share of the step that two plans spend differently at which
 # 1 - 1/e of its variance is reached.
-RATIO_SPREAD, DIFFERENT_SHARE = 0.085, 0.1
+RATIO_SPREAD, DIFFERENT_SHARE = 0.065, 0.1
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,6 @@ from hardware.kernels import is_borrowed, scale_spread
 from hardware.precisions import PRECISIONS
 from hardware.specs import Accelerator
 from simulator.cost.constants import borrowed_spread
-from simulator.model.parameters import active_parameters
 from simulator.predict.residuals import Case, Residuals, residuals, source_of
 from simulator.predict.site import correction_of
 from simulator.scenario.spec import Scenario
@@ -23,15 +23,15 @@ from simulator.scenario.spec import Scenario
 COVERAGE = 0.8
 STANDARD_DEVIATIONS = 1.2816  # of a normal distribution, to either side of 80 %
 # How much a run counts that is of another accelerator generation, of another kind (dense or MoE), of another software
-# generation, or a factor e^3 apart in GPUs: judged, not fitted.
-OTHER_GENERATION, OTHER_KIND, OTHER_STACK, OTHER_PART, SCALE_OF_GPUS = 0.25, 0.1, 0.1, 0.5, 3.0
+# generation, or a factor e^2 apart in GPUs: judged, not fitted.
+OTHER_GENERATION, OTHER_KIND, OTHER_STACK, OTHER_PART, SCALE_OF_GPUS = 0.25, 0.1, 0.1, 0.5, 2.0
 # How much wider the interval is on a part, a server or a network that no published run used, and where the stack is
 # not named: judged. A part that nobody measured is known half as well.
 UNMEASURED = {"part": 2.0, "node": 1.2, "fabric": 1.2}
 UNNAMED_STACK = 1.2
-# A GPU that computes less than this in a step (about 0.3 s on H100) waits for launches, latencies and the host, which
-# rest on thin evidence: how much wider its interval is. Judged on vTrain's rows and the strong scaling of small models.
-LITTLE_WORK_FLOPS, LITTLE_WORK = 1e14, 1.4
+# With as few micro-batches on as many GPUs a step is largely what it costs once, floors and latencies that rest on thin
+# evidence: how much wider its interval is. Judged on the strong scaling of small models.
+FEW_MICROBATCHES, MANY_GPUS, ONCE = 2, 64, 1.7
 # Standard deviation of the logarithm of seconds whose evidence is assumed: judged, a factor of 1.35 either way.
 ASSUMED_SPREAD = 0.3
 
@@ -41,8 +41,6 @@ def case_of(scenario: Scenario) -> Case:
     cluster, line = scenario.cluster, scenario.plan.stack.line
     part = cluster.accelerator
     kind = "moe" if moe else "dense"
-    tokens = scenario.plan.global_batch_size * scenario.run.seq_length
-    work_flops = float(f"{6.0 * active_parameters(scenario.model) * tokens / cluster.gpus:.3g}")
     # What is derived from a base is known as the base is; how far its rates were scaled widens elsewhere.
     known = [name.removesuffix(CHANGED) for name in (part.name, cluster.node.name, cluster.fabric.name)]
     return Case(
@@ -53,16 +51,17 @@ def case_of(scenario: Scenario) -> Case:
         part=known[0],
         node=known[1],
         fabric=known[2],
-        work_flops=work_flops,
+        microbatches=scenario.plan.microbatches,
     )
 
 
-def unmeasured(case: Case, known: Residuals) -> dict[str, str]:
-    """Which of part, node and fabric no published run used, by name."""
+def unmeasured(case: Case, known: Residuals, without: str | None = None) -> dict[str, str]:
+    """Which of part, node and fabric no published run used but those of the source `without`, by name."""
+    others = [each for each, family in zip(known.cases, known.families, strict=True) if source_of(family) != without]
     found = {}
     for what in UNMEASURED:
         own = getattr(case, what)
-        if own and own not in {getattr(each, what) for each in known.cases}:
+        if own and own not in {getattr(each, what) for each in others}:
             found[what] = own
     return found
 
@@ -93,8 +92,8 @@ def weights(case: Case, known: Residuals, without: str | None = None) -> NDArray
 
 
 def log_interval(case: Case, known: Residuals, without: str | None = None) -> tuple[float, float]:
-    """Weighted quantiles of the residuals of like runs, drawn apart where few families carry the weight or a GPU has
-    little to do in a step.
+    """Weighted quantiles of the residuals of like runs, of all sources but `without`, drawn apart where few families
+    carry the weight or a step has few micro-batches.
 
     With n families of effective weight the spread itself is known to about 1 / sqrt(2 n); it is widened by that.
     """
@@ -109,9 +108,17 @@ def log_interval(case: Case, known: Residuals, without: str | None = None) -> tu
     carried = np.array(list(by_family.values()))
     effective = carried.sum() ** 2 / (carried**2).sum()
     wider = 1 + 1 / np.sqrt(2 * effective)
-    if case.work_flops < LITTLE_WORK_FLOPS:
-        wider *= LITTLE_WORK
+    if case.microbatches <= FEW_MICROBATCHES and case.gpus >= MANY_GPUS:
+        wider *= ONCE
     return middle + (low - middle) * wider, middle + (high - middle) * wider
+
+
+def interval_of(case: Case, known: Residuals, without: str | None = None) -> tuple[float, float]:
+    """`log_interval`, as much wider as nobody but the source `without` measured the case's part, server or network."""
+    low, high = log_interval(case, known, without)
+    factor = prod(UNMEASURED[what] for what in unmeasured(case, known, without))
+    middle, half = (low + high) / 2, factor * (high - low) / 2
+    return middle - half, middle + half
 
 
 def widened(
@@ -144,12 +151,10 @@ def step_time_interval_s(scenario: Scenario, step_time_s: float, assumed_fractio
     """
     case, known = case_of(scenario), residuals()
     factor = 1.0 if scenario.stack_choice == "named" else UNNAMED_STACK
-    for what in unmeasured(case, known):
-        factor *= UNMEASURED[what]
     part = scenario.cluster.accelerator
     precision = PRECISIONS[scenario.plan.precision]
     formats = (precision.format, PRECISIONS[precision.high].format)
-    low, high = widened(log_interval(case, known), part, formats, factor, assumed_fraction)
+    low, high = widened(interval_of(case, known), part, formats, factor, assumed_fraction)
     site = correction_of(scenario.site)
     if site.weight:
         middle, half = (1 - site.weight) * (low + high) / 2, site.interval_fraction * (high - low) / 2

@@ -22,7 +22,7 @@ DATA = Path(__file__).parent / "data" / "residuals.csv"
 @dataclass(frozen=True, slots=True)
 class Case:
     """What makes runs alike: accelerator generation, dense or MoE, software stack, number of GPUs; part, server and
-    network; what a GPU computes in a step (6 FLOPs per active parameter and token)."""
+    network; micro-batches of a step."""
 
     generation: str
     kind: str
@@ -31,7 +31,7 @@ class Case:
     part: str = ""
     node: str = ""
     fabric: str = ""
-    work_flops: float = 1e16
+    microbatches: int = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def residuals() -> Residuals:
 
 def _case_of_row(row: Mapping[str, str]) -> Case:
     kind_of_run = (row["generation"], row["kind"], row["stack"])
-    return Case(*kind_of_run, int(row["gpus"]), row["part"], row["node"], row["fabric"], float(row["work_flops"]))
+    return Case(*kind_of_run, int(row["gpus"]), row["part"], row["node"], row["fabric"], int(row["microbatches"]))
 
 
 def source_of(family: str) -> str:

@@ -116,12 +116,34 @@ def test_exchanges_share_the_kind_of_link_that_they_use(changes: dict[str, int],
     assert causes_on_shared_links(plan, cluster) == shared
 
 
-def test_little_work_widens_the_interval() -> None:
+def test_a_step_of_few_micro_batches_on_many_gpus_has_a_wider_interval() -> None:
     known = residuals.residuals()
-    much = residuals.Case("hopper", "dense", "megatron-core", 512, work_flops=1e16)
-    little = replace(much, work_flops=1e13)
-    widths = [high - low for low, high in (confidence.log_interval(case, known) for case in (much, little))]
-    assert widths[1] == pytest.approx(confidence.LITTLE_WORK * widths[0])
+    many = residuals.Case("hopper", "dense", "megatron-core", 512, microbatches=3)
+
+    def width(case: residuals.Case) -> float:
+        low, high = confidence.log_interval(case, known)
+        return high - low
+
+    assert width(replace(many, microbatches=2)) == pytest.approx(confidence.ONCE * width(many))
+    small = replace(many, gpus=63)
+    assert width(replace(small, microbatches=2)) == width(small), "what a step costs once is small on few GPUs"
+
+
+def test_a_part_that_nobody_else_measured_is_known_half_as_well() -> None:
+    """With the only source that ran on a part left out, its interval is that of a part without published runs."""
+    family, case = next(
+        (family, case)
+        for family, case in zip(residuals.residuals().families, residuals.residuals().cases, strict=True)
+        if case.part == "H100-SXM-96GB"
+    )
+    known, source = residuals.residuals(), residuals.source_of(family)
+    assert confidence.unmeasured(case, known) == {}
+    assert "part" in confidence.unmeasured(case, known, source)
+    low, high = confidence.log_interval(case, known, source)
+    wide_low, wide_high = confidence.interval_of(case, known, source)
+    factor = confidence.UNMEASURED["part"] * confidence.UNMEASURED["node"]
+    assert (wide_high - wide_low) / (high - low) == pytest.approx(factor)
+    assert wide_low + wide_high == pytest.approx(low + high), "about the same middle"
 
 
 def test_hardware_that_no_run_used_is_named() -> None:

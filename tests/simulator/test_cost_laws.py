@@ -136,6 +136,8 @@ def test_a_block_keeps_its_exchanges_apart() -> None:
 
 ROW, COLUMN = Matmul("out", 1, 1, 1), Matmul("qkv", 1, 1, 1, column=True)
 ATTENTION = CoreAttention("core_attention", 1, 1, 1, 1, 1, 1, 1, True)
+
+
 def test_a_collective_waits_for_the_last_of_its_ranks() -> None:
     """Arrivals spread by 10 us: the last of 8 ranks is 1.42360 spreads late, whatever they exchange."""
     waits = replace(NEUTRAL, collective_wait_s=1e-5)
