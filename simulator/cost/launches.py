@@ -81,7 +81,8 @@ def hosted_s(host_s: Number, gpu_s: Number, loss: float) -> Number:
     exponent = 1 / np.log2(1 + loss)
     longer = np.maximum(np.maximum(host_s, gpu_s), SHORTEST_S)
     both = (np.maximum(host_s, 0.0) / longer) ** exponent + (np.maximum(gpu_s, 0.0) / longer) ** exponent
-    return longer * both ** (1 / exponent)
+    seconds: Number = longer * both ** (1 / exponent)
+    return seconds
 
 
 def captured_by_graphs(work: Work, graphs: str) -> Callable[[Operator], bool]:
