@@ -238,6 +238,7 @@ def answer(scenario: str, overrides: tuple[str, ...]) -> Prediction:
     return evaluate(load_scenario(SCENARIOS / f"{scenario}.yaml", list(overrides)))
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.key)
 def test_key_moves_the_answer(row: Acts) -> None:
     figure = FIGURES[row.figure]

@@ -21,6 +21,8 @@ SCENARIOS = ROOT / "scenarios"
 TINY, KIMI = SCENARIOS / "tiny.yaml", SCENARIOS / "kimi-k2-10240xh100.yaml"
 
 
+# Sought anew for a failure every minute, they take seconds.
+GIVEN_SPARES = "run.spares={hot: 1}"
 # On one worker of pytest-xdist, so that what the tests share is made once.
 pytestmark = pytest.mark.xdist_group("compared plans")
 
@@ -80,7 +82,7 @@ def runs() -> Comparison:
         "run.failures={mtbf: 1 min}",
         "run.prices=4 USD/h",
     ]
-    common = ["run.tokens=1T", "run.failures={mtbf: 10 days}", "run.prices=2 USD/h"]
+    common = ["run.tokens=1T", "run.failures={mtbf: 10 days}", "run.prices=2 USD/h", GIVEN_SPARES]
     return compare([load_scenario(TINY, [*common, change]) for change in changes])
 
 
@@ -118,7 +120,7 @@ def test_a_run_that_does_not_finish_is_never_alike_and_has_no_cost(runs: Compari
 
 def test_a_run_that_ends_is_faster_than_one_that_does_not() -> None:
     changes = ["run.failures={mtbf: 1 min}", "run.failures={mtbf: 10 days}", "run.failures={mtbf: 50 s}"]
-    stuck = compare([load_scenario(TINY, ["run.tokens=1T", change]) for change in changes])
+    stuck = compare([load_scenario(TINY, ["run.tokens=1T", GIVEN_SPARES, change]) for change in changes])
     verdicts = [column.difference.verdict for column in stuck.columns if column.difference is not None]
     assert verdicts == ["faster", "does not finish"]
 

@@ -130,6 +130,7 @@ def check_drawn(name: str, expected: int, folder: Path) -> None:
     assert count == expected
 
 
+@pytest.mark.untraced
 @pytest.mark.parametrize("name", WAYS)
 def test_drawn_plans_come_back(name: str, tmp_path: Path) -> None:
     check_drawn(name, DRAWN, tmp_path)

@@ -88,6 +88,7 @@ def test_peaks_act_both_ways_and_memory_remains() -> None:
     assert gemm_s(part, "bf16", *thin) > 0.5 * gemm_s(base, "bf16", *thin), "bound by its weight's bytes"
 
 
+@pytest.mark.untraced
 def test_a_peak_that_a_plan_does_not_use_leaves_its_interval() -> None:
     """In 16 bit an 8-bit peak of a twentieth says nothing of the step."""
     whole, slow = (predicted(f"peak: {{fp8: {peak} TFLOP/s}}") for peak in (1979, 100))
@@ -102,6 +103,7 @@ def ratio(prediction: Prediction) -> float:
     return high_s / low_s
 
 
+@pytest.mark.untraced
 def test_tenfold_and_thousandfold_peaks_differ() -> None:
     steps = [predicted(f"peak: {{bf16: {peak} TFLOP/s}}").step_time_s for peak in (500, 989, 2000, 4000)]
     assert steps == sorted(steps, reverse=True)
@@ -158,6 +160,7 @@ def test_parts_without_measured_kernels_take_a_siblings_rates_and_say_so(name: s
     assert evidence(part, "gemm", "fp16") == "assumed"
 
 
+@pytest.mark.untraced
 def test_an_unmeasured_generation_is_assumed_warned_of_and_less_sure() -> None:
     path = SCENARIOS / "qwen3-235b-256xh100.yaml"
     known = evaluate(load_scenario(path))
