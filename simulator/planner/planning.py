@@ -64,6 +64,7 @@ def plan(
     """
     begun = time.monotonic()
     check_scenario(scenario, "plan")
+    check_price(scenario, options.objective)
     if scenario.distillation is not None:
         why = "a teacher beside the model is not searched; compare plans instead (traincast compare --over)"
         raise InputError([Problem("plan", None, "distillation", why)])
@@ -90,6 +91,17 @@ def plan(
     if not tally.legal and complete:
         raise InputError([no_legal_plan(space, judge.rejected)])
     return outcome(space, options, tally, time.monotonic() - begun, complete)
+
+
+def check_price(scenario: Scenario, objective: str) -> None:
+    """Raises InputError where plans shall be ranked by the cost of a run whose GPUs have no known price."""
+    policies, part = scenario.run.policies, scenario.cluster.accelerator
+    if objective != "cost" or policies is None:
+        return
+    if policies.prices is None and part.price_usd_per_hour is None:
+        remedy = "give run.prices (gpu_hour, or capital_per_gpu), or take time"
+        why = f"is cost, and no price of {part.name} is known; {remedy}"
+        raise InputError([Problem("--objective", None, "", why)])
 
 
 def searched_part(scenario: Scenario, phase: str | None) -> Scenario:

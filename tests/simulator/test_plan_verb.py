@@ -232,3 +232,13 @@ def test_a_run_that_never_ends_has_no_cost_and_says_why(tmp_path: Path, objectiv
     assert "The whole run of 1, 2 does not finish: every run cannot finish" in " ".join(
         traincast(*arguments).stdout.split()
     )
+
+
+def test_no_plan_is_chosen_by_a_cost_that_nobody_knows() -> None:
+    """The catalogue has no rent of MI300X."""
+    on = ("--set", "cluster.node=mi300x-platform", "--set", "cluster.fabric=ndr-rail-2tier")
+    arguments = ("plan", TINY, *on, *KEEP, "--keep", "plan.recompute", "--top", "1", "--objective", "cost")
+    refused = traincast(*arguments)
+    assert refused.returncode == 2
+    assert "--objective: is cost, and no price of MI300X is known; give run.prices" in refused.stderr
+    assert traincast(*arguments, "--set", "run.prices={gpu_hour: 2 USD/h}").returncode == 0
