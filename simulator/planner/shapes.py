@@ -257,7 +257,10 @@ def kept_of_end(setting: Setting, columns: Columns, name: str, outside: frozense
 def without_modules(columns: Columns) -> Columns:
     """The shapes, where of recomputation only whole layers count, and of constants what a launch takes: what stages put
     together does not depend on more."""
-    launches = [replace(NEUTRAL, host_s_per_kernel=each.host_s_per_kernel) for each in columns.values["constants"]]
+    launches = [
+        replace(NEUTRAL, host_s_per_kernel=each.host_s_per_kernel, host_overlap_loss=each.host_overlap_loss)
+        for each in columns.values["constants"]
+    ]
     columns = with_values(columns, "constants", launches, columns.codes["constants"])
     if "recompute" not in columns.codes:
         return columns

@@ -61,6 +61,8 @@ def _sample_count(spec: RunSpec) -> int:
     """More samples where they meet few faults: the seldom ones decide, and they are drawn fast."""
     gpus = spec.machines.nodes * spec.gpus_per_node
     faults = spec.work_s / mean_time_between_s(spec.failures, gpus, KINDS)
+    if faults == 0:
+        return FEWEST_SAMPLES
     return round(min(MOST_SAMPLES, max(FEWEST_SAMPLES, SAMPLED_FAULTS / faults)))
 
 
