@@ -22,6 +22,8 @@ from hardware.units import (
     format_seconds,
     format_usd,
 )
+from simulator.cost.constants import constants_for
+from simulator.cost.slowest import slowest_of
 from simulator.model.parameters import total_parameters
 from simulator.predict.balancing import balancing
 from simulator.predict.power import POWER_SOURCE
@@ -34,6 +36,7 @@ from simulator.run.specs import RunSpec
 from simulator.scenario.spec import Scenario
 from simulator.stack import DEFAULT
 
+LATE_RANKS = "fitted to published runs, whose collectives take longer than the same alone"
 YEAR_S = 365.25 * 86400
 AUTO_SPARES = "the count with which the run takes the fewest GPU-hours, theirs included (run.spares.hot)"
 
@@ -51,7 +54,8 @@ class Premise:
 
 def premises(scenario: Scenario, spec: RunSpec | None, result: RunResult | None) -> tuple[Premise, ...]:
     """Everything that the prediction rests on, in the order in which a reader asks."""
-    found = [*_stack(scenario), *_accelerator(scenario), *_network(scenario), *_routing(scenario), *_teacher(scenario)]
+    found = [*_stack(scenario), *_accelerator(scenario), *_network(scenario), *_late_ranks(scenario)]
+    found += [*_routing(scenario), *_teacher(scenario)]
     policies = scenario.run.policies
     if spec is not None and result is not None and policies is not None:
         found += [
@@ -134,6 +138,18 @@ def _network(scenario: Scenario) -> Iterable[Premise]:
     broken = ", ".join(f"{count} of its {part}" for part, count in failed.items() if count)
     if broken:
         yield Premise("network", f"the job goes on without {broken}", "given: cluster.failed", False)
+
+
+def _late_ranks(scenario: Scenario) -> Iterable[Premise]:
+    """What the collectives within a layer wait for their last rank, which is in the seconds of tp and cp."""
+    plan = scenario.plan
+    wait_s = constants_for(scenario.cluster.accelerator, plan).collective_wait_s
+    for name, ranks in (("tp", plan.tp), ("cp", plan.cp)):
+        late_s = wait_s * float(slowest_of(ranks))
+        if late_s > 0:
+            wait = format_seconds(late_s)
+            text = f"each collective of {name} waits {wait} for the last of {ranks} ranks, counted as {name}"
+            yield Premise("late ranks", text, LATE_RANKS, assumed=True)
 
 
 def _routing(scenario: Scenario) -> Iterable[Premise]:
