@@ -102,7 +102,7 @@ def plan(
         if phase is None:
             print_phases(whole)
         print_start(loaded)
-    found = shown_search(loaded, options, executor_of(executor, workers, address), out)
+    found = shown_search(whole, options, executor_of(executor, workers, address), out)
     if out is not None:
         leave_files(out, whole if phase is None else loaded, found)
     if as_json:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
+from typing import Any
 
 from hardware.problems import InputError, Problem, one_of
 from simulator.planner.executors import Executor, Serial
@@ -17,8 +18,9 @@ from simulator.planner.resume import ChunkFiles
 from simulator.planner.search import Asked, Chunk, ChunkResult, chunks_of, search_chunk
 from simulator.planner.space import Space, space_of
 from simulator.planner.tally import Tally
+from simulator.run.budget import AMOUNTS
 from simulator.scenario.phases import phase_scenario, phases_of
-from simulator.scenario.spec import Scenario, check_scenario
+from simulator.scenario.spec import Run, Scenario, check_scenario
 
 DEFAULT = SearchOptions()
 
@@ -116,9 +118,16 @@ def searched_part(scenario: Scenario, phase: str | None) -> Scenario:
     policies = scenario.run.policies
     alone = scenario if phase is None else phase_scenario(scenario, phases[phase])
     run = replace(alone.run, policies=None if policies is None else replace(policies, phases=()))
-    written_run = {key: value for key, value in scenario.written["run"].items() if key != "phases"}
-    written = {**scenario.written, "run": written_run}
+    written = {**scenario.written, "run": written_alone(scenario.written["run"], None if phase is None else alone.run)}
     return replace(alone, run=run, phase_plans={}, written=written)
+
+
+def written_alone(written_run: Mapping[str, Any], phase_run: Run | None) -> dict[str, Any]:
+    """The run section without phases; with the tokens and the sequence length of the phase's run (None: its own)."""
+    if phase_run is None:
+        return {key: value for key, value in written_run.items() if key != "phases"}
+    own = {"seq_length": phase_run.seq_length, "tokens": phase_run.tokens}
+    return {key: value for key, value in written_run.items() if key not in ("phases", *AMOUNTS)} | own
 
 
 def results(

@@ -242,3 +242,15 @@ def test_no_plan_is_chosen_by_a_cost_that_nobody_knows() -> None:
     assert refused.returncode == 2
     assert "--objective: is cost, and no price of MI300X is known; give run.prices" in refused.stderr
     assert traincast(*arguments, "--set", "run.prices={gpu_hour: 2 USD/h}").returncode == 0
+
+
+@pytest.mark.parametrize(("phase", "batch"), [("main", 64), ("long", 16)])
+def test_a_phase_of_the_run_is_searched_by_its_name(tmp_path: Path, phase: str, batch: int) -> None:
+    phases = "run.phases=[{name: main}, {name: long, tokens: 1e8, seq_length: 8192, global_batch_size: 16}]"
+    out = tmp_path / "out"
+    done = traincast("plan", TINY, *KEEP, "--set", phases, "--phase", phase, "--json", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["start"]["plan"]["global_batch_size"] == batch
+    again = json.loads(traincast("evaluate", str(out / "best.yaml"), "--json").stdout)
+    best = json.loads(done.stdout)["plans"][0]
+    assert again["step_time_s"] == pytest.approx(best["step_time_s"], rel=1e-12)
