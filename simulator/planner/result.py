@@ -107,7 +107,7 @@ class PlanSearch:
     fits, the one with the smallest memory, and `remedies` what would make it fit. `complete` False: the search was
     interrupted. `priced`: of so many of the fastest the whole run was evaluated, from which other objectives than time
     choose; `others_least`: what no other plan stays below at its predicted step, in the objective's own unit (None: by
-    time, and where there are no others)."""
+    time, and where there are no others). `refused`: values that were asked for and that the GPU cannot run, and why."""
 
     plans: tuple[RankedPlan, ...]
     front: tuple[FrontPoint, ...]
@@ -125,6 +125,7 @@ class PlanSearch:
     complete: bool = True
     priced: int = 0
     others_least: float | None = None
+    refused: tuple[str, ...] = ()
 
     @property
     def is_proven_best(self) -> bool:
@@ -149,6 +150,7 @@ class PlanSearch:
             "objective": self.objective,
             "headroom_fraction": self.headroom_fraction,
             "searched": dict(self.searched),
+            "refused": list(self.refused),
             "front": [
                 {
                     "headroom_fraction": point.headroom_fraction,

@@ -16,6 +16,7 @@ from simulator.planner.reads import PlanView, alike, one_by_one
 from simulator.plans.case import ModelFacts, model_facts
 from simulator.plans.layout import balanced, format_layout, layer_counts, stage_count
 from simulator.plans.spec import Plan
+from simulator.scenario.legal import beyond_part
 from simulator.scenario.spec import Scenario
 
 SPLIT_KEYS = ("layout", "first_stage_layers", "last_stage_layers", "account_for_embedding", "account_for_loss")
@@ -23,6 +24,8 @@ NO_SPLIT = (None, None, None, False, False)
 # Keys that decide where ranks stand, and the schedule; all others are settings. Plans of a chunk share the first two.
 DEGREES = ("tp", "cp", "pp", "micro_batch_size", "sequence_parallel", "ep", "etp", "schedule", "vpp")
 CHUNK = ("tp", "cp")
+# Keys whose values need number formats that not every GPU has.
+BOUND_TO_PART = ("precision", "optimizer")
 MOST_PLANS = 1_000_000
 # Combinations that are searched before all others, so that there is an answer at once, and what counts as near.
 FIRST_PLANS = 20_000
@@ -31,11 +34,14 @@ NEAREST = ("tp", "cp", "pp", "micro_batch_size", "ep", "vpp")
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """What is searched for a scenario: candidates by key. Its own plan gives everything else."""
+    """What is searched for a scenario: candidates by key. Its own plan gives everything else.
+
+    `refused`: values that were asked for and that the scenario's GPU cannot run, and why."""
 
     scenario: Scenario
     facts: ModelFacts
     candidates: Mapping[str, tuple[Any, ...]]
+    refused: tuple[str, ...] = ()
 
     @property
     def base(self) -> Plan:
@@ -71,7 +77,7 @@ def space_of(
     """The space around a scenario's plan.
 
     `keep`: keys that stay as the plan has them. `free`: further keys to search, with the values to try (None: the usual
-    ones). Raises InputError for keys that cannot be kept or freed.
+    ones). Raises InputError for keys that cannot be kept or freed, and where the GPU runs no value of a key.
     """
     free = free or {}
     _check_keys(scenario, keep, free)
@@ -85,7 +91,29 @@ def space_of(
         given = free.get(key)
         offered = (SEARCHED | FREED)[key](scenario, facts) if given is None else given
         candidates[key] = tuple(dict.fromkeys([*offered, *([own] if given is None else [])]))
-    return Space(scenario, facts, candidates)
+    refused: list[str] = []
+    for key in BOUND_TO_PART:
+        candidates[key], why = able_values(scenario, key, candidates[key])
+        refused += why
+    return Space(scenario, facts, candidates, tuple(refused))
+
+
+def able_values(scenario: Scenario, key: str, values: Sequence[Any]) -> tuple[tuple[Any, ...], list[str]]:
+    """The values of a key that the scenario's GPU can run, and why it cannot run the others. Raises InputError where
+    none is left."""
+    able, refused = [], []
+    for value in values:
+        beyond = [
+            (name, message)
+            for name, message in beyond_part(replace(scenario.plan, **{key: value}), scenario.cluster.accelerator)
+            if name.split(".")[1] == key
+        ]
+        refused += [f"{name}: {message}" for name, message in beyond]
+        if not beyond:
+            able.append(value)
+    if not able:
+        raise InputError([Problem(scenario.file, None, "", reason) for reason in refused])
+    return tuple(able), refused
 
 
 def _check_keys(scenario: Scenario, keep: Sequence[str], free: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from hardware.problems import Place
 from hardware.units import format_bytes, format_count, format_energy, format_fraction, format_seconds, format_usd
 from simulator.planner.candidates import FREED, own_value
 from simulator.planner.doubles import ROUNDING
@@ -43,9 +44,9 @@ def print_phases(scenario: Scenario) -> None:
 
 def print_start(scenario: Scenario) -> None:
     """The scenario's own plan, before the search begins."""
-    from simulator.plans.rules import check
+    from simulator.scenario.legal import problems
 
-    broken = check(scenario.model, scenario.plan, gpus=scenario.cluster.gpus, seq_length=scenario.run.seq_length)
+    broken = problems(scenario, Place(scenario.file))
     if broken:
         sys.stdout.write(f"Start      the scenario's own plan is not legal ({broken[0].key}); searching around it\n")
     else:
@@ -124,7 +125,8 @@ def covered(found: PlanSearch) -> Text:
         text += f". Chosen by {found.objective} among the {found.priced} fastest that fit; {others_words(found)}"
     interrupted = "; interrupted, so these are the best so far" if found.plans and not found.complete else ""
     searched = ", ".join(f"{key} ({count})" for key, count in found.searched.items())
-    return Text(f"{text}{interrupted}\nSearched: {searched}, layout (up to 4 splits of the layers)\n")
+    refused = "".join(f"Refused: {reason}\n" for reason in found.refused)
+    return Text(f"{text}{interrupted}\nSearched: {searched}, layout (up to 4 splits of the layers)\n{refused}")
 
 
 def others_words(found: PlanSearch) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from hardware.precisions import OFFERED, PRECISIONS
 from hardware.problems import InputError, Place, Problem
-from hardware.specs import Cluster, Failed
+from hardware.specs import Accelerator, Cluster, Failed
 from hardware.wiring import impossible_failures
 from simulator.fields import wrong_values
 from simulator.model.spec import Model
@@ -131,7 +131,15 @@ def illegal(model: Model, cluster: Cluster, plan: Plan, run: Run, settings: Mapp
     `settings` are the plan keys, dotted, that its stack decided: a message says where one of them is to blame.
     """
     broken, found = broken_rules(model, plan, cluster.gpus, run.seq_length, settings)
-    part = cluster.accelerator
+    found += beyond_part(plan, cluster.accelerator)
+    if not any(violation.rule == "counts_are_positive" for violation in broken):
+        found += _beyond(plan, run)
+    return found
+
+
+def beyond_part(plan: Plan, part: Accelerator) -> list[tuple[str, str]]:
+    """Precisions that a plan computes in and the part does not have, as (key, message)."""
+    found = []
     able = [name for name, each in PRECISIONS.items() if not each.lacks(part.peak_flops_per_s)]
     if plan.precision not in able:
         offered = ", ".join(name for name in OFFERED if name in able)
@@ -140,8 +148,6 @@ def illegal(model: Model, cluster: Cluster, plan: Plan, run: Run, settings: Mapp
     if products is not None and products.precision not in able:
         why = f"{plan.optimizer.kind} computes in {products.precision}, which {part.name} lacks; take adamw"
         found.append(("plan.optimizer.kind", why))
-    if not any(violation.rule == "counts_are_positive" for violation in broken):
-        found += _beyond(plan, run)
     return found
 
 

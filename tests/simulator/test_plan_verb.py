@@ -254,3 +254,24 @@ def test_a_phase_of_the_run_is_searched_by_its_name(tmp_path: Path, phase: str, 
     again = json.loads(traincast("evaluate", str(out / "best.yaml"), "--json").stdout)
     best = json.loads(done.stdout)["plans"][0]
     assert again["step_time_s"] == pytest.approx(best["step_time_s"], rel=1e-12)
+
+
+def test_a_value_that_the_gpu_cannot_run_is_refused_and_the_others_are_searched() -> None:
+    lacking = "plan.precision: H100-SXM-80GB cannot compute in nvfp4"
+    keep = [*KEEP, "--keep", "plan.recompute", "--top", "1"]
+    done = traincast("plan", TINY, *keep, "--free", "plan.precision=bf16,nvfp4", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert len(document["refused"]) == 1
+    assert document["refused"][0].startswith(lacking)
+    assert document["plans"][0]["plan"]["precision"] == "bf16"
+    jsonschema.validate(document, document_schema("plan"))
+    told = traincast("plan", TINY, *keep, "--free", "plan.precision=bf16,nvfp4")
+    assert f"Refused: {lacking}" in told.stdout
+
+
+@pytest.mark.parametrize("option", ["--free", "--set"])
+def test_a_search_without_a_value_that_the_gpu_runs_is_exit_code_2(option: str) -> None:
+    done = traincast("plan", TINY, *KEEP, option, "plan.precision=nvfp4")
+    assert done.returncode == 2
+    assert "cannot compute in nvfp4; it can in" in done.stderr
