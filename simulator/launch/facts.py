@@ -57,7 +57,7 @@ def plan_facts(model: Model, plan: Plan, seq_length: int) -> dict[str, Any]:
     written = as_written(plan)
     written.pop("stack")
     facts = dict(_flat("plan", written))
-    facts["plan.adapters"] = plan.adapters is not None
+    facts["plan.adapters"] = f"rank {plan.adapters.rank}" if plan.adapters else None
     facts["plan.offload.gradients"] = _or_auto(plan.offload.gradient_fraction)
     facts |= {f"plan.stack.{spec.name}": getattr(plan.stack, spec.name) for spec in fields(plan.stack)}
     facts["plan.layout"] = stated_layout(model, plan, seq_length)

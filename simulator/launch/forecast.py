@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from simulator.plain import plain
+
 if TYPE_CHECKING:
     from simulator.predict.prediction import Prediction
 
@@ -26,14 +28,17 @@ class Forecast:
     goodput_fraction: float | None = None
 
     def to_dict(self, stack: str) -> dict[str, Any]:
-        """The forecast as a document; `stack`: the release that it stands on."""
+        """The forecast as a document; `stack`: the release that it stands on.
+
+        An interval is null where nothing saves.
+        """
         return {
             "stack": stack,
             "step_time_s": self.step_time_s,
             "step_time_interval_s": list(self.step_time_interval_s),
             "peak_memory_bytes": self.peak_memory_bytes,
             "fits": self.fits,
-            "checkpoint_every_s": dict(self.checkpoint_every_s),
+            "checkpoint_every_s": plain(self.checkpoint_every_s),
             "spare_nodes": self.spares,
             "finish_p50_s": self.finish_p50_s,
             "goodput_fraction": self.goodput_fraction,

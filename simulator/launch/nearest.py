@@ -90,7 +90,13 @@ def _replaced(spec: Any, path: list[str], value: Any) -> Any:
     name = _field(type(spec), path[0])
     if len(path) > 1:
         value = _replaced(getattr(spec, name), path[1:], value)
-    return replace(spec, **{name: None if value == "null" else value})
+    return replace(spec, **{name: None if _says_none(type(spec), name, value) else value})
+
+
+def _says_none(cls: Any, name: str, value: Any) -> bool:
+    """Whether a table's word stands for None: null, and auto for a field that None leaves to the simulator."""
+    (spec,) = (each for each in fields(cls) if each.name == name)
+    return value == "null" or (value == AUTO and default_of(spec) is None)
 
 
 def _field(cls: Any, key: str) -> str:
