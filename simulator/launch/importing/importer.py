@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hardware.documents import parse_document
 from hardware.problems import InputError, Problem
 from simulator.launch.importing.assemble import Imported, entries, plan_defaults
 from simulator.launch.importing.backwards import add_defaults, read_back
@@ -27,6 +26,7 @@ from simulator.launch.importing.derived import (
 )
 from simulator.launch.importing.dialects import DATA, dialects, in_table_words
 from simulator.launch.importing.files import file_text, is_cluster_file, names_in, read_launch_file, unknown_file
+from simulator.launch.importing.given import Given, read_given, with_given
 from simulator.launch.importing.models import model_of
 from simulator.launch.importing.own_files import without_records
 from simulator.launch.importing.statements import GIVEN, Found, Keys, Origin, Reading, Statement, typed
@@ -56,15 +56,17 @@ def import_launch(paths: Sequence[Path], given: Sequence[str] = (), folder: Path
 
     `folder`: where the scenario will lie, for the paths that it holds (None: the current one).
 
-    Raises InputError for files that cannot be read, say nothing, or use the words of several frameworks.
+    Raises InputError for files that cannot be read, say nothing, or use the words of several frameworks, and
+    for a given key that no scenario has.
     """
+    wanted = read_given(given)
     texts = {path: file_text(path) for path in paths}
     paths, records = without_records(texts)
     launches = [path for path in paths if not is_cluster_file(path, texts[path]) and not _is_config(texts[path], path)]
     configs = [path for path in paths if _is_config(texts[path], path)]
     readings, overridden = _ordered([_read(path, texts) for path in launches])
     server, switches = _machines([path for path in paths if is_cluster_file(path, texts[path])], texts)
-    keys, dialect, words = _keys(readings, launches, given)
+    keys, dialect, words = _keys(readings, launches, wanted)
     statements = [each for reading in readings for each in reading.statements]
     node = keys.found.get("cluster.node") or node_of(statements, words)
     if server is not None and not launches and "cluster.gpus" not in keys.found:
@@ -81,7 +83,7 @@ def import_launch(paths: Sequence[Path], given: Sequence[str] = (), folder: Path
     against = contradictions(keys, statements, server, switches, node)
     keys.notes += against.values()
     imported = Imported(keys, model, node, server, switches, stack, told, _source(paths), against)
-    lines = list(entries(imported))
+    lines = with_given(list(entries(imported)), wanted)
     notes = [*records, *(note for reading in readings for note in reading.notes), *overridden, *keys.notes]
     head = [
         f"Imported by traincast from {', '.join(path.name for path in paths)}.",
@@ -145,7 +147,7 @@ def _machines(paths: Sequence[Path], texts: dict[Path, str]) -> tuple[Server | N
     return server, switches
 
 
-def _keys(readings: Sequence[Reading], paths: Sequence[Path], given: Sequence[str]) -> tuple[Keys, str, list[str]]:
+def _keys(readings: Sequence[Reading], paths: Sequence[Path], given: Sequence[Given]) -> tuple[Keys, str, list[str]]:
     """Scenario keys from all readings, the dialect of the launch, and words that may name a model or a machine."""
     keys = Keys()
     layouts = [reading for reading in readings if reading.dialect in LAYOUTS]
@@ -163,8 +165,8 @@ def _keys(readings: Sequence[Reading], paths: Sequence[Path], given: Sequence[st
     dialect = kinds[0] if kinds else "slurm"
     if kinds:
         _read_layout(keys, layouts, dialect)
-    for text in given:
-        _give(keys, text)
+    for each in given:
+        keys.found[each.key] = Found(each.value, (), GIVEN)
     words = [word for reading in readings for word in reading.names]
     words += _stated_words(statements)
     words += [word for path in paths for word in names_in(path)]
@@ -249,15 +251,6 @@ def _stated_words(statements: Sequence[Statement]) -> list[str]:
             stated[name] = each.value.lower()
     sized = [stated[name] for name in ("model.name", "model.flavor") if name in stated]
     return ["-".join(sized), "-".join(stated.values()), *stated.values()]
-
-
-def _give(keys: Keys, text: str) -> None:
-    """One `key=value` of the command line."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        message = "needs the form section.key=value, as in cluster.fabric=ndr-rail-2tier"
-        raise InputError([Problem(f"--set {text}", None, key, message)])
-    keys.found[key.strip()] = Found(parse_document(value, f"--set {text}").data, (), GIVEN)
 
 
 def _benchmark(keys: Keys, statements: Sequence[Statement], words: Sequence[str], model: Found | None) -> Found | None:
