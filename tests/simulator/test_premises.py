@@ -12,7 +12,6 @@ from hardware.facility import network_power_w, pue
 from hardware.problems import InputError
 from hardware.units import format_seconds
 from simulator.cost.constants import constants_for
-from simulator.plans.spec import Plan
 from simulator.predict.power import gpu_power_w, step_power_w
 from simulator.predict.prediction import evaluate
 from simulator.predict.premises import Premise
@@ -211,12 +210,13 @@ OWN_NODE = "node: {base: hgx-h100, accelerator: ours.yaml}"
 
 def test_what_collectives_wait_for_is_said_where_there_are_any() -> None:
     """The last of two ranks is 0.5642 spreads late; without tensor or context parallelism nobody waits."""
-    by_topic, _, text = said("plan.tp=2")
+    by_topic, _, text = said("plan.tp=2", "plan.sequence_parallel=true")
     late = by_topic["late ranks"]
     assert late.assumed
     assert "for the last of 2 ranks, counted as tp" in late.text
     assert late.text in text
-    wait_s = constants_for(load_scenario(SCENARIOS / "tiny.yaml").cluster.accelerator, Plan()).collective_wait_s
+    tiny = load_scenario(SCENARIOS / "tiny.yaml")
+    wait_s = constants_for(tiny.cluster.accelerator, tiny.plan).collective_wait_s
     assert f"waits {format_seconds(0.56419 * wait_s)} for" in late.text
     alone, _, _ = said()
     assert "late ranks" not in alone
