@@ -126,7 +126,7 @@ def _nearest_lines(made: Launch) -> list[str]:
 
     if made.nearest is None:
         unfit = NEAREST_UNFIT in made.notes
-        return [] if unfit else ["no plan near this one can be told; see the reasons above"]
+        return [] if unfit else _beyond_the_plan(made) or ["no plan near this one can be told; see the reasons above"]
     overrides = " ".join(f"--set '{each}'" for each in made.nearest.overrides)
     lines = ["the nearest plan that it can be told:", f"  {overrides}"]
     if made.nearest_step_time_s is not None:
@@ -136,3 +136,16 @@ def _nearest_lines(made: Launch) -> list[str]:
         stack, of = made.nearest.plan.stack.name, made.scenario.plan.stack.name
         lines.append(f"  {step} a step on {stack} instead of {asked} on {of}")
     return lines
+
+
+def _beyond_the_plan(made: Launch) -> list[str]:
+    """What to set beside the plan before a plan near this one can be told; nothing where no such value is known."""
+    from simulator.launch.nearest import value_text
+    from simulator.launch.tables import MISSING
+
+    others = {each.key: each.nearest for each in made.inexpressible if not each.key.startswith("plan.")}
+    known = {key: value for key, value in others.items() if value is not MISSING}
+    if not others or len(known) < len(others):
+        return []
+    overrides = " ".join(f"--set '{key}={value_text(value)}'" for key, value in known.items())
+    return ["keys beside the plan must change before any plan can be told; the nearest:", f"  {overrides}"]

@@ -27,6 +27,7 @@ from simulator.launch.tables import Table
 from simulator.launch.targets import TARGETS, Target
 from simulator.launch.text import render
 from simulator.launch.told import Told
+from simulator.launch.uncarried import change_what_runs, uncarried
 from simulator.plain import plain
 from simulator.plans.allocation import allocated
 from simulator.predict.prediction import evaluate, predict
@@ -115,7 +116,8 @@ def launch(
     of_run = (stretch.note,) if stretch is not None else ()
     of_stack = _notes_of_stack(asked, scenario, evaluates)
     unfit = () if near_fits else (NEAREST_UNFIT,)
-    notes = (*of_run, *of_stack, *unfit, *warnings, *_notes(scenario, job, forecast), *_notes_of_settings(said))
+    left = _notes_of_keys(table, scenario, said)
+    notes = (*of_run, *of_stack, *unfit, *warnings, *_notes(scenario, job, forecast), *_notes_of_settings(said), *left)
     made = Launch(scenario, table, {}, said.inexpressible, near, near_s, notes, forecast)
     if said.inexpressible and not partial:
         return made
@@ -221,6 +223,14 @@ def _notes_of_settings(said: Answer) -> list[str]:
     return [f"{each.name}: {each.note}." for each in said.expressed.settings if each.note]
 
 
+def _notes_of_keys(table: Table, scenario: Scenario, said: Answer) -> list[str]:
+    """Which keys change what runs and stand in no file."""
+    keys = change_what_runs(uncarried(table, scenario, said.facts, said.inexpressible))
+    if not keys:
+        return []
+    return [f"{', '.join(keys)}: not in these files; what runs decides. README.md says why of each."]
+
+
 def _files(made: Launch, target: Target, on: str, said: Answer, job: Job) -> dict[str, str]:
     scenario, table = made.scenario, made.table
     fault_tolerant = any(each.key == "run.spares.hot" for each in said.expressed.settings)
@@ -260,5 +270,5 @@ def _readme(made: Launch, on: str, said: Answer, work: Work, exported: tuple[Var
         placement=placement_lines(launched, work.job),
         settings=said.expressed.settings,
         variables=exported,
-        unsaid=made.table.not_settings,
+        unsaid={**uncarried(made.table, made.scenario, said.facts, made.inexpressible), **made.table.not_settings},
     )

@@ -157,7 +157,19 @@ def run_facts(run: Run, plan: Plan, forecast: Forecast) -> dict[str, Any]:
         "run.steps": step_count(run.tokens, plan.global_batch_size, run.seq_length),
         "run.restarts": _names_spares(policies),
     }
+    facts |= _evaluation_facts(policies, plan.global_batch_size * run.seq_length)
     return facts if policies is None else facts | _checkpoint_facts(policies, forecast)
+
+
+def _evaluation_facts(policies: RunPolicies | None, step_tokens: int) -> dict[str, Any]:
+    """Steps between evaluations, and global batches of one (0: none); these are unknown where only its time is."""
+    evaluation = policies.evaluation if policies else None
+    if evaluation is None:
+        return {"run.evaluation.batches": 0}
+    facts: dict[str, Any] = {"run.evaluation.every": evaluation.every_steps}
+    if evaluation.tokens is not None:
+        facts["run.evaluation.batches"] = max(1, round(evaluation.tokens / step_tokens))
+    return facts
 
 
 def _names_spares(policies: RunPolicies | None) -> bool:

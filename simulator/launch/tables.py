@@ -35,6 +35,7 @@ STATED_BY = {
     "run.checkpoint.every_steps": "run.checkpoint.every",
     "run.checkpoint.fast_every_steps": "run.checkpoint.fast_every",
     "run.checkpoint.replication_jump": "run.checkpoint.peer_distance",
+    "run.evaluation.batches": "run.evaluation.tokens",
     "run.restarts": "run.spares.hot",
     "model.position_limit": "run.seq_length",
     "model.learned_positions": "model.positions",

@@ -25,7 +25,8 @@ PER_NODE = (
 # A launcher of MLPerf's submissions without a word on it has eight.
 MLPERF_PER_NODE = 8
 # Steps between evaluations, and global batches of one.
-EVALUATION = ("--eval-interval", "--eval-iters")
+EVERY, BATCHES = ("--eval-interval", "validation.eval_interval"), ("--eval-iters", "validation.eval_iters")
+EVALUATION = (*EVERY, *BATCHES)
 WORD_NAMES = (
     *("GPU_ARCH", "DGXSYSTEM", "--constraint", "--partition", "--gres", "--gpus-per-node", "MLPERF_SYSTEM_NAME"),
     *("MLPERF_SUBMISSION_PLATFORM", "--gpu"),
@@ -235,20 +236,23 @@ def _megatron(keys: Keys, statements: Sequence[Statement]) -> None:
 
 
 def _evaluation(keys: Keys, statements: Sequence[Statement]) -> None:
-    """Megatron evaluates --eval-iters global batches after every --eval-interval steps."""
-    interval, iterations = (last(statements, name) for name in EVALUATION)
+    """Megatron evaluates --eval-iters global batches after every --eval-interval steps; of no batches, never."""
+    interval, iterations = (_last_of(statements, names) for names in (EVERY, BATCHES))
     every = count_in(interval.value) if interval else None
-    if interval is None or every is None:
+    batches = count_in(iterations.value) if iterations else None
+    if interval is None or not every or batches == 0:
+        keys.found.pop("run.evaluation.every", None)
         return
     keys.add("run.evaluation.every", every, (interval.origin,), interval.name)
-    counts = (
-        count_in(iterations.value) if iterations else None,
-        keys.value("plan.global_batch_size"),
-        keys.value("run.seq_length"),
-    )
+    counts = (batches, keys.value("plan.global_batch_size"), keys.value("run.seq_length"))
     if iterations is not None and all(isinstance(count, int) for count in counts):
         about = f"{iterations.name}: {counts[0]} x {counts[1]} sequences x {counts[2]}"
         keys.add("run.evaluation.tokens", prod(counts), (iterations.origin,), about)
+
+
+def _last_of(statements: Sequence[Statement], names: Sequence[str]) -> Statement | None:
+    """The last statement of the first of these names that any has."""
+    return next((found for found in (last(statements, name) for name in names) if found), None)
 
 
 def _deepspeed(keys: Keys, statements: Sequence[Statement]) -> None:
@@ -296,6 +300,7 @@ OF_DIALECT: Mapping[str, tuple[Callable[[Keys, Sequence[Statement]], None], ...]
     "torchtitan": (torchtitan,),
     "megatron": (_megatron, _evaluation),
     "primus": (_evaluation,),
+    "bridge": (_evaluation,),
     "deepspeed": (_deepspeed,),
 }
 RULES = (
