@@ -273,6 +273,19 @@ def test_averages_over_a_log_interval_stand_for_their_steps(tmp_path: Path) -> N
     assert found.lost.wall_s == pytest.approx(1000)
 
 
+@pytest.mark.parametrize("first", [1, 1001])
+def test_a_first_step_that_is_printed_alone_stands_for_itself(tmp_path: Path, first: int) -> None:
+    """33 s for the first step, then 5 s each, printed every 50 steps: 28 s of warm-up, not 28 s times 49."""
+    text, at_s = megatron(first, 33_000.0, START_S + 33, total=2000), START_S + 33
+    for step in range(first + 49, first + 300, 50):
+        at_s += 5.0 * (49 if step == first + 49 else 50)
+        text += megatron(step, 5_000.0, at_s, total=2000)
+    found = explained(tmp_path, text)
+    assert found.lost.lost_s == pytest.approx({"warm_up": 28})
+    assert found.lost.wall_s == pytest.approx(33 + 5 * 299)
+    assert found.steady.steps == 299
+
+
 # -- against the prediction -----------------------------------------------------------------------------------------
 
 

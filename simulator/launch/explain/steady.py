@@ -71,12 +71,25 @@ def seconds_of(job: Job, steps: Steps, work: Workpiece) -> Floats:
 
 
 def covered(job: Job, steps: Steps) -> NDArray[np.int64]:
-    """How many steps each line stands for; lines that count samples stand for as many steps as batches."""
+    """How many steps each line stands for; lines that count samples stand for as many steps as batches.
+
+    The first line stands for those since the last that would have been printed: step 1 is printed alone by jobs that
+    then print every n-th.
+    """
     gaps = np.diff(steps.number, prepend=0)
-    gaps[0] = gaps[1] if len(gaps) > 1 else 1
-    if job.states == SAMPLES and job.batch and gaps[0] >= job.batch:
+    usual = _usual_gap(gaps[1:])
+    gaps[0] = steps.number[0] % usual or usual
+    if job.states == SAMPLES and job.batch and usual >= job.batch:
         gaps = gaps // job.batch
     return np.maximum(gaps, 1)
+
+
+def _usual_gap(gaps: NDArray[np.int64]) -> int:
+    """The gap that most lines have, the larger of several; 1 where there is one line."""
+    if not len(gaps):
+        return 1
+    sizes, counts = np.unique(gaps, return_counts=True)
+    return max(1, int(sizes[counts == counts.max()].max()))
 
 
 def steady_steps(job: Job, work: Workpiece) -> SteadySteps:
