@@ -133,10 +133,17 @@ def differences(before: Plan, after: Plan) -> dict[str, Any]:
     if before.stack.name == after.stack.name:
         return dict(_unequal("plan", before, after))
     same_stack = replace(before, stack=after.stack)
-    brought = release(after.stack.name)
-    settings = [f"plan.{key}" for key in {**brought.plan, **brought.plan_with_pipeline}]
-    stated = {key: _value(after, key) for key in settings}  # what the other stack would bring
-    return {**dict(_unequal("plan", same_stack, after)), **stated, "plan.stack": after.stack.name}
+    stated = {key: _value(after, key) for key in _brought(after.stack.name)}  # what the other stack would bring
+    # What the stack before brought, and no longer does.
+    kept = {key: _value(after, key) for key in _brought(before.stack.name)}
+    kept = {key: value for key, value in kept.items() if value != _default(key)}
+    return {**dict(_unequal("plan", same_stack, after)), **kept, **stated, "plan.stack": after.stack.name}
+
+
+def _brought(stack: str) -> list[str]:
+    """Dotted keys of the plan that a release gives a value where the file does not."""
+    brought = release(stack)
+    return [f"plan.{key}" for key in {**brought.plan, **brought.plan_with_pipeline}]
 
 
 def _unequal(prefix: str, before: Any, after: Any) -> list[tuple[str, Any]]:

@@ -72,6 +72,18 @@ def test_a_plan_that_a_launch_advises_is_legal_fits_and_takes_what_it_says(name:
     assert made.nearest_step_time_s == pytest.approx(near.step_time_s)
 
 
+@pytest.mark.parametrize("stack", ["hai-llm-2024", "torchtitan-0.3", "deepspeed-0.19", "megascale-moe-2025"])
+def test_advice_spells_out_what_the_stack_that_it_leaves_brings(stack: str) -> None:
+    """Sharding and dispatcher of the file's stack hold in the plan that is quoted, so they are among the overrides."""
+    given = ["model=qwen3-30b-a3b", "cluster={gpus: 16, node: hgx-h100}", "run.seq_length=4096",
+             f"plan={{micro_batch_size: 1, global_batch_size: 64, ep: 8, stack: {stack}}}"]  # fmt: skip
+    made = launch(without_run(load_scenario(TINY, given)), "megatron", "torchrun")
+    assert made.nearest is not None
+    applied = load_scenario(TINY, [*given, *made.nearest.overrides])
+    assert applied.plan == made.nearest.plan
+    assert predict(simulate(without_run(applied))).step_time_s == pytest.approx(made.nearest_step_time_s)
+
+
 def test_the_document_of_a_launch_keeps_its_schema(tmp_path: Path) -> None:
     """Of one launch, and of a run's phases."""
     schema = document_schema("launch")

@@ -198,15 +198,32 @@ def _run(keys: Keys) -> Iterator[Entry]:
         yield Entry(amount, keys.found[amount].value, keys.found[amount].about)
     else:
         yield Entry("run.steps", STEPS, "how much is trained; a step's time does not depend on it", missing=True)
-    policy = keys.found.get("run.checkpoint.policy")
-    if policy is not None and policy.value is not None:
-        yield Entry("run.checkpoint.policy", policy.value, policy.about)
-    every = keys.found.get("run.checkpoint.every_steps")
-    if every is not None and (policy is None or policy.value is None):
-        about = f"{{every: a time, as 30 min}}; the launch saves every {every.value} steps ({every.about})"
-        yield Entry("run.checkpoint", None, about, missing=True, optional=True)
+    yield from _checkpoint(keys)
     yield from _evaluation(keys)
     yield Entry("run.prices", None, "as {gpu_hour: 2.5 USD/h}; without it the catalogue's", missing=True, optional=True)
+
+
+def _checkpoint(keys: Keys) -> Iterator[Entry]:
+    """How the launch saves; intervals in steps stand in comments, as a scenario has them in time."""
+    policy = keys.found.get("run.checkpoint.policy")
+    intervals = {
+        name: keys.found[f"run.checkpoint.{name}_steps"]
+        for name in ("every", "fast_every")
+        if keys.value(f"run.checkpoint.{name}_steps") is not None
+    }
+    if policy is None or policy.value is None:
+        if "every" in intervals:
+            found = intervals["every"]
+            about = f"{{every: a time, as 30 min}}; the launch saves every {found.value} steps ({found.about})"
+            yield Entry("run.checkpoint", None, about, missing=True, optional=True)
+        return
+    yield Entry("run.checkpoint.policy", policy.value, policy.about)
+    for name, found in intervals.items():
+        about = f"a time, as 30 min; the launch saves every {found.value} steps ({found.about})"
+        yield Entry(f"run.checkpoint.{name}", None, about, missing=True, optional=True)
+    jump = keys.found.get("run.checkpoint.replication_jump")
+    if jump is not None and jump.value is not None:
+        yield Entry("run.checkpoint.peer_distance", jump.value, jump.about)
 
 
 def _evaluation(keys: Keys) -> Iterator[Entry]:

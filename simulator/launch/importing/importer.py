@@ -100,13 +100,15 @@ def _from_folder(path: Path, folder: Path | None) -> str:
 
 
 def _stack(keys: Keys, dialect: str) -> str:
-    """The release that runs the launch: the dialect's, or its compiled form where the model is compiled."""
+    """The release that runs the launch: the dialect's, or its compiled form where not the loss alone is compiled."""
     about = dialects().get(dialect)
     if about is None:
         return DEFAULT
     name = about.stack or table(about.table).stack
     compiled = f"{name}-compiled"
-    return compiled if keys.value("plan.compile.enable") is True and compiled in stack_names() else name
+    components = keys.value("plan.compile.components")
+    compiles_model = keys.value("plan.compile.enable") is True and (components is None or "model" in components)
+    return compiled if compiles_model and compiled in stack_names() else name
 
 
 def _is_config(text: str, path: Path) -> bool:
