@@ -98,6 +98,8 @@ def _unsized(question: Question, scenario: Scenario) -> list[Problem]:
         problems.append(Problem("size", None, "run.phases", why))
     if scenario.run.budget is not None and scenario.run.budget.days is not None:
         problems.append(Problem("size", None, "run.days", "leaves open what is trained; give tokens"))
+    if scenario.run.policies is not None and scenario.run.policies.jobs:
+        problems.append(Problem("size", None, "run.jobs", "jobs around the run cannot be sized; leave them out"))
     if scenario.around.local_sgd is not None:
         problems.append(Problem("size", None, "local_sgd", "several clusters cannot be sized; leave it out"))
     if scenario.distillation is not None:

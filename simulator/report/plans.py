@@ -148,8 +148,9 @@ def fitting_words(headroom_fraction: float) -> str:
 
 
 def plans_table(found: PlanSearch) -> Table:
+    mean_name, mean_words = MEANS.get(found.objective, ("mean USD", cost_words))
     table = Table(box=None, padding=(0, 1), pad_edge=False)
-    for name in ("#", "step", "80 % interval", "MFU", "free", "finish P50 / P90", "USD", BESIDE_COMPUTE):
+    for name in ("#", "step", "80 % interval", "MFU", "free", "finish P50 / P90", mean_name, BESIDE_COMPUTE):
         table.add_column(name, justify="left" if name == BESIDE_COMPUTE else "right", no_wrap=True)
     for each in found.plans:
         low, high = each.step_time_interval_s
@@ -160,7 +161,7 @@ def plans_table(found: PlanSearch) -> Table:
             format_fraction(each.mfu_fraction),
             format_bytes(each.memory_free_bytes),
             finish_words(each),
-            cost_words(each),
+            mean_words(each),
             bound_words(each),
         )
     lines = Table.grid()
@@ -190,6 +191,15 @@ def finish_words(each: RankedPlan) -> str:
 def cost_words(each: RankedPlan) -> str:
     """US dollars of the mean run; none of a run that does not finish."""
     return "-" if each.cost_usd is None else format_count(each.cost_usd)
+
+
+def energy_words(each: RankedPlan) -> str:
+    """Energy of the mean run; none of a run that does not finish."""
+    return "-" if each.energy_j is None else format_energy(each.energy_j)
+
+
+# The column of what the mean run comes to, by objective: of all others it is dollars.
+MEANS: dict[str, tuple[str, Callable[[RankedPlan], str]]] = {"energy": ("mean energy", energy_words)}
 
 
 def bound_words(each: RankedPlan) -> str:

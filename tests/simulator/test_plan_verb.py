@@ -7,6 +7,7 @@ import io
 import json
 import re
 import sys
+from collections.abc import Callable
 from itertools import combinations
 from math import inf
 from pathlib import Path
@@ -15,7 +16,7 @@ import jsonschema
 import pytest
 import yaml
 
-from hardware.units import format_count, format_usd
+from hardware.units import format_count, format_energy, format_usd
 from simulator.cli.common import progress_line
 from simulator.planner.planning import Progress
 from simulator.report.document import document_schema
@@ -99,12 +100,19 @@ def test_the_front_holds_the_keys_that_were_freed() -> None:
     assert len(re.findall(r"\bprecision=(?:bf16|fp8-delayed)", front)) == len(points)
 
 
-def test_dollars_of_a_small_run_have_digits() -> None:
-    arguments = ("plan", TINY, *KEEP, "--top", "2")
+@pytest.mark.parametrize(
+    ("objective", "head", "key", "words"),
+    [("time", " mean USD ", "cost_usd", format_count), ("energy", " mean energy ", "energy_j", format_energy)],
+)
+def test_the_table_says_what_the_mean_run_comes_to(
+    objective: str, head: str, key: str, words: Callable[[float], str]
+) -> None:
+    arguments = ("plan", TINY, *KEEP, "--keep", "plan.recompute", "--top", "2", "--objective", objective)
     best = json.loads(traincast(*arguments, "--json").stdout)["plans"][0]
-    table = traincast(*arguments).stdout
-    row = next(line for line in table.splitlines() if re.match(r" +1 +\d", line))
-    assert f" {format_count(best['cost_usd'])} " in row
+    lines = traincast(*arguments).stdout.splitlines()
+    row = next(line for line in lines if re.match(r" +1 +\d", line))
+    assert f" {words(best[key])} " in row
+    assert any(head in line for line in lines)
 
 
 @pytest.mark.untraced

@@ -22,6 +22,7 @@ from tests.command import ROOT, traincast
 
 TINY = ROOT / "scenarios" / "tiny.yaml"
 LONG = ["run.tokens=1T", "run.simulation={runs: 100}"]
+JOBS = "run.jobs=[{name: data, gpus: 0, lasts: 20 d}, {name: train, after: [data]}]"
 DAY_S = 86400.0
 RICH, POOR = 9000.0, 4000.0
 NODES = ("hgx-h100", "hgx-h200")
@@ -193,6 +194,10 @@ def test_nothing_is_enough_ends_with_one_and_says_why(arguments: list[str], word
         (["--budget", "60 kg"], "--budget 60 kg"),
         (["--budget", "1M", "--set", "run.tokens=", "--set", "run.days=3"], "run.days"),
         (["--gpus", "8", "--set", "run.phases=[{name: whole}]"], "run.phases"),
+        (
+            ["--finish-within", "9d", "--set", JOBS],
+            "size: run.jobs: jobs around the run cannot be sized; leave them out",
+        ),
     ],
 )
 def test_bad_questions_end_with_two(arguments: list[str], words: str) -> None:
