@@ -5,7 +5,7 @@ Works from the document of `traincast size`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -115,11 +115,29 @@ def _says_something(name: str, value: Any) -> bool:
 
 
 def _limits(document: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    bought = [option for option in document["options"] if option["purchase"]]
+    if len(bought) > 1:
+        yield "", f"decided by {_decided_by(document['question'], bought)}"
     for option in document["options"]:
         words = "limited by" if option["purchase"] else "no answer:"
         yield option["node"], f"{words} {option['limits']}"
         if option["fabric_reason"]:
             yield option["node"], f"on {option['fabric']}: {option['fabric_reason']}"
+
+
+def _decided_by(question: Mapping[str, Any], bought: Sequence[Mapping[str, Any]]) -> str:
+    """What puts one node before another, and which nodes that cannot be weighed come last."""
+    if question["gpus"] is not None:
+        return "the tokens, the most first"
+    unpriced = [option["node"] for option in bought if option["purchase"]["cost_usd"] is None]
+    if not unpriced:
+        return "the cost of the mean run, the least first"
+    names, remedy = ", ".join(unpriced), "write run.prices.gpu_hour"
+    if len(unpriced) == len(bought):
+        return f"the time, the earliest end first: no price of {names} is known; {remedy}"
+    they = "it comes" if len(unpriced) == 1 else "they come"
+    known = f"no price of {names} is known, so {they} behind every priced node: {remedy}"
+    return f"the cost of the mean run, the least first; {known}"
 
 
 def _parts(document: Mapping[str, Any]) -> RenderableType:

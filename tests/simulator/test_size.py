@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import jsonschema
@@ -160,6 +161,23 @@ def test_without_a_price_no_budget_is_known_to_be_kept() -> None:
     paid = size(scenario, finish_within_s=30 * DAY_S, budget_usd=1.0, nodes=["gb300-nvl72"], hinges=False)
     assert paid.answer is None
     assert "no price is known" in paid.options[0].limits
+
+
+def decided(*nodes: str, overrides: Sequence[str] = ()) -> str:
+    """The report's line on what decides among nodes that are all in time."""
+    scenario = load_scenario(TINY, [*LONG, *overrides])
+    found = size(scenario, finish_within_s=30 * DAY_S, nodes=nodes, hinges=False)
+    text = " ".join(report_text(sizing(found.to_dict())).split())
+    return text.partition("decided by ")[2]
+
+
+def test_it_says_what_decides_among_nodes_and_that_an_unpriced_node_cannot_win() -> None:
+    words = decided("gb300-nvl72", "hgx-h200", "hgx-h100")
+    assert words.startswith("the cost of the mean run, the least first")
+    assert "no price of gb300-nvl72 is known, so it comes behind every priced node: write run.prices.gpu_hour" in words
+    assert "no price" not in decided("hgx-h200", "hgx-h100")
+    assert decided("gb300-nvl72", "mi355x-platform").startswith("the time, the earliest end first")
+    assert not decided("hgx-h100")
 
 
 def test_a_time_needs_its_unit() -> None:
