@@ -121,8 +121,10 @@ def _price(option: Option, question: Question) -> tuple[bool, float, float]:
 
 def _answer(scenario: Scenario, node: str, question: Question) -> tuple[Option, Job | None]:
     """The option for one node, and its job."""
+    tried = None
     try:
-        choice = _choice(tried_jobs(scenario, node), question)
+        tried = tried_jobs(scenario, node)
+        choice = _choice(tried, question)
         bought = purchase(choice.job) if choice.job is not None else None
     except InputError as error:
         choice, bought = no_job("; ".join(map(str, error.problems))), None
@@ -136,6 +138,7 @@ def _answer(scenario: Scenario, node: str, question: Question) -> tuple[Option, 
         fabric_reason=why_fabric(scenario.cluster, job.scenario.cluster) if job else "",
         purchase=summary(job, question) if job else None,
         smaller=summary(smaller, question) if smaller else None,
+        tried_gpus=tuple(sorted(tried.jobs)) if tried is not None else (),
         scenario=bought,
     )
     return option, job

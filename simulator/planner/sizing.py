@@ -52,7 +52,7 @@ class Purchase:
 class Option:
     """The answer for one node: `purchase` (None: nothing is enough), what `limits` it or why it cannot be, and what
     one step smaller would come to. `fabric_reason`: why `fabric` is not the scenario's own; empty where it is.
-    `scenario` evaluates to the same."""
+    `tried_gpus`: GPUs of the jobs, without spares, of which a plan was searched. `scenario` evaluates to the same."""
 
     node: str
     accelerator: str
@@ -61,6 +61,7 @@ class Option:
     fabric_reason: str = ""
     purchase: Purchase | None = None
     smaller: Purchase | None = None
+    tried_gpus: tuple[int, ...] = ()
     scenario: Scenario | None = field(default=None, compare=False, repr=False)
 
 
@@ -130,5 +131,5 @@ class Sizing:
 
 
 def _option(option: Option) -> dict[str, Any]:
-    names = ("node", "accelerator", "fabric", "fabric_reason", "limits", "purchase", "smaller")
+    names = ("node", "accelerator", "fabric", "fabric_reason", "limits", "purchase", "smaller", "tried_gpus")
     return {name: plain(getattr(option, name)) for name in names}

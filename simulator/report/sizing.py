@@ -27,6 +27,12 @@ from simulator.report.run_rows import usd_words
 
 LEAST_CHANGE = 1e-4  # of a time or a cost: smaller ones are not seen in the four digits that are printed
 
+# Which jobs a sizing looks at (`gpu_counts`).
+SIZES = (
+    "job sizes are whole nodes whose replicas share the batch evenly, at the plan's tp, cp and pp, or a quarter, half "
+    "or twice of that pp; no other size was looked at"
+)
+
 
 def print_sizing(document: Mapping[str, Any]) -> None:
     """Prints the report on stdout: in colour on a terminal, as plain text elsewhere."""
@@ -123,6 +129,11 @@ def _limits(document: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         yield option["node"], f"{words} {option['limits']}"
         if option["fabric_reason"]:
             yield option["node"], f"on {option['fabric']}: {option['fabric_reason']}"
+        if option["tried_gpus"]:
+            sizes = ", ".join(f"{count:,}" for count in option["tried_gpus"])
+            yield option["node"], f"jobs tried: {sizes} GPUs"
+    if any(option["tried_gpus"] for option in document["options"]):
+        yield "", SIZES
 
 
 def _decided_by(question: Mapping[str, Any], bought: Sequence[Mapping[str, Any]]) -> str:

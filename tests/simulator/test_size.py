@@ -180,6 +180,19 @@ def test_it_says_what_decides_among_nodes_and_that_an_unpriced_node_cannot_win()
     assert not decided("hgx-h100")
 
 
+def test_it_says_which_job_sizes_were_tried() -> None:
+    """A pipeline of three stages makes jobs of 24 and 48 GPUs: of 56, eight are spares, and no job of 56 is tried."""
+    scenario = load_scenario(TINY, [*LONG, "cluster.gpus=48", "plan.pp=3", "plan.layout=Et*3|t*3|t*2L"])
+    found = size(scenario, gpus=56, finish_within_s=3 * DAY_S, hinges=False)
+    (option,) = found.options
+    assert option.purchase is not None
+    assert option.purchase.job_gpus in option.tried_gpus
+    assert 56 not in option.tried_gpus
+    text = " ".join(report_text(sizing(found.to_dict())).split())
+    assert f"jobs tried: {', '.join(map(str, option.tried_gpus))} GPUs" in text
+    assert "no other size was looked at" in text
+
+
 def test_a_time_needs_its_unit() -> None:
     done = traincast("size", str(TINY), "--finish-within", "30")
     assert done.returncode == 2
