@@ -34,6 +34,7 @@ class Dispatcher:
     over routing probabilities in fp32. `sends_fp8`: tokens may travel in FP8; `sums_in_router_dtype`: outputs may go
     home in the router's fp32. `buffer_bytes`: outside PyTorch's allocator.
     `can_overlap`: experts' traffic may hide behind other work; `needs_peers`: works only across ranks.
+    `generations`: parts that its kernels are written for, by the names of the catalogue (none: every part).
     """
 
     name: str
@@ -48,7 +49,15 @@ class Dispatcher:
     buffer_bytes: float = 0.0
     can_overlap: bool = True
     needs_peers: bool = False
+    generations: tuple[str, ...] = ()
 
+    def runs_on(self, generation: str) -> bool:
+        """Whether its kernels are written for parts of a generation."""
+        return not self.generations or generation.lower() in self.generations
+
+
+# DeepEP and HybridEP: Megatron-Bridge's validate_flex_dispatcher_backend names Ampere, Hopper and Blackwell.
+CUDA_KERNELS = ("ampere", "hopper", "blackwell")
 
 # SMs: DeepEP's default in Megatron-Core 20, HybridEP 32 in recipes of Megatron-Bridge (moe_hybridep_num_sms), NCCL's
 # channels of an all-to-all 24, from memory. Passes: NCCL's all-to-all needs copies sorted by rank before and by expert
@@ -65,7 +74,15 @@ _DISPATCHERS = (
         can_overlap=False,
     ),
     Dispatcher("alltoall", sms=24, permute_passes=2, out_operation="all_to_all", home_operation="all_to_all"),
-    Dispatcher("deepep", sms=20, permute_passes=1, wide_probabilities=True, buffer_bytes=1.5 * GIB, needs_peers=True),
+    Dispatcher(
+        "deepep",
+        sms=20,
+        permute_passes=1,
+        wide_probabilities=True,
+        buffer_bytes=1.5 * GIB,
+        needs_peers=True,
+        generations=CUDA_KERNELS,
+    ),
     Dispatcher(
         "hybridep",
         sms=32,
@@ -73,6 +90,7 @@ _DISPATCHERS = (
         expands_on_arrival=True,
         wide_probabilities=True,
         buffer_bytes=1.5 * GIB,
+        generations=CUDA_KERNELS,
     ),
 )
 DISPATCHERS: dict[str, Dispatcher] = {each.name: each for each in _DISPATCHERS}

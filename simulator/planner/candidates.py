@@ -118,7 +118,11 @@ def experts_switch(scenario: Scenario, facts: ModelFacts) -> list[bool]:
 
 
 def dispatchers(scenario: Scenario, facts: ModelFacts) -> list[str]:
-    return list(DISPATCHERS) if facts.moe else [scenario.plan.dispatcher]
+    """Those that the part has kernels for."""
+    if not facts.moe:
+        return [scenario.plan.dispatcher]
+    generation = scenario.cluster.accelerator.generation
+    return [name for name, each in DISPATCHERS.items() if each.runs_on(generation)]
 
 
 def words(names: Sequence[Any]) -> Candidates:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+from hardware.collectives import DISPATCHERS
 from hardware.collectives.network_use import NetworkUse, network_use
 from hardware.kernels import scaling_words
 from hardware.units import format_bytes
@@ -317,6 +318,7 @@ def warnings(done: Simulated) -> tuple[str, ...]:
         *scaling_words(scenario.cluster.accelerator),
         *mismatches(scenario.cluster.node, scenario.cluster.fabric),
         *unmeasured_warnings(scenario),
+        *dispatcher_warnings(scenario),
     ]
     if (1 - RESERVE_FRACTION) * capacity < fullest <= capacity:
         spare = f"less than {100 * RESERVE_FRACTION:g} % to spare"
@@ -332,6 +334,16 @@ def warnings(done: Simulated) -> tuple[str, ...]:
         shown = "; ".join(beyond[:3]) + (f" and {len(beyond) - 3} more" if len(beyond) > 3 else "")
         found.append(f"beyond what the profile measured, so extrapolated: {shown}")
     return tuple(found)
+
+
+def dispatcher_warnings(scenario: Scenario) -> tuple[str, ...]:
+    """A word on a dispatcher whose kernels are not written for the part."""
+    part, dispatcher = scenario.cluster.accelerator, DISPATCHERS[scenario.plan.dispatcher]
+    if not scenario.model.has_experts or dispatcher.runs_on(part.generation):
+        return ()
+    known = ", ".join(dispatcher.generations)
+    remedy = f"{part.name} needs a port of it; without one write plan.dispatcher alltoall"
+    return (f"plan.dispatcher {dispatcher.name}: its kernels are written for {known}; {remedy}",)
 
 
 def host_warnings(host: HostMemory) -> tuple[str, ...]:
