@@ -18,7 +18,7 @@ def run_rows(run: Mapping[str, Any] | None, tokens: float) -> list[Row]:
     if run is None:
         return []
     if not run["finishes"]:
-        return [("Whole run", f"does not finish: {run['reason']}")]
+        return [("Whole run", f"does not finish: {run['reason']}"), ("Spares", _spares(run))]
     return [*_end(run), *_policies(run), *_lost(run), *_cost(run, tokens), *_energy(run)]
 
 
@@ -46,12 +46,17 @@ def _policies(run: Mapping[str, Any]) -> Iterator[Row]:
     of_gpus = f"of {run['job_gpus']:,} GPUs at work"
     stops = f"every {format_seconds(between_s)} {of_gpus}, in the mean" if between_s else "never"
     yield "Interrupted", stops
+    yield "Spares", _spares(run)
+    saves = [f"to {tier} every {format_seconds(s)}" for tier, s in run["checkpoint_every_s"].items() if s]
+    yield "Checkpoints", (f"{', '.join(saves)} of work" if saves else "none") + _optimum(run)
+
+
+def _spares(run: Mapping[str, Any]) -> str:
+    """Spare nodes, and how many are enough."""
     needed = run["spares_needed"]
     most = run["job_gpus"]  # no more are counted
     enough = f"{needed:,} suffice" if needed < most else f"more than {most:,} are needed to suffice"
-    yield "Spares", f"{_count(run['spares'], 'node')}; {enough} 99 % of the time"
-    saves = [f"to {tier} every {format_seconds(s)}" for tier, s in run["checkpoint_every_s"].items() if s]
-    yield "Checkpoints", (f"{', '.join(saves)} of work" if saves else "none") + _optimum(run)
+    return f"{_count(run['spares'], 'node')}; {enough} 99 % of the time"
 
 
 def _optimum(run: Mapping[str, Any]) -> str:

@@ -20,6 +20,10 @@ from simulator.run.uncertainty import mean_rate_factor, rate_factors, step_facto
 
 FEWEST_SAMPLES, MOST_SAMPLES = 200, 500
 SAMPLED_FAULTS = 50_000  # of all samples together, where the fewest have fewer
+FEWEST_OF_MANY = 20  # samples at a known rate, where each meets so many faults that few are enough
+OFTEN_AWAY = 0.25  # of a node's time: spares that are away so often are drawn for each number of them anew
+SETTLED_FRACTION = 0.1  # of the spares: so many more, and their own faults count
+MOST_SPARES_PER_NODE = 16  # of the job: a machine whose nodes are nearly always away is no plan
 MOST_WINDOWS = 10  # of a run: some 10,000 faults, after which its pace is no longer a matter of luck
 
 
@@ -33,37 +37,79 @@ def with_best_spares(spec: RunSpec) -> RunSpec:
 
     Only the nodes away are followed, not the job: it stands (or shrinks) while more are away than there are spares, and
     all else that failures cost is taken to first order. A sample that would be given up counts until then. Spares fail
-    too: the faults are drawn again, more of them, with about as many as are taken. At most one spare a node of the job,
-    no fewer than the cold ones.
+    too: the faults are drawn again with about as many as are taken, and for every number tried where nodes are often
+    away. At most `MOST_SPARES_PER_NODE` times the nodes of the job, no fewer than the cold ones.
     """
     if _is_never_worth_one(spec):
         return with_hot_spares(spec, spec.recovery.cold_spares)
+    if _away(spec) >= OFTEN_AWAY * spec.job_nodes:
+        return _climbed(spec, round(_away(spec)))
     about = _with_best_of(spec, _samples(spec, FEWEST_SAMPLES))
     count = _sample_count(about)
     if count == FEWEST_SAMPLES and about.recovery == spec.recovery:
         return about
-    return _with_best_of(about, _samples(about, count))
+    best = _with_best_of(about, _samples(about, count))
+    more = best.recovery.spares - about.recovery.spares
+    if more > max(1.0, SETTLED_FRACTION * best.recovery.spares):
+        return _climbed(best, best.recovery.spares)
+    return best
+
+
+def _climbed(spec: RunSpec, start: int) -> RunSpec:
+    """The run with the best spares, each number tried under faults of its own; sought from `start` in strides that are
+    halved."""
+    least, most = spec.recovery.cold_spares, MOST_SPARES_PER_NODE * spec.job_nodes
+    best = min(most, max(least, start))
+    gpu_s = {best: _gpu_s(spec, best)}
+    stride = max(1, best // 4)
+    while stride:
+        nearby = (max(least, best - stride), min(most, best + stride))
+        for spares in nearby:
+            if spares not in gpu_s:
+                gpu_s[spares] = _gpu_s(spec, spares)
+        nearest = min(nearby, key=lambda spares: gpu_s[spares])
+        if gpu_s[nearest] < gpu_s[best]:
+            best = nearest
+        else:
+            stride //= 2
+    return with_hot_spares(spec, best)
+
+
+def _gpu_s(spec: RunSpec, spares: int) -> float:
+    """GPU-seconds of the mean sample with so many spares, which fail as they would; none is given up."""
+    tried = with_hot_spares(spec, spares)
+    fewest = FEWEST_SAMPLES if spec.uncertainty.rate_sigma else FEWEST_OF_MANY
+    samples = _samples(tried, min(FEWEST_SAMPLES, _sample_count(tried, fewest)))
+    if not samples:
+        return math.inf
+    speeds = speeds_when_short(tried)
+    return tried.paid_gpus * sum(sample.endless_s(spares, speeds) for sample in samples) / len(samples)
 
 
 def _is_never_worth_one(spec: RunSpec) -> bool:
     """Whether a job without spares stands less, at most while any node is in repair, than one spare takes."""
+    is_free = spec.unused_gpus > 0
+    return not is_free and _away(spec) <= 1 / spec.job_nodes
+
+
+def _away(spec: RunSpec) -> float:
+    """Nodes that would be away in the mean if those of the job were always at work."""
     away = 0.0
     gpus = spec.job_nodes * spec.gpus_per_node
     for fault in spec.failures.classes:
         if fault.repair is not None:
             rate_per_s = mean_rate_per_s(fault, gpus, 0.0, spec.work_s, spec.failures.age_s)
             away += rate_per_s * (fault.detect.mean_s() + fault.repair.mean_s())
-    is_free = spec.unused_gpus > 0
-    return not is_free and mean_rate_factor(spec.uncertainty) * away <= 1 / spec.job_nodes
+    return mean_rate_factor(spec.uncertainty) * away
 
 
-def _sample_count(spec: RunSpec) -> int:
+def _sample_count(spec: RunSpec, fewest: int = FEWEST_SAMPLES) -> int:
     """More samples where they meet few faults: the seldom ones decide, and they are drawn fast."""
     gpus = spec.machines.nodes * spec.gpus_per_node
     faults = spec.work_s / mean_time_between_s(spec.failures, gpus, KINDS)
     if faults == 0:
         return FEWEST_SAMPLES
-    return round(min(MOST_SAMPLES, max(FEWEST_SAMPLES, SAMPLED_FAULTS / faults)))
+    return round(min(MOST_SAMPLES, max(fewest, SAMPLED_FAULTS / faults)))
 
 
 def _with_best_of(spec: RunSpec, samples: list[_Sample]) -> RunSpec:
@@ -71,7 +117,7 @@ def _with_best_of(spec: RunSpec, samples: list[_Sample]) -> RunSpec:
     if not samples:
         return spec
     speeds = speeds_when_short(spec)
-    spares = min(spec.job_nodes, max(sample.most_away for sample in samples))
+    spares = min(MOST_SPARES_PER_NODE * spec.job_nodes, max(sample.most_away for sample in samples))
     best, fewest = spares, math.inf
     while spares >= spec.recovery.cold_spares:
         mean_s = sum(sample.wall_time_s(spares, speeds) for sample in samples) / len(samples)
@@ -103,6 +149,10 @@ class _Sample:
 
     def wall_time_s(self, spares: int, speeds: Floats) -> float:
         """When the run ends with so many spares, or is given up."""
+        return min(self.endless_s(spares, speeds), self.longest_s)
+
+    def endless_s(self, spares: int, speeds: Floats) -> float:
+        """When the run ends with so many spares if it is never given up."""
         if self.known.until_s >= self.work_s and spares >= self.most_away:
             return self.work_s
         while True:
@@ -112,7 +162,7 @@ class _Sample:
         if math.isinf(end_s):
             pace = pace_fraction(self.known, spares, speeds)
             end_s = self.work_s / pace if pace > 0 else math.inf
-        return min(end_s, self.longest_s)
+        return end_s
 
     def _extend(self) -> bool:
         """Draws faults for twice as long; whether there was more to draw."""

@@ -76,8 +76,8 @@ def _unfit(scenario: Scenario) -> Iterator[tuple[str, str]]:
 
 
 def _unfit_log(scenario: Scenario) -> Iterator[tuple[str, str]]:
-    """Nodes of a fault log that the cluster does not have. Spares that are left open are at most as many as the job's
-    nodes; the run, which counts them, checks again."""
+    """Nodes of a fault log that the cluster does not have. Of spares that are left open the run, which counts them,
+    checks it."""
     policies, cluster = scenario.run.policies, scenario.cluster
     if policies is None or policies.auto_spares:
         return
