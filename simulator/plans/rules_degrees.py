@@ -10,6 +10,7 @@ from simulator.plans.choices import CONTEXT_EXCHANGES, SHARDINGS
 
 _COUNTS = ("dp", "tp", "cp", "pp", "vpp", "ep", "etp", "micro_batch_size", "global_batch_size", "vocab_divisible_by")
 _OPTIONAL_COUNTS = ("microbatch_group_size", "first_stage_layers", "last_stage_layers", "shard_group")
+LEAST_CAPACITY = 0.5  # of what an expert gets in the mean: published runs have 1 and more
 _AXES = ["cp", "dp", "ep", "pp", "tp"]
 
 
@@ -32,9 +33,22 @@ def shares_are_possible(case: PlanCase) -> Fault | None:
     if plan.ep > 1 and plan.expert_imbalance > plan.ep:
         why = f"ep is {plan.ep}: the hottest rank has at most all tokens, {plan.ep} times the mean"
         return Fault("plan.expert_imbalance", plan.expert_imbalance, why, f"at most {plan.ep}")
-    if plan.capacity_factor is not None and not 0 < plan.capacity_factor < math.inf:
-        return Fault("plan.capacity_factor", plan.capacity_factor, "must be positive", "1.0 or more, or leave it out")
     return None
+
+
+def capacity_is_possible(case: PlanCase) -> Fault | None:
+    """An expert gets each token at most once: a capacity of experts / top_k times the mean holds them all."""
+    capacity = case.plan.capacity_factor
+    if capacity is None:
+        return None
+    if not capacity >= LEAST_CAPACITY:
+        why = f"below {LEAST_CAPACITY:g} most of the tokens routed to an expert would be dropped"
+        return Fault("plan.capacity_factor", capacity, why, "1.0 or more, or leave it out")
+    most = max((ffn.experts / ffn.top_k for ffn in case.facts.moe), default=None)
+    if most is None or capacity <= most:
+        return None
+    why = f"experts are padded to it, and {most:g} (experts / top_k) times the mean already are all tokens"
+    return Fault("plan.capacity_factor", capacity, why, f"at most {most:g}, or leave it out")
 
 
 def ranks_fill_cluster(case: PlanCase) -> Fault | None:
@@ -207,6 +221,7 @@ def megatron_rank_orders(case: PlanCase) -> Fault | None:
 
 UNIVERSAL: dict[str, Check] = {
     "shares_are_possible": shares_are_possible,
+    "capacity_is_possible": capacity_is_possible,
     "ranks_fill_cluster": ranks_fill_cluster,
     "expert_grid_divides": expert_grid_divides,
     "expert_parallelism_needs_experts": expert_parallelism_needs_experts,

@@ -263,7 +263,11 @@ class Plan:
         ),
     )
     capacity_factor: float | None = setting(
-        None, Setting("Tokens that an expert takes at most, over the mean; without it, all (dropless).")
+        None,
+        Setting(
+            "Tokens to which every expert is padded or cut, over the mean: 0.5 to experts / top_k. "
+            "Without it, all that arrive (dropless)."
+        ),
     )
     vocab_divisible_by: int = setting(128, Setting("The vocabulary is padded to a multiple of this times tp.", 128))
     rank_order: str = setting("tp-cp-ep-dp-pp", Setting("Axes of the rank line, fastest first."))

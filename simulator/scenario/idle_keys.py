@@ -1,4 +1,4 @@
-"""Keys that a scenario states and that act on nothing in it: worth a warning."""
+"""Keys that a scenario states and that act on nothing in it, or that drop its work: worth a warning."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def idle_keys(scenario: Scenario, starts_search: bool) -> tuple[str, ...]:
         *idle_plan(scenario, starts_search),
         *idle_spread(scenario),
         *idle_prices(scenario),
+        *dropped_tokens(scenario),
     )
 
 
@@ -63,3 +64,19 @@ def idle_prices(scenario: Scenario) -> Iterator[str]:
         for key in OWNERS_PRICES:
             if key in written:
                 yield f"run.prices.{key} acts only with run.prices.capital_per_gpu: rent covers it. Leave it out"
+
+
+def dropped_tokens(scenario: Scenario) -> Iterator[str]:
+    """A word on a capacity below the load that arrives: MFU counts the work of tokens that are dropped."""
+    plan = scenario.plan
+    capacity = plan.capacity_factor
+    if capacity is None or not scenario.model.has_experts:
+        return
+    of_even_load = 1 - capacity
+    of_hottest_rank = (plan.expert_imbalance - capacity) / plan.ep if plan.ep > 1 else 0.0
+    dropped = max(of_even_load, of_hottest_rank)
+    if dropped > 0:
+        yield (
+            f"plan.capacity_factor: {capacity:g} drops at least {dropped:.2%} of the tokens routed to experts, and "
+            "Model FLOPs and MFU count them as computed. Write more, or leave it out (dropless)"
+        )

@@ -168,7 +168,6 @@ def _beyond(plan: Plan, run: Run) -> list[tuple[str, str]]:
         "plan.micro_batch_size": (plan.micro_batch_size, 10**6),
         "plan.vocab_divisible_by": (plan.vocab_divisible_by, 10**6),
         "plan.expert_imbalance": (plan.expert_imbalance, 1e4),
-        "plan.capacity_factor": (plan.capacity_factor or 0, 1e4),
     }
     found = [(key, f"{value:g} is beyond {most:g}, the most that is modelled") for key, (value, most) in limits.items()
              if value > most]  # fmt: skip

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hardware.problems import InputError
+from simulator.model.spec import MoE
 from simulator.scenario.resolved import scenario_yaml
 from simulator.scenario.schema import load_scenario
 
@@ -55,3 +56,29 @@ def test_a_part_in_another_precision_of_16_bit_or_more_is_refused(precision: str
     with pytest.raises(InputError, match=told):
         warnings(f"precision: {precision}")
     assert "precision" not in warnings("precision: {base: bf16, attention: bf16}")
+
+
+def capacity_warnings(capacity: float, *changes: str) -> list[str]:
+    loaded = load_scenario(SCENARIOS / "tiny.yaml", [f"plan.capacity_factor={capacity}", *changes])
+    return [each for each in loaded.warnings if each.startswith("plan.capacity_factor")]
+
+
+def test_a_capacity_below_the_load_says_what_it_drops() -> None:
+    even = "plan.expert_imbalance=1.0"
+    assert capacity_warnings(1.0, even) == []
+    (of_all,) = capacity_warnings(0.75, even)
+    assert "drops at least 25.00% of the tokens" in of_all
+    assert "MFU count them" in of_all
+    ep = load_scenario(SCENARIOS / "tiny.yaml").plan.ep
+    (of_hottest,) = capacity_warnings(1.0, "plan.expert_imbalance=1.2")
+    assert f"at least {0.2 / ep:.2%}" in of_hottest
+
+
+def test_a_capacity_is_refused_where_it_is_none() -> None:
+    ffn = next(layer.ffn for layer in load_scenario(SCENARIOS / "tiny.yaml").model.layers if isinstance(layer.ffn, MoE))
+    most = ffn.experts / ffn.top_k
+    assert capacity_warnings(most) == []
+    with pytest.raises(InputError, match=rf"already are all tokens.*at most {most:g}"):
+        capacity_warnings(most + 0.1)
+    with pytest.raises(InputError, match=r"below 0\.5 most of the tokens"):
+        capacity_warnings(0.49)

@@ -50,6 +50,7 @@ def selective(*modules: str) -> Recompute:
 BREAKERS: dict[str, tuple[Model, Plan]] = {
     "counts_are_positive": (MOE, plan_with(dp=0)),
     "shares_are_possible": (MOE, plan_with(expert_imbalance=0.5)),
+    "capacity_is_possible": (MOE, plan_with(capacity_factor=4.1)),
     "ranks_fill_cluster": (MOE, plan_with(dp=4)),
     "expert_grid_divides": (MOE, plan_with(ep=16)),
     "expert_parallelism_needs_experts": (DENSE, plan_with(ep=2)),

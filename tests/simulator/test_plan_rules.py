@@ -24,7 +24,7 @@ STRICTER = {
     "low_precision_is_aligned": "Transformer Engine refuses it when the first matrix product runs",
     "recompute_is_complete": "zero layers at a time never ends; no module is no recompute",
     "recompute_modules_are_known": "Megatron-Core has modules that are not modelled here",
-    "shares_are_possible": "Megatron-Core reads a negative capacity as none",
+    "capacity_is_possible": "Megatron-Core reads a negative capacity as none and pads experts beyond all tokens",
     "layout_is_whole": "the model builder puts the loss on the last stage whatever the layout says",
 }
 
