@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
 FEW = 3  # choices that are soon listed: only a slip of the pen is matched
@@ -37,17 +37,19 @@ class InputError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a value stands: its file, its dotted key, and the line of every key of that file."""
+    """Where a value stands: its file, its dotted key, the line of every key of that file, and the options `key=value`
+    that were written over it."""
 
     file: str
     key: str = ""
     lines: Mapping[str, int] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
 
     def under(self, key: object) -> Place:
-        return Place(self.file, f"{self.key}.{key}" if self.key else str(key), self.lines)
+        return replace(self, key=f"{self.key}.{key}" if self.key else str(key))
 
     def problem(self, message: str, is_unreadable: bool = False) -> Problem:
-        return Problem(self.file, self.line, self.key, message, is_unreadable)
+        return attributed(Problem(self.file, self.line, self.key, message, is_unreadable), self.overrides)
 
     @property
     def line(self) -> int | None:
@@ -56,6 +58,15 @@ class Place:
         while key and key not in self.lines:
             key = key.rpartition(".")[0]
         return self.lines.get(key)
+
+
+def attributed(problem: Problem, overrides: Sequence[str]) -> Problem:
+    """The problem, laid at the door of the last override that wrote its key, if one did."""
+    for override in reversed(overrides):
+        key = override.partition("=")[0].strip()
+        if problem.key == key or problem.key.startswith(f"{key}."):
+            return replace(problem, file=f"--set {override}", line=None)
+    return problem
 
 
 def known_name(text: str, names: Collection[str]) -> str:

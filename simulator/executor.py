@@ -22,6 +22,13 @@ Result = TypeVar("Result")
 MOST_LOSSES = 3  # of workers in a row, without a chunk done in between: the work itself kills them
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on, at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class WorkerLost(RuntimeError):
     """Worker processes end again and again before any chunk is done."""
 

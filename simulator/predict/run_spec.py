@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from math import gcd
 
 from hardware.wiring import injection_bytes_per_s
+from simulator.executor import usable_cores
 from simulator.plans.allocation import unused_gpus
 from simulator.predict.degraded import ReplicaSpeeds, speed_with_links, speed_without
 from simulator.predict.evidence import step_interval_s
@@ -62,7 +63,7 @@ def run_spec_before_spares(done: Simulated, interval_s: tuple[float, float] | No
     policies = done.scenario.run.policies
     if policies is None:
         return None
-    spec = affordable(run_spec(policies, job_facts(done, policies)))
+    spec = on_usable_cores(affordable(run_spec(policies, job_facts(done, policies))))
     interval_s = interval_s or step_interval_s(done)
     uncertainty = step_uncertainty(done.step.step_time_s, interval_s, spec.failures.rate_sigma)
     return replace(spec, uncertainty=uncertainty)
@@ -76,6 +77,17 @@ def affordable(spec: RunSpec) -> RunSpec:
         return spec
     told = f"{most} runs are played, not {simulation.runs:,}: each has {nodes:,} nodes"
     return replace(spec, simulation=replace(simulation, runs=most), assumptions=(*spec.assumptions, told))
+
+
+def on_usable_cores(spec: RunSpec) -> RunSpec:
+    """The run shared by no more processes than there are cores to run them."""
+    workers, cores = spec.simulation.workers, usable_cores()
+    if workers <= cores:
+        return spec
+    told = f"run.simulation.workers: {workers} are more than the {cores} usable cores, so {cores} run. Write {cores}"
+    return replace(
+        spec, simulation=replace(spec.simulation, workers=cores), assumptions=(*spec.assumptions, f"{told} or less")
+    )
 
 
 def stretches(done: Simulated) -> tuple[Stretch, ...]:

@@ -123,11 +123,19 @@ def _prices(policies: RunPolicies, facts: JobFacts) -> RunPrices | None:
     return given if given.gpu_hour_usd is not None else replace(given, gpu_hour_usd=rent)
 
 
+def _too_many_replicas(least: int, facts: JobFacts) -> str:
+    """Words on more replicas to go on with than there are: those that are only lost together count as one."""
+    if facts.replicas == facts.dp:
+        return f"is {least}; the job has {facts.replicas} replicas. Write {facts.replicas} or less"
+    whole = f"of the {facts.dp} replicas (dp) those that share nodes or experts are lost together and count as one"
+    return f"is {least}; {whole}: {facts.replicas} in all. Write {facts.replicas} or less"
+
+
 def _check_fit(policies: RunPolicies, facts: JobFacts, recovery: Recovery) -> None:
     """Raises InputError for what only shows with the job."""
     problems: list[Problem] = []
     if recovery.min_replicas > facts.replicas:
-        message = f"is {recovery.min_replicas}; the job has {facts.replicas} replicas that it could drop"
+        message = _too_many_replicas(recovery.min_replicas, facts)
         problems.append(policies.place.under("recovery.min_replicas").problem(message))
     prices = _prices(policies, facts)
     if prices is not None and prices.gpu_hour_usd is None and not prices.capital_usd_per_gpu:

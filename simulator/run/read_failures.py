@@ -138,6 +138,12 @@ def _base(top: Section, name: str) -> FailureModel:
     """The model that the rest changes: a base, classes written out, or the default's mix under a given MTBF."""
     only_mtbf = ("mtbf" in top.data or "node_mtbf" in top.data) and "classes" not in top.data
     base = top.text("base", DEFAULT_FAILURES if only_mtbf else None)
+    if base is None and not any(key in top.data for key in ("classes", "exposure", "defaults")):
+        names = ", ".join(name for name in presets() if name != DEFAULT_FAILURES)
+        top.report(
+            "base", f"is missing: add base: {DEFAULT_FAILURES} (or {names}), or exposure and classes of your own"
+        )
+        return NO_FAILURES
     if base is None:
         return replace(NO_FAILURES, name=top.text("name", name), classes=_classes(top))
     try:

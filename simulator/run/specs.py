@@ -124,7 +124,12 @@ class Recovery:
         0.0, Setting("How long a job that can shrink waits for a node first, at least a hot swap.", "10 min", least=0)
     )
     min_replicas: int = setting(
-        1, Setting("The fewest replicas that a job that can shrink goes on with.", 8, most=MOST_NODES)
+        1,
+        Setting(
+            "The fewest replicas that a job that can shrink goes on with; those that share nodes or experts are one.",
+            8,
+            most=MOST_NODES,
+        ),
     )
     regrow: Literal["at-once", "at-restart"] = setting(
         "at-restart",

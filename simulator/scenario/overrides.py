@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -27,15 +27,6 @@ def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> None:
             problems += error.problems
     if problems:
         raise InputError(problems)
-
-
-def attributed(problem: Problem, overrides: Sequence[str]) -> Problem:
-    """The problem, laid at the door of the last override that wrote its key, if one did."""
-    for override in reversed(overrides):
-        key = override.partition("=")[0].strip()
-        if problem.key == key or problem.key.startswith(f"{key}."):
-            return replace(problem, file=f"--set {override}", line=None)
-    return problem
 
 
 def laid_at(problems: Iterable[Problem], options: Mapping[str, str]) -> tuple[Problem, ...]:

@@ -54,13 +54,13 @@ def spare_gpus_within(data: Mapping[str, Any], gpus_per_node: int) -> int:
     return gpus_per_node * sum(count for count in counts if isinstance(count, int) and _is_count(count))
 
 
-def without_spares(cluster: Cluster, spare_gpus: int, top: Section) -> Cluster:
-    """The cluster that is left for the job."""
+def without_spares(cluster: Cluster, spare_gpus: int, top: Section) -> Cluster | None:
+    """The cluster that is left for the job; None, with a problem added to `top`, where nothing is."""
     if spare_gpus < cluster.gpus:
         return replace(cluster, gpus=cluster.gpus - spare_gpus)
     message = f"takes {spare_gpus} of cluster.gpus {cluster.gpus}: nothing is left for the job; give fewer spares"
     top.problems.append(top.place.under("run").under("spares").problem(message))
-    return cluster
+    return None
 
 
 def _gpus_of(top: Section, spare_gpus: int) -> int | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from hardware.documents import Document, read_document
-from hardware.problems import InputError, Place, Problem, known_name, one_of
+from hardware.problems import InputError, Place, Problem, attributed, known_name, one_of
 from hardware.profile import applied, profile_folder, read_profile
 from hardware.sections import Section
 from hardware.specs import Cluster
@@ -35,7 +35,7 @@ from simulator.scenario.idle_keys import idle_keys
 from simulator.scenario.jobs import lists_jobs, unfit_job
 from simulator.scenario.legal import broken_rules, problems
 from simulator.scenario.outer_sections import NOTHING_AROUND, Surroundings, read_surroundings, surroundings_schema
-from simulator.scenario.overrides import apply_overrides, attributed
+from simulator.scenario.overrides import apply_overrides
 from simulator.scenario.phases import read_phase_plans
 from simulator.scenario.plan_section import (
     machines_of,
@@ -74,7 +74,8 @@ def load_scenario(path: str | Path, overrides: Sequence[str] = (), starts_search
         raise InputError([document.place.problem("holds no scenario; write the sections model, cluster, plan and run")])
     if starts_search and document.data.get("plan") == AUTO:
         document.data["plan"] = {}
-    document = replace(document, data=written_out(document.data))
+    place = replace(document.place, overrides=tuple(overrides))
+    document = replace(document, data=written_out(document.data), place=place)
     apply_overrides(document.data, overrides)
     if starts_search and isinstance(document.data.get("plan"), dict):
         document.data["plan"] = {"micro_batch_size": 1, **document.data["plan"]}
@@ -186,7 +187,7 @@ def _read_hardware(top: Section, cluster: Cluster | None) -> tuple[Cluster | Non
 def _report_rules_of(parts: _Parts, top: Section) -> None:
     """Adds the rules that a plan breaks beside a section that could not be read."""
     model, plan, run = parts.model, parts.plan, parts.run
-    has_gpus = not any(each.key in ("cluster", "cluster.gpus") for each in top.problems)
+    has_gpus = not any(each.key in ("cluster", "cluster.gpus", "run.spares") for each in top.problems)
     if model is None or plan is None or run is None or not has_gpus:
         return
     _, broken = broken_rules(model, with_even_layout(model, plan), plan.gpus, run.seq_length, parts.settings)
