@@ -104,10 +104,12 @@ def _cards(document: Mapping[str, Any]) -> Iterable[Card]:
         return
     finish = run["finish_s"]
     note = f"P10 {format_seconds(finish['p10'])}, P90 {format_seconds(finish['p90'])}"
-    yield Card("Whole run", format_seconds(finish["p50"]), note)
+    yield Card("Whole run in the median", format_seconds(finish["p50"]), note)
     if run["cost_usd"] is not None:
         cost = with_error(run["cost_usd"], run.get("cost_error_usd"), format_usd)
-        yield Card("Cost in the mean", cost, f"{run['paid_gpus']:,} GPUs paid for")
+        median = (run["cost_quantiles_usd"] or {}).get("p50")
+        beside = "" if median is None else f"{format_usd(median)} in the median; "
+        yield Card("Cost in the mean", cost, f"{beside}{run['paid_gpus']:,} GPUs paid for")
 
 
 def _run_chart(document: Mapping[str, Any]) -> Iterable[str]:

@@ -94,16 +94,21 @@ def _cost(run: Mapping[str, Any], tokens: float) -> Iterator[Row]:
         yield "Cost", "not known: no price is known of these GPUs; give run.prices"
         return
     mean = "" if run["cost_usd"] is None else f"; {usd_words(run, 'cost_usd')} in the mean"
-    per_trillion = (
-        "" if quantiles["p50"] is None else f"; {format_usd(quantiles['p50'] / tokens * 1e12)} per 10^12 tokens"
-    )
-    yield "Cost", f"{_spread(quantiles, format_usd)}{mean}{per_trillion}"
+    yield "Cost", f"{_spread(quantiles, format_usd)}{mean}{_per_trillion_tokens(run, quantiles['p50'], tokens)}"
     rent, owned = run["rent_usd"], run["owned_usd"]
     if rent is None or owned is None:
         return
     months = run["break_even_months"]
     even = "owning never pays" if months is None else f"owning pays after {months:.1f} months of use{_in_life(run)}"
     yield "Cost", f"in the mean {usd_words(run, 'owned_usd')} owned, {usd_words(run, 'rent_usd')} rented: {even}"
+
+
+def _per_trillion_tokens(run: Mapping[str, Any], median_usd: float | None, tokens: float) -> str:
+    """The cost of 10^12 tokens of the median run and of the mean one, as far as they end."""
+    mean_usd = run["cost_usd_per_trillion_tokens"]
+    parts = [] if median_usd is None else [f"{format_usd(median_usd / tokens * 1e12)} in the median"]
+    parts += [] if mean_usd is None else [f"{format_usd(mean_usd)} in the mean"]
+    return f"; per 10^12 tokens {', '.join(parts)}" if parts else ""
 
 
 def usd_words(run: Mapping[str, Any], key: str) -> str:
@@ -125,8 +130,9 @@ def _energy(run: Mapping[str, Any]) -> Iterator[Row]:
     quantiles = run["energy_quantiles_j"]
     if quantiles is None:
         return
+    mean = "" if run["energy_j"] is None else f"; {format_energy(run['energy_j'])} in the mean"
     carbon = "" if run["carbon_kg"] is None else f"; {run['carbon_kg'] / 1000:,.0f} t CO2 in the mean"
-    yield "Energy", f"{_spread(quantiles, format_energy)}{carbon}"
+    yield "Energy", f"{_spread(quantiles, format_energy)}{mean}{carbon}"
     parts = run["energy_by_part_j"]
     whole = sum(parts.values())
     shown = sorted(((joules, part) for part, joules in parts.items() if joules >= LEAST_SHARE * whole), reverse=True)
@@ -137,11 +143,11 @@ def _energy(run: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _cooling(run: Mapping[str, Any]) -> str:
-    """Heat that leaves the building in the mean, and the water that it takes."""
+    """Heat that leaves the building and the water that it takes, both in the mean."""
     heat = run["heat_by_medium_w"]
     whole_w = sum(heat.values())
     liquid = f", {format_fraction(heat['liquid'] / whole_w)} of it through liquid" if heat["liquid"] else ""
-    water = format_volume(run["water_m3"]) if run["water_m3"] else "none"
+    water = f"{format_volume(run['water_m3'])} in the mean" if run["water_m3"] else "none"
     return f"{format_power(whole_w)} of heat in the mean{liquid}; water {water}"
 
 

@@ -115,8 +115,12 @@ class Recovery:
             key="within",
         ),
     )
-    hot_swap_s: float = setting(60.0, Setting("Until a hot spare is in a lost node's place.", "90 s", least=0))
-    cold_start_s: float = setting(1800.0, Setting("Until a cold spare is in a lost node's place.", "20 min", least=0))
+    hot_swap_s: float = setting(
+        60.0, Setting("Until a hot spare is in a lost node's place.", "90 s", least=0, believed=("0 s", "7 d"))
+    )
+    cold_start_s: float = setting(
+        1800.0, Setting("Until a cold spare is in a lost node's place.", "20 min", least=0, believed=("0 s", "90 d"))
+    )
     when_short: Literal["wait", "shrink"] = setting(
         "wait", Setting("Without enough nodes: wait for one, or go on with fewer data-parallel replicas.", "shrink")
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import fields, replace
 
 import numpy as np
@@ -132,4 +133,16 @@ def _warnings(spec: RunSpec, saving: Saving, longest_s: float) -> tuple[str, ...
         warnings.append("slow nodes are replaced, but there are no spares: the job waits for their repair each time")
     if not math.isfinite(every(saving.tiers[-1])) and spec.failures.classes:
         warnings.append("nothing is saved: each failure starts the run over")
+    elif spec.failures.classes:
+        warnings += _late_saves(spec, saving)
     return tuple(warnings)
+
+
+def _late_saves(spec: RunSpec, saving: Saving) -> Iterator[str]:
+    """A word on a stated interval that the run ends before: nothing reaches storage."""
+    interval_s = every(saving.tiers[-1])
+    if spec.checkpoint.every_s is not None and interval_s >= spec.work_s:
+        yield (
+            f"run.checkpoint.every is {interval_s / SECONDS_PER_DAY:,.4g} days, and the run's work takes "
+            f"{spec.work_s / SECONDS_PER_DAY:,.4g} days: nothing is saved to storage. Write less, or auto"
+        )

@@ -20,6 +20,7 @@ def idle_keys(scenario: Scenario, starts_search: bool) -> tuple[str, ...]:
         *idle_spread(scenario),
         *idle_prices(scenario),
         *dropped_tokens(scenario),
+        *idle_spares(scenario),
     )
 
 
@@ -80,3 +81,14 @@ def dropped_tokens(scenario: Scenario) -> Iterator[str]:
             f"plan.capacity_factor: {capacity:g} drops at least {dropped:.2%} of the tokens routed to experts, and "
             "Model FLOPs and MFU count them as computed. Write more, or leave it out (dropless)"
         )
+
+
+def idle_spares(scenario: Scenario) -> Iterator[str]:
+    """A word on more stated spares than the job has nodes, which stand by and are paid for."""
+    policies, nodes = scenario.run.policies, scenario.cluster.nodes
+    if policies is None or policies.auto_spares or policies.recovery.spares <= nodes:
+        return
+    yield (
+        f"run.spares: {policies.recovery.spares:,} spare nodes for a job of {nodes:,} are more than it can lose at "
+        "once, and all are paid for. Write fewer, or auto"
+    )
