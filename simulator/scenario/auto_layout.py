@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -61,10 +61,11 @@ def with_best_layouts(even: Scenario, asked: Scenario) -> tuple[Scenario, tuple[
         if plans[key] is before:
             continue
         length = lengths.get(key.removesuffix(".plan"), even.run.seq_length)
-        plans[key] = with_best_layout(even.model, even.cluster, plans[key], length)
+        best = best_layout(even.model, even.cluster, plans[key], length)
+        plans[key] = replace(plans[key], layout=best.fitting)
         if before.layout != AUTO:
             stages = f"{len(even.model.layers)} layers do not divide into pp x vpp = {before.pp * before.vpp} stages"
-            remarks.append(f"{key}.layout: {stages}, so they are spread by their cost: {plans[key].layout}")
+            remarks.append(f"{key}.layout: {stages}, so they are spread by their cost{best.words}")
     return _with_plans(even, plans), tuple(remarks)
 
 
@@ -115,13 +116,35 @@ def with_best_layout(model: Model, cluster: Cluster, plan: Plan, seq_length: int
 
     `plan.layout` is not looked at. Where nothing fits, the split that comes nearest.
     """
+    return replace(plan, layout=best_layout(model, cluster, plan, seq_length).fitting)
+
+
+@dataclass(frozen=True, slots=True)
+class BestLayout:
+    """The best split that fits every rank's memory, and the best whatever memory it takes."""
+
+    fitting: str
+    by_cost: str
+
+    @property
+    def words(self) -> str:
+        """The split, and where memory decided on it, the one that cost alone would give."""
+        if self.fitting == self.by_cost:
+            return f": {self.fitting}"
+        return f" and memory: {self.fitting}. By cost alone it would be {self.by_cost}, which does not fit"
+
+
+def best_layout(model: Model, cluster: Cluster, plan: Plan, seq_length: int) -> BestLayout:
+    """The split of `with_best_layout`, beside that of cost alone."""
     start = provisional(model, plan)
     workload = workload_of(model, start, seq_length)
     cluster = allocated(start, cluster)
     schedule = make_schedule(schedule_name(plan), plan.pp, plan.vpp, plan.microbatches, plan.microbatch_group_size)
     items = priced_items(workload, cluster)
-    symbols = _fitting_split(workload, cluster, schedule, items)
-    return replace(plan, layout=format_layout(symbols))
+    unlimited = np.full(stage_count(plan), NO_LIMIT)
+    by_cost = split(items, Stages(stages_of_ranks(plan), np.ones(stage_count(plan)), unlimited))
+    fitting = format_layout(_fitting_split(workload, cluster, schedule, items))
+    return BestLayout(fitting, fitting if by_cost is None else format_layout(by_cost))
 
 
 def priced_items(workload: Workload, cluster: Cluster) -> Items:

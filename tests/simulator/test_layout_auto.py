@@ -102,6 +102,19 @@ def test_61_layers_on_8_ranks_just_work_with_a_remark() -> None:
     )
 
 
+def test_the_remark_says_where_memory_decided() -> None:
+    """The fullest rank of the split by cost does not fit a GPU with 1 GiB less."""
+    overrides = ["plan.layout=", "plan.vpp=1", "plan.overlap={}"]
+    roomy = load_scenario(KIMI, overrides)
+    fullest = max(rank.device_bytes for rank in simulate(roomy).memory)
+    part = f"{{base: hgx-h100, accelerator: {{base: h100, memory_capacity: {fullest - 2**30:.0f} B}}}}"
+    tight = load_scenario(KIMI, [*overrides, f"cluster.node={part}"])
+    assert tight.plan.layout != roomy.plan.layout
+    said = f"cost and memory: {tight.plan.layout}. By cost alone it would be {roomy.plan.layout}, which does not fit"
+    assert said in str(tight.warnings)
+    assert "and memory" not in str(roomy.warnings)
+
+
 def test_the_layout_is_printed_and_written_out(tmp_path: Path) -> None:
     shown = traincast("evaluate", str(TINY), "--set", "plan.layout=auto", "--out", str(tmp_path / "out"))
     assert shown.returncode == 0
