@@ -46,7 +46,16 @@ def with_error(mean: float, error: float | None, written: Callable[[float], str]
     if share < LEAST_ERROR:
         return written(mean)
     digits = 1 + max(1, math.ceil(-math.log10(share)))
-    return f"{written(float(f'{mean:.{digits}g}'))} +- {100 * share:.2g} %"
+    return f"{_rounded(written(mean), digits)} +- {100 * share:.2g} %"
+
+
+def _rounded(text: str, digits: int) -> str:
+    """A figure with its unit, such as "12,345 USD", to so many digits in that unit: not in the one it was kept in."""
+    figure, *unit = text.split(" ", 1)
+    value = float(figure.replace(",", ""))
+    rounded = float(f"{value:.{digits}g}")
+    grouped = f"{rounded:,.10g}" if "," in figure else f"{rounded:.10g}"
+    return " ".join([grouped, *unit])
 
 
 def printable_values(value: Any) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hardware.units import format_seconds, format_usd
 from simulator.report.printing import with_error
 from simulator.run.durations import Duration, exponential, fixed, lognormal
 from simulator.run.fault_source import fault_source, mean_repairs_s, repairs_s, window_s
@@ -172,6 +173,13 @@ def test_few_runs_count_alike() -> None:
     spec = rare(runs=19)
     outcome: Outcome = outcomes(spec, saving_of(spec))
     assert run_weights(spec, outcome).tolist() == [1 / 19] * 19
+
+
+def test_a_mean_is_rounded_in_the_unit_that_is_written() -> None:
+    """20,214 s are 5.615 h: 20,000 s would be 5.556 h, which are fewer than their parts."""
+    assert with_error(20214.0, 6000.0, format_seconds) == "5.6 h +- 30 %"
+    assert with_error(126_717.8, 467.7, format_usd) == "126,700 USD +- 0.37 %"
+    assert with_error(1_267_178.0, 4677.0, format_usd) == "1.267 million USD +- 0.37 %"
 
 
 @pytest.mark.parametrize(
