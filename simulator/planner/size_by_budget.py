@@ -26,8 +26,9 @@ class Purse:
 
     def value(self, job: Job) -> tuple[bool, float]:
         """What is to be small: jobs that are not paid for come last, the dearest at the end."""
-        paid = self.pays(job)
-        return (not paid, job.finish_at(self.confidence) if paid else job.result.cost_usd or 0.0)
+        if self.pays(job):
+            return False, job.finish_at(self.confidence)
+        return True, math.inf if job.result.cost_usd is None else job.result.cost_usd
 
 
 def most_affordable(tried: TriedJobs, purse: Purse) -> Choice:
@@ -39,6 +40,8 @@ def most_affordable(tried: TriedJobs, purse: Purse) -> Choice:
     if not played:
         return no_job(tried.why_none())
     costs = [job.result.cost_usd for job in played.values() if job.result.cost_usd is not None]
+    if not any(job.result.finishes for job in played.values()):
+        return no_job("no job that was played finishes")
     if not costs:
         return no_job("the budget cannot be checked: no price is known; write run.prices.gpu_hour")
     paid = [index for index, job in played.items() if purse.pays(job)]

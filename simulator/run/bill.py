@@ -21,7 +21,7 @@ from simulator.run.money import (
     rent_usd,
     water_m3,
 )
-from simulator.run.outcome import Outcome
+from simulator.run.outcome import Outcome, mostly_finishes
 from simulator.run.quantiles import Quantiles, quantiles
 from simulator.run.run_means import run_weights, standard_error
 from simulator.run.specs import RunPrices, RunSpec
@@ -56,13 +56,24 @@ class Bill:
 
 def bill_of(spec: RunSpec, outcome: Outcome, weights: Floats | None = None) -> Bill:
     """The bill of raw outcomes, by `weights` (runs,) in the means (None: the runs' own); a run that never ends has no
-    cost, in quantiles infinity."""
+    cost, in quantiles infinity. What was spent until most runs were given up is no bill."""
+    if not mostly_finishes(outcome):
+        return _unfinished(spec)
     weights = run_weights(spec, outcome) if weights is None else weights
     seconds = {"work": outcome.work_s, **outcome.lost_s}
     mean_s = {name: float(weights @ values) for name, values in seconds.items()}
     energies = _energy_j(spec, seconds)
     bill = _consumed(spec, outcome, energies, mean_s)
     return bill if spec.prices is None else _priced(bill, spec, spec.prices, outcome, energies, mean_s)
+
+
+def _unfinished(spec: RunSpec) -> Bill:
+    """The bill where most runs are given up: nothing is known but that it has no end."""
+    endless = quantiles(np.full(1, np.inf))
+    return Bill(
+        energy_quantiles_j=None if spec.power is None else endless,
+        cost_quantiles_usd=None if spec.prices is None else endless,
+    )
 
 
 def _consumed(spec: RunSpec, outcome: Outcome, energies: Floats | None, mean_s: Mapping[str, float]) -> Bill:

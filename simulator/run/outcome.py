@@ -71,6 +71,11 @@ def with_hopeless(spec: RunSpec, outcome: Outcome) -> Outcome:
     return replace(outcome, finish_s=np.where(hopeless, np.inf, outcome.finish_s))
 
 
+def mostly_finishes(outcome: Outcome) -> bool:
+    """Whether more than half of the runs end: a result is then that of a run which finishes."""
+    return bool(np.isfinite(outcome.finish_s).mean() > 0.5)
+
+
 def joined(parts: Sequence[Outcome]) -> Outcome:
     """Outcomes of several batches of runs, one after the other."""
     return Outcome(

@@ -23,7 +23,8 @@ class RunResult:
     `best_every_s` is Daly's interval for the tier that saves most often and `best_every_saves_s` what it would save to
     first order; `spares_needed` are the nodes that suffice 99 % of the time. `cost_usd`, `rent_usd`, `owned_usd`,
     `energy_j`, `energy_by_part_j`, `water_m3` and `carbon_kg` are of the mean run; quantiles are over runs, as
-    those of `finish_s`. None where prices or power are not given.
+    those of `finish_s`. None where prices or power are not given, and errors, bill and energy of a run that does not
+    finish: what was spent until it was given up is not what it costs.
     """
 
     runs: int

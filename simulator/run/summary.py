@@ -14,7 +14,7 @@ from simulator.run.checkpoint_interval import every
 from simulator.run.checkpoints import Saving
 from simulator.run.closed_form import best_every_s, closed_form_goodput
 from simulator.run.fault_source import component_names, log_ends_s
-from simulator.run.outcome import Outcome
+from simulator.run.outcome import Outcome, mostly_finishes
 from simulator.run.quantiles import quantiles
 from simulator.run.result import RunResult
 from simulator.run.run_means import run_weights, standard_error
@@ -37,14 +37,14 @@ def summarise(spec: RunSpec, saving: Saving, outcome: Outcome, weights: Floats |
     work_s, elapsed_s = float(weights @ outcome.work_s), float(weights @ outcome.elapsed_s)
     names = component_names(spec)
     stops = float(outcome.stops_by_component.sum())
-    bill = bill_of(spec, outcome, weights)
+    bill, finishes = bill_of(spec, outcome, weights), mostly_finishes(outcome)
     return RunResult(
         runs=len(finished),
-        finishes=bool(finished.mean() > 0.5),
+        finishes=finishes,
         finishing_fraction=float(finished.mean()),
         reason=_reason(spec, outcome, finished),
         ideal_s=_ideal_s(spec, weights),
-        mean_error_s=standard_error(spec, outcome, outcome.elapsed_s),
+        mean_error_s=standard_error(spec, outcome, outcome.elapsed_s) if finishes else None,
         finish_s=quantiles(outcome.finish_s),
         goodput_fraction=min(1.0, work_s / elapsed_s),
         goodput_quantiles=quantiles((outcome.work_s / outcome.elapsed_s).clip(max=1.0)),

@@ -12,6 +12,7 @@ from hardware.facility import COOLING
 from hardware.problems import InputError
 from simulator.predict.prediction import Prediction, evaluate
 from simulator.run.bill import bill_of
+from simulator.run.faults import FailureModel
 from simulator.run.money import (
     MONTH_H,
     break_even_utilisation,
@@ -21,11 +22,11 @@ from simulator.run.money import (
     utilities_usd_per_kwh,
     water_m3,
 )
-from simulator.run.montecarlo import outcomes, saving_of
+from simulator.run.montecarlo import outcomes, saving_of, simulate
 from simulator.run.result import RunResult
-from simulator.run.specs import Power, RunPrices
+from simulator.run.specs import Power, Recovery, RunPrices
 from simulator.scenario.schema import load_scenario
-from tests.simulator.run_specs import quiet
+from tests.simulator.run_specs import crashes, quiet
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 DAY_S = 86400.0
@@ -138,3 +139,17 @@ def test_an_owners_prices_beside_rent_alone_are_told() -> None:
     assert (
         told(f"{{capital_per_gpu: 30 kUSD, {owners}}}") == told("{gpu_hour: 2 USD/h, network_per_gpu: 1 USD/h}") == []
     )
+
+
+def test_a_run_that_does_not_finish_has_no_bill() -> None:
+    """What is spent until it is given up is not what it costs: of 8 crashes a day each takes a node for good."""
+    spec = replace(quiet(nodes=64), prices=PRICES, power=POWER, recovery=Recovery(hot_spares=1, evict_after=1))
+    spec = replace(spec, failures=crashes(3 * 3600.0, spec.job_gpus, repair_s=3600.0))
+    told = simulate(spec).to_dict()
+    assert told["finishes"] is False
+    assert told["reason"]
+    spent = ("energy_j", "water_m3", "cost_usd", "cost_error_usd", "rent_usd", "owned_usd", "carbon_kg", "mean_error_s")
+    assert [told[key] for key in spent] == [None] * len(spent)
+    assert set(told["cost_quantiles_usd"].values()) == {None}
+    ended = simulate(replace(spec, failures=FailureModel("none", ()))).to_dict()
+    assert None not in [ended[key] for key in spent if key not in ("carbon_kg",)]
