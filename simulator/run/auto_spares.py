@@ -118,17 +118,29 @@ def _with_best_of(spec: RunSpec, samples: list[_Sample]) -> RunSpec:
         return spec
     speeds = speeds_when_short(spec)
     spares = min(MOST_SPARES_PER_NODE * spec.job_nodes, max(sample.most_away for sample in samples))
-    best, fewest = spares, math.inf
+    gpu_s: dict[int, Floats] = {}
+    fewest = math.inf
     while spares >= spec.recovery.cold_spares:
-        mean_s = sum(sample.wall_time_s(spares, speeds) for sample in samples) / len(samples)
-        gpu_s = with_hot_spares(spec, spares).paid_gpus * mean_s
-        if gpu_s <= fewest:
-            best, fewest = spares, gpu_s
+        walls_s = np.array([sample.wall_time_s(spares, speeds) for sample in samples])
+        gpu_s[spares] = with_hot_spares(spec, spares).paid_gpus * walls_s
+        fewest = min(fewest, float(gpu_s[spares].mean()))
         # With fewer spares no sample ends sooner: not even free ones would make up for it.
-        if spec.job_gpus * mean_s >= fewest:
+        if spec.job_gpus * float(walls_s.mean()) >= fewest:
             break
         spares -= 1
-    return with_hot_spares(spec, max(best, spec.recovery.cold_spares))
+    return with_hot_spares(spec, max(_most_of_the_best(gpu_s), spec.recovery.cold_spares))
+
+
+def _most_of_the_best(gpu_s: dict[int, Floats]) -> int:
+    """The number of spares with the fewest GPU-seconds in the mean of the samples, or the next more that their chance
+    does not tell from it: what long repairs would cost is met too seldom to be missed."""
+    best = min(gpu_s, key=lambda spares: (float(gpu_s[spares].mean()), spares))
+    more = gpu_s.get(best + 1)
+    if more is None:
+        return best
+    excess = more - gpu_s[best]
+    error = float(excess.std(ddof=1)) / math.sqrt(len(excess))
+    return best + 1 if 0 < float(excess.mean()) <= 2 * error else best
 
 
 @dataclass(slots=True)

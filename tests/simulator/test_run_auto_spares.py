@@ -10,7 +10,7 @@ import pytest
 
 from simulator.report.run_rows import run_rows
 from simulator.run.absences import absences, pace_fraction, speeds_when_short, wall_time_s
-from simulator.run.auto_spares import with_best_spares, with_hot_spares
+from simulator.run.auto_spares import _most_of_the_best, with_best_spares, with_hot_spares
 from simulator.run.fault_timeline import FaultTimeline
 from simulator.run.faults import CRASH, JOB, SLOW
 from simulator.run.montecarlo import simulate
@@ -184,3 +184,14 @@ def test_small_jobs_take_more_spares_than_they_have_nodes_where_nodes_are_nearly
 def test_a_run_that_does_not_finish_shows_its_spares() -> None:
     run = {"finishes": False, "reason": "every run waits", "spares": 8, "spares_needed": 24, "job_gpus": 64}
     assert run_rows(run, 1e12)[1:] == [("Spares", "8 nodes; 24 suffice 99 % of the time")]
+
+
+def test_of_two_counts_that_chance_does_not_tell_apart_the_larger_is_taken() -> None:
+    """A spare that costs 1 in the mean and is worth 80 in one sample of 20 has not been told to be too many; one that
+    costs 1 in every sample has."""
+    few = np.full(20, 100.0)
+    few[0] = 180.0
+    assert _most_of_the_best({0: few, 1: np.full(20, 105.0)}) == 1
+    assert _most_of_the_best({0: np.full(20, 100.0), 1: np.full(20, 101.0)}) == 0
+    assert _most_of_the_best({0: few, 1: np.full(20, 150.0)}) == 0
+    assert _most_of_the_best({0: few}) == 0
