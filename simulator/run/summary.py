@@ -143,6 +143,6 @@ def _late_saves(spec: RunSpec, saving: Saving) -> Iterator[str]:
     interval_s = every(saving.tiers[-1])
     if spec.checkpoint.every_s is not None and interval_s >= spec.work_s:
         yield (
-            f"run.checkpoint.every is {interval_s / SECONDS_PER_DAY:,.4g} days, and the run's work takes "
-            f"{spec.work_s / SECONDS_PER_DAY:,.4g} days: nothing is saved to storage. Write less, or auto"
+            f"run.checkpoint.every is {interval_s / SECONDS_PER_DAY:,.1f} days, and the run's work takes "
+            f"{spec.work_s / SECONDS_PER_DAY:,.1f} days: nothing is saved to storage. Write less, or auto"
         )
