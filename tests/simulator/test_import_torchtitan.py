@@ -37,7 +37,7 @@ def config():
         activation_checkpoint=FullAC.Config(),
     )
 """
-PIPELINED = """\
+SEVENTY_B = """\
 [model]
 name = "llama3"
 flavor = "70B"
@@ -45,10 +45,15 @@ flavor = "70B"
 local_batch_size = 8
 seq_len = 8192
 steps = 100
+"""
+PIPELINED = (
+    SEVENTY_B
+    + """\
 [parallelism]
 tensor_parallel_degree = 8
 pipeline_parallel_degree = 4
 """
+)
 
 
 def test_torchtitan_of_2025_in_toml(tmp_path: Path) -> None:

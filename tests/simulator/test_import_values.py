@@ -9,19 +9,16 @@ import pytest
 
 from hardware.problems import InputError
 from tests.simulator.test_import_launch import imported, scenario
+from tests.simulator.test_import_torchtitan import SEVENTY_B
 
 MEGATRON = "torchrun --nproc_per_node 8 --nnodes 4 pretrain_gpt.py --micro-batch-size 1 --seq-length 2048 --bf16"
-TITAN = """\
-[model]
-name = "llama3"
-flavor = "70B"
-[training]
-local_batch_size = 8
-seq_len = 8192
-steps = 100
+TITAN = (
+    SEVENTY_B
+    + """\
 [activation_checkpoint]
 mode = "selective"
 """
+)
 FLOAT8 = "torchrun --nnodes 16 --nproc_per_node=8 -m torchtitan.train --training.local_batch_size 4 {more}\n"
 NODE = "cluster.node=hgx-h100"
 
