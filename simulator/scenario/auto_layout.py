@@ -140,11 +140,8 @@ def best_layout(model: Model, cluster: Cluster, plan: Plan, seq_length: int) -> 
     workload = workload_of(model, start, seq_length)
     cluster = allocated(start, cluster)
     schedule = make_schedule(schedule_name(plan), plan.pp, plan.vpp, plan.microbatches, plan.microbatch_group_size)
-    items = priced_items(workload, cluster)
-    unlimited = np.full(stage_count(plan), NO_LIMIT)
-    by_cost = split(items, Stages(stages_of_ranks(plan), np.ones(stage_count(plan)), unlimited))
-    fitting = format_layout(_fitting_split(workload, cluster, schedule, items))
-    return BestLayout(fitting, fitting if by_cost is None else format_layout(by_cost))
+    fitting, by_cost = _splits(workload, cluster, schedule, priced_items(workload, cluster))
+    return BestLayout(format_layout(fitting), format_layout(by_cost))
 
 
 def priced_items(workload: Workload, cluster: Cluster) -> Items:
@@ -184,8 +181,11 @@ def _micro_batch_s(cost: StageCost, times: SlotTimes, plan: Plan) -> float:
     return float(cost.forward.total_s + cost.input.total_s + cost.weight.total_s)
 
 
-def _fitting_split(workload: Workload, cluster: Cluster, schedule: Schedule, items: Items) -> tuple[str, ...]:
-    """The shortest split whose ranks fit, each round with budgets less by what the last one's ranks had too much."""
+def _splits(
+    workload: Workload, cluster: Cluster, schedule: Schedule, items: Items
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The shortest split whose ranks fit, each round with budgets less by what the last one's ranks had too much; and
+    that of the first round, which has no budgets."""
     plan, capacity = workload.plan, cluster.accelerator.memory_capacity_bytes
     of_ranks = stages_of_ranks(plan)
     live = _most_live(schedule, of_ranks, stage_count(plan))
@@ -198,13 +198,13 @@ def _fitting_split(workload: Workload, cluster: Cluster, schedule: Schedule, ite
         excess = _device_bytes(workload, symbols, schedule) - capacity
         candidates.append((float(excess.max()), symbols))
         if excess.max() <= 0:
-            return symbols
+            return symbols, candidates[0][1]
         used = _stage_bytes(symbols, items, live)
         limits = replace(limits, budget_bytes=_budgets(limits.budget_bytes, used, excess, of_ranks))
     smallest = _smallest_split(items, limits)
     excess = _device_bytes(workload, smallest, schedule) - capacity
     candidates.append((float(excess.max()), smallest))
-    return min(candidates, key=lambda candidate: candidate[0])[1]
+    return min(candidates, key=lambda candidate: candidate[0])[1], candidates[0][1]
 
 
 def _smallest_split(items: Items, limits: Stages) -> tuple[str, ...]:
